@@ -1,0 +1,46 @@
+"""The whole of AlexNet: every network of the family, trained, evaluated, used and explained.
+
+    import alexnet
+
+    classifier = alexnet.Classifier()
+    classifier.fit("photos", epochs=5).plot("curves.png")
+    classifier.predict_n("cat.jpg", 3)
+
+Nothing here is imported before it is used, because importing torch takes seconds.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+_FROM = {
+    "Classifier": "classifier",
+    "load": "classifier",
+    "create": "model.network",
+    "response_norm": "normalization",
+    "spatial_norm": "normalization",
+}
+__all__ = ["Classifier", "create", "load", "recipes", "response_norm", "spatial_norm", "variants"]
+
+
+def variants() -> list[str]:
+    """Names of all networks; `create` makes one of them."""
+    from .specs.variants import VARIANTS
+
+    return list(VARIANTS)
+
+
+def recipes() -> list[str]:
+    """Names of all ways of training."""
+    from .specs.recipes import RECIPES
+
+    return list(RECIPES)
+
+
+def __getattr__(name: str):
+    if name not in _FROM:
+        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+    return getattr(import_module(f".{_FROM[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

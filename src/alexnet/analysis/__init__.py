@@ -1,0 +1,1 @@
+"""Section 6.1 and the figures: looking inside a trained network."""

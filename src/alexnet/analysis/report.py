@@ -1,0 +1,127 @@
+"""A run as one page: report.html with its numbers and pictures inside, and the pictures as files beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.packing import describe_splits
+from ..data.sources import SPLITS
+from ..evaluation.metrics import Metrics
+from ..evaluation.views import Evaluation
+from ..model.trained import Trained
+from ..training.journal import History
+from ..training.run import read_run
+from .figures import confusion_figure, kernels_figure, pick_examples, predictions_figure
+
+EXAMPLES = 16
+"""Images on the page of predictions."""
+
+ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "loss")
+CLASS_HEAD = ("class", "images", "right", "most often taken for")
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { font-weight: 600; line-height: 1.2 } h2 { margin-top: 2.5rem }
+table { border-collapse: collapse } th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } tr + tr { border-color: #444 }
+  img { background: #fff } }
+"""
+
+
+def write_report(folder: Path, history: History, trained: Trained, evaluation: Evaluation) -> Path:
+    """Draw curves.png, predictions.png, confusion.png and kernels.png, and put them into report.html.
+
+    Args:
+        folder: of the run.
+        evaluation: by ten views as well.
+
+    Returns:
+        The path of the page.
+    """
+    metrics = evaluation.ten
+    shown = pick_examples(metrics, EXAMPLES)
+    images = evaluation.packed.images[evaluation.numbers[shown]]
+    pictures = {
+        "curves.png": ("Training", history.plot()),
+        "predictions.png": (
+            "Predictions",
+            predictions_figure(images, Metrics(metrics.probabilities[shown], metrics.labels[shown]), trained.classes),
+        ),
+        "confusion.png": ("Confusion", confusion_figure(metrics, trained.classes)),
+        "kernels.png": ("What the first layer sees", kernels_figure(trained.network)),
+    }
+    sections = []
+    for name, (title, figure) in pictures.items():
+        figure.savefig(folder / name, dpi=110)
+        encoded = base64.b64encode((folder / name).read_bytes()).decode()
+        sections.append(f'<h2>{title}</h2>\n<img alt="{title}" src="data:image/png;base64,{encoded}">')
+    page = "\n".join(
+        [
+            f"<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n<title>{html.escape(folder.name)}</title>",
+            f"<meta name='viewport' content='width=device-width'>\n<style>{STYLE}</style>",
+            f"<h1>{html.escape(folder.name)}</h1>",
+            table(list(_facts(folder, evaluation).items())),
+            "<h2>Errors</h2>",
+            table(error_rows(evaluation), ERROR_HEAD),
+            *sections,
+            "<h2>By class</h2>",
+            table(class_rows(metrics, trained.classes), CLASS_HEAD),
+            "</html>\n",
+        ]
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
+    """What was trained on what, and how."""
+    run, numbers = read_run(folder), evaluation.numbers
+    split = SPLITS[evaluation.packed.splits[numbers[0]]]
+    recipe = run["recipe"]
+    return {
+        "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
+        "network": run["variant"],
+        "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
+        "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
+        "weights": run["weights"],
+        "errors on": f"{split}, {len(numbers):,} images",
+    }
+
+
+def error_rows(evaluation: Evaluation) -> list[list[str]]:
+    """A row for each way of viewing: name, errors, accuracy, loss."""
+    views = {"one view, the center": evaluation.center, "ten views": evaluation.ten}
+    return [
+        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.loss:.3f}"]
+        for name, m in views.items()
+        if m is not None
+    ]
+
+
+def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
+    """A row for each class: name, images, share right, and the class that it is most often taken for."""
+    rows = []
+    for label, counts in enumerate(metrics.confusion):
+        total, right = int(counts.sum()), int(counts[label])
+        wrong = counts.clone()
+        wrong[label] = 0
+        rival = f"{classes[int(wrong.argmax())]} ({int(wrong.max())})" if wrong.any() else ""
+        rows.append([classes[label], f"{total}", f"{right / total:.1%}" if total else "", rival])
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """An HTML table; numbers stand to the right."""
+
+    def cell(value: str) -> str:
+        kind = ' class="number"' if value[:1].isdigit() and value[-1:] in "0123456789%" else ""
+        return f"<td{kind}>{html.escape(value)}</td>"
+
+    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr>"] if head else []
+    lines += ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
+    return "<table>\n" + "\n".join(lines) + "\n</table>"

@@ -1,0 +1,262 @@
+"""One function per command; tyro turns their signatures and docstrings into flags and help.
+
+torch is imported inside the commands that need it: importing it takes seconds, and `--help` should not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Positional = tyro.conf.Positional
+
+
+def train(
+    data: Positional[str],
+    /,
+    variant: str | None = None,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    output: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    workers: int | None = None,
+) -> None:
+    """Train a network on labelled images, count its errors and write a report.
+
+    Args:
+        data: A folder with train/, val/ and perhaps test/, each with a folder per class; or a folder with a folder per
+            class; or "emoji", the bundled drawings.
+        variant: The network (see `alexnet describe`). By default the one that suits the size of the images.
+        recipe: How to train it. By default the network's own.
+        epochs: Passes over the training images. By default the recipe's.
+        batch_size: Images a step. By default the recipe's.
+        lr: Highest learning rate; all others change in proportion. By default the recipe's.
+        seed: Of initial weights, order, crops and dropout.
+        output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
+        resume: Go on with an interrupted run: the one in --output, or the newest with the default name.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
+        workers: Threads that decode images. By default one per core.
+    """
+    from .analysis.report import ERROR_HEAD, error_rows, write_report
+    from .classifier import Classifier
+    from .console import console, print_table
+    from .data.sources import SPLITS
+    from .training.run import read_run, write_run
+
+    classifier = Classifier(variant, device, precision)
+    history = classifier.fit(data, epochs, batch_size, lr, recipe, seed, output or "auto", resume, workers)
+    evaluation = classifier.evaluate()
+    split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
+    results = {"split": split, "center": evaluation.center.summary(), "ten": evaluation.ten.summary()}
+    write_run(classifier.run, read_run(classifier.run) | {"results": results})
+    page = write_report(classifier.run, history, classifier.trained, evaluation)
+    console.print(f"\n{split}: {len(evaluation.numbers):,} images")
+    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4))
+    console.print(f"\nreport: {page}\nnext:   alexnet predict {classifier.run} IMAGE", soft_wrap=True)
+
+
+def evaluate(
+    run: Positional[Path],
+    data: Positional[str | None] = None,
+    /,
+    split: Literal["train", "val", "test"] | None = None,
+    csv: Path | None = None,
+    json: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> None:
+    """Count the errors of a trained network, by one view and by ten, from one pass.
+
+    Args:
+        run: Folder of a run, a saved classifier, or a file of weights.
+        data: As for `alexnet train`. By default what it was trained on.
+        split: Part of the data. By default test if there is one, else val, else all images.
+        csv: File for the probabilities of every image by ten views.
+        json: Print JSON.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: auto, fp32 or bf16.
+    """
+    from .analysis.report import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
+    from .classifier import load
+    from .console import console, print_table
+
+    classifier = load(run, device, precision)
+    evaluation = classifier.evaluate(data, split, verbose=not json)
+    if csv is not None:
+        write_probabilities(csv, evaluation, classifier.classes)
+    name = evaluation.packed.name
+    if json:
+        return print_json({"data": name, "center": evaluation.center.summary(), "ten": evaluation.ten.summary()})
+    console.print(f"{name}: {len(evaluation.numbers):,} images\n")
+    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4))
+    console.print()
+    print_table(class_rows(evaluation.ten, classifier.classes), CLASS_HEAD, (1, 2))
+
+
+def predict(
+    run: Positional[Path],
+    images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE")],
+    /,
+    top: int = 5,
+    views: Literal["ten", "center"] = "ten",
+    json: bool = False,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> None:
+    """Name what is in images.
+
+    Args:
+        run: Folder of a run, a saved classifier, or a file of weights.
+        images: Files, folders (all images below them) or URLs.
+        top: How many classes to print for each.
+        views: Average over ten views of each image, or look at its center alone.
+        json: Print a line of JSON for each image.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: auto, fp32 or bf16.
+    """
+    from .classifier import load
+    from .console import console
+
+    classifier = load(run, device, precision)
+    failed = 0
+    for image in _all_images(images):
+        try:
+            named = classifier.predict_n(image, top, ten=views == "ten")
+        except ValueError as error:
+            failed += 1
+            print(f"alexnet: {error}", file=sys.stderr)
+            continue
+        if json:
+            print_json({"image": image, "classes": [{"name": name, "probability": share} for name, share in named]})
+        else:
+            console.print(f"[bold]{image}[/bold]", soft_wrap=True)
+            for name, share in named:
+                console.print(f"  {share:6.1%}  {name}")
+    if failed:
+        raise SystemExit(1)
+
+
+def describe(
+    name: Positional[str | None] = None,
+    /,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    input_size: int | None = None,
+) -> None:
+    """Print a network layer by layer, and how it differs from the paper's; without a name, list all networks.
+
+    Args:
+        name: One of the networks.
+        num_classes: By default those of the data set that it was made for.
+        in_channels: Of the images; 3 for color, 1 for grey.
+        input_size: Side of the images that it sees, pixels. By default its own.
+    """
+    from .console import console, print_facts, print_table
+    from .specs.description import HEAD, NUMBERS, differences, layer_rows, totals
+    from .specs.geometry import place
+    from .specs.variants import VARIANTS, variant
+
+    if name is None:
+        rows = [
+            (each.name, f"{sum(step.weights + step.biases for step in place(each)):,}", f"{each.classes}", each.about)
+            for each in VARIANTS.values()
+        ]
+        return print_table(rows, ("network", "parameters", "classes", "what it is"), (1, 2))
+    architecture = variant(name)
+    placed = place(architecture, num_classes, in_channels, input_size)
+    side = placed[0].inputs[1]
+    console.print(f"[bold]{name}[/bold]: {architecture.about}")
+    console.print(f"Sees {in_channels} × {side} × {side}; trained by the recipe {architecture.recipe}.\n")
+    print_table(layer_rows(placed), HEAD, NUMBERS)
+    console.print()
+    print_facts(totals(placed))
+    if name != "paper":
+        console.print("\n[bold]How it differs from paper[/bold]")
+        for sentence in differences(architecture):
+            console.print(f"  {sentence}")
+
+
+def pack(
+    data: Positional[str],
+    /,
+    size: int = 256,
+    workers: int | None = None,
+) -> None:
+    """Decode, resize and crop all images once, into the one file that training reads. `train` does it by itself.
+
+    Args:
+        data: As for `alexnet train`.
+        size: Side of the stored squares, pixels.
+        workers: Threads that decode. By default one per core.
+    """
+    from .console import console, counting
+    from .data.packing import describe_splits
+    from .data.packing import pack as pack_source
+    from .data.sources import open_source
+
+    if size < 1:
+        raise ValueError(f"size is {size}; it may be 1 or more")
+    packed = pack_source(open_source(data), size, workers=workers, progress=counting("packing"))
+    console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
+
+
+def write_probabilities(path: Path, evaluation, classes: tuple[str, ...]) -> None:
+    """A line for every image: its name, its class, and the probability of every class by ten views."""
+    import csv
+
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "class", *classes))
+        metrics = evaluation.ten
+        for number, label, row in zip(evaluation.numbers, metrics.labels, metrics.probabilities.tolist(), strict=True):
+            writer.writerow((evaluation.packed.names[number], classes[label], *(f"{share:.6g}" for share in row)))
+
+
+def print_json(value: dict) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _all_images(images: Iterable[str]) -> Iterable[str]:
+    """Each file and URL as given, and every image below each folder."""
+    from .data.sources import image_files
+
+    for image in images:
+        if Path(image).is_dir():
+            yield from map(str, image_files(Path(image)))
+        else:
+            yield image
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `alexnet`."""
+    commands = {function.__name__: function for function in (train, evaluate, predict, describe, pack)}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="alexnet",
+            description="The whole of AlexNet: train, evaluate, predict and look inside.",
+            args=arguments,
+        )
+    except (ValueError, RuntimeError) as error:
+        print(f"alexnet: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nalexnet: interrupted; what was learnt is saved, go on with --resume", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Crops, mirror, mean and color shift (sections 2 and 4.1), as pure functions on whole batches, on the batch's device.
+
+Images stay uint8, (N, side, side, 3), until the last step, which gives float32, (N, 3, crop, crop), channels last in
+memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..specs.recipes import ColorShift, Input, Recipe
+from . import draws
+from .batches import Batch
+from .statistics import Statistics
+
+CENTER = 2
+"""Which of the ten views is the center one: the order is top left, top right, center, bottom left, bottom right, then
+the same five mirrored."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From stored images to what a network sees; saved with its weights."""
+
+    stored_size: int
+    """Side of stored images, pixels."""
+    crop_size: int
+    """Side of the crops that the network sees, pixels."""
+    mean: Tensor
+    """(stored_size, stored_size, 3) or (1, 1, 3), pixel units, float32."""
+    std: Tensor
+    """(3,), float32."""
+    aligned: bool = False
+    """Whether the mean image is cropped as the picture is, or always by its center."""
+
+    @classmethod
+    def of(cls, spec: Input, found: Statistics, stored_size: int, crop_size: int) -> Preprocessing:
+        """What a recipe's input says, for a training set with these statistics.
+
+        Raises:
+            ValueError: crops are larger than the stored images.
+        """
+        if crop_size > stored_size:
+            raise ValueError(f"crops of {crop_size} pixels cannot be cut from images of {stored_size}")
+        if isinstance(spec.mean, tuple):
+            mean = torch.tensor(spec.mean).view(1, 1, 3)
+        elif spec.mean == "channel":
+            mean = torch.from_numpy(found.mean).view(1, 1, 3)
+        else:
+            mean = torch.from_numpy(found.mean_image)
+        std = torch.from_numpy(found.std).clamp(min=1e-3) if spec.std == "channel" else torch.ones(3)
+        if isinstance(spec.std, tuple):
+            std = torch.tensor(spec.std)
+        return cls(stored_size, crop_size, mean.float(), std.float(), spec.mean == "aligned image")
+
+    def to(self, device: torch.device | str) -> Preprocessing:
+        return Preprocessing(self.stored_size, self.crop_size, self.mean.to(device), self.std.to(device), self.aligned)
+
+    @property
+    def margin(self) -> int:
+        """Largest offset of a crop."""
+        return self.stored_size - self.crop_size
+
+    def normalize(
+        self, images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, color: Tensor | None = None
+    ) -> Tensor:
+        """Cut one crop from each image and put it into the network's units.
+
+        Args:
+            images: (N, stored_size, stored_size, 3), uint8.
+            top, left: offsets of the crops, (N,), 0 … margin.
+            mirrored: (N,), bool.
+            color: added to all pixels of an image, in pixel units, (N, 3).
+
+        Returns:
+            (N, 3, crop_size, crop_size), float32, channels last.
+        """
+        pixels = crop_and_mirror(images, top, left, mirrored, self.crop_size).float()
+        pixels -= self._mean_crops(top, left, mirrored)
+        if color is not None:
+            pixels += color[:, None, None, :]
+        return (pixels / self.std).permute(0, 3, 1, 2)
+
+    def center(self, images: Tensor) -> Tensor:
+        """The central crop of every image, (N, 3, crop_size, crop_size)."""
+        middle = torch.full((len(images),), self.margin // 2, device=images.device)
+        return self.normalize(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool))
+
+    def ten_views(self, images: Tensor) -> Tensor:
+        """Section 4.1: the four corners and the center, and their mirror images; (10 · N, 3, crop_size, crop_size).
+
+        The ten views of an image stand together. CENTER says which is the central one.
+        """
+        far, middle = self.margin, self.margin // 2
+        count, device = len(images), images.device
+        top = torch.tensor([0, 0, middle, far, far] * 2, device=device).repeat(count)
+        left = torch.tensor([0, far, middle, 0, far] * 2, device=device).repeat(count)
+        mirrored = torch.tensor([False] * 5 + [True] * 5, device=device).repeat(count)
+        return self.normalize(images.repeat_interleave(10, dim=0), top, left, mirrored)
+
+    def _mean_crops(self, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        if self.mean.shape[0] == 1:
+            return self.mean
+        if self.aligned:
+            means = self.mean.expand(len(top), -1, -1, -1)
+            return crop_and_mirror(means, top, left, mirrored, self.crop_size)
+        start = self.margin // 2
+        return self.mean[start : start + self.crop_size, start : start + self.crop_size]
+
+
+def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """Cut a square from each image, from right to left where mirrored.
+
+    Args:
+        images: (N, height, width, channels), any type.
+        top, left: (N,), whole numbers.
+        mirrored: (N,), bool.
+
+    Returns:
+        (N, size, size, channels), same type.
+    """
+    along = torch.arange(size, device=images.device)
+    rows = top[:, None] + along
+    columns = left[:, None] + torch.where(mirrored[:, None], along.flip(0), along)
+    number = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[number, rows[:, :, None], columns[:, None, :]]
+
+
+def color_draws(shift: ColorShift, found: Statistics, seed: int, epoch: int, numbers: np.ndarray) -> np.ndarray:
+    """The color added to each image, (N, 3), pixel units: eigenvectors · (scale ∘ r), r normal (section 4.1)."""
+    r = draws.normal(seed, epoch, numbers, "color", 3) * shift.deviation
+    scale = found.eigenvalues if shift.along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    return (r * scale) @ found.eigenvectors.T
+
+
+def training_views(
+    batch: Batch, recipe: Recipe, inputs: Preprocessing, found: Statistics, seed: int, epoch: int, color: bool = True
+) -> Tensor:
+    """One random crop of each image as a recipe wants it, (N, 3, crop_size, crop_size).
+
+    Everything drawn depends on (seed, epoch, image) alone; where `crop_group` images share a crop, on their place in
+    the epoch.
+
+    Args:
+        color: whether the recipe's color shift, if it has one, is on.
+    """
+    device = batch.images.device
+    places = batch.first + np.arange(len(batch.numbers))
+    who = places // recipe.crop_group if recipe.crop_group > 1 else batch.numbers
+    drawn = draws.uniform(seed, epoch, who, "crop", 3)
+    offsets = torch.from_numpy((drawn[:, :2] * (inputs.margin + 1)).astype(np.int64)).to(device)
+    mirrored = torch.from_numpy((drawn[:, 2] < 0.5) & recipe.mirror).to(device)
+    shift = None
+    if recipe.color and color:
+        shift = torch.from_numpy(color_draws(recipe.color, found, seed, epoch, batch.numbers)).float().to(device)
+    views = inputs.normalize(batch.images, offsets[:, 0], offsets[:, 1], mirrored, shift)
+    if shift is not None and recipe.color.divide:
+        views /= 1 + recipe.color.deviation
+    return views

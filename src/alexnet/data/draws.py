@@ -1,0 +1,44 @@
+"""Random numbers that depend on nothing but (seed, epoch, number of the image): a counter-based generator.
+
+Every draw is a hash (the finalizer of SplitMix64, Steele et al. 2014) of what it is for, so no worker, thread, batch
+size or interruption can change it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def uniform(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
+    """Numbers in [0, 1), (len(numbers), count), float64.
+
+    Args:
+        numbers: which images, or which groups of images, whole numbers from 0.
+        purpose: what the draws are for; draws for two purposes are unrelated.
+    """
+    state = _mix(np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF) ^ np.uint64(int.from_bytes(purpose.encode()[:8], "little")))
+    state = _mix(state + np.uint64(epoch))
+    state = _mix(state + np.asarray(numbers, dtype=np.uint64))[:, None]
+    bits = _mix(state + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def normal(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
+    """Standard normal numbers, (len(numbers), count), float64, by Box and Muller."""
+    radius, angle = np.split(uniform(seed, epoch, numbers, purpose, 2 * count), 2, axis=1)
+    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
+
+
+def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    """An order of 0 … length − 1."""
+    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFF_FFFF_FFFF_FFFF, epoch])).permutation(length)
+
+
+_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
+
+
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray:
+    z = np.atleast_1d(z) + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return z ^ (z >> np.uint64(31))

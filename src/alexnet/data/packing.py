@@ -1,0 +1,234 @@
+"""Decode, resize and crop every image once, into one memory-mapped file of uint8.
+
+The file is a safetensors file, so that others can read it: `images` (N, side, side, 3), `labels`, `splits`, and `names`
+joined by newlines as bytes; classes and settings are in its header. Section 2 of the paper: the shorter side is resized
+to the stored size and the central square cut out; nothing else is done to the pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .sources import SPLITS, Source
+
+VERSION = 1
+"""Of the pack's pixels and fields; another one means another file."""
+BROKEN = 255
+"""In `splits`: this image could not be read."""
+MOST_BROKEN = 0.01
+"""Share of images that may be unreadable."""
+CHUNK = 64
+"""Images that a thread takes at a time."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Images of one size in memory-mapped storage, with what is known of them."""
+
+    path: Path
+    name: str
+    classes: tuple[str, ...]
+    images: np.ndarray
+    """(N, side, side, 3), uint8, not in memory until touched."""
+    labels: np.ndarray
+    """(N,), int64."""
+    splits: np.ndarray
+    """(N,), uint8: positions in SPLITS, or BROKEN."""
+    names: tuple[str, ...]
+
+    @property
+    def side(self) -> int:
+        return self.images.shape[1]
+
+    def numbers(self, split: str) -> np.ndarray:
+        """Which images are of a split: numbers into `images`, ascending."""
+        return np.flatnonzero(self.splits == SPLITS.index(split))
+
+    @property
+    def broken(self) -> list[str]:
+        return [self.names[number] for number in np.flatnonzero(self.splits == BROKEN)]
+
+
+def pack(source: Source, side: int, folder: Path | None = None, workers: int | None = None, progress=None) -> Pack:
+    """The pack of a source at a stored size, made now unless the same was made before.
+
+    Args:
+        side: side of the stored squares, pixels.
+        folder: where packs are kept; `cache_folder()` where None.
+        workers: threads that decode; one per core where None.
+        progress: a function that wraps an iterable of counts, given (counts, total), to show how far it is.
+
+    Raises:
+        ValueError: more than 1 % of the images cannot be read, or all of one class.
+    """
+    folder = (folder or cache_folder()) / "packs"
+    settings = {"version": VERSION, "side": side, "source": source.fingerprint()}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{source.name}-{side}-{digest[:16]}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(source, side, path, workers or os.cpu_count() or 1, progress)
+    return open_pack(path)
+
+
+def cache_folder() -> Path:
+    """Where packs are kept: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
+    if "ALEXNET_CACHE" in os.environ:
+        return Path(os.environ["ALEXNET_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
+
+
+def open_pack(path: Path) -> Pack:
+    """Map a pack into memory.
+
+    Raises:
+        ValueError: the file is not a pack of this version, or is cut short.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= 100_000_000:
+            raise ValueError(f"{path} is not a pack of images")
+        header = json.loads(file.read(length))
+    about = json.loads(header.get("__metadata__", {}).get("pack", "{}"))
+    if about.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a pack of version {about.get('version')}; it may be {VERSION}. Delete it and pack again"
+        )
+    size = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    if os.path.getsize(path) != size:
+        raise ValueError(f"{path} has {os.path.getsize(path)} bytes; a whole one has {size}. Delete it and pack again")
+
+    def tensor(name: str) -> np.ndarray:
+        entry = header[name]
+        dtype = {"U8": np.uint8, "I64": np.int64}[entry["dtype"]]
+        return np.memmap(path, dtype, "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+
+    names = bytes(tensor("names")).decode().split("\n")
+    return Pack(
+        path,
+        about["name"],
+        tuple(about["classes"]),
+        tensor("images"),
+        np.array(tensor("labels")),
+        np.array(tensor("splits")),
+        tuple(names),
+    )
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
+
+    Transparent parts become white; 16-bit grey keeps its upper eight bits; of an animation the first frame is taken.
+
+    Returns:
+        (side, side, 3), uint8.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    shorter = min(image.size)
+    left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
+    box = (left, top, left + shorter, top + shorter)
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+def _write(source: Source, side: int, path: Path, workers: int, progress) -> None:
+    entries = source.entries
+    names = "\n".join(entry.name.replace("\n", " ") for entry in entries).encode()
+    count = len(entries)
+    fields = {
+        "images": ("U8", (count, side, side, 3), count * side * side * 3),
+        "labels": ("I64", (count,), 8 * count),
+        "splits": ("U8", (count,), count),
+        "names": ("U8", (len(names),), len(names)),
+    }
+    header: dict = {
+        "__metadata__": {"pack": json.dumps({"version": VERSION, "name": source.name, "classes": list(source.classes)})}
+    }
+    end = 0
+    for name, (dtype, shape, size) in fields.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    head = json.dumps(header).encode()
+    head += b" " * (-(8 + len(head)) % 64)
+    with _renamed_when_whole(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            file.truncate(8 + len(head) + end)
+        storage = np.memmap(temporary, np.uint8, "r+", offset=8 + len(head))
+        images = storage[: fields["images"][2]].reshape(fields["images"][1])
+        splits = np.array([SPLITS.index(entry.split) for entry in entries], np.uint8)
+        unread = _fill(source, images, splits, workers, progress)
+        _judge_unread(source, splits, unread)
+        rest = np.array([entry.label for entry in entries], np.int64).tobytes() + splits.tobytes() + names
+        storage[fields["images"][2] :] = np.frombuffer(rest, np.uint8)
+        storage.flush()
+
+
+def _fill(source: Source, images: np.ndarray, splits: np.ndarray, workers: int, progress) -> dict[int, str]:
+    """Decode all images, by threads (Pillow decodes and resizes without the interpreter's lock)."""
+    unread: dict[int, str] = {}
+
+    def fill(numbers: range) -> int:
+        for number in numbers:
+            try:
+                with source.open(number) as image:
+                    images[number] = square(image, images.shape[1])
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                splits[number] = BROKEN
+                unread[number] = f"{source.entries[number].name}: {error}"
+        return len(numbers)
+
+    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(fill, chunks)
+        for _ in progress(done, len(images)) if progress else done:
+            pass
+    return unread
+
+
+def _judge_unread(source: Source, splits: np.ndarray, unread: dict[int, str]) -> None:
+    if len(unread) > MOST_BROKEN * len(splits):
+        examples = "\n  ".join(list(unread.values())[:5])
+        raise ValueError(
+            f"{source.name}: {len(unread)} of {len(splits)} images cannot be read; up to {MOST_BROKEN:.0%} are left "
+            f"out. The first:\n  {examples}"
+        )
+    read = {entry.label for entry, split in zip(source.entries, splits, strict=True) if split == SPLITS.index("train")}
+    empty = [name for label, name in enumerate(source.classes) if label not in read]
+    if empty:
+        raise ValueError(f"{source.name}: no image to train on can be read of class {', '.join(empty)}")
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(path: Path) -> Iterator[Path]:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def describe_splits(packed: Pack) -> str:
+    """How many images each split has: "4,830 to train on, 690 to validate, 1,380 to test"."""
+    uses = {"train": "to train on", "val": "to validate", "test": "to test"}
+    counts: Sequence[tuple[str, int]] = [(uses[split], len(packed.numbers(split))) for split in SPLITS]
+    return ", ".join(f"{count:,} {use}" for use, count in counts if count)

@@ -1,0 +1,79 @@
+"""Class probabilities by the center view and by the mean over ten views, from one pass (sections 4.1 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.augmentation import CENTER
+from ..data.batches import batches
+from ..data.packing import Pack
+from ..model.device import Precision, autocast
+from ..model.trained import Trained
+from .metrics import Metrics
+
+BATCH = 50
+"""Images at a time; ten times as many views."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network on a set of images."""
+
+    center: Metrics
+    ten: Metrics | None
+    """By the mean of the probabilities of ten views; None where only the center was asked for."""
+    packed: Pack
+    numbers: np.ndarray
+    """Which images of the pack, (N,), in the order of the metrics."""
+
+
+@torch.inference_mode()
+def probabilities(
+    trained: Trained, images: Tensor, ten: bool = True, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor | None]:
+    """By the center view and by the mean of the softmax over ten views, each (N, classes), float32.
+
+    The second is None unless `ten`; then the center is one of the ten, and costs nothing more.
+
+    Args:
+        images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
+    """
+    trained.network.eval()
+    with autocast(images.device, precision):
+        scores = trained.network(trained.inputs.ten_views(images) if ten else trained.inputs.center(images))
+    views = scores.float().softmax(1)
+    if not ten:
+        return views, None
+    views = views.unflatten(0, (len(images), 10))
+    return views[:, CENTER], views.mean(1)
+
+
+def evaluate(
+    trained: Trained, packed: Pack, numbers: np.ndarray, ten: bool = True, precision: Precision = "fp32", progress=None
+) -> Evaluation:
+    """Every image of `numbers` once.
+
+    Args:
+        progress: a function that wraps an iterable of batches, given (batches, number of images).
+
+    Raises:
+        ValueError: there are no images, or they are stored at another size than the network's.
+    """
+    if not len(numbers):
+        raise ValueError(f"{packed.name} has no images to evaluate on")
+    if packed.side != trained.inputs.stored_size:
+        raise ValueError(f"images of {packed.side} pixels are given; the network needs {trained.inputs.stored_size}")
+    device = next(trained.network.parameters()).device
+    parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
+    read = batches(packed, numbers, BATCH if ten else 4 * BATCH, device)
+    for batch in progress(read, len(numbers)) if progress else read:
+        center, mean = probabilities(trained, batch.images, ten, precision)
+        parts.append((center.cpu(), mean.cpu() if mean is not None else None, batch.labels.cpu()))
+    labels = torch.cat([part[2] for part in parts])
+    center = Metrics(torch.cat([part[0] for part in parts]), labels)
+    mean = Metrics(torch.cat([part[1] for part in parts]), labels) if ten else None
+    return Evaluation(center, mean, packed, numbers)

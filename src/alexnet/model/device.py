@@ -1,0 +1,59 @@
+"""Which device, and in which arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """A device by name; "auto" takes a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """ "auto" takes bfloat16 products where the device has units for them (GPUs, and processors with AMX).
+
+    Weights, their updates and all sums stay float32.
+
+    Raises:
+        ValueError: the name is not auto, fp32 or bf16.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        return "bf16" if capabilities.get("amx_bf16") else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise ValueError(f"precision is {name!r}; it may be auto, fp32 or bf16")
+    return name
+
+
+def autocast(device: torch.device, precision: Precision):
+    """A context in which convolutions and matrix products are of that precision."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def describe_device(device: torch.device, precision: Precision) -> str:
+    """ "cpu, 2 threads, fp32" """
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    return f"{device.type}{threads}, {precision}"

@@ -1,0 +1,117 @@
+"""A network with all that its use needs, preprocessing and class names, and the one file that holds them.
+
+The file is safetensors: the weights by name, `preprocessing.mean` and `preprocessing.std`, and in its header, as JSON,
+the architecture and the class names. A file is written beside and renamed, so that there is never half a one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..data.augmentation import Preprocessing
+from ..specs.storage import from_json, to_json
+from .network import AlexNet
+
+FORMAT = 1
+FILE = "model.safetensors"
+
+
+@dataclass
+class Trained:
+    """What predicts: a network, what brings images into its units, and the names of its classes."""
+
+    network: AlexNet
+    inputs: Preprocessing
+    classes: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Trained:
+        return Trained(self.network.to(device), self.inputs.to(device), self.classes)
+
+    def save(self, path: Path, extra: Mapping[str, Tensor] | None = None, notes: Mapping | None = None) -> None:
+        """Write a file, whole or not at all.
+
+        Args:
+            extra: further tensors, under names with a dot that are no parameter's (`velocity.conv1.weight`).
+            notes: further facts, as JSON, under the header's "notes".
+        """
+        network = self.network
+        about = {
+            "format": FORMAT,
+            "architecture": to_json(network.architecture),
+            "in_channels": network.in_channels,
+            "input_size": network.input_size,
+            "classes": self.classes,
+            "stored_size": self.inputs.stored_size,
+            "crop_size": self.inputs.crop_size,
+            "aligned": self.inputs.aligned,
+        }
+        tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+        tensors |= {"preprocessing.mean": self.inputs.mean, "preprocessing.std": self.inputs.std}
+        tensors |= {name: tensor.detach().contiguous() for name, tensor in (extra or {}).items()}
+        temporary = path.with_name(path.name + ".part")
+        try:
+            save_file(tensors, temporary, {"alexnet": json.dumps(about), "notes": json.dumps(notes or {})})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Trained:
+        """Read a file.
+
+        Raises:
+            ValueError: the file is damaged, of another version, or not one of ours.
+        """
+        about, tensors = _read(path)
+        architecture = from_json(about["architecture"])
+        network = AlexNet(architecture, len(about["classes"]), about["in_channels"], about["input_size"])
+        names = set(network.state_dict())
+        if missing := sorted(names - set(tensors)):
+            raise ValueError(f"{path} lacks {', '.join(missing)} of {architecture.name}")
+        network.load_state_dict({name: tensors[name] for name in names})
+        inputs = Preprocessing(
+            about["stored_size"],
+            about["crop_size"],
+            tensors["preprocessing.mean"],
+            tensors["preprocessing.std"],
+            about["aligned"],
+        )
+        return cls(network.eval(), inputs, tuple(about["classes"])).to(device)
+
+
+def read_notes(path: Path) -> dict:
+    """The notes that a file was saved with."""
+    with _open(path) as file:
+        return json.loads((file.metadata() or {}).get("notes", "{}"))
+
+
+def read_extra(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of a file whose names begin with `prefix`, without it."""
+    with _open(path) as file:
+        return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    with _open(path) as file:
+        about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
+        if about.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a network of format {FORMAT} saved by alexnet")
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _open(path: Path):
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; a trained network is a folder with {FILE} or such a file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error

@@ -1,0 +1,326 @@
+"""How a network is trained, as data: update, schedule, initialization's counterpart the input scale, augmentation.
+
+A recipe ties together what only works together: inputs of 0 … 255 minus the mean belong to the deviations of 2012,
+inputs of unit size to larger ones. Schedules are written in the epochs of the run that they come from and stretch to
+the epochs of the run at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates at one moment."""
+
+    weights: float
+    biases: float
+    layers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Rates of the weights and biases of layers that have their own."""
+    color: bool = True
+    """Whether the color shift, where the recipe has one, is still on."""
+
+    def of(self, layer: str) -> tuple[float, float]:
+        return self.layers.get(layer, (self.weights, self.biases))
+
+
+@dataclass(frozen=True)
+class Stage:
+    until: float
+    """Epoch at which it ends."""
+    rates: Rates
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A schedule made by hand: constant rates until an epoch, then others."""
+
+    stages: tuple[Stage, ...]
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        epoch = progress * self.stages[-1].until
+        return next((stage.rates for stage in self.stages if epoch < stage.until - 1e-9), self.stages[-1].rates)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Section 5: all rates are divided by ten when the validation error stops improving, three times at the most."""
+
+    start: float = 0.01
+    factor: float = 0.1
+    drops: int = 3
+    patience: int = 5
+    """Epochs without a lower error after which the rate drops; the paper gives no number."""
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        drops, best, waited = 0, float("inf"), 0
+        for error in errors:
+            waited = 0 if error < best else waited + 1
+            best = min(best, error)
+            if waited >= self.patience and drops < self.drops:
+                drops, waited = drops + 1, 0
+        rate = self.start * self.factor**drops
+        return Rates(rate, rate)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Equal stages whose rates fall by equal factors (`lr.cu` of the 2012 code: discretised exponential)."""
+
+    start: float
+    levels: int
+    factor: float
+    """First rate over last."""
+    biases: tuple[float, float]
+    """In the first half of the run, and in the second."""
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        level = min(int(progress * self.levels + 1e-9), self.levels - 1)
+        weights = self.start * self.factor ** (-level / (self.levels - 1))
+        return Rates(weights, self.biases[progress >= 0.5])
+
+
+@dataclass(frozen=True)
+class Drops:
+    """The rate falls by one factor at even distances; the biases' rate is a multiple of it."""
+
+    start: float
+    every: float
+    """Part of the run."""
+    factor: float = 0.1
+    biases: float = 1.0
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        rate = self.start * self.factor ** int(progress / self.every + 1e-9)
+        return Rates(rate, rate * self.biases)
+
+
+@dataclass(frozen=True)
+class WarmThenLinear:
+    """The rate rises from zero to its peak, then falls in a straight line to zero."""
+
+    peak: float
+    warm: float = 0.1
+    """Part of the run in which it rises."""
+    biases: float = 1.0
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        share = progress / self.warm if progress < self.warm else (1 - progress) / (1 - self.warm)
+        rate = self.peak * max(share, 1e-3)
+        return Rates(rate, rate * self.biases)
+
+
+Schedule = Stages | Plateau | Levels | Drops | WarmThenLinear
+
+
+@dataclass(frozen=True)
+class Input:
+    """From pixels of 0 … 255 to what the network sees: (pixels − mean) / std."""
+
+    mean: Literal["image", "aligned image", "channel"] | tuple[float, float, float] = "image"
+    """The training set's mean image by its central crop ("image", as in 2012) or by the same crop as the picture's
+    ("aligned image", Caffe), its mean color ("channel"), or given colors."""
+    std: Literal["one", "channel"] | tuple[float, float, float] = "one"
+    """Not divided at all ("one"), by the training set's deviation of each channel, or by given numbers."""
+
+
+@dataclass(frozen=True)
+class ColorShift:
+    """Section 4.1: to every pixel of an image add the same draw along the principal colors of the training set."""
+
+    deviation: float = 0.1
+    along: Literal["eigenvalues", "standard deviations"] = "standard deviations"
+    """What scales the draws: eigenvalues as printed, their square roots as run in 2012."""
+    divide: bool = True
+    """Divide the image by 1 + deviation afterwards, as run in 2012; images to be tested are not."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    about: str
+    schedule: Schedule
+    epochs: int = 90
+    """Passes over the training images (section 5: roughly 90)."""
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float | Mapping[str, float] = 0.0005
+    """Of all weights, or by layer."""
+    decay_biases: bool = False
+    input: Input = Input()
+    color: ColorShift | None = None
+    mirror: bool = True
+    crop_group: int = 1
+    """Consecutive images that share one crop and one mirroring; 32 in the 2012 code."""
+    shuffle: Literal["epoch", "once"] = "epoch"
+    label_smoothing: float = 0.0
+    rate_scale: float = 1.0
+    """Multiplies every rate of the schedule."""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "crop_group"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 1 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"recipe {self.name}: label_smoothing is {self.label_smoothing}; it may be 0 to below 1")
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        """Learning rates at a moment of the run.
+
+        Args:
+            progress: part of the run that is done, 0 … 1.
+            errors: validation errors of the epochs that are done, for schedules that follow them.
+        """
+        rates, scale = self.schedule.rates(progress, errors), self.rate_scale
+        layers = {name: (weights * scale, biases * scale) for name, (weights, biases) in rates.layers.items()}
+        return replace(rates, weights=rates.weights * scale, biases=rates.biases * scale, layers=layers)
+
+    def first_rate(self) -> float:
+        """The highest rate of the weights: what `--lr` stands for."""
+        return max(self.rates(moment / 100, []).weights for moment in range(100))
+
+    def decay_of(self, layer: str) -> float:
+        return self.weight_decay.get(layer, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
+
+
+def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
+    return {layer: (0.0, 0.0) for layer in layers}
+
+
+ORIGINAL = Recipe(
+    name="original",
+    about="The author's scripted schedule of 2012 (`run4.sh`): rates by layer, color shift off and conv1 frozen late.",
+    schedule=Stages(
+        (
+            Stage(22, Rates(0.01, 0.02)),
+            Stage(49, Rates(0.001, 0.002)),
+            Stage(66, Rates(0.0001, 0.002)),
+            Stage(73, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color=False)),
+            Stage(81, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
+            Stage(95, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=95,
+    color=ColorShift(),
+    crop_group=32,
+    shuffle="once",
+)
+
+PAPER = Recipe(
+    name="paper",
+    about="Section 5 as printed: one rate for all layers, divided by ten when the validation error stops improving.",
+    schedule=Plateau(),
+    color=ColorShift(along="eigenvalues", divide=False),
+)
+
+ONE_TOWER = Recipe(
+    name="one-tower",
+    about='"One weird trick" (2014): four equal stages from 0.01, 250 times lower at the end.',
+    schedule=Levels(start=0.01, levels=4, factor=250, biases=(0.02, 0.002)),
+    color=ColorShift(),
+)
+
+TORCHVISION = Recipe(
+    name="torchvision",
+    about="torchvision's reference: unit deviation, rate divided by ten every 30 of 90 epochs, biases decayed.",
+    schedule=Drops(start=0.01, every=1 / 3),
+    batch_size=256,
+    weight_decay=0.0001,
+    decay_biases=True,
+    input=Input(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+)
+
+CAFFE = Recipe(
+    name="caffe",
+    about="BVLC's solver: 256 a batch, rate divided by ten every 100,000 of 450,000 steps, mean image aligned.",
+    schedule=Drops(start=0.01, every=100 / 450, biases=2),
+    batch_size=256,
+    input=Input(mean="aligned image"),
+)
+
+
+def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str, float]) -> Recipe:
+    until_1, until_2, until_3 = epochs
+    return Recipe(
+        name=name,
+        about=about,
+        schedule=Stages(
+            (
+                Stage(until_1, Rates(0.001, 0.002)),
+                Stage(until_2, Rates(0.0001, 0.0002)),
+                Stage(until_3, Rates(0.00001, 0.00002)),
+            )
+        ),
+        epochs=until_3,
+        weight_decay=decay,
+        mirror=False,
+        shuffle="once",
+    )
+
+
+CIFAR_18 = _cifar(
+    "cifar-18",
+    "cuda-convnet's CIFAR-10 run of 120 epochs, then ten at a tenth and ten at a hundredth of the rate.",
+    (120, 130, 140),
+    {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc8": 1.0},
+)
+CIFAR_13 = replace(
+    _cifar(
+        "cifar-13",
+        "cuda-convnet's conv-local run: 500 epochs, then ten at a tenth and ten at a hundredth of the rate.",
+        (500, 510, 520),
+        {"local3": 0.004, "local4": 0.004, "fc8": 0.004},
+    ),
+    mirror=True,
+)
+CIFAR_11 = replace(
+    CIFAR_13,
+    name="cifar-11",
+    about="As cifar-13, with fc8 decayed by 0.01.",
+    weight_decay={"local3": 0.004, "local4": 0.004, "fc8": 0.01},
+)
+CIFAR_KERAS = replace(
+    CIFAR_11,
+    name="cifar-keras",
+    about="As cifar-11, on its shared layers.",
+    weight_decay={"conv3": 0.004, "conv4": 0.004, "fc8": 0.01},
+)
+
+SMALL = Recipe(
+    name="small",
+    about="Our own for a few thousand images and no GPU: inputs of unit deviation, rate up, then down to zero.",
+    schedule=WarmThenLinear(peak=0.02),
+    epochs=30,
+    batch_size=64,
+    input=Input(mean="channel", std="channel"),
+)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        ORIGINAL,
+        PAPER,
+        ONE_TOWER,
+        TORCHVISION,
+        CAFFE,
+        CIFAR_18,
+        CIFAR_13,
+        CIFAR_11,
+        CIFAR_KERAS,
+        SMALL,
+    )
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe declared under this name.
+
+    Raises:
+        ValueError: no recipe has that name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; it may be one of {', '.join(RECIPES)}")
+    return RECIPES[name]

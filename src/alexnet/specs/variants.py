@@ -1,0 +1,288 @@
+"""Every network by name; most are another one with one thing replaced.
+
+Sources: the paper (NIPS 2012); `layers/layers-145.cfg` and its siblings in the released 2012 code; BVLC's Caffe models;
+Krizhevsky's "One weird trick" (2014) with `layers-imagenet-1gpu.cfg` of cuda-convnet2; torchvision's `alexnet`; Zeiler
+and Fergus (2013); cuda-convnet's CIFAR-10 layer files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
+
+PAPER = Architecture(
+    name="paper",
+    about="As printed in 2012, sections 3 and 5: ReLU, then normalization, then pooling; deviation 0.01 everywhere.",
+    layers=(
+        Conv("conv1", 96, kernel=11, stride=4, then=("relu", "norm", "pool")),
+        Conv("conv2", 256, kernel=5, pad=2, groups=2, bias=1, then=("relu", "norm", "pool")),
+        Conv("conv3", 384, kernel=3, pad=1),
+        Conv("conv4", 384, kernel=3, pad=1, groups=2, bias=1),
+        Conv("conv5", 256, kernel=3, pad=1, groups=2, bias=1, then=("relu", "pool")),
+        Linear("fc6", 4096, bias=1, then=("relu", "dropout")),
+        Linear("fc7", 4096, bias=1, then=("relu", "dropout")),
+        Linear("fc8", None),
+    ),
+    input_size=227,  # the printed 224 does not give the printed 55 × 55; docs/networks.md has the three readings
+    norm=Norm(divided=False),
+    recipe="paper",
+)
+
+ORIGINAL = replace(
+    PAPER.with_layers(
+        conv1={"round_up": True, "then": ("norm", "pool", "relu")},
+        conv2={"then": ("relu", "norm", "spatial_norm", "pool")},
+        conv3={"std": 0.03},
+        conv4={"std": 0.03},
+        conv5={"std": 0.03, "then": ("pool", "relu")},
+    ),
+    name="original",
+    about="As really run in 2012: configuration 145 of the released code, ILSVRC-2010 test errors 37.5 % and 17.0 %.",
+    input_size=224,
+    norm=Norm(groups=2),
+    spatial_norm=SpatialNorm(),
+    recipe="original",
+)
+
+HALF = replace(
+    ORIGINAL.with_layers(
+        conv1={"maps": 48},
+        conv2={"maps": 128, "groups": 1},
+        conv3={"maps": 192},
+        conv4={"maps": 192, "groups": 1},
+        conv5={"groups": 1},  # not halved, nor are fc6 and fc7: footnote of section 3.2
+    ),
+    name="half",
+    about="The one-column control of section 3.2: configuration 145-half of the released code.",
+    norm=Norm(),
+)
+
+CONV6 = replace(
+    ORIGINAL.insert_after("conv5", Conv("conv6", 256, kernel=3, pad=1, std=0.03, bias=1, number="_conv6")),
+    name="conv6",
+    about="A sixth convolution over the last pooling layer (section 6.1): configuration 146 of the released code.",
+)
+
+DENSE = replace(
+    PAPER.with_layers(conv2={"groups": 1}, conv4={"groups": 1}, conv5={"groups": 1}),
+    name="dense",
+    about="The paper's widths without the groups of the two towers, as most notebooks have it.",
+)
+
+CAFFE = replace(
+    PAPER.with_layers(
+        conv2={"bias": 0.1},
+        conv4={"bias": 0.1},
+        conv5={"bias": 0.1},
+        fc6={"bias": 0.1, "std": 0.005},
+        fc7={"bias": 0.1, "std": 0.005},
+    ),
+    name="caffe",
+    about="BVLC's bvlc_alexnet: biases 0.1, k = 1, normalization across the groups.",
+    norm=Norm(k=1),
+    dropout=Dropout(rescale=True),
+    recipe="caffe",
+)
+
+CAFFENET = replace(
+    CAFFE.with_layers(
+        conv1={"then": ("relu", "pool", "norm")},
+        conv2={"then": ("relu", "pool", "norm"), "bias": 1},
+        conv4={"bias": 1},
+        conv5={"bias": 1},
+        fc6={"bias": 1},
+        fc7={"bias": 1},
+    ),
+    name="caffenet",
+    about="BVLC's bvlc_reference_caffenet: pooling before normalization, biases 1.",
+)
+
+ONE_TOWER = replace(
+    ORIGINAL.with_layers(
+        conv1={"maps": 64},
+        conv2={"maps": 192, "groups": 1, "then": ("relu", "norm", "pool")},
+        conv4={"maps": 256, "groups": 1},
+        conv5={"groups": 1},
+        fc8={"bias": -7},
+    ),
+    name="one-tower",
+    about='The single column of "One weird trick" (Krizhevsky 2014), with normalization.',
+    norm=Norm(),
+    spatial_norm=None,
+    recipe="one-tower",
+)
+
+TORCHVISION = replace(
+    ONE_TOWER.with_layers(
+        conv1={"pad": 2, "round_up": False, "then": ("relu", "pool"), "std": "torch"},
+        conv2={"then": ("relu", "pool"), "std": "torch"},
+        conv3={"std": "torch"},
+        conv4={"std": "torch"},
+        conv5={"then": ("relu", "pool", AdaptivePool(6), "dropout"), "std": "torch"},
+        fc6={"std": "torch"},
+        fc7={"std": "torch", "then": ("relu",)},
+        fc8={"std": "torch"},
+    ),
+    name="torchvision",
+    about="torchvision's alexnet: the widths of one-tower, padded on all sides, without normalization.",
+    norm=None,
+    pool=Pool(round_up=False),
+    dropout=Dropout(rescale=True),
+    recipe="torchvision",
+)
+
+ZFNET = replace(
+    DENSE.with_layers(
+        conv1={"kernel": 7, "stride": 2, "pad": 1, "then": ("relu", "pool", "norm")},
+        conv2={"stride": 2, "pad": 0, "bias": 0, "then": ("relu", "pool", "norm")},
+        conv4={"bias": 0},
+        conv5={"bias": 0},
+        fc6={"bias": 0},
+        fc7={"bias": 0},
+    ),
+    name="zfnet",
+    about="Zeiler and Fergus (2013): kernels of 7 every 2 pixels, biases 0; its norm constants, unprinted, are ours.",
+    input_size=224,
+    norm=Norm(),
+)
+
+CIFAR_18 = Architecture(
+    name="cifar-18",
+    about='cuda-convnet\'s "18 %" net for CIFAR-10: three convolutions, spatial normalization, mean pooling.',
+    layers=(
+        Conv("conv1", 32, kernel=5, pad=2, std=1e-4, then=("pool", "relu", "spatial_norm")),
+        Conv("conv2", 32, kernel=5, pad=2, then=("relu", Pool("mean"), "spatial_norm")),
+        Conv("conv3", 64, kernel=5, pad=2, then=("relu", Pool("mean"))),
+        Linear("fc8", None),
+    ),
+    input_size=32,
+    stored_size=32,
+    spatial_norm=SpatialNorm(size=3, alpha=5e-5),
+    dropout=None,
+    classes=10,
+    recipe="cifar-18",
+)
+
+CIFAR_13 = Architecture(
+    name="cifar-13",
+    about='cuda-convnet\'s "13 %" net for CIFAR-10: two convolutions and two unshared ones, no normalization.',
+    layers=(
+        Conv("conv1", 64, kernel=5, pad=2, std=1e-4, then=("relu", "pool")),
+        Conv("conv2", 64, kernel=5, pad=2, then=("relu", "pool")),
+        Local("local3", 32, kernel=3, pad=1, std=0.04),
+        Local("local4", 32, kernel=3, pad=1, std=0.04),
+        Linear("fc8", None),
+    ),
+    input_size=32,
+    stored_size=32,
+    dropout=None,
+    classes=10,
+    recipe="cifar-13",
+)
+
+CIFAR_11 = replace(
+    CIFAR_13.with_layers(
+        conv1={"then": ("relu", "pool", "norm")},
+        conv2={"then": ("relu", "norm", "pool")},
+        local3={"maps": 64},
+    ),
+    name="cifar-11",
+    about='cuda-convnet\'s "11 %" net for CIFAR-10: as cifar-13, with normalization across 9 maps and a wider local3.',
+    norm=Norm(size=9, alpha=1e-3, k=1),
+    recipe="cifar-11",
+)
+
+CIFAR_KERAS = replace(
+    CIFAR_11.without("local3", "local4")
+    .insert_after("conv2", Conv("conv3", 64, kernel=3, pad=1, std=0.04))
+    .insert_after("conv3", Conv("conv4", 32, kernel=3, pad=1, std=0.04)),
+    name="cifar-keras",
+    about="cifar-11 with shared weights in layers 3 and 4 (64-64-64-32), the form that Keras can state.",
+    recipe="cifar-keras",
+)
+
+SMALL = Architecture(
+    name="small",
+    about="Our own for 64 × 64 images, a quarter of AlexNet in width and side: a quick start without a GPU.",
+    layers=(
+        Conv("conv1", 48, kernel=5, stride=2, pad=2, std="he", then=("relu", "norm")),
+        Conv("conv2", 96, kernel=5, pad=2, std="he", then=("relu", "norm", "pool")),
+        Conv("conv3", 192, kernel=3, pad=1, std="he"),
+        Conv("conv4", 192, kernel=3, pad=1, std="he"),
+        Conv("conv5", 128, kernel=3, pad=1, std="he", then=("relu", "pool")),
+        Linear("fc6", 512, std="he", then=("relu", "dropout")),
+        Linear("fc7", 512, std="he", then=("relu", "dropout")),
+        Linear("fc8", None),
+    ),
+    input_size=56,
+    stored_size=64,
+    norm=Norm(alpha=1e-2, k=1),
+    dropout=Dropout(rescale=True),
+    classes=13,
+    recipe="small",
+)
+
+
+def ablation(of: Architecture, name: str, about: str, **changes) -> Architecture:
+    return replace(of, name=name, about=about, **changes)
+
+
+ABLATIONS = (
+    ablation(ORIGINAL, "tanh", "original with tanh for ReLU (section 3.1).", activation="tanh"),
+    ablation(
+        ORIGINAL,
+        "no-norm",
+        "original without its three normalizations (section 3.3): configuration 148.",
+        norm=None,
+        spatial_norm=None,
+    ),
+    ablation(
+        ORIGINAL.with_layers(conv2={"pad": 1}, conv5={"pad": 0}),  # sizes kept: 28, 13, 6
+        "no-overlap",
+        "original with 2 × 2 pooling that does not overlap (section 3.4): configuration 147.",
+        pool=Pool(window=2, stride=2),
+    ),
+    ablation(ORIGINAL, "no-dropout", "original without dropout (section 4.2).", dropout=None),
+    ablation(ORIGINAL.without("conv3"), "no-conv3", "original without its third convolution (section 7)."),
+    ablation(ORIGINAL.without("conv4"), "no-conv4", "original without its fourth convolution (section 7)."),
+    ablation(CIFAR_18, "cifar-18-tanh", "cifar-18 with tanh: the comparison of Figure 1.", activation="tanh"),
+    ablation(CIFAR_18, "cifar-18-no-norm", 'cifar-18 without normalization: the "19 %" net.', spatial_norm=None),
+    ablation(CIFAR_11, "cifar-11-no-norm", "cifar-11 without normalization (section 3.3).", norm=None),
+    ablation(
+        CIFAR_11, "cifar-11-no-overlap", "cifar-11 with 2 × 2 pooling (section 3.4).", pool=Pool(window=2, stride=2)
+    ),
+)
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        PAPER,
+        ORIGINAL,
+        HALF,
+        CONV6,
+        DENSE,
+        CAFFE,
+        CAFFENET,
+        ONE_TOWER,
+        TORCHVISION,
+        ZFNET,
+        CIFAR_18,
+        CIFAR_13,
+        CIFAR_11,
+        CIFAR_KERAS,
+        SMALL,
+        *ABLATIONS,
+    )
+}
+
+
+def variant(name: str) -> Architecture:
+    """The network declared under this name.
+
+    Raises:
+        ValueError: no network has that name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"there is no variant {name!r}; it may be one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]

@@ -1,0 +1,1 @@
+"""Section 5: the update rule, the loop, and what it writes down."""

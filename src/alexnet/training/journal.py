@@ -1,0 +1,61 @@
+"""What a run wrote down: a line of JSON for every epoch, and the curves drawn from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+FILE = "metrics.jsonl"
+
+
+class History(Sequence):
+    """The epochs of a run, oldest first, each a dict; `history["val_error"]` is one number of each epoch.
+
+    Keys: epoch (from 1), steps (so far), train_loss (nats), train_error, val_loss, val_error, val_error_top5 (0 … 1),
+    rate (of weights, at the end of the epoch), images_per_s, waiting (share of the time spent waiting for data),
+    elapsed_s (training and validation of this epoch).
+    """
+
+    def __init__(self, epochs: Sequence[dict] = ()):
+        self.epochs = list(epochs)
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __getitem__(self, key):
+        return [epoch.get(key) for epoch in self.epochs] if isinstance(key, str) else self.epochs[key]
+
+    def plot(self, path: str | Path | None = None):
+        """Loss and error over the epochs, training and validation; a matplotlib figure, also written to `path`."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        loss, error = figure.subplots(1, 2)
+        epochs = self["epoch"]
+        marker = "o" if len(epochs) < 3 else None
+        for axes, key, name in ((loss, "loss", "Loss (nats)"), (error, "error", "Top-1 error (%)")):
+            scale = 100 if key == "error" else 1
+            for split, color in (("train", "black"), ("val", "tab:red")):
+                values = [None if value is None else scale * value for value in self[f"{split}_{key}"]]
+                if any(value is not None for value in values):
+                    axes.plot(epochs, values, color=color, marker=marker, label={"val": "validation"}.get(split, split))
+            axes.set(xlabel="Epoch", title=name)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
+
+
+def read_journal(folder: Path) -> History:
+    path = folder / FILE
+    return History([json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [])
+
+
+def write_journal(folder: Path, history: History) -> None:
+    """Write all lines anew, whole or not at all: a resumed run thus never has an epoch twice."""
+    temporary = folder / (FILE + ".part")
+    temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in history))
+    temporary.replace(folder / FILE)

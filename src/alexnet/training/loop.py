@@ -1,0 +1,203 @@
+"""Section 5: training, in one function."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data.augmentation import training_views
+from ..data.batches import Batch, batches, epoch_order
+from ..data.packing import Pack
+from ..data.statistics import Statistics
+from ..evaluation.views import evaluate
+from ..model.device import Precision, autocast
+from ..model.trained import Trained, read_extra, read_notes
+from ..specs.recipes import Recipe
+from .journal import History, write_journal
+from .optimizer import PaperUpdate, paper_update
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+class Stuck(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the weights and velocities."""
+
+    epoch: int = 0
+    """Epochs done."""
+    batch: int = 0
+    """Batches done of the epoch under way."""
+    loss: float = 0.0
+    """Summed over the images of the epoch under way."""
+    right: int = 0
+    seen: int = 0
+    epochs: list[dict] = field(default_factory=list)
+    """The journal so far."""
+
+    @property
+    def val_errors(self) -> list[float]:
+        return [epoch["val_error"] for epoch in self.epochs if "val_error" in epoch]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How training looks at one step, for a progress bar."""
+
+    epoch: int
+    batch: int
+    batches: int
+    loss: float
+    """Mean over the epoch so far, nats."""
+    images: int
+    """Just trained on."""
+    waited_s: float
+    """For data, before this step."""
+
+
+def train(
+    trained: Trained,
+    packed: Pack,
+    recipe: Recipe,
+    found: Statistics,
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    run: Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[Report], None] = lambda report: None,
+    on_epoch: Callable[[dict], None] = lambda row: None,
+) -> History:
+    """Train a network on the train split of a pack, validating after every epoch.
+
+    The network is changed in place and ends as the last epoch left it.
+
+    Args:
+        found: statistics of the training images.
+        run: folder for the checkpoints LAST and BEST (by validation error) and the journal; none are kept where None.
+        resume: go on from LAST. The result is that of a run that was never interrupted.
+        on_step, on_epoch: called after each step with a Report, after each epoch with its line of the journal.
+
+    Raises:
+        Stuck: the loss is not finite.
+        KeyboardInterrupt: after LAST has been saved.
+    """
+    network = trained.network.to(memory_format=torch.channels_last)
+    device = next(network.parameters()).device
+    optimizer = paper_update(network, recipe)
+    progress = _restore(trained, optimizer, run / LAST) if run and resume else Progress()
+    training, validation = packed.numbers("train"), packed.numbers("val")
+    per_epoch = math.ceil(len(training) / recipe.batch_size)
+    try:
+        while progress.epoch < recipe.epochs:
+            started, waited, already = time.perf_counter(), 0.0, progress.seen
+            order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
+            network.train()
+            for batch, wait in _timed(batches(packed, order, recipe.batch_size, device, progress.batch)):
+                done = (progress.epoch * per_epoch + progress.batch) / (recipe.epochs * per_epoch)
+                rates = recipe.rates(done, progress.val_errors)
+                optimizer.set_rates(rates)
+                torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
+                views = training_views(batch, recipe, trained.inputs, found, seed, progress.epoch, rates.color)
+                loss, right = _step(network, optimizer, views, batch, recipe, precision)
+                if not math.isfinite(loss):
+                    raise Stuck(
+                        f"the loss became {loss} in epoch {progress.epoch + 1}, step {progress.batch + 1}, at a rate "
+                        f"of {rates.weights:g}; a lower --lr or the recipe made for this network may help"
+                    )
+                progress.batch += 1
+                progress.loss += loss * len(batch.labels)
+                progress.right += right
+                progress.seen += len(batch.labels)
+                waited += wait
+                mean = progress.loss / progress.seen
+                on_step(Report(progress.epoch + 1, progress.batch, per_epoch, mean, len(batch.labels), wait))
+            trained_s = time.perf_counter() - started
+            row = {
+                "epoch": progress.epoch + 1,
+                "steps": (progress.epoch + 1) * per_epoch,
+                "train_loss": progress.loss / progress.seen,
+                "train_error": 1 - progress.right / progress.seen,
+                "rate": rates.weights,
+                "images_per_s": (progress.seen - already) / trained_s,
+                "waiting": waited / trained_s,
+            }
+            if len(validation):
+                metrics = evaluate(trained, packed, validation, ten=False, precision=precision).center
+                row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}
+            row["elapsed_s"] = time.perf_counter() - started
+            is_best = "val_error" in row and row["val_error"] < min(progress.val_errors, default=math.inf)
+            progress = Progress(progress.epoch + 1, epochs=[*progress.epochs, row])
+            if run:
+                if is_best:
+                    trained.save(run / BEST, notes={"epoch": progress.epoch})
+                _save(trained, optimizer, progress, run)
+                write_journal(run, History(progress.epochs))
+            on_epoch(row)
+    except KeyboardInterrupt:
+        if run:
+            _save(trained, optimizer, progress, run)
+        raise
+    network.eval()
+    return History(progress.epochs)
+
+
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """What torch's generator starts from at a step, so that a resumed run draws the same dropout."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
+
+
+def _step(
+    network: torch.nn.Module,
+    optimizer: PaperUpdate,
+    views: torch.Tensor,
+    batch: Batch,
+    recipe: Recipe,
+    precision: Precision,
+) -> tuple[float, int]:
+    """One update; the mean loss of the batch, nats, and how many of it were right."""
+    with autocast(views.device, precision):
+        scores = network(views)
+    scores = scores.float()
+    loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item(), int((scores.argmax(1) == batch.labels).sum())
+
+
+def _timed(read: Iterable[Batch]) -> Iterable[tuple[Batch, float]]:
+    """Batches, each with the seconds waited for it."""
+    started = time.perf_counter()
+    for batch in read:
+        yield batch, time.perf_counter() - started
+        started = time.perf_counter()
+
+
+def _save(trained: Trained, optimizer: PaperUpdate, progress: Progress, run: Path) -> None:
+    velocities = {f"velocity.{name}": velocity for name, velocity in optimizer.velocities().items()}
+    trained.save(run / LAST, extra=velocities, notes={"progress": vars(progress)})
+
+
+def _restore(trained: Trained, optimizer: PaperUpdate, path: Path) -> Progress:
+    saved = Trained.load(path)
+    trained.network.load_state_dict(saved.network.state_dict())
+    optimizer.load_velocities(read_extra(path, "velocity."))
+    return Progress(**read_notes(path)["progress"])
+
+
+def majority_error(packed: Pack, split: str) -> float:
+    """Error of always answering the most frequent class of the training images."""
+    training, tested = packed.labels[packed.numbers("train")], packed.labels[packed.numbers(split)]
+    return float(np.mean(tested != np.bincount(training).argmax()))

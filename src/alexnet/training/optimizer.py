@@ -1,0 +1,83 @@
+"""The paper's update rule (section 5; `weights.cu` of the 2012 code).
+
+    v ← momentum · v − rate · decay · w − rate · g
+    w ← w + v
+
+The rate is inside the velocity: when it drops, the old velocity keeps its size, which `torch.optim.SGD` does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from ..specs.recipes import Rates, Recipe
+
+
+class PaperUpdate(torch.optim.Optimizer):
+    """Momentum with the rate inside the velocity and decay through it; a rate of 0 skips a parameter wholly.
+
+    A group is one parameter: its `name`, `lr` and `weight_decay`.
+    """
+
+    def __init__(self, groups: list[dict], momentum: float = 0.9):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum is {momentum}; it may be 0 to below 1")
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Move every parameter that has a gradient and a rate."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        alike: dict[tuple[float, float, float], tuple[list, list, list]] = {}
+        for group in self.param_groups:
+            (w,) = group["params"]
+            if group["lr"] == 0 or w.grad is None:
+                continue
+            settings = group["lr"], group["weight_decay"], group["momentum"]
+            weights, gradients, velocities = alike.setdefault(settings, ([], [], []))
+            weights.append(w)
+            gradients.append(w.grad)
+            velocities.append(self.velocity(w))
+        for (rate, decay, momentum), (weights, gradients, velocities) in alike.items():
+            torch._foreach_mul_(velocities, momentum)
+            if decay:
+                torch._foreach_add_(velocities, weights, alpha=-rate * decay)
+            torch._foreach_add_(velocities, gradients, alpha=-rate)
+            torch._foreach_add_(weights, velocities)
+        return loss
+
+    def velocity(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The velocity of a parameter, of its shape; zeros before its first step."""
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state["velocity"]
+
+    def velocities(self) -> dict[str, torch.Tensor]:
+        """All velocities by name of parameter."""
+        return {group["name"]: self.velocity(group["params"][0]) for group in self.param_groups}
+
+    def load_velocities(self, velocities: Mapping[str, torch.Tensor]) -> None:
+        for group in self.param_groups:
+            self.velocity(group["params"][0]).copy_(velocities[group["name"]])
+
+    def set_rates(self, rates: Rates) -> None:
+        for group in self.param_groups:
+            layer, _, kind = group["name"].rpartition(".")
+            group["lr"] = rates.of(layer)[kind == "bias"]
+
+
+def paper_update(network: nn.Module, recipe: Recipe) -> PaperUpdate:
+    """The optimizer of a network: decay on weights, and on biases only where the recipe says so."""
+    groups = []
+    for name, parameter in network.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        decay = recipe.decay_of(layer) if kind == "weight" or recipe.decay_biases else 0.0
+        groups.append({"params": [parameter], "name": name, "weight_decay": decay})
+    return PaperUpdate(groups, recipe.momentum)
