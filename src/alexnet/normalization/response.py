@@ -73,17 +73,24 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx, x, neighbor_sum, mirrored_sum, a, beta, k):
         ctx.save_for_backward(x)
         ctx.constants = neighbor_sum, mirrored_sum, a, beta, k
-        return x * _inverse_power(neighbor_sum(x.square()).mul_(a).add_(k), beta)
+        wide = _wide(x)
+        return (wide * _inverse_power(neighbor_sum(wide.square()).mul_(a).add_(k), beta)).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        (x,) = ctx.saved_tensors
+        x, g = _wide(ctx.saved_tensors[0]), _wide(g)
         neighbor_sum, mirrored_sum, a, beta, k = ctx.constants
         s = neighbor_sum(x.square()).mul_(a).add_(k)
         scaled = g * _inverse_power(s, beta)
         shared = mirrored_sum(scaled.mul(x).div_(s))
-        return scaled.addcmul_(x, shared, value=-2 * a * beta), None, None, None, None, None
+        dx = scaled.addcmul_(x, shared, value=-2 * a * beta).to(ctx.saved_tensors[0].dtype)
+        return dx, None, None, None, None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in a type in which squares may be summed: 16-bit types become float32."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _inverse_power(s: Tensor, beta: float) -> Tensor:

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+
+from alexnet.data import draws
+from alexnet.data.augmentation import CENTER, Preprocessing, color_draws, training_views
+from alexnet.data.batches import Batch
+from alexnet.data.statistics import statistics
+from alexnet.specs.recipes import RECIPES, ColorShift, Input, recipe
+
+SIDE, CROP = 12, 8
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def prepared(images, spec=Input()):  # noqa: B008
+    found = statistics(images, np.arange(len(images)))
+    return Preprocessing.of(spec, found, SIDE, CROP), found
+
+
+def test_statistics_are_numpys(images):
+    found = statistics(images, np.arange(10, 40))
+    chosen = images[10:40].astype(np.float64)
+    np.testing.assert_allclose(found.mean_image, chosen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(found.std, chosen.std((0, 1, 2)), rtol=1e-6)
+    covariance = np.cov(chosen.reshape(-1, 3).T, bias=True)
+    rebuilt = found.eigenvectors @ np.diag(found.eigenvalues) @ found.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, covariance, rtol=1e-4, atol=0.05)
+
+
+def test_ten_views_are_corners_center_and_their_mirror_images(images):
+    inputs, found = prepared(images)
+    views = inputs.ten_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
+    far, middle = SIDE - CROP, (SIDE - CROP) // 2
+    mean = found.mean_image[middle : middle + CROP, middle : middle + CROP]
+    offsets = [(0, 0), (0, far), (middle, middle), (far, 0), (far, far)]
+    for number in range(2):
+        for place, (top, left) in enumerate(offsets):
+            crop = images[number, top : top + CROP, left : left + CROP].astype(np.float32)
+            np.testing.assert_allclose(views[number, place], (crop - mean).transpose(2, 0, 1), atol=1e-4)
+            np.testing.assert_allclose(views[number, 5 + place], (crop[:, ::-1] - mean).transpose(2, 0, 1), atol=1e-4)
+    torch.testing.assert_close(views[:, CENTER], inputs.center(torch.from_numpy(images[:2])))
+    assert inputs.center(torch.from_numpy(images)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images):
+    """2012 subtracts the center of the mean image whatever the crop; Caffe the part behind the crop."""
+    inputs, found = prepared(images, Input(mean="aligned image"))
+    top, left, mirrored = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
+    difference = images[0] - found.mean_image
+    expected = difference[1 : 1 + CROP, 3 : 3 + CROP][:, ::-1].transpose(2, 0, 1)
+    view = inputs.normalize(torch.from_numpy(images[:1]), top, left, mirrored)
+    np.testing.assert_allclose(view[0], expected, atol=1e-4)
+
+
+def test_inputs_of_unit_deviation(images):
+    inputs, _ = prepared(images, Input(mean="channel", std="channel"))
+    view = inputs.center(torch.from_numpy(images))
+    assert view.mean().abs() < 0.05 and abs(view.std() - 1) < 0.05
+    inputs, _ = prepared(images, Input(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)))
+    middle = (SIDE - CROP) // 2
+    pixel = (images[0, middle, middle] - np.array([1, 2, 3])) / np.array([2, 4, 8])
+    np.testing.assert_allclose(inputs.center(torch.from_numpy(images[:1]))[0, :, 0, 0], pixel, rtol=1e-6)
+
+
+@pytest.mark.parametrize("along", ["eigenvalues", "standard deviations"])
+def test_color_shift_has_the_spread_that_the_paper_and_the_code_give(images, along):
+    _, found = prepared(images)
+    shift = ColorShift(0.1, along)
+    drawn = color_draws(shift, found, 0, 0, np.arange(40_000))
+    in_axes = drawn @ found.eigenvectors
+    scale = found.eigenvalues if along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    np.testing.assert_allclose(in_axes.std(0), 0.1 * scale, rtol=0.02)
+    assert np.abs(np.corrcoef(in_axes.T) - np.eye(3)).max() < 0.02
+
+
+def test_the_image_is_divided_as_run_and_not_as_printed(images):
+    batch = Batch(torch.from_numpy(images), torch.zeros(40), np.arange(40), 0)
+    inputs, found = prepared(images)
+    shifted = training_views(batch, recipe("original"), inputs, found, 0, 0)
+    plain = training_views(batch, recipe("original"), inputs, found, 0, 0, color=False)
+    difference = shifted * 1.1 - plain  # the color, one value for all pixels of an image
+    assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
+    torch.testing.assert_close(
+        difference.mean((2, 3)),
+        torch.from_numpy(color_draws(recipe("original").color, found, 0, 0, np.arange(40))).float(),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    printed = training_views(batch, recipe("paper"), inputs, found, 0, 0)
+    plain = training_views(batch, recipe("paper"), inputs, found, 0, 0, color=False)
+    difference = printed - plain
+    assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
+
+
+def test_draws_do_not_depend_on_how_images_are_batched(images):
+    inputs, found = prepared(images)
+    numbers = np.random.default_rng(1).permutation(40)
+    for name in ("paper", "small"):
+        whole = views_of(images, numbers, 0, inputs, found, RECIPES[name])
+        parts = [views_of(images, numbers[i : i + 7], i, inputs, found, RECIPES[name]) for i in range(0, 40, 7)]
+        torch.testing.assert_close(torch.cat(parts), whole)
+        other = views_of(images, numbers, 0, inputs, found, RECIPES[name], epoch=1)
+        assert not torch.equal(other, whole)
+
+
+def test_in_original_32_images_share_crop_and_mirroring():
+    images = np.tile(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(1, SIDE, SIDE, 1), (96, 1, 1, 3))
+    inputs, found = prepared(images)
+    views = training_views(
+        Batch(torch.from_numpy(images), torch.zeros(96), np.arange(96)[::-1].copy(), 0),
+        recipe("original"),
+        inputs,
+        found,
+        0,
+        0,
+        color=False,
+    )
+    groups = views.unflatten(0, (3, 32))
+    assert (groups == groups[:, :1]).all()
+    assert not torch.equal(groups[0, 0], groups[1, 0])
+
+
+def test_all_crops_and_both_sides_come_equally_often():
+    drawn = draws.uniform(0, 0, np.arange(33 * 33 * 2 * 50), "crop", 3)
+    cells = (drawn[:, 0] * 33).astype(int) * 66 + (drawn[:, 1] * 33).astype(int) * 2 + (drawn[:, 2] < 0.5)
+    counts = np.bincount(cells, minlength=33 * 66)
+    chi_square = ((counts - 50) ** 2 / 50).sum()
+    degrees = 33 * 66 - 1
+    assert abs(chi_square - degrees) < 4 * np.sqrt(2 * degrees)
+
+
+def test_normal_draws_are_normal():
+    drawn = np.sort(draws.normal(3, 1, np.arange(50_000), "color")[:, 0])
+    from math import erf
+
+    expected = np.array([0.5 * (1 + erf(x / 2**0.5)) for x in drawn])
+    assert np.abs(expected - np.arange(1, 50_001) / 50_000).max() < 1.63 / np.sqrt(50_000)  # Kolmogorov, 1 %
+
+
+def test_crops_larger_than_the_image_are_refused(images):
+    with pytest.raises(ValueError, match="crops of 13 pixels cannot be cut from images of 12"):
+        Preprocessing.of(Input(), statistics(images, np.arange(4)), SIDE, 13)
+
+
+def views_of(images, numbers, first, inputs, found, chosen, epoch=0):
+    batch = Batch(torch.from_numpy(images[numbers]), torch.zeros(len(numbers)), numbers, first)
+    return training_views(batch, chosen, inputs, found, 5, epoch)

@@ -1,0 +1,170 @@
+import pytest
+import torch
+
+import alexnet
+from alexnet.model.network import TORCHVISION_NAMES, AlexNet
+from alexnet.specs.architecture import Conv, Linear
+from alexnet.specs.description import differences
+from alexnet.specs.geometry import place, smallest_input
+from alexnet.specs.storage import from_json, to_json
+from alexnet.specs.variants import VARIANTS, variant
+
+PUBLISHED = {
+    "paper": 60_965_224,
+    "original": 60_965_224,
+    "half": 59_798_312,
+    "conv6": 61_555_304,
+    "dense": 62_378_344,
+    "caffe": 60_965_224,
+    "caffenet": 60_965_224,
+    "one-tower": 61_100_840,
+    "torchvision": 61_100_840,
+    "zfnet": 62_357_608,
+    "cifar-18": 89_578,
+    "cifar-13": 1_901_386,
+    "cifar-11": 3_672_906,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_parameter_counts_are_the_published_ones(name, count):
+    network = alexnet.create(name, num_classes=variant(name).classes)
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_cifar_keras_counts_as_its_layers_written_out():
+    layers = [(5 * 5 * 3, 64), (5 * 5 * 64, 64), (3 * 3 * 64, 64), (3 * 3 * 64, 32), (8 * 8 * 32, 10)]
+    expected = sum(inputs * maps + maps for inputs, maps in layers)
+    assert sum(p.numel() for p in alexnet.create("cifar-keras", 10).parameters()) == expected
+
+
+def test_multiply_adds_of_original_are_those_of_its_table():
+    costs = {step.name: step.multiply_adds for step in place(variant("original")) if step.weights}
+    assert costs == {
+        "conv1": 55 * 55 * 11 * 11 * 3 * 96,
+        "conv2": 27 * 27 * 5 * 5 * 48 * 256,
+        "conv3": 13 * 13 * 3 * 3 * 256 * 384,
+        "conv4": 13 * 13 * 3 * 3 * 192 * 384,
+        "conv5": 13 * 13 * 3 * 3 * 192 * 256,
+        "fc6": 6 * 6 * 256 * 4096,
+        "fc7": 4096 * 4096,
+        "fc8": 4096 * 1000,
+    }
+    assert sum(costs.values()) == 724_406_816
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_arithmetic_agrees_with_the_modules(name):
+    network = narrow(name)
+    placed = place(network.architecture, 5)
+    with torch.no_grad():
+        found = network.eval().features(torch.rand(2, 3, network.input_size, network.input_size))
+    assert [step.name for step in placed] == list(found)
+    for step in placed:
+        assert tuple(found[step.name].shape[1:]) == step.outputs, step.name
+        parameters = sum(p.numel() for p in network.get_submodule(step.name).parameters())
+        assert parameters == step.weights + step.biases, step.name
+
+
+@pytest.mark.parametrize("name", ["original", "zfnet", "cifar-18"])
+def test_receptive_field_is_how_far_the_gradient_reaches(name):
+    size = variant(name).input_size
+    steps = [s for s in place(variant(name)) if s.name.startswith(("conv", "pool")) and s.receptive_field < size // 2]
+    network = narrow(name).double()
+    for step in steps:
+        x = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
+        middle = step.outputs[1] // 2
+        network.features(x, [step.name])[step.name][0, :, middle, middle].sum().backward()
+        reached = x.grad.abs().sum((0, 1, 2)).nonzero()
+        # A maximum passes the gradient to one place alone, so it reaches at most that far.
+        assert reached.max() - reached.min() + 1 <= step.receptive_field, step.name
+        if step.name == "conv1":
+            assert reached.max() - reached.min() + 1 == step.receptive_field
+
+
+def test_a_picture_that_is_too_small_names_layer_size_and_remedies():
+    with pytest.raises(ValueError, match=r"pool5 .* 51 × 51; the smallest .* 52 × 52.*enlarge.*small images"):
+        alexnet.create("original", input_size=51)
+    assert smallest_input(variant("original")) == 52
+    network = narrow("original", input_size=52)
+    assert network(torch.rand(1, 3, 52, 52)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(("setting", "wrong"), [("num_classes", 0), ("in_channels", 0), ("input_size", 0)])
+def test_a_setting_out_of_range_is_named(setting, wrong):
+    with pytest.raises(ValueError, match=f"{setting} is {wrong}"):
+        alexnet.create("cifar-18", **{"num_classes": 10, setting: wrong})
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"no variant 'alexnet2'.*paper.*original"):
+        alexnet.create("alexnet2")
+
+
+def test_initial_weights_have_the_declared_deviations_and_biases():
+    network = AlexNet(variant("original"), 100)
+    for layer, std, bias in (("conv1", 0.01, 0), ("conv3", 0.03, 0), ("conv5", 0.03, 1), ("fc6", 0.01, 1)):
+        module = network.get_submodule(layer)
+        assert module.weight.std().item() == pytest.approx(std, rel=0.02)
+        assert module.bias.unique().tolist() == [bias]
+    again = AlexNet(variant("original"), 100)
+    assert torch.equal(network.conv1.weight, again.conv1.weight)
+    assert not torch.equal(network.conv1.weight, AlexNet(variant("original"), 100, seed=1).conv1.weight)
+
+
+def test_pytorch_default_deviations_are_those_of_its_own_layers():
+    ours, theirs = AlexNet(variant("torchvision"), 10), torch.nn.Conv2d(64, 192, 5, padding=2)
+    assert ours.conv2.weight.std().item() == pytest.approx(theirs.weight.std().item(), rel=0.02)
+    assert ours.conv2.bias.abs().max() <= 1 / (64 * 25) ** 0.5
+
+
+def test_features_stop_at_the_last_layer_asked_for_and_know_torchvisions_names():
+    network = narrow("torchvision").eval()
+    x = torch.rand(2, 3, 224, 224)
+    found = network.features(x, ["features.0", "classifier.6", "relu3"])
+    assert list(found) == ["features.0", "relu3", "classifier.6"]
+    torch.testing.assert_close(found["features.0"], network.conv1(x))
+    torch.testing.assert_close(found["classifier.6"], network(x))
+    assert set(TORCHVISION_NAMES.values()) <= set(dict(network.named_children()))
+    with pytest.raises(KeyError, match="no layer 'conv9'"):
+        network.features(x, ["conv9"])
+
+
+def test_dropout_of_2012_silences_without_scaling_and_halves_afterwards():
+    network = narrow("original")
+    ones = torch.ones(10_000)
+    dropped = network.train().drop6(ones)
+    assert sorted(dropped.unique().tolist()) == [0, 1]
+    assert dropped.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert network.eval().drop6(ones).unique().tolist() == [0.5]
+
+
+def test_an_architecture_survives_json():
+    import json
+
+    for architecture in VARIANTS.values():
+        assert from_json(json.loads(json.dumps(to_json(architecture)))) == architecture
+    with pytest.raises(ValueError, match="'Conf' is not known"):
+        from_json({"is": "Conf"})
+    with pytest.raises(ValueError, match="stored Conv does not fit"):
+        from_json({"is": "Conv", "nam": "conv1"})
+
+
+def test_differences_name_what_the_2012_run_changed():
+    text = " ".join(differences(variant("original")))
+    for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 places", "norm, pool, ReLU", "deviation 0.03"):
+        assert fact in text
+    assert differences(variant("paper")) == []
+    assert "It has no conv3." in differences(variant("no-conv3"))
+
+
+def narrow(name: str, input_size: int | None = None) -> AlexNet:
+    """A variant with few maps and units, and 5 classes."""
+    architecture = variant(name)
+    changes = {}
+    for layer in architecture.layers:
+        if isinstance(layer, Linear):
+            changes[layer.name] = {} if layer.units is None else {"units": 12}
+        else:
+            changes[layer.name] = {"maps": 4 * getattr(layer, "groups", 1) if isinstance(layer, Conv) else 4}
+    return AlexNet(architecture.with_layers(**changes), 5, input_size=input_size)

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from alexnet.specs.recipes import RECIPES, Rates
+from alexnet.training.optimizer import PaperUpdate, paper_update
+
+
+def one_weight(value, rate, decay, momentum=0.9):
+    weight = nn.Parameter(torch.tensor([value], dtype=torch.float64))
+    groups = [{"params": [weight], "name": "conv1.weight", "weight_decay": decay, "lr": rate}]
+    return weight, PaperUpdate(groups, momentum)
+
+
+def test_two_steps_by_hand():
+    """v ← 0.9 v − 0.0005 · rate · w − rate · g; w ← w + v (section 5), with the rate divided by ten in between."""
+    weight, optimizer = one_weight(2.0, rate=0.01, decay=0.0005)
+    weight.grad = torch.tensor([3.0], dtype=torch.float64)
+    optimizer.step()
+    v = 0.9 * 0.0 - 0.0005 * 0.01 * 2.0 - 0.01 * 3.0
+    w = 2.0 + v
+    assert weight.item() == pytest.approx(w, rel=1e-14)
+    optimizer.param_groups[0]["lr"] = 0.001
+    weight.grad = torch.tensor([-1.0], dtype=torch.float64)
+    optimizer.step()
+    v = 0.9 * v - 0.0005 * 0.001 * w - 0.001 * -1.0
+    assert weight.item() == pytest.approx(w + v, rel=1e-14)
+
+
+def test_equals_sgd_while_the_rate_stays():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    theirs.load_state_dict(ours.state_dict())
+    groups = [{"params": [p], "name": n, "weight_decay": 0.01, "lr": 0.1} for n, p in ours.named_parameters()]
+    optimizers = [
+        (ours, PaperUpdate(groups, 0.9)),
+        (theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)),
+    ]
+    for _ in range(5):
+        x = torch.randn(8, 4, dtype=torch.float64)
+        for network, optimizer in optimizers:
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_a_rate_of_zero_skips_a_parameter_with_its_velocity():
+    weight, optimizer = one_weight(2.0, rate=0.01, decay=0.0005)
+    weight.grad = torch.tensor([3.0], dtype=torch.float64)
+    optimizer.step()
+    before, velocity = weight.item(), optimizer.velocity(weight).item()
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert (weight.item(), optimizer.velocity(weight).item()) == (before, velocity)
+
+
+def test_biases_have_their_own_rate_and_no_decay():
+    network = nn.Sequential()
+    network.add_module("conv1", nn.Conv2d(3, 4, 3))
+    network.add_module("fc8", nn.Linear(4, 2))
+    optimizer = paper_update(network, RECIPES["original"])
+    optimizer.set_rates(Rates(0.01, 0.02, {"conv1": (0.001, 0.0)}))
+    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert found == {
+        "conv1.weight": (0.001, 0.0005),
+        "conv1.bias": (0.0, 0.0),
+        "fc8.weight": (0.01, 0.0005),
+        "fc8.bias": (0.02, 0.0),
+    }
+    decays = {group["name"]: group["weight_decay"] for group in paper_update(network, RECIPES["cifar-18"]).param_groups}
+    assert decays == {"conv1.weight": 0.004, "conv1.bias": 0.0, "fc8.weight": 1.0, "fc8.bias": 0.0}
+    decays = {g["name"]: g["weight_decay"] for g in paper_update(network, RECIPES["torchvision"]).param_groups}
+    assert set(decays.values()) == {0.0001}
+
+
+def test_momentum_out_of_range_is_named():
+    with pytest.raises(ValueError, match="momentum is 1; it may be 0 to below 1"):
+        one_weight(1.0, 0.1, 0, momentum=1)
