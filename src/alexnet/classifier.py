@@ -258,7 +258,7 @@ class Classifier:
             "data": f"{plan.data}: {describe_splits(packed)}; {len(packed.classes)} classes",
             "network": f"{plan.architecture.name}, crops of {plan.architecture.input_size} from "
             f"{plan.architecture.stored_size} pixels",
-            "recipe": f"{chosen.name}: {chosen.epochs} epochs, {chosen.batch_size} a batch, {steps:,} steps, seed {seed}",
+            "recipe": f"{chosen.name}: {chosen.epochs} epochs, {steps:,} steps of {chosen.batch_size}, seed {seed}",
             "device": describe_device(self.device, self.precision),
         }
         if packed.broken:

@@ -1,0 +1,40 @@
+"""Small data sets, made on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Packs of a test are kept apart from the user's and from other tests'."""
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a folder per color, 20 noisy squares of 40 × 36 pixels in each."""
+    return write_colors(tmp_path / "colors", 20)
+
+
+@pytest.fixture
+def split_folder(tmp_path):
+    """train/, val/ and test/ with a folder per color."""
+    for split, count in (("train", 16), ("val", 4), ("test", 5)):
+        write_colors(tmp_path / "colors" / split, count, seed=count)
+    return tmp_path / "colors"
+
+
+def write_colors(root: Path, count: int, seed: int = 0) -> Path:
+    generator = np.random.default_rng(seed)
+    for name, color in COLORS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            noise = generator.normal(0, 25, (36, 40, 3))
+            pixels = (np.array(color) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root

@@ -1,0 +1,205 @@
+import csv
+import functools
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import COLORS
+from PIL import Image
+
+import alexnet
+from alexnet.cli import main
+from alexnet.specs.recipes import recipe
+from alexnet.specs.variants import VARIANTS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of `small` on three colors, by the command."""
+    from conftest import write_colors
+
+    place = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEXNET_CACHE", str(place / "cache"))
+        data = write_colors(place / "colors", 20)
+        arguments = f"train {data} --variant small --epochs 4 --batch-size 8 --precision fp32 --output {place / 'run'}"
+        main(arguments.split())
+    return place / "run"
+
+
+def test_training_leaves_all_that_the_readme_promises(run):
+    names = "best.safetensors last.safetensors metrics.jsonl run.json split.csv report.html"
+    pictures = "curves.png kernels.png confusion.png predictions.png"
+    for name in f"{names} {pictures}".split():
+        assert (run / name).stat().st_size > 0, name
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert 'src="http' not in page
+    results = json.loads((run / "run.json").read_text())["results"]
+    assert results["split"] == "test" and results["ten"]["images"] == 6
+
+
+def test_predict_gives_all_classes_and_predict_n_the_likeliest(run):
+    classifier = alexnet.load(run, precision="fp32")
+    picture = Image.new("RGB", (70, 50), COLORS["green"])
+    probabilities = classifier.predict(picture)
+    assert probabilities.shape == (3,) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+    named = classifier.predict_n(picture, 2)
+    assert [name for name, _ in named][0] == "green" and len(named) == 2
+    assert named[0][1] == pytest.approx(probabilities.max())
+    both = classifier.predict([picture, Image.new("RGB", (64, 64), COLORS["red"])])
+    assert both.shape == (2, 3) and classifier.classes[both[1].argmax()] == "red"
+    np.testing.assert_allclose(both[0], probabilities, rtol=1e-4)
+
+
+def test_ten_views_are_the_mean_of_ten_predictions(run):
+    """Each of the ten views, cut by hand and shown alone as a center crop of a larger stored image."""
+    import torch
+
+    classifier = alexnet.load(run, precision="fp32")
+    inputs, network = classifier.trained.inputs, classifier.network
+    stored = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    views = []
+    for top, left in ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8)):
+        crop = stored[top : top + 56, left : left + 56].astype(np.float32)
+        views += [crop, crop[:, ::-1]]
+    x = torch.from_numpy((np.stack(views) - inputs.mean.numpy()) / inputs.std.numpy()).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = network(x.float()).softmax(1).mean(0)
+    np.testing.assert_allclose(classifier.predict(stored), expected, rtol=1e-4)
+    with torch.no_grad():
+        center = network(x[4:5].float()).softmax(1)[0]
+    np.testing.assert_allclose(classifier.predict(stored, ten=False), center, rtol=1e-4)
+
+
+def test_a_saved_classifier_answers_alike_and_needs_nothing_else(run, tmp_path):
+    classifier = alexnet.load(run, precision="fp32")
+    classifier.save(tmp_path / "saved")
+    again = alexnet.load(tmp_path / "saved", precision="fp32")
+    picture = np.random.default_rng(1).integers(0, 256, (90, 80, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(again.predict(picture), classifier.predict(picture))
+    assert again.classes == classifier.classes
+    with pytest.raises(ValueError, match="does not know what it was trained on"):
+        again.evaluate()
+
+
+def test_an_image_is_fetched_from_a_url(run, tmp_path, capsys):
+    Image.new("RGB", (64, 64), COLORS["blue"]).save(tmp_path / "sky.png")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        main(["predict", str(run), f"{url}/sky.png", "--json", "--top", "1"])
+        assert json.loads(capsys.readouterr().out)["classes"][0]["name"] == "blue"
+        with pytest.raises(SystemExit):
+            main(["predict", str(run), f"{url}/missing.png"])
+        assert "missing.png cannot be fetched: Not Found" in capsys.readouterr().err.replace("\n", " ")
+        server.shutdown()
+
+
+def test_predict_goes_on_after_an_image_that_cannot_be_read(run, tmp_path, capsys):
+    Image.new("RGB", (64, 64), COLORS["red"]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"nothing")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), str(tmp_path), "--json"])
+    captured = capsys.readouterr()
+    assert stop.value.code == 1 and "b.png cannot be read as an image" in captured.err
+    assert json.loads(captured.out)["image"].endswith("a.png")
+
+
+def test_evaluate_counts_every_image_once_and_writes_their_probabilities(run, tmp_path, capsys):
+    table = tmp_path / "probabilities.csv"
+    main(["evaluate", str(run), "--json", "--csv", str(table), "--precision", "fp32"])
+    found = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader(table.open()))
+    assert found["ten"]["images"] == len(rows) == len({row["image"] for row in rows}) == 6
+    right = sum(row["class"] == max(COLORS, key=lambda name: float(row[name])) for row in rows)
+    assert found["ten"]["top1_accuracy"] == pytest.approx(right / 6)
+
+
+def test_evaluate_takes_all_images_of_a_folder_without_splits_by_class_name(run, tmp_path, capsys):
+    for name in ("red", "blue"):  # another order and fewer classes than in training
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (64, 64), COLORS[name]).save(tmp_path / name / f"{number}.png")
+    main(["evaluate", str(run), str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["ten"]["images"] == 6 and found["ten"]["top1_accuracy"] == 1
+    (tmp_path / "pink").mkdir()
+    Image.new("RGB", (64, 64), "pink").save(tmp_path / "pink" / "0.png")
+    with pytest.raises(ValueError, match="classes that the network does not know: pink; it knows blue, green, red"):
+        alexnet.load(run).evaluate(tmp_path, verbose=False)
+
+
+def test_errors_are_one_line(run, tmp_path, capsys):
+    for arguments, said in (
+        (["predict", str(tmp_path), "x.png"], "holds no trained network"),
+        (["train", str(tmp_path / "nowhere")], "is not there; a data set may be"),
+        (["describe", "lexnet"], "there is no variant 'lexnet'"),
+        (["train", "emoji", "--recipe", "magic"], "there is no recipe 'magic'"),
+        (["train", "emoji", "--lr", "0"], "lr is 0.0; it may be above 0"),
+        (["train", "emoji", "--epochs", "0"], "epochs is 0; it may be 1 or more"),
+        (["train", "emoji", "--device", "abacus"], "device 'abacus' cannot be used here"),
+        (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert stop.value.code == 1 and said in error and "Traceback" not in error, arguments
+
+
+def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes((run / "last.safetensors").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        alexnet.load(tmp_path)
+    with pytest.raises(ValueError, match="nothing yet"):
+        alexnet.Classifier().predict(Image.new("RGB", (8, 8)))
+
+
+def test_the_variant_follows_the_size_of_the_images(tmp_path):
+    from alexnet.classifier import default_variant
+    from alexnet.data.sources import open_source
+
+    for side, expected in ((32, "cifar-keras"), (64, "small"), (500, "original")):
+        root = tmp_path / str(side)
+        for name in ("a", "b"):
+            (root / name).mkdir(parents=True)
+            Image.new("RGB", (side + 20, side)).save(root / name / "1.png")
+        assert default_variant(open_source(root)) == expected
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_network_is_described(name, capsys):
+    main(["describe", name])
+    printed = capsys.readouterr().out
+    assert "conv1" in printed and "parameters" in printed
+
+
+@pytest.mark.parametrize("name", ["cifar-18", "cifar-13", "cifar-11", "cifar-keras", "original"])
+def test_other_variants_train_too(name, tmp_path):
+    """One step with the network's own recipe, on as few images as can be."""
+    from conftest import write_colors
+
+    chosen = replace(recipe(VARIANTS[name].recipe), epochs=1, batch_size=4)
+    classifier = alexnet.Classifier(name, "cpu", "fp32")
+    history = classifier.fit(write_colors(tmp_path / "data", 2), recipe=chosen, verbose=False)
+    assert np.isfinite(history["train_loss"]).all()
+
+
+def test_help_answers_without_importing_torch():
+    code = "import sys; sys.argv = ['alexnet', '--help']\nfrom alexnet.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('torch', 'numpy', 'matplotlib', 'PIL') if name in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "predict" in printed and printed.strip().endswith("[]")
+
+
+def test_describe_needs_no_torch():
+    code = "import sys\nfrom alexnet.cli import main\nmain(['describe', 'original'])\nassert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

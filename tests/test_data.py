@@ -1,0 +1,256 @@
+import csv
+from collections import Counter
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLORS
+from PIL import Image
+from safetensors import safe_open
+
+from alexnet.data.batches import batches, epoch_order
+from alexnet.data.images import stored_image
+from alexnet.data.packing import open_pack, pack, square
+from alexnet.data.sources import SPLITS, open_source
+from alexnet.data.sources.base import stratified_split
+
+
+def test_a_folder_with_splits_keeps_them(split_folder):
+    packed = pack(open_source(split_folder), 16)
+    assert packed.classes == tuple(sorted(COLORS))
+    for split, count in (("train", 16), ("val", 4), ("test", 5)):
+        numbers = packed.numbers(split)
+        assert Counter(packed.labels[numbers]) == {0: count, 1: count, 2: count}
+        assert all(packed.names[number].startswith(split) for number in numbers)
+    for number in range(len(packed.labels)):
+        expected = COLORS[packed.classes[packed.labels[number]]]
+        assert np.abs(packed.images[number].mean((0, 1)) - expected).max() < 12
+
+
+def test_a_folder_of_classes_is_split_by_class_and_always_alike(folder):
+    source = open_source(folder)
+    counts = Counter((entry.label, entry.split) for entry in source.entries)
+    assert counts == {(label, split): n for label in range(3) for split, n in (("train", 16), ("val", 2), ("test", 2))}
+    assert len({entry.name for entry in source.entries}) == 60
+    assert open_source(folder).entries == source.entries
+    assert open_source(folder, split_seed=1).entries != source.entries
+
+
+def test_a_new_class_does_not_move_the_others(folder):
+    before = {entry.name: entry.split for entry in open_source(folder).entries}
+    (folder / "amber").mkdir()
+    Image.new("RGB", (30, 30), "orange").save(folder / "amber" / "1.png")
+    after = {entry.name: entry.split for entry in open_source(folder).entries}
+    assert {name: after[name] for name in before} == before
+    assert after["amber/1.png"] == "train"
+
+
+def test_shares_of_the_split():
+    labels = [0] * 1000 + [1] * 10 + [2] * 2
+    splits = stratified_split([str(n) for n in range(1012)], labels, {"train": 0.0, "val": 0.1, "test": 0.1}, 0)
+    assert Counter(splits[:1000]) == {"train": 800, "val": 100, "test": 100}
+    assert Counter(splits[1000:1010]) == {"train": 8, "val": 1, "test": 1}
+    assert splits[1010:] == ["train", "train"]
+
+
+def test_train_and_test_alone_give_val_from_train(split_folder):
+    import shutil
+
+    shutil.rmtree(split_folder / "val")
+    source = open_source(split_folder)
+    assert all(entry.name.startswith("test/") == (entry.split == "test") for entry in source.entries)
+    assert Counter(entry.split for entry in source.entries) == {"train": 42, "val": 6, "test": 15}
+
+
+def test_what_is_no_data_set_is_named(tmp_path, split_folder):
+    with pytest.raises(ValueError, match=r"nowhere is not there; a data set may be"):
+        open_source(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no folder with images"):
+        open_source(tmp_path / "empty")
+    (split_folder / "val" / "violet").mkdir()
+    with pytest.raises(ValueError, match="val has classes that train/ lacks: violet"):
+        open_source(split_folder)
+
+
+def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
+    first = pack(open_source(folder), 16)
+    written = first.path.stat().st_mtime_ns
+    again = pack(open_source(folder), 16)
+    assert again.path == first.path and again.path.stat().st_mtime_ns == written
+    Image.new("RGB", (36, 40), "white").save(folder / "red" / "00.png")
+    changed = pack(open_source(folder), 16)
+    assert changed.path != first.path
+    assert changed.images[changed.names.index("red/00.png")].min() == 255
+    assert pack(open_source(folder), 8).side == 8
+
+
+def test_a_pack_is_the_same_however_many_threads_make_it(folder, tmp_path):
+    contents = [pack(open_source(folder), 16, tmp_path / str(n), workers=n).path.read_bytes() for n in (1, 3)]
+    assert contents[0] == contents[1]
+
+
+def test_a_pack_is_a_safetensors_file(folder):
+    packed = pack(open_source(folder), 16)
+    with safe_open(packed.path, "numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("images"), packed.images)
+        np.testing.assert_array_equal(file.get_tensor("labels"), packed.labels)
+        assert bytes(file.get_tensor("names")).decode().split("\n") == list(packed.names)
+
+
+def test_a_pack_cut_short_is_refused(folder):
+    packed = pack(open_source(folder), 16)
+    with open(packed.path, "r+b") as file:
+        file.truncate(packed.path.stat().st_size - 1)
+    with pytest.raises(ValueError, match="a whole one has"):
+        open_pack(packed.path)
+
+
+def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
+    from conftest import write_colors
+
+    root = write_colors(tmp_path / "many", 50)
+    (root / "red" / "07.png").write_bytes(b"no picture")
+    packed = pack(open_source(root), 8)
+    assert packed.broken == ["red/07.png"]
+    assert sum(len(packed.numbers(split)) for split in SPLITS) == 149
+    for number in range(5):
+        (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"6 of 150 images cannot be read; up to 1%"):
+        pack(open_source(root), 8)
+    assert not list((packed.path.parent).glob("*.part"))
+
+
+def test_images_are_turned_upright_and_cut_square(tmp_path):
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20] = (255, 0, 0)
+    pixels[:, 20:] = (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        stored = square(image, 20)
+    assert stored[2, 10].tolist() == [255, 0, 0] and stored[17, 10].tolist() == [0, 0, 255]
+    assert square(Image.fromarray(pixels), 20)[10, 0].tolist() == [255, 0, 0]
+
+
+def test_shorter_side_then_center_as_section_2_says():
+    """One resize of the central square equals resizing the shorter side and cutting, but for the last bit."""
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((360, 240))
+    whole = image.resize((96, 64), Image.Resampling.BICUBIC)
+    expected = np.asarray(whole.crop((16, 0, 80, 64))).astype(int)
+    assert np.abs(square(image, 64).astype(int) - expected)[:, 2:-2].max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "1", "PA"])
+def test_every_mode_becomes_rgb(mode, tmp_path):
+    grey = Image.fromarray(np.full((10, 10), 128, np.uint8))
+    if mode == "I;16":
+        image = Image.fromarray(np.full((10, 10), 128 * 256, np.uint16))
+    elif mode == "PA":
+        image = grey.convert("RGBA").convert("P").convert("PA")
+    else:
+        image = grey.convert(mode)
+    stored = square(image, 10)
+    assert stored.shape == (10, 10, 3) and stored.dtype == np.uint8
+    assert abs(stored.mean() - 128) < 8 or mode == "1"
+
+
+def test_transparent_parts_become_white():
+    image = Image.new("RGBA", (10, 10), (200, 0, 0, 0))
+    assert square(image, 10).min() == 255
+
+
+def test_arrays_are_read_as_images():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(stored_image(pixels, 8), pixels)
+    np.testing.assert_array_equal(stored_image(pixels / 255, 8), pixels)
+    np.testing.assert_array_equal(stored_image(pixels[..., :1], 8)[..., 2], pixels[..., 0])
+    for wrong, said in (
+        (pixels.astype(np.int64), "int64"),
+        (pixels / 100, r"0 … 1"),
+        (pixels[0], r"\(8, 3\)|no image|1 × 1"),
+        (np.zeros((2, 3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
+    ):
+        if wrong.ndim == 2:
+            continue
+        with pytest.raises(ValueError, match=said):
+            stored_image(wrong, 8)
+
+
+def test_order_is_a_permutation_fixed_by_seed_and_epoch():
+    numbers = np.arange(100, 200)
+    order = epoch_order(numbers, 0, 3, "epoch")
+    assert sorted(order) == numbers.tolist()
+    np.testing.assert_array_equal(order, epoch_order(numbers, 0, 3, "epoch"))
+    assert not np.array_equal(order, epoch_order(numbers, 0, 4, "epoch"))
+    assert not np.array_equal(order, epoch_order(numbers, 1, 3, "epoch"))
+    np.testing.assert_array_equal(epoch_order(numbers, 0, 0, "once"), epoch_order(numbers, 0, 7, "once"))
+
+
+def test_batches_hold_every_image_once_and_start_where_told(folder):
+    packed = pack(open_source(folder), 8)
+    order = epoch_order(np.arange(60), 0, 0, "epoch")
+    read = list(batches(packed, order, 16))
+    assert [len(batch.labels) for batch in read] == [16, 16, 16, 12]
+    np.testing.assert_array_equal(np.concatenate([batch.numbers for batch in read]), order)
+    for batch in read:
+        np.testing.assert_array_equal(batch.images, packed.images[batch.numbers])
+        np.testing.assert_array_equal(batch.labels, packed.labels[batch.numbers])
+        assert order[batch.first] == batch.numbers[0]
+    rest = list(batches(packed, order, 16, start=2))
+    assert torch.equal(rest[0].images, read[2].images) and len(rest) == 2
+
+
+def test_an_error_of_the_reader_reaches_the_reader_of_batches(folder):
+    packed = pack(open_source(folder), 8)
+    with pytest.raises(IndexError):
+        list(batches(packed, np.array([0, 1, 10_000]), 2))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The table of the bundled set."""
+    with (files("alexnet.data") / "emoji" / "images.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_bundled_set_has_thirteen_classes_in_three_splits(rows):
+    source = open_source("emoji")
+    assert len(source.classes) == 13 and len(rows) == len(source.entries) > 6000
+    counts = Counter((row["class"], row["split"]) for row in rows)
+    assert {name for name, _ in counts} == set(source.classes)
+    for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+        assert sum(n for (_, s), n in counts.items() if s == split) / len(rows) == pytest.approx(share, abs=0.03)
+
+
+def test_no_concept_and_no_picture_is_in_two_splits(rows):
+    splits_of_concept = {}
+    for row in rows:
+        splits_of_concept.setdefault((row["class"], row["concept"]), set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in splits_of_concept.values())
+    packed = pack(open_source("emoji"), 64)
+    split_of_pixels = {}
+    for number, image in enumerate(packed.images):
+        split_of_pixels.setdefault(image.tobytes(), set()).add(int(packed.splits[number]))
+    assert all(len(splits) == 1 for splits in split_of_pixels.values())
+
+
+def test_one_emoji_of_several_vendors_is_in_one_split(rows):
+    splits_of_label = {}
+    for row in rows:
+        splits_of_label.setdefault((row["class"], row["name"]), set()).add(row["split"])
+    assert all(len(splits) == 1 for splits in splits_of_label.values())
+
+
+def test_no_picture_is_blank():
+    packed = pack(open_source("emoji"), 64)
+    assert (packed.images.reshape(len(packed.images), -1) < 250).any(1).all()
+
+
+def test_authors_and_licences_are_named():
+    notice = (files("alexnet.data") / "emoji" / "NOTICE").read_text(encoding="utf-8")
+    for word in ("Noto", "FxEmoji", "Fluent", "Twemoji", "EmojiOne", "emojibase", "CC BY 4.0", "MIT", "Apache"):
+        assert word.lower() in notice.lower(), word

@@ -1,0 +1,153 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_colors
+from safetensors.torch import load_file
+
+from alexnet import Classifier
+from alexnet.specs.recipes import WarmThenLinear, recipe
+from alexnet.training.journal import read_journal
+from alexnet.training.loop import BEST, LAST, Stuck
+
+QUICK = replace(
+    recipe("small"),
+    name="quick",
+    epochs=3,
+    batch_size=16,
+    schedule=WarmThenLinear(peak=0.005),
+    color=recipe("paper").color,
+)
+"""A recipe with every kind of draw: order, crop, mirror, color, and dropout in the network."""
+
+
+@pytest.fixture
+def colors(tmp_path):
+    return write_colors(tmp_path / "colors", 20)
+
+
+def fit(data, run, interrupt_at=None, chosen=QUICK, resume=False):
+    """Train `small` and, where told, press Ctrl-C after so many steps."""
+    classifier = Classifier("small", "cpu", "fp32")
+    steps = 0
+
+    def on_step(bar, report):
+        nonlocal steps
+        steps += 1
+        if steps == interrupt_at:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet.console.TrainingBar.step", on_step)
+        return classifier, classifier.fit(data, recipe=chosen, output=run, resume=resume, verbose=False)
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k not in ("images_per_s", "waiting", "elapsed_s")} for row in history]
+
+
+@pytest.mark.parametrize("interrupt_at", [1, 4, 6])
+def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path, interrupt_at):
+    """After the first step, in the second epoch, and between two epochs (three steps each)."""
+    _, whole = fit(colors, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "broken", interrupt_at)
+    _, resumed = fit(colors, tmp_path / "broken", resume=True)
+    assert without_times(resumed) == without_times(whole) == without_times(read_journal(tmp_path / "broken"))
+    for file in (BEST, LAST):
+        expected, found = load_file(tmp_path / "whole" / file), load_file(tmp_path / "broken" / file)
+        assert expected.keys() == found.keys()
+        for name in expected:
+            assert torch.equal(expected[name], found[name]), name
+
+
+def test_the_number_of_decoding_threads_changes_nothing(colors, tmp_path, monkeypatch):
+    weights = []
+    for workers in (1, 3):
+        monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / f"cache{workers}"))
+        classifier = Classifier("small", "cpu", "fp32")
+        classifier.fit(colors, epochs=1, batch_size=16, workers=workers, verbose=False)
+        weights.append(classifier.network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_it_learns_three_colors_and_another_seed_learns_otherwise(colors):
+    classifier = Classifier("small", "cpu", "fp32")
+    history = classifier.fit(colors, recipe=replace(QUICK, epochs=6), verbose=False)
+    assert history["train_loss"][-1] < 0.3 < np.log(3) - 0.2 < history["train_loss"][0]
+    assert classifier.evaluate(verbose=False, data=colors, split="test").ten.top1 == 1
+    other = Classifier("small", "cpu", "fp32").fit(colors, recipe=replace(QUICK, epochs=1), seed=1, verbose=False)
+    assert other["train_loss"][0] != history["train_loss"][0]
+
+
+def test_without_a_test_split_the_last_weights_are_kept(split_folder, tmp_path):
+    shutil.rmtree(split_folder / "test")
+    fit(split_folder, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == LAST
+    shutil.rmtree(tmp_path / "run")
+    write_colors(split_folder / "test", 3)
+    fit(split_folder, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == BEST
+
+
+def test_the_frozen_layer_of_original_stays_where_it_was(split_folder):
+    """A rate of 0 from two thirds on: conv1 is the same after the last two epochs, conv2 is not."""
+    from alexnet.specs.recipes import Rates, Stage, Stages
+
+    frozen = Rates(0.01, 0.01, {"conv1": (0.0, 0.0)})
+    schedule = Stages((Stage(1, Rates(0.01, 0.01)), Stage(3, frozen)))
+    one = replace(QUICK, schedule=Stages((Stage(1, Rates(0.01, 0.01)),)), epochs=1)
+    after_one, after_three = (
+        fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, replace(QUICK, schedule=schedule))
+    )
+    shutil.rmtree(split_folder / "test")
+    after_one, after_three = (
+        fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, replace(QUICK, schedule=schedule))
+    )
+    assert torch.equal(after_one.conv1.weight, after_three.conv1.weight)
+    assert not torch.equal(after_one.conv2.weight, after_three.conv2.weight)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_so(colors):
+    wild = replace(QUICK, schedule=WarmThenLinear(peak=1e6, warm=1e-9))
+    with pytest.raises(Stuck, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a rate of"):
+        fit(colors, None, chosen=wild)
+
+
+def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(colors, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 2)
+    with pytest.raises(ValueError, match="holds a run already; go on with it by --resume"):
+        fit(colors, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"other settings.*\n.*recipe\.momentum: 0\.9 then, 0\.5 now"):
+        fit(colors, tmp_path / "run", chosen=replace(QUICK, momentum=0.5), resume=True)
+    fit(colors, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="has finished"):
+        fit(colors, tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        fit(colors, tmp_path / "nowhere", resume=True)
+
+
+def test_a_changed_image_is_another_data_set_to_a_resumed_run(colors, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 2)
+    (colors / "red" / "00.png").unlink()
+    with pytest.raises(ValueError, match="pack: "):
+        fit(colors, tmp_path / "run", resume=True)
+
+
+def test_the_split_is_written_down(colors, tmp_path):
+    fit(colors, tmp_path / "run")
+    lines = (tmp_path / "run" / "split.csv").read_text().splitlines()
+    assert lines[0] == "image,class,split" and len(lines) == 61
+    assert sum(line.endswith(",test") for line in lines) == 6
+
+
+def test_curves_are_drawn(colors, tmp_path):
+    _, history = fit(colors, None)
+    history.plot(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert history["epoch"] == [1, 2, 3] and len(history["val_error"]) == 3
