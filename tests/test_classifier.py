@@ -27,8 +27,8 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_CACHE", str(place / "cache"))
         data = write_colors(place / "colors", 20)
-        arguments = f"train {data} --variant small --epochs 4 --batch-size 8 --precision fp32 --output {place / 'run'}"
-        main(arguments.split())
+        settings = "--variant small --epochs 6 --batch-size 8 --lr 0.005 --precision fp32"
+        main(["train", str(data), *settings.split(), "--output", str(place / "run")])
     return place / "run"
 
 
@@ -50,7 +50,7 @@ def test_predict_gives_all_classes_and_predict_n_the_likeliest(run):
     probabilities = classifier.predict(picture)
     assert probabilities.shape == (3,) and probabilities.sum() == pytest.approx(1, abs=1e-5)
     named = classifier.predict_n(picture, 2)
-    assert [name for name, _ in named][0] == "green" and len(named) == 2
+    assert named[0][0] == "green" and len(named) == 2
     assert named[0][1] == pytest.approx(probabilities.max())
     both = classifier.predict([picture, Image.new("RGB", (64, 64), COLORS["red"])])
     assert both.shape == (2, 3) and classifier.classes[both[1].argmax()] == "red"
@@ -99,7 +99,7 @@ def test_an_image_is_fetched_from_a_url(run, tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["classes"][0]["name"] == "blue"
         with pytest.raises(SystemExit):
             main(["predict", str(run), f"{url}/missing.png"])
-        assert "missing.png cannot be fetched: Not Found" in capsys.readouterr().err.replace("\n", " ")
+        assert "missing.png cannot be fetched: File not found" in capsys.readouterr().err
         server.shutdown()
 
 
@@ -194,7 +194,7 @@ def test_other_variants_train_too(name, tmp_path):
 
 
 def test_help_answers_without_importing_torch():
-    code = "import sys; sys.argv = ['alexnet', '--help']\nfrom alexnet.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys\nfrom alexnet.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'numpy', 'matplotlib', 'PIL') if name in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "predict" in printed and printed.strip().endswith("[]")

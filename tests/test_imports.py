@@ -5,9 +5,10 @@ from pathlib import Path
 
 import alexnet
 
-ORDER = (
-    "specs normalization data model parallel evaluation training analysis experiments console classifier cli".split()
-)
+ORDER = [
+    *("specs", "normalization", "data", "model", "parallel", "evaluation", "training", "analysis", "experiments"),
+    *("console", "classifier", "cli"),
+]
 ROOT = Path(alexnet.__file__).parent
 
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def fit(data, run, interrupt_at=None, chosen=QUICK, resume=False):
         nonlocal steps
         steps += 1
         if steps == interrupt_at:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("alexnet.console.TrainingBar.step", on_step)
@@ -144,6 +145,18 @@ def test_the_split_is_written_down(colors, tmp_path):
     lines = (tmp_path / "run" / "split.csv").read_text().splitlines()
     assert lines[0] == "image,class,split" and len(lines) == 61
     assert sum(line.endswith(",test") for line in lines) == 6
+
+
+def test_tensorboard_has_each_epoch_once_after_a_resumed_run(colors, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 7)
+    _, history = fit(colors, tmp_path / "run", resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    scalars = events.Scalars("loss/train")
+    assert [event.step for event in scalars] == history["steps"]
+    assert [event.value for event in scalars] == pytest.approx(history["train_loss"])
 
 
 def test_curves_are_drawn(colors, tmp_path):

@@ -35,7 +35,8 @@ from .specs.recipes import Recipe
 from .specs.recipes import recipe as find_recipe
 from .specs.variants import variant as find_variant
 from .training import run as runs
-from .training.journal import History
+from .training.events import Events
+from .training.journal import History, read_journal
 from .training.loop import BEST, LAST, train
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
@@ -223,10 +224,13 @@ class Classifier:
         network = AlexNet(plan.architecture, len(packed.classes), seed=seed)
         trained = Trained(network, inputs, packed.classes).to(self.device)
         best = _BestWeights(network)
-        with TrainingBar(chosen.epochs, len(packed.numbers("train")), verbose) as bar:
+        bar = TrainingBar(chosen.epochs, len(packed.numbers("train")), verbose)
+        steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
+        with bar, Events(folder, steps_done + 1) as events:
 
             def on_epoch(row: dict) -> None:
                 bar.epoch(row)
+                events.epoch(row)
                 if plan.has_test and folder is None:
                     best.consider(row)
 

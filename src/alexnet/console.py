@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 120  # a file or a pipe has no width of its own
 
 
 def counting(title: str):
@@ -40,7 +42,7 @@ class TrainingBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not shown,
+            disable=not (shown and console.is_terminal),
         )
         self.shown = shown
         self.task = self.progress.add_task("epoch 1", total=epochs * images, status="")
@@ -120,4 +122,5 @@ def _bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )

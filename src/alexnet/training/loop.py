@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +19,8 @@ from ..data.statistics import Statistics
 from ..evaluation.views import evaluate
 from ..model.device import Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
-from ..specs.recipes import Recipe
+from ..specs.recipes import Rates, Recipe
+from .interrupt import CtrlC
 from .journal import History, write_journal
 from .optimizer import PaperUpdate, paper_update
 
@@ -45,6 +45,18 @@ class Progress:
     seen: int = 0
     epochs: list[dict] = field(default_factory=list)
     """The journal so far."""
+
+    def count(self, loss: float, right: int, images: int) -> None:
+        """One more batch, of that mean loss and so many right answers."""
+        self.batch += 1
+        self.loss += loss * images
+        self.right += right
+        self.seen += images
+
+    @property
+    def mean(self) -> float:
+        """Loss of the epoch under way, nats."""
+        return self.loss / self.seen
 
     @property
     def val_errors(self) -> list[float]:
@@ -91,7 +103,7 @@ def train(
 
     Raises:
         Stuck: the loss is not finite.
-        KeyboardInterrupt: after LAST has been saved.
+        KeyboardInterrupt: on Ctrl-C, after the step under way is done and LAST is saved.
     """
     network = trained.network.to(memory_format=torch.channels_last)
     device = next(network.parameters()).device
@@ -99,14 +111,17 @@ def train(
     progress = _restore(trained, optimizer, run / LAST) if run and resume else Progress()
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
-    try:
+
+    def rates_at(batch: int) -> Rates:
+        return recipe.rates((progress.epoch + batch / per_epoch) / recipe.epochs, progress.val_errors)
+
+    with CtrlC() as ctrl_c:
         while progress.epoch < recipe.epochs:
             started, waited, already = time.perf_counter(), 0.0, progress.seen
             order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
             network.train()
             for batch, wait in _timed(batches(packed, order, recipe.batch_size, device, progress.batch)):
-                done = (progress.epoch * per_epoch + progress.batch) / (recipe.epochs * per_epoch)
-                rates = recipe.rates(done, progress.val_errors)
+                rates = rates_at(progress.batch)
                 optimizer.set_rates(rates)
                 torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
                 views = training_views(batch, recipe, trained.inputs, found, seed, progress.epoch, rates.color)
@@ -116,20 +131,20 @@ def train(
                         f"the loss became {loss} in epoch {progress.epoch + 1}, step {progress.batch + 1}, at a rate "
                         f"of {rates.weights:g}; a lower --lr or the recipe made for this network may help"
                     )
-                progress.batch += 1
-                progress.loss += loss * len(batch.labels)
-                progress.right += right
-                progress.seen += len(batch.labels)
+                progress.count(loss, right, len(batch.labels))
                 waited += wait
-                mean = progress.loss / progress.seen
-                on_step(Report(progress.epoch + 1, progress.batch, per_epoch, mean, len(batch.labels), wait))
+                on_step(Report(progress.epoch + 1, progress.batch, per_epoch, progress.mean, len(batch.labels), wait))
+                if ctrl_c.pressed:
+                    if run:
+                        _save(trained, optimizer, progress, run)
+                    raise KeyboardInterrupt
             trained_s = time.perf_counter() - started
             row = {
                 "epoch": progress.epoch + 1,
                 "steps": (progress.epoch + 1) * per_epoch,
-                "train_loss": progress.loss / progress.seen,
+                "train_loss": progress.mean,
                 "train_error": 1 - progress.right / progress.seen,
-                "rate": rates.weights,
+                "rate": rates_at(per_epoch - 1).weights,
                 "images_per_s": (progress.seen - already) / trained_s,
                 "waiting": waited / trained_s,
             }
@@ -145,10 +160,8 @@ def train(
                 _save(trained, optimizer, progress, run)
                 write_journal(run, History(progress.epochs))
             on_epoch(row)
-    except KeyboardInterrupt:
-        if run:
-            _save(trained, optimizer, progress, run)
-        raise
+            if ctrl_c.pressed:
+                raise KeyboardInterrupt
     network.eval()
     return History(progress.epochs)
 
@@ -195,9 +208,3 @@ def _restore(trained: Trained, optimizer: PaperUpdate, path: Path) -> Progress:
     trained.network.load_state_dict(saved.network.state_dict())
     optimizer.load_velocities(read_extra(path, "velocity."))
     return Progress(**read_notes(path)["progress"])
-
-
-def majority_error(packed: Pack, split: str) -> float:
-    """Error of always answering the most frequent class of the training images."""
-    training, tested = packed.labels[packed.numbers("train")], packed.labels[packed.numbers(split)]
-    return float(np.mean(tested != np.bincount(training).argmax()))

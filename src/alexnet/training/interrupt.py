@@ -1,0 +1,29 @@
+"""Ctrl-C that waits for the end of a step, so that what is saved is never half a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class CtrlC:
+    """While entered, the first Ctrl-C only sets `pressed`; a second one interrupts at once, as ever."""
+
+    def __init__(self):
+        self.pressed = False
+
+    def __enter__(self) -> CtrlC:
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
