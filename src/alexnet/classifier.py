@@ -9,9 +9,8 @@ classifier.save("pets")
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,28 +18,21 @@ import numpy as np
 import torch
 
 from .console import TrainingBar, counting, print_facts
-from .data.augmentation import Preprocessing
 from .data.images import ImageLike, stored_image
 from .data.packing import Pack, describe_splits, pack
 from .data.sources import SPLITS, open_source
-from .data.statistics import statistics
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
 from .model.network import AlexNet
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
-from .specs.architecture import Architecture
-from .specs.geometry import place
 from .specs.recipes import Recipe
-from .specs.recipes import recipe as find_recipe
 from .specs.variants import variant as find_variant
 from .training import run as runs
 from .training.events import Events
 from .training.journal import History, read_journal
 from .training.loop import BEST, LAST, train
-
-SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
-"""Largest typical side of the images, pixels, for which a variant is the default."""
+from .training.plan import Plan, make_plan, reported_split, write_splits
 
 
 class Classifier:
@@ -104,12 +96,13 @@ class Classifier:
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
-        plan = self._plan(data, epochs, batch_size, lr, recipe, workers, verbose)
-        folder = None
-        if output is not None:
-            find = runs.interrupted_folder if resume else runs.new_folder
-            name = f"{plan.packed.name}-{plan.architecture.name}"
-            folder = find(None if output == "auto" else Path(output), name)
+        changes = {"epochs": epochs, "batch_size": batch_size}
+        progress = counting("packing") if verbose else None
+        plan = make_plan(data, self._architecture, recipe, changes, lr, workers, progress)
+        folder = self._open_run(plan, seed, output, resume) if output is not None else None
+        if verbose:
+            facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
+            print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
         return self._fit(plan, seed, folder, resume, verbose)
 
     def evaluate(
@@ -189,42 +182,24 @@ class Classifier:
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _plan(self, data, epochs, batch_size, lr, wanted, workers, verbose) -> Plan:
-        source = open_source(data)
-        architecture = self._architecture or find_variant(default_variant(source))
-        chosen = wanted if isinstance(wanted, Recipe) else find_recipe(wanted or architecture.recipe)
-        if epochs is not None:
-            chosen = replace(chosen, epochs=epochs)
-        if batch_size is not None:
-            chosen = replace(chosen, batch_size=batch_size)
-        if lr is not None:
-            if lr <= 0:
-                raise ValueError(f"lr is {lr}; it may be above 0")
-            chosen = replace(chosen, rate_scale=lr / chosen.first_rate())
-        place(architecture, len(source.classes))
-        progress = counting("packing") if verbose else None
-        return Plan(
-            str(data), pack(source, architecture.stored_size, workers=workers, progress=progress), architecture, chosen
-        )
+    def _open_run(self, plan: Plan, seed: int, output: str | Path, resume: bool) -> Path:
+        """The folder of a new run, with what is known of it written down, or of the one to go on with."""
+        output = None if output == "auto" else Path(output)
+        names = plan.data, plan.packed.path.name
+        about = runs.settings(*names, plan.architecture, plan.recipe, seed, self.precision, str(self.device))
+        if resume:
+            folder = runs.interrupted_folder(output, plan.name)
+            runs.check_same(folder, about)
+        else:
+            folder = runs.new_folder(output, plan.name)
+            runs.write_run(folder, about)
+            write_splits(plan.packed, folder / "split.csv")
+        return folder
 
     def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool) -> History:
-        packed, chosen = plan.packed, plan.recipe
-        about = runs.settings(
-            plan.data, packed.path.name, plan.architecture, chosen, seed, self.precision, str(self.device)
-        )
-        if folder and resume:
-            runs.check_same(folder, about)
-        elif folder:
-            runs.write_run(folder, about)
-            write_splits(packed, folder / "split.csv")
-        if verbose:
-            print_facts(self._facts(plan, seed, folder))
-        found = statistics(packed.images, packed.numbers("train"))
-        inputs = Preprocessing.of(chosen.input, found, plan.architecture.stored_size, plan.architecture.input_size)
-        network = AlexNet(plan.architecture, len(packed.classes), seed=seed)
-        trained = Trained(network, inputs, packed.classes).to(self.device)
-        best = _BestWeights(network)
-        bar = TrainingBar(chosen.epochs, len(packed.numbers("train")), verbose)
+        trained = plan.untrained(seed, self.device)
+        best = _BestWeights(trained.network)
+        bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
         steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
         with bar, Events(folder, steps_done + 1) as events:
 
@@ -236,9 +211,7 @@ class Classifier:
 
             history = train(
                 trained,
-                packed,
-                chosen,
-                found,
+                plan,
                 seed=seed,
                 precision=self.precision,
                 run=folder,
@@ -248,28 +221,12 @@ class Classifier:
             )
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST
-            runs.write_run(folder, about | {"weights": weights, "finished": True})
+            runs.write_run(folder, runs.read_run(folder) | {"weights": weights, "finished": True})
             trained = Trained.load(folder / weights, self.device)
         else:
             best.restore()
         self.trained, self.run, self._architecture = trained, folder, plan.architecture
         return history
-
-    def _facts(self, plan: Plan, seed: int, folder: Path | None) -> dict[str, str]:
-        packed, chosen = plan.packed, plan.recipe
-        steps = chosen.epochs * -(-len(packed.numbers("train")) // chosen.batch_size)
-        facts = {
-            "data": f"{plan.data}: {describe_splits(packed)}; {len(packed.classes)} classes",
-            "network": f"{plan.architecture.name}, crops of {plan.architecture.input_size} from "
-            f"{plan.architecture.stored_size} pixels",
-            "recipe": f"{chosen.name}: {chosen.epochs} epochs, {steps:,} steps of {chosen.batch_size}, seed {seed}",
-            "device": describe_device(self.device, self.precision),
-        }
-        if packed.broken:
-            facts["left out"] = f"{len(packed.broken)} images that cannot be read, {packed.broken[0]} the first"
-        if folder:
-            facts["output"] = f"{folder} (Ctrl-C saves; --resume goes on)"
-        return facts
 
     def _evaluation_images(self, data: str | Path | None, split: str | None, verbose: bool) -> tuple[Pack, np.ndarray]:
         own = runs.read_run(self.run).get("data") if self.run else None
@@ -296,20 +253,6 @@ class Classifier:
         return packed, numbers
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to train on what, and how."""
-
-    data: str
-    packed: Pack
-    architecture: Architecture
-    recipe: Recipe
-
-    @property
-    def has_test(self) -> bool:
-        return len(self.packed.numbers("test")) > 0
-
-
 def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
     """The classifier of a saved folder, of a run or of a file of weights; see `Classifier.load`."""
     return Classifier.load(path, device, precision)
@@ -319,25 +262,6 @@ def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list
     """The n likeliest classes with their probabilities, likeliest first; in the order of classes where they tie."""
     best = np.argsort(-probabilities, kind="stable")[:n]
     return [(classes[label], float(probabilities[label])) for label in best]
-
-
-def default_variant(source) -> str:
-    """The variant that suits the size of the images of a source, judged by up to 50 of them."""
-    every = max(1, len(source.entries) // 50)
-    sides = []
-    for number in range(0, len(source.entries), every):
-        try:
-            with source.open(number) as image:
-                sides.append(min(image.size))
-        except OSError:
-            continue  # packing counts and names it
-    typical = np.median(sides) if sides else 256
-    return next(name for side, name in SIZES if side is None or typical <= side)
-
-
-def reported_split(packed: Pack) -> str:
-    """Where the final errors are counted: test, or val where there is no test."""
-    return "test" if len(packed.numbers("test")) else "val"
 
 
 class _BestWeights:
@@ -369,12 +293,3 @@ def _weights_file(path: Path) -> Path:
         if name and (path / name).exists():
             return path / name
     raise ValueError(f"{path} holds no trained network ({MODEL_FILE}, {BEST} or {LAST})")
-
-
-def write_splits(packed: Pack, path: Path) -> None:
-    """Which image is in which split, as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "class", "split"))
-        for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
-            writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))

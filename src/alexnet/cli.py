@@ -62,7 +62,7 @@ def train(
     write_run(classifier.run, read_run(classifier.run) | {"results": results})
     page = write_report(classifier.run, history, classifier.trained, evaluation)
     console.print(f"\n{split}: {len(evaluation.numbers):,} images")
-    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4))
+    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print(f"\nreport: {page}\nnext:   alexnet predict {classifier.run} IMAGE", soft_wrap=True)
 
 
@@ -99,7 +99,7 @@ def evaluate(
     if json:
         return print_json({"data": name, "center": evaluation.center.summary(), "ten": evaluation.ten.summary()})
     console.print(f"{name}: {len(evaluation.numbers):,} images\n")
-    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4))
+    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
     print_table(class_rows(evaluation.ten, classifier.classes), CLASS_HEAD, (1, 2))
 

@@ -19,7 +19,7 @@ from .figures import confusion_figure, kernels_figure, pick_examples, prediction
 EXAMPLES = 16
 """Images on the page of predictions."""
 
-ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "loss")
+ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
 CLASS_HEAD = ("class", "images", "right", "most often taken for")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -94,10 +94,10 @@ def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
 
 
 def error_rows(evaluation: Evaluation) -> list[list[str]]:
-    """A row for each way of viewing: name, errors, accuracy, loss."""
+    """A row for each way of viewing: name, errors, accuracies, loss."""
     views = {"one view, the center": evaluation.center, "ten views": evaluation.ten}
     return [
-        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.loss:.3f}"]
+        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
         for name, m in views.items()
         if m is not None
     ]

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 
 from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
-from ..data.packing import Pack
-from ..data.statistics import Statistics
 from ..evaluation.views import evaluate
 from ..model.device import Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
@@ -23,6 +21,7 @@ from ..specs.recipes import Rates, Recipe
 from .interrupt import CtrlC
 from .journal import History, write_journal
 from .optimizer import PaperUpdate, paper_update
+from .plan import Plan
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -70,6 +69,8 @@ class Report:
     epoch: int
     batch: int
     batches: int
+    step_loss: float
+    """Of this step, nats."""
     loss: float
     """Mean over the epoch so far, nats."""
     images: int
@@ -80,9 +81,7 @@ class Report:
 
 def train(
     trained: Trained,
-    packed: Pack,
-    recipe: Recipe,
-    found: Statistics,
+    plan: Plan,
     *,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -91,12 +90,11 @@ def train(
     on_step: Callable[[Report], None] = lambda report: None,
     on_epoch: Callable[[dict], None] = lambda row: None,
 ) -> History:
-    """Train a network on the train split of a pack, validating after every epoch.
+    """Train a network on the train split of a plan's images, validating after every epoch.
 
     The network is changed in place and ends as the last epoch left it.
 
     Args:
-        found: statistics of the training images.
         run: folder for the checkpoints LAST and BEST (by validation error) and the journal; none are kept where None.
         resume: go on from LAST. The result is that of a run that was never interrupted.
         on_step, on_epoch: called after each step with a Report, after each epoch with its line of the journal.
@@ -107,6 +105,7 @@ def train(
     """
     network = trained.network.to(memory_format=torch.channels_last)
     device = next(network.parameters()).device
+    packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)
     progress = _restore(trained, optimizer, run / LAST) if run and resume else Progress()
     training, validation = packed.numbers("train"), packed.numbers("val")
@@ -124,7 +123,7 @@ def train(
                 rates = rates_at(progress.batch)
                 optimizer.set_rates(rates)
                 torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
-                views = training_views(batch, recipe, trained.inputs, found, seed, progress.epoch, rates.color)
+                views = training_views(batch, recipe, trained.inputs, plan.found, seed, progress.epoch, rates.color)
                 loss, right = _step(network, optimizer, views, batch, recipe, precision)
                 if not math.isfinite(loss):
                     raise Stuck(
@@ -133,7 +132,8 @@ def train(
                     )
                 progress.count(loss, right, len(batch.labels))
                 waited += wait
-                on_step(Report(progress.epoch + 1, progress.batch, per_epoch, progress.mean, len(batch.labels), wait))
+                here = progress.epoch + 1, progress.batch, per_epoch
+                on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
                 if ctrl_c.pressed:
                     if run:
                         _save(trained, optimizer, progress, run)

@@ -1,0 +1,135 @@
+"""What to train on what, and how, worked out from what a user asked for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.augmentation import Preprocessing
+from ..data.packing import Pack, describe_splits, pack
+from ..data.sources import SPLITS, Source, open_source
+from ..data.statistics import Statistics, statistics
+from ..model.network import AlexNet
+from ..model.trained import Trained
+from ..specs.architecture import Architecture
+from ..specs.geometry import place
+from ..specs.recipes import Recipe, recipe
+from ..specs.variants import variant
+
+SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
+"""Largest typical side of the images, pixels, for which a variant is the default."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Packed images, a network's declaration and a recipe that fit together."""
+
+    data: str
+    packed: Pack
+    architecture: Architecture
+    recipe: Recipe
+    found: Statistics
+    """Of the training images."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.packed.name}-{self.architecture.name}"
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are images apart from those that choose the weights."""
+        return len(self.packed.numbers("test")) > 0
+
+    @property
+    def training_images(self) -> int:
+        return len(self.packed.numbers("train"))
+
+    def untrained(self, seed: int, device: torch.device) -> Trained:
+        """The network with its initial weights, and its preprocessing."""
+        sizes = self.architecture.stored_size, self.architecture.input_size
+        inputs = Preprocessing.of(self.recipe.input, self.found, *sizes)
+        network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
+        return Trained(network, inputs, self.packed.classes).to(device)
+
+    def facts(self) -> dict[str, str]:
+        """In words, for the first lines of a run."""
+        steps = self.recipe.epochs * -(-self.training_images // self.recipe.batch_size)
+        crop, stored = self.architecture.input_size, self.architecture.stored_size
+        facts = {
+            "data": f"{self.data}: {describe_splits(self.packed)}; {len(self.packed.classes)} classes",
+            "network": f"{self.architecture.name}, crops of {crop} from {stored} pixels",
+            "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
+        }
+        if not self.has_test:
+            facts["errors on"] = "val, of the last weights, as there is no test split"
+        if broken := self.packed.broken:
+            facts["left out"] = f"{len(broken)} images that cannot be read, {broken[0]} the first"
+        return facts
+
+
+def make_plan(
+    data: str | Path,
+    architecture: Architecture | None = None,
+    wanted: str | Recipe | None = None,
+    changes: Mapping[str, int | None] | None = None,
+    lr: float | None = None,
+    workers: int | None = None,
+    progress=None,
+) -> Plan:
+    """Open and pack the data, and settle what was left open.
+
+    Args:
+        data: "emoji", or a folder of one of the known layouts.
+        architecture: the one that suits the size of the images where None.
+        wanted: a recipe or its name; the architecture's own where None.
+        changes: fields of the recipe to replace, unless None.
+        lr: highest rate of the weights; all others change in proportion.
+        workers, progress: as for `pack`.
+
+    Raises:
+        ValueError: a setting or the data set does not fit.
+    """
+    source = open_source(data)
+    architecture = architecture or variant(default_variant(source))
+    chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or architecture.recipe)
+    chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
+    if lr is not None:
+        if lr <= 0:
+            raise ValueError(f"lr is {lr}; it may be above 0")
+        chosen = replace(chosen, rate_scale=lr / chosen.first_rate())
+    place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
+    packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
+    return Plan(str(data), packed, architecture, chosen, statistics(packed.images, packed.numbers("train")))
+
+
+def default_variant(source: Source) -> str:
+    """The variant that suits the size of the images of a source, judged by up to 50 of them."""
+    every = max(1, len(source.entries) // 50)
+    sides = []
+    for number in range(0, len(source.entries), every):
+        try:
+            with source.open(number) as image:
+                sides.append(min(image.size))
+        except OSError:
+            continue  # packing counts and names it
+    typical = np.median(sides) if sides else 256
+    return next(name for side, name in SIZES if side is None or typical <= side)
+
+
+def reported_split(packed: Pack) -> str:
+    """Where the final errors are counted: test, or val where there is no test."""
+    return "test" if len(packed.numbers("test")) else "val"
+
+
+def write_splits(packed: Pack, path: Path) -> None:
+    """Which image is in which split, as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "class", "split"))
+        for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
+            writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
