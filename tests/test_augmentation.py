@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alexnet.data import draws
-from alexnet.data.augmentation import CENTER, Preprocessing, color_draws, training_views
+from alexnet.data.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
 from alexnet.data.batches import Batch
 from alexnet.data.statistics import statistics
 from alexnet.specs.recipes import RECIPES, ColorShift, Input, recipe
@@ -94,6 +95,33 @@ def test_the_image_is_divided_as_run_and_not_as_printed(images):
     plain = training_views(batch, recipe("paper"), inputs, found, 0, 0, color=False)
     difference = printed - plain
     assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
+
+
+def test_a_window_is_the_crop_that_pillow_resizes():
+    """A smooth image, so that the ways of interpolating hardly differ; also mirrored."""
+    y, x = np.mgrid[:64, :64]
+    image = np.stack([127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), (x + y)], -1).round().astype(np.uint8)
+    inputs = Preprocessing(64, 56, torch.zeros(1, 1, 3), torch.ones(3))
+    left, top, width, height = 10, 4, 40, 50
+    window = torch.tensor([[(left + width / 2) / 64, (top + height / 2) / 64, width / 64, height / 64]])
+    resized = Image.fromarray(image).resize(
+        (56, 56), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
+    )
+    expected = np.asarray(resized).astype(np.float32).transpose(2, 0, 1)
+    for mirrored in (False, True):
+        view = inputs.normalize_resized(torch.from_numpy(image[None]), window, torch.tensor([mirrored]))[0].numpy()
+        assert np.abs(view - (expected[:, :, ::-1] if mirrored else expected)).max() < 2.5
+
+
+def test_windows_stay_inside_and_have_the_sizes_asked_for():
+    drawn = draws.uniform(0, 0, np.arange(20_000), "crop", 5)
+    x, y, width, height = random_windows(drawn, (0.25, 1), 1.5).T
+    for center, side in ((x, width), (y, height)):
+        assert (center - side / 2).min() >= -1e-9 and (center + side / 2).max() <= 1 + 1e-9
+    assert 0.25 * 0.99 < (width * height).min() < 0.26
+    assert 1.45 < (width / height).max() <= 1.5 + 1e-9 and 1.45 < (height / width).max() <= 1.5 + 1e-9
+    small = drawn[:, 3] < 0.25  # none of these is cut at the edge of the image, so the areas are evenly spread
+    assert (width * height)[small].mean() == pytest.approx(0.25 + 0.75 * 0.125, abs=0.005)
 
 
 def test_draws_do_not_depend_on_how_images_are_batched(images):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..specs.recipes import ColorShift, Input, Recipe
@@ -85,6 +86,25 @@ class Preprocessing:
             pixels += color[:, None, None, :]
         return (pixels / self.std).permute(0, 3, 1, 2)
 
+    def normalize_resized(
+        self, images: Tensor, windows: Tensor, mirrored: Tensor, color: Tensor | None = None
+    ) -> Tensor:
+        """As `normalize`, for windows of any size, resized to crops bilinearly. A mean image is taken off beforehand.
+
+        Args:
+            windows: center x, center y, width and height as shares of the image, (N, 4).
+        """
+        pixels = images.float() - self.mean
+        if color is not None:
+            pixels += color[:, None, None, :]
+        x, y, width, height = windows.unbind(1)
+        zero = torch.zeros_like(x)
+        width = torch.where(mirrored, -width, width)
+        to_window = torch.stack([width, zero, 2 * x - 1, zero, height, 2 * y - 1], 1).view(-1, 2, 3)
+        grid = F.affine_grid(to_window, [len(images), 3, self.crop_size, self.crop_size], align_corners=False)
+        pixels = (pixels / self.std).permute(0, 3, 1, 2)
+        return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+
     def center(self, images: Tensor) -> Tensor:
         """The central crop of every image, (N, 3, crop_size, crop_size)."""
         middle = torch.full((len(images),), self.margin // 2, device=images.device)
@@ -137,6 +157,20 @@ def color_draws(shift: ColorShift, found: Statistics, seed: int, epoch: int, num
     return (r * scale) @ found.eigenvectors.T
 
 
+def random_windows(drawn: np.ndarray, zoom: tuple[float, float], stretch: float) -> np.ndarray:
+    """Windows inside the image: center x, center y, width and height as shares of it, (N, 4).
+
+    Args:
+        drawn: numbers in [0, 1), (N, 5): place down, place across, (unused), size, shape.
+    """
+    side = np.sqrt(zoom[0] + (zoom[1] - zoom[0]) * drawn[:, 3])
+    shape = stretch ** (drawn[:, 4] - 0.5)
+    width, height = np.minimum(side * shape, 1), np.minimum(side / shape, 1)
+    x = width / 2 + (1 - width) * drawn[:, 1]
+    y = height / 2 + (1 - height) * drawn[:, 0]
+    return np.stack([x, y, width, height], axis=1)
+
+
 def training_views(
     batch: Batch, recipe: Recipe, inputs: Preprocessing, found: Statistics, seed: int, epoch: int, color: bool = True
 ) -> Tensor:
@@ -151,13 +185,17 @@ def training_views(
     device = batch.images.device
     places = batch.first + np.arange(len(batch.numbers))
     who = places // recipe.crop_group if recipe.crop_group > 1 else batch.numbers
-    drawn = draws.uniform(seed, epoch, who, "crop", 3)
-    offsets = torch.from_numpy((drawn[:, :2] * (inputs.margin + 1)).astype(np.int64)).to(device)
+    drawn = draws.uniform(seed, epoch, who, "crop", 5)
     mirrored = torch.from_numpy((drawn[:, 2] < 0.5) & recipe.mirror).to(device)
     shift = None
     if recipe.color and color:
         shift = torch.from_numpy(color_draws(recipe.color, found, seed, epoch, batch.numbers)).float().to(device)
-    views = inputs.normalize(batch.images, offsets[:, 0], offsets[:, 1], mirrored, shift)
+    if recipe.zoom:
+        windows = torch.from_numpy(random_windows(drawn, recipe.zoom, recipe.stretch)).float().to(device)
+        views = inputs.normalize_resized(batch.images, windows, mirrored, shift)
+    else:
+        offsets = torch.from_numpy((drawn[:, :2] * (inputs.margin + 1)).astype(np.int64)).to(device)
+        views = inputs.normalize(batch.images, offsets[:, 0], offsets[:, 1], mirrored, shift)
     if shift is not None and recipe.color.divide:
         views /= 1 + recipe.color.deviation
     return views

@@ -7,6 +7,7 @@ the epochs of the run at hand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -145,6 +146,8 @@ class Recipe:
     schedule: Schedule
     epochs: int = 90
     """Passes over the training images (section 5: roughly 90)."""
+    least_steps: int = 0
+    """A small data set gets as many more epochs as give this many steps."""
     batch_size: int = 128
     momentum: float = 0.9
     weight_decay: float | Mapping[str, float] = 0.0005
@@ -153,6 +156,11 @@ class Recipe:
     input: Input = Input()
     color: ColorShift | None = None
     mirror: bool = True
+    zoom: tuple[float, float] | None = None
+    """Smallest and largest area of the crops, as shares of the stored image, which are then resized; where None,
+    crops have the size that the network sees, as in the paper."""
+    stretch: float = 1.0
+    """With `zoom`: the largest ratio of a crop's sides."""
     crop_group: int = 1
     """Consecutive images that share one crop and one mirroring; 32 in the 2012 code."""
     shuffle: Literal["epoch", "once"] = "epoch"
@@ -164,8 +172,16 @@ class Recipe:
         for name in ("epochs", "batch_size", "crop_group"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 1 or more")
+        if self.zoom and not 0 < self.zoom[0] <= self.zoom[1] <= 1:
+            raise ValueError(
+                f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"recipe {self.name}: label_smoothing is {self.label_smoothing}; it may be 0 to below 1")
+
+    def epochs_for(self, images: int) -> int:
+        """Passes over a training set of that many images."""
+        return max(self.epochs, math.ceil(self.least_steps / math.ceil(images / self.batch_size)))
 
     def rates(self, progress: float, errors: list[float]) -> Rates:
         """Learning rates at a moment of the run.
@@ -230,6 +246,8 @@ TORCHVISION = Recipe(
     batch_size=256,
     weight_decay=0.0001,
     decay_biases=True,
+    zoom=(0.08, 1.0),
+    stretch=4 / 3,
     input=Input(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
 )
 

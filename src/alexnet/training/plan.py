@@ -104,6 +104,8 @@ def make_plan(
         chosen = replace(chosen, rate_scale=lr / chosen.first_rate())
     place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
     packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
+    if (changes or {}).get("epochs") is None:
+        chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
     return Plan(str(data), packed, architecture, chosen, statistics(packed.images, packed.numbers("train")))
 
 
