@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import sys
 from collections import deque
 from dataclasses import replace
 
 import torch
 
-from alexnet.model.device import describe_device, pick_device, pick_precision
-from alexnet.specs.recipes import recipe
+from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
+from alexnet.specs.recipes import WarmThenLinear, recipe
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
 from alexnet.training.plan import make_plan
@@ -34,7 +35,9 @@ class Left(Exception):
 
 def steps_to_leave(name: str, data: str, most: int, device, precision: str, seed: int) -> tuple[int | None, float]:
     """Steps until the loss is low enough, None where `most` did not do; and the loss then."""
-    chosen = replace(recipe(VARIANTS[name].recipe), epochs=100_000)  # so long that it stays at its first rates
+    chosen = recipe(VARIANTS[name].recipe)
+    if not isinstance(chosen.schedule, WarmThenLinear):
+        chosen = replace(chosen, epochs=100_000)  # so long that it stays at its first rates
     plan = make_plan(data, VARIANTS[name], chosen)
     goal = SHARE * math.log(len(plan.packed.classes))
     losses: deque[float] = deque(maxlen=WINDOW)
@@ -44,6 +47,8 @@ def steps_to_leave(name: str, data: str, most: int, device, precision: str, seed
         nonlocal steps
         steps += 1
         losses.append(report.step_loss)
+        if steps % WINDOW == 0:
+            print(f"{name}: {steps} steps, loss {sum(losses) / len(losses):.3f}", file=sys.stderr, flush=True)
         if (len(losses) == WINDOW and sum(losses) / WINDOW <= goal) or steps == most:
             raise Left
 
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    keep_freed_memory()
     device = pick_device()
     precision = pick_precision(arguments.precision, device)
     print(f"{describe_device(device, precision)}, torch {torch.__version__}\n", flush=True)

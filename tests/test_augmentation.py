@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,9 +19,10 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def prepared(images, spec=Input()):  # noqa: B008
+def prepared(images, **inputs):
+    """Preprocessing of the recipe `paper`, with another input where one is given."""
     found = statistics(images, np.arange(len(images)))
-    return Preprocessing.of(spec, found, SIDE, CROP), found
+    return Preprocessing.of(replace(recipe("paper"), input=Input(**inputs)), found, SIDE, CROP), found
 
 
 def test_statistics_are_numpys(images):
@@ -34,7 +37,7 @@ def test_statistics_are_numpys(images):
 
 def test_ten_views_are_corners_center_and_their_mirror_images(images):
     inputs, found = prepared(images)
-    views = inputs.ten_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
+    views = inputs.all_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
     far, middle = SIDE - CROP, (SIDE - CROP) // 2
     mean = found.mean_image[middle : middle + CROP, middle : middle + CROP]
     offsets = [(0, 0), (0, far), (middle, middle), (far, 0), (far, far)]
@@ -47,9 +50,32 @@ def test_ten_views_are_corners_center_and_their_mirror_images(images):
     assert inputs.center(torch.from_numpy(images)).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_network_trained_without_mirroring_has_five_views(images):
+    inputs, _ = prepared(images)
+    upright = replace(inputs, mirror=False)
+    ten, five = (each.all_views(torch.from_numpy(images[:3])) for each in (inputs, upright))
+    assert torch.equal(five.unflatten(0, (3, 5)), ten.unflatten(0, (3, 10))[:, :5])
+
+
+def test_every_offset_is_cut_by_training_views():
+    """An image that holds its own coordinates tells where it was cut, and whether it was mirrored."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    images = np.tile(np.stack([y, x, x], -1).astype(np.uint8), (4000, 1, 1, 1))
+    inputs = Preprocessing(SIDE, CROP, torch.zeros(1, 1, 3), torch.ones(3))
+    batch = Batch(torch.from_numpy(images), torch.zeros(4000), np.arange(4000), 0)
+    views = training_views(batch, replace(recipe("paper"), color=None), inputs, None, 0, 0)
+    top, left, right = views[:, 0, 0, 0], views[:, 1, 0, 0], views[:, 1, 0, -1]
+    assert top.unique().tolist() == list(range(SIDE - CROP + 1))
+    assert torch.minimum(left, right).unique().tolist() == list(range(SIDE - CROP + 1))
+    assert ((right - left).abs() == CROP - 1).all()
+    assert (left > right).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    upright = training_views(batch, replace(recipe("paper"), color=None, mirror=False), inputs, None, 0, 0)
+    assert (upright[:, 1, 0, 0] < upright[:, 1, 0, -1]).all()
+
+
 def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images):
     """2012 subtracts the center of the mean image whatever the crop; Caffe the part behind the crop."""
-    inputs, found = prepared(images, Input(mean="aligned image"))
+    inputs, found = prepared(images, mean="aligned image")
     top, left, mirrored = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
     difference = images[0] - found.mean_image
     expected = difference[1 : 1 + CROP, 3 : 3 + CROP][:, ::-1].transpose(2, 0, 1)
@@ -58,10 +84,10 @@ def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images):
 
 
 def test_inputs_of_unit_deviation(images):
-    inputs, _ = prepared(images, Input(mean="channel", std="channel"))
+    inputs, _ = prepared(images, mean="channel", std="channel")
     view = inputs.center(torch.from_numpy(images))
     assert view.mean().abs() < 0.05 and abs(view.std() - 1) < 0.05
-    inputs, _ = prepared(images, Input(mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0)))
+    inputs, _ = prepared(images, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
     middle = (SIDE - CROP) // 2
     pixel = (images[0, middle, middle] - np.array([1, 2, 3])) / np.array([2, 4, 8])
     np.testing.assert_allclose(inputs.center(torch.from_numpy(images[:1]))[0, :, 0, 0], pixel, rtol=1e-6)
@@ -73,7 +99,8 @@ def test_color_shift_has_the_spread_that_the_paper_and_the_code_give(images, alo
     shift = ColorShift(0.1, along)
     drawn = color_draws(shift, found, 0, 0, np.arange(40_000))
     in_axes = drawn @ found.eigenvectors
-    scale = found.eigenvalues if along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    # Eigenvalues are squares: those of colors of 0 … 1 are 255² times smaller, and the color is given in 0 … 255.
+    scale = 255 * (found.eigenvalues / 255**2) if along == "eigenvalues" else np.sqrt(found.eigenvalues)
     np.testing.assert_allclose(in_axes.std(0), 0.1 * scale, rtol=0.02)
     assert np.abs(np.corrcoef(in_axes.T) - np.eye(3)).max() < 0.02
 
@@ -152,13 +179,18 @@ def test_in_original_32_images_share_crop_and_mirroring():
     assert not torch.equal(groups[0, 0], groups[1, 0])
 
 
-def test_all_crops_and_both_sides_come_equally_often():
+def test_draws_are_evenly_spread():
     drawn = draws.uniform(0, 0, np.arange(33 * 33 * 2 * 50), "crop", 3)
     cells = (drawn[:, 0] * 33).astype(int) * 66 + (drawn[:, 1] * 33).astype(int) * 2 + (drawn[:, 2] < 0.5)
     counts = np.bincount(cells, minlength=33 * 66)
     chi_square = ((counts - 50) ** 2 / 50).sum()
     degrees = 33 * 66 - 1
     assert abs(chi_square - degrees) < 4 * np.sqrt(2 * degrees)
+
+
+def test_seeds_give_orders_of_their_own():
+    orders = {tuple(draws.permutation(seed, epoch, 20)) for seed in (0, 1, 2**63 - 1, 2**63 - 2) for epoch in (0, 1)}
+    assert len(orders) == 8
 
 
 def test_normal_draws_are_normal():
@@ -171,7 +203,7 @@ def test_normal_draws_are_normal():
 
 def test_crops_larger_than_the_image_are_refused(images):
     with pytest.raises(ValueError, match="crops of 13 pixels cannot be cut from images of 12"):
-        Preprocessing.of(Input(), statistics(images, np.arange(4)), SIDE, 13)
+        Preprocessing.of(recipe("paper"), statistics(images, np.arange(4)), SIDE, 13)
 
 
 def views_of(images, numbers, first, inputs, found, chosen, epoch=0):

@@ -63,14 +63,35 @@ def test_train_and_test_alone_give_val_from_train(split_folder):
     assert Counter(entry.split for entry in source.entries) == {"train": 42, "val": 6, "test": 15}
 
 
+def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
+    import shutil
+
+    from alexnet import Classifier
+
+    shutil.rmtree(split_folder / "train")
+    assert {entry.split for entry in open_source(split_folder).entries} == {"val", "test"}
+    with pytest.raises(ValueError, match="has no images to train on"):
+        Classifier("small").fit(split_folder, verbose=False)
+    for name in ("red", "blue"):
+        shutil.rmtree(split_folder / "val" / name)
+        shutil.rmtree(split_folder / "test" / name)
+    with pytest.raises(ValueError, match="has the one class 'green'"):
+        Classifier("small").fit(split_folder, verbose=False)
+
+
 def test_what_is_no_data_set_is_named(tmp_path, split_folder):
     with pytest.raises(ValueError, match=r"nowhere is not there; a data set may be"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no folder with images"):
         open_source(tmp_path / "empty")
-    (split_folder / "val" / "violet").mkdir()
-    with pytest.raises(ValueError, match="val has classes that train/ lacks: violet"):
+    for name in ("violet", ".hidden"):  # an empty folder is no class, nor is a hidden one
+        (split_folder / "val" / name).mkdir()
+    picture = (split_folder / "val" / "red" / "00.png").read_bytes()
+    (split_folder / "val" / ".hidden" / "a.png").write_bytes(picture)
+    assert len(open_source(split_folder).classes) == 3
+    (split_folder / "val" / "violet" / "a.png").write_bytes(picture)
+    with pytest.raises(ValueError, match="violet is of a class that train/ lacks; it may be of blue, green, red"):
         open_source(split_folder)
 
 
@@ -171,11 +192,8 @@ def test_arrays_are_read_as_images():
     for wrong, said in (
         (pixels.astype(np.int64), "int64"),
         (pixels / 100, r"0 … 1"),
-        (pixels[0], r"\(8, 3\)|no image|1 × 1"),
         (np.zeros((2, 3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
     ):
-        if wrong.ndim == 2:
-            continue
         with pytest.raises(ValueError, match=said):
             stored_image(wrong, 8)
 
@@ -229,7 +247,7 @@ def test_the_bundled_set_has_thirteen_classes_in_three_splits(rows):
 def test_no_concept_and_no_picture_is_in_two_splits(rows):
     splits_of_concept = {}
     for row in rows:
-        splits_of_concept.setdefault((row["class"], row["concept"]), set()).add(row["split"])
+        splits_of_concept.setdefault(row["concept"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in splits_of_concept.values())
     packed = pack(open_source("emoji"), 64)
     split_of_pixels = {}

@@ -6,7 +6,18 @@ from pathlib import Path
 import alexnet
 
 ORDER = [
-    *("specs", "normalization", "data", "model", "parallel", "evaluation", "training", "analysis", "experiments"),
+    *(
+        "specs",
+        "files",
+        "normalization",
+        "data",
+        "model",
+        "parallel",
+        "evaluation",
+        "training",
+        "analysis",
+        "experiments",
+    ),
     *("console", "classifier", "cli"),
 ]
 ROOT = Path(alexnet.__file__).parent

@@ -31,6 +31,10 @@ def test_a_tie_as_counted_in_2012():
     assert top_k_credit(torch.tensor([[9.0, 5.0, 5.0, 5.0]]), torch.tensor([2]), 2).item() == pytest.approx(1 / 3)
 
 
+def test_scores_that_are_no_numbers_earn_nothing():
+    assert top_k_credit(torch.tensor([[float("nan")] * 3]), torch.tensor([1]), 1).item() == 0
+
+
 def test_numbers_of_a_table_by_hand():
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
     metrics = Metrics(probabilities, torch.tensor([0, 1, 1]))

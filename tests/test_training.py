@@ -10,13 +10,14 @@ from conftest import write_colors
 from safetensors.torch import load_file
 
 from alexnet import Classifier
-from alexnet.specs.recipes import WarmThenLinear, recipe
+from alexnet.specs.recipes import Plateau, Rates, Stage, Stages, WarmThenLinear, recipe
 from alexnet.training.journal import read_journal
-from alexnet.training.loop import BEST, LAST, Stuck
+from alexnet.training.loop import BEST, LAST, Diverged
 
 QUICK = replace(
     recipe("small"),
     name="quick",
+    least_steps=0,
     epochs=3,
     batch_size=16,
     schedule=WarmThenLinear(peak=0.005),
@@ -79,7 +80,7 @@ def test_it_learns_three_colors_and_another_seed_learns_otherwise(colors):
     classifier = Classifier("small", "cpu", "fp32")
     history = classifier.fit(colors, recipe=replace(QUICK, epochs=6), verbose=False)
     assert history["train_loss"][-1] < 0.3 < np.log(3) - 0.2 < history["train_loss"][0]
-    assert classifier.evaluate(verbose=False, data=colors, split="test").ten.top1 == 1
+    assert classifier.evaluate(verbose=False, data=colors, split="test").mean.top1 == 1
     other = Classifier("small", "cpu", "fp32").fit(colors, recipe=replace(QUICK, epochs=1), seed=1, verbose=False)
     assert other["train_loss"][0] != history["train_loss"][0]
 
@@ -94,27 +95,20 @@ def test_without_a_test_split_the_last_weights_are_kept(split_folder, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == BEST
 
 
-def test_the_frozen_layer_of_original_stays_where_it_was(split_folder):
-    """A rate of 0 from two thirds on: conv1 is the same after the last two epochs, conv2 is not."""
-    from alexnet.specs.recipes import Rates, Stage, Stages
-
-    frozen = Rates(0.01, 0.01, {"conv1": (0.0, 0.0)})
-    schedule = Stages((Stage(1, Rates(0.01, 0.01)), Stage(3, frozen)))
-    one = replace(QUICK, schedule=Stages((Stage(1, Rates(0.01, 0.01)),)), epochs=1)
-    after_one, after_three = (
-        fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, replace(QUICK, schedule=schedule))
-    )
-    shutil.rmtree(split_folder / "test")
-    after_one, after_three = (
-        fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, replace(QUICK, schedule=schedule))
-    )
+def test_a_layer_with_a_rate_of_zero_stays_where_it_was(split_folder):
+    """conv1 is frozen from the second epoch on: it ends as after a run of one epoch, and conv2 does not."""
+    shutil.rmtree(split_folder / "test")  # so that the last weights are kept
+    open_rates, frozen = Rates(0.001, 0.001), Rates(0.001, 0.001, {"conv1": (0.0, 0.0)})
+    one = replace(QUICK, epochs=1, schedule=Stages((Stage(1, open_rates),)))
+    three = replace(QUICK, epochs=3, schedule=Stages((Stage(1, open_rates), Stage(3, frozen))))
+    after_one, after_three = (fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, three))
     assert torch.equal(after_one.conv1.weight, after_three.conv1.weight)
     assert not torch.equal(after_one.conv2.weight, after_three.conv2.weight)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_so(colors):
     wild = replace(QUICK, schedule=WarmThenLinear(peak=1e6, warm=1e-9))
-    with pytest.raises(Stuck, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a rate of"):
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a rate of"):
         fit(colors, None, chosen=wild)
 
 
@@ -126,10 +120,85 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(co
     with pytest.raises(ValueError, match=r"other settings.*\n.*recipe\.momentum: 0\.9 then, 0\.5 now"):
         fit(colors, tmp_path / "run", chosen=replace(QUICK, momentum=0.5), resume=True)
     fit(colors, tmp_path / "run", resume=True)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"results": {}}))
     with pytest.raises(ValueError, match="has finished"):
         fit(colors, tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match="holds no checkpoint"):
+    with pytest.raises(ValueError, match="holds no run to go on with"):
         fit(colors, tmp_path / "nowhere", resume=True)
+
+
+def test_a_run_without_a_checkpoint_begins_anew(colors, tmp_path):
+    _, whole = fit(colors, tmp_path / "whole")
+    fit(colors, tmp_path / "run")
+    for file in (LAST, BEST, "metrics.jsonl"):
+        (tmp_path / "run" / file).unlink()
+    _, again = fit(colors, tmp_path / "run", resume=True)
+    assert without_times(again) == without_times(whole)
+
+
+def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, monkeypatch):
+    from alexnet.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    steps = 0
+
+    def on_step(bar, report):
+        nonlocal steps
+        steps += 1
+        if steps == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    asked = ["train", "colors", "--variant", "cifar-18", "--epochs", "2", "--batch-size", "16", "--seed", "5"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr("alexnet.console.TrainingBar.step", on_step)
+        main([*asked, "--precision", "fp32"])
+    assert stop.value.code == 130
+    main(["train", "colors", "--resume"])
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["colors-cifar-18-1"]
+    main([*asked, "--precision", "fp32", "--output", "whole"])
+    broken, whole = (load_file(tmp_path / run / LAST) for run in ("runs/colors-cifar-18-1", "whole"))
+    assert all(torch.equal(broken[name], whole[name]) for name in whole)
+
+
+def test_plateau_goes_on_where_it_was(colors, tmp_path):
+    """The rate depends on the errors of the epochs before the interruption, and order and crops on the groups."""
+    chosen = replace(
+        QUICK, schedule=Plateau(start=0.001, patience=1), epochs=4, crop_group=4, shuffle="once", name="plateau"
+    )
+    _, whole = fit(colors, tmp_path / "whole", chosen=chosen)
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "broken", 11, chosen)
+    _, resumed = fit(colors, tmp_path / "broken", chosen=chosen, resume=True)
+    assert without_times(resumed) == without_times(whole)
+
+
+def test_ctrl_c_without_a_folder_keeps_what_was_learnt(colors):
+    classifier = Classifier("small", "cpu", "fp32")
+
+    def on_step(bar, report):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("alexnet.console.TrainingBar.step", on_step)
+        classifier.fit(colors, recipe=QUICK, verbose=False)
+    assert classifier.predict(np.zeros((64, 64, 3), np.uint8)).shape == (3,)
+
+
+def test_three_images_of_a_class_are_enough_to_train_and_report(tmp_path):
+    from alexnet.cli import main
+
+    data = write_colors(tmp_path / "tiny", 3)
+    main(["train", str(data), "--variant", "cifar-18", "--epochs", "1", "--output", str(tmp_path / "run")])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["split"] == "train"
+
+
+def test_training_leaves_the_generator_of_the_user_alone(colors):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Classifier("small", "cpu", "fp32").fit(colors, recipe=replace(QUICK, epochs=1), verbose=False)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_changed_image_is_another_data_set_to_a_resumed_run(colors, tmp_path):

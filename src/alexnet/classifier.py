@@ -27,12 +27,13 @@ from .model.network import AlexNet
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
 from .specs.recipes import Recipe
+from .specs.storage import from_json
 from .specs.variants import variant as find_variant
 from .training import run as runs
 from .training.events import Events
 from .training.journal import History, read_journal
 from .training.loop import BEST, LAST, train
-from .training.plan import Plan, make_plan, reported_split, write_splits
+from .training.plan import Plan, data_name, make_plan, reported_split
 
 
 class Classifier:
@@ -50,10 +51,12 @@ class Classifier:
     def __init__(self, variant: str | None = None, device: str = "auto", precision: str = "auto"):
         self._architecture = find_variant(variant) if variant else None
         self.device = pick_device(device)
+        self._asked_precision = precision
         self.precision = pick_precision(precision, self.device)
         self.trained: Trained | None = None
         self.run: Path | None = None
         """Folder of the run that it was trained in or loaded from."""
+        self._packed: Pack | None = None  # what it was trained on, where it was trained by this object
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -70,7 +73,9 @@ class Classifier:
         batch_size: int | None = None,
         lr: float | None = None,
         recipe: str | Recipe | None = None,
-        seed: int = 0,
+        mirror: bool | None = None,
+        seed: int | None = None,
+        split_seed: int = 0,
         output: str | Path | Literal["auto"] | None = None,
         resume: bool = False,
         workers: int | None = None,
@@ -86,34 +91,59 @@ class Classifier:
             epochs, batch_size: the recipe's where None.
             lr: highest rate of the weights; all others change in proportion.
             recipe: a name of `alexnet.recipes()`; the variant's own where None.
+            mirror: whether mirror images are as good as the images; as the recipe says where None.
+            seed: of initial weights, order, crops and dropout; 0 where None.
+            split_seed: of the split of a folder that has none.
             output: folder for checkpoints and journal; "auto" takes the next free runs/DATA-VARIANT-1, -2 …; nothing is
                 written where None.
-            resume: go on with the interrupted run in `output`, or with "auto" the newest such.
+            resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
+                settings that it was begun with.
             workers: threads that decode images; one per core where None.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
+            Interrupted: on Ctrl-C; the classifier then has the weights so far.
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
-        changes = {"epochs": epochs, "batch_size": batch_size}
+        if seed is not None and not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; it may be 0 to 2**63 - 1")
+        folder, architecture = None if output in (None, "auto") else Path(output), self._architecture
+        begun: dict = {}
+        if resume:
+            folder = runs.interrupted_folder(folder, data_name(data), architecture and architecture.name)
+            begun = runs.read_run(folder)
+            architecture = architecture or from_json(begun["architecture"])
+            recipe = recipe or from_json(begun["recipe"])
+            if self._asked_precision == "auto":
+                self.precision = begun["precision"]
+        seed = begun.get("seed", 0) if seed is None else seed
+        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
-        plan = make_plan(data, self._architecture, recipe, changes, lr, workers, progress)
-        folder = self._open_run(plan, seed, output, resume) if output is not None else None
+        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, progress)
+        if output is not None:
+            about = runs.settings(plan, seed, self.precision, str(self.device))
+            if resume:
+                runs.check_same(folder, about)
+            else:
+                folder = runs.new_folder(folder, plan.name)
+                runs.write_run(folder, about)
+                runs.write_splits(plan.packed, folder)
         if verbose:
             facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
             print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
         return self._fit(plan, seed, folder, resume, verbose)
 
     def evaluate(
-        self, data: str | Path | None = None, split: str | None = None, ten: bool = True, verbose: bool = True
+        self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
     ) -> Evaluation:
         """Count errors on labelled images.
 
         Args:
             data: as for `fit`; what it was trained on where None.
-            split: "train", "val" or "test"; where None, test if there is one, else val, else all images.
-            ten: whether to average over ten views as well.
+            split: "train", "val" or "test"; where None, test if there is one, else val; all images of a folder without
+                splits that is not the one it was trained on.
+            all_views: whether to average over ten views as well.
 
         Raises:
             ValueError: the data or the split is not there, or has classes that the network does not know.
@@ -121,14 +151,14 @@ class Classifier:
         trained = self._ready()
         packed, numbers = self._evaluation_images(data, split, verbose)
         progress = counting("evaluating") if verbose else None
-        return evaluate(trained, packed, numbers, ten, self.precision, progress)
+        return evaluate(trained, packed, numbers, all_views, self.precision, progress)
 
-    def predict(self, image: ImageLike | Sequence[ImageLike], ten: bool = True) -> np.ndarray:
+    def predict(self, image: ImageLike | Sequence[ImageLike], all_views: bool = True) -> np.ndarray:
         """Probabilities of all classes, in the order of `classes`.
 
         Args:
             image: a path, URL, Pillow image or array (height, width[, 3]); or a list of such.
-            ten: average over ten views, as in section 4.1, or look at the center only.
+            all_views: average over ten views, as in section 4.1, or look at the center only.
 
         Returns:
             (classes,), or (images, classes) for a list.
@@ -137,16 +167,16 @@ class Classifier:
             ValueError: an image cannot be read.
         """
         if not isinstance(image, (list, tuple)):
-            return self.predict([image], ten)[0]
+            return self.predict([image], all_views)[0]
         trained = self._ready()
         parts = []
         for start in range(0, len(image), 50):
             stored = np.stack([stored_image(each, trained.inputs.stored_size) for each in image[start : start + 50]])
-            center, mean = probabilities(trained, torch.from_numpy(stored).to(self.device), ten, self.precision)
-            parts.append((mean if ten else center).cpu().numpy())
+            center, mean = probabilities(trained, torch.from_numpy(stored).to(self.device), all_views, self.precision)
+            parts.append((mean if all_views else center).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
-    def predict_n(self, image: ImageLike, n: int = 5, ten: bool = True) -> list[tuple[str, float]]:
+    def predict_n(self, image: ImageLike, n: int = 5, all_views: bool = True) -> list[tuple[str, float]]:
         """The n likeliest classes with their probabilities, likeliest first.
 
         Raises:
@@ -154,7 +184,7 @@ class Classifier:
         """
         if n < 1:
             raise ValueError(f"n is {n}; it may be 1 or more")
-        return likeliest(self.predict(image, ten), self.classes, n)
+        return likeliest(self.predict(image, all_views), self.classes, n)
 
     def save(self, folder: str | Path) -> Path:
         """Write network, preprocessing and class names into a folder; `alexnet.load` reads it."""
@@ -182,22 +212,9 @@ class Classifier:
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _open_run(self, plan: Plan, seed: int, output: str | Path, resume: bool) -> Path:
-        """The folder of a new run, with what is known of it written down, or of the one to go on with."""
-        output = None if output == "auto" else Path(output)
-        names = plan.data, plan.packed.path.name
-        about = runs.settings(*names, plan.architecture, plan.recipe, seed, self.precision, str(self.device))
-        if resume:
-            folder = runs.interrupted_folder(output, plan.name)
-            runs.check_same(folder, about)
-        else:
-            folder = runs.new_folder(output, plan.name)
-            runs.write_run(folder, about)
-            write_splits(plan.packed, folder / "split.csv")
-        return folder
-
     def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool) -> History:
-        trained = plan.untrained(seed, self.device)
+        trained = self.trained = plan.untrained(seed, self.device)
+        self._packed, self.run = plan.packed, folder
         best = _BestWeights(trained.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
         steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
@@ -221,35 +238,40 @@ class Classifier:
             )
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST
-            runs.write_run(folder, runs.read_run(folder) | {"weights": weights, "finished": True})
-            trained = Trained.load(folder / weights, self.device)
+            runs.write_run(folder, runs.read_run(folder) | {"weights": weights})
+            self.trained = Trained.load(folder / weights, self.device)
         else:
             best.restore()
-        self.trained, self.run, self._architecture = trained, folder, plan.architecture
         return history
 
     def _evaluation_images(self, data: str | Path | None, split: str | None, verbose: bool) -> tuple[Pack, np.ndarray]:
-        own = runs.read_run(self.run).get("data") if self.run else None
-        if data is None and own is None:
+        about = runs.read_run(self.run) if self.run else {}
+        if data is None and self._packed is not None:
+            packed, is_own = self._packed, True
+        elif data is None and "data" not in about:
             raise ValueError("no data is named, and this classifier does not know what it was trained on")
-        source = open_source(own if data is None else data)
-        unknown = sorted(set(source.classes) - set(self.classes))
-        if unknown:
-            raise ValueError(
-                f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
-                f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
-            )
-        progress = counting("packing") if verbose else None
-        packed = pack(source, self._ready().inputs.stored_size, progress=progress)
-        order = np.array([self.classes.index(name) for name in packed.classes])
-        packed = replace(packed, classes=self.classes, labels=order[packed.labels])
-        if split is None and data is not None and str(data) != own and not getattr(source, "has_splits", True):
-            return packed, np.flatnonzero(packed.splits < len(SPLITS))
+        else:
+            source = open_source(about["data"] if data is None else data)
+            is_own = data is None or data_name(data) == about.get("data")
+            if unknown := sorted(set(source.classes) - set(self.classes)):
+                raise ValueError(
+                    f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
+                    f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
+                )
+            progress = counting("packing") if verbose else None
+            packed = pack(source, self._ready().inputs.stored_size, progress=progress)
+            order = np.array([self.classes.index(name) for name in packed.classes])
+            packed = replace(packed, classes=self.classes, labels=order[packed.labels])
+            if is_own and about and not source.has_splits:
+                packed = runs.with_splits_of(self.run, packed)
+            if split is None and not is_own and not source.has_splits:
+                return packed, np.flatnonzero(packed.splits < len(SPLITS))
         if split is not None and split not in SPLITS:
             raise ValueError(f"split is {split!r}; it may be one of {', '.join(SPLITS)}")
-        numbers = packed.numbers(split) if split else packed.numbers(reported_split(packed))
+        split = split or reported_split(packed)
+        numbers = packed.numbers(split)
         if not len(numbers):
-            raise ValueError(f"{source.name} has no {split} split; it has {describe_splits(packed)}")
+            raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
         return packed, numbers
 
 
@@ -288,8 +310,7 @@ def _weights_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    chosen = runs.read_run(path).get("weights")
-    for name in (MODEL_FILE, chosen, LAST):
+    for name in (runs.read_run(path).get("weights"), LAST, MODEL_FILE):
         if name and (path / name).exists():
             return path / name
     raise ValueError(f"{path} holds no trained network ({MODEL_FILE}, {BEST} or {LAST})")

@@ -24,7 +24,9 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    seed: int = 0,
+    mirror: bool | None = None,
+    seed: int | None = None,
+    split_seed: int = 0,
     output: Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -41,26 +43,34 @@ def train(
         epochs: Passes over the training images. By default the recipe's.
         batch_size: Images a step. By default the recipe's.
         lr: Highest learning rate; all others change in proportion. By default the recipe's.
-        seed: Of initial weights, order, crops and dropout.
+        mirror: Whether mirror images are as good as the images, which those of digits are not. By default the recipe's.
+        seed: Of initial weights, order, crops and dropout. By default 0.
+        split_seed: Of the split of a folder that has none.
         output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
-        resume: Go on with an interrupted run: the one in --output, or the newest with the default name.
+        resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
         workers: Threads that decode images. By default one per core.
     """
-    from .analysis.report import ERROR_HEAD, error_rows, write_report
+    from .analysis.report import write_report
     from .classifier import Classifier
     from .console import console, print_table
     from .data.sources import SPLITS
+    from .evaluation.tables import ERROR_HEAD, error_rows
+    from .model.device import keep_freed_memory
     from .training.run import read_run, write_run
 
+    keep_freed_memory()
     classifier = Classifier(variant, device, precision)
-    history = classifier.fit(data, epochs, batch_size, lr, recipe, seed, output or "auto", resume, workers)
+    place = output or "auto"
+    history = classifier.fit(
+        data, epochs, batch_size, lr, recipe, mirror, seed, split_seed, place, resume=resume, workers=workers
+    )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
-    results = {"split": split, "center": evaluation.center.summary(), "ten": evaluation.ten.summary()}
-    write_run(classifier.run, read_run(classifier.run) | {"results": results})
+    results = {"split": split, "center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
     page = write_report(classifier.run, history, classifier.trained, evaluation)
+    write_run(classifier.run, read_run(classifier.run) | {"results": results})
     console.print(f"\n{split}: {len(evaluation.numbers):,} images")
     print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print(f"\nreport: {page}\nnext:   alexnet predict {classifier.run} IMAGE", soft_wrap=True)
@@ -71,8 +81,8 @@ def evaluate(
     data: Positional[str | None] = None,
     /,
     split: Literal["train", "val", "test"] | None = None,
-    csv: Path | None = None,
-    json: bool = False,
+    table: Annotated[Path | None, tyro.conf.arg(name="csv")] = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> None:
@@ -82,26 +92,34 @@ def evaluate(
         run: Folder of a run, a saved classifier, or a file of weights.
         data: As for `alexnet train`. By default what it was trained on.
         split: Part of the data. By default test if there is one, else val, else all images.
-        csv: File for the probabilities of every image by ten views.
-        json: Print JSON.
+        table: File for the probabilities of every image by ten views.
+        as_json: Print JSON.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: auto, fp32 or bf16.
     """
-    from .analysis.report import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
     from .classifier import load
     from .console import console, print_table
+    from .data.sources import SPLITS
+    from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows, write_probabilities
+    from .model.device import keep_freed_memory
+
+    keep_freed_memory()
+    if table is not None and not table.parent.is_dir():
+        raise ValueError(f"{table.parent} is no folder to write {table.name} into")
 
     classifier = load(run, device, precision)
-    evaluation = classifier.evaluate(data, split, verbose=not json)
-    if csv is not None:
-        write_probabilities(csv, evaluation, classifier.classes)
-    name = evaluation.packed.name
-    if json:
-        return print_json({"data": name, "center": evaluation.center.summary(), "ten": evaluation.ten.summary()})
-    console.print(f"{name}: {len(evaluation.numbers):,} images\n")
+    evaluation = classifier.evaluate(data, split, verbose=not as_json)
+    if table is not None:
+        write_probabilities(table, evaluation, classifier.classes)
+    name, counted = evaluation.packed.name, set(evaluation.packed.splits[evaluation.numbers])
+    part = SPLITS[counted.pop()] if len(counted) == 1 else "all images"
+    if as_json:
+        views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
+        return print_json({"data": name, "split": part} | views)
+    console.print(f"{name}, {part}: {len(evaluation.numbers):,} images\n")
     print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.ten, classifier.classes), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.mean, classifier.classes), CLASS_HEAD, (1, 2))
 
 
 def predict(
@@ -109,8 +127,8 @@ def predict(
     images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE")],
     /,
     top: int = 5,
-    views: Literal["ten", "center"] = "ten",
-    json: bool = False,
+    views: Literal["all", "center"] = "all",
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> None:
@@ -120,8 +138,8 @@ def predict(
         run: Folder of a run, a saved classifier, or a file of weights.
         images: Files, folders (all images below them) or URLs.
         top: How many classes to print for each.
-        views: Average over ten views of each image, or look at its center alone.
-        json: Print a line of JSON for each image.
+        views: Average over all ten views of each image, or look at its center alone.
+        as_json: Print a line of JSON for each image.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: auto, fp32 or bf16.
     """
@@ -129,18 +147,20 @@ def predict(
     from .console import console
 
     classifier = load(run, device, precision)
-    failed = 0
-    for image in _all_images(images):
+    found, failed = list(_all_images(images)), 0
+    if not found:
+        raise ValueError(f"no images are named, or in {', '.join(images) or 'the folders named'}")
+    for image in found:
         try:
-            named = classifier.predict_n(image, top, ten=views == "ten")
+            named = classifier.predict_n(image, top, all_views=views == "all")
         except ValueError as error:
             failed += 1
             print(f"alexnet: {error}", file=sys.stderr)
             continue
-        if json:
+        if as_json:
             print_json({"image": image, "classes": [{"name": name, "probability": share} for name, share in named]})
         else:
-            console.print(f"[bold]{image}[/bold]", soft_wrap=True)
+            console.print(image, style="bold", soft_wrap=True)
             for name, share in named:
                 console.print(f"  {share:6.1%}  {name}")
     if failed:
@@ -176,13 +196,13 @@ def describe(
     architecture = variant(name)
     placed = place(architecture, num_classes, in_channels, input_size)
     side = placed[0].inputs[1]
-    console.print(f"[bold]{name}[/bold]: {architecture.about}")
+    console.print(f"{name}: {architecture.about}", style="bold")
     console.print(f"Sees {in_channels} × {side} × {side}; trained by the recipe {architecture.recipe}.\n")
     print_table(layer_rows(placed), HEAD, NUMBERS)
     console.print()
     print_facts(totals(placed))
     if name != "paper":
-        console.print("\n[bold]How it differs from paper[/bold]")
+        console.print("\nHow it differs from paper", style="bold")
         for sentence in differences(architecture):
             console.print(f"  {sentence}")
 
@@ -211,18 +231,6 @@ def pack(
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
 
 
-def write_probabilities(path: Path, evaluation, classes: tuple[str, ...]) -> None:
-    """A line for every image: its name, its class, and the probability of every class by ten views."""
-    import csv
-
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "class", *classes))
-        metrics = evaluation.ten
-        for number, label, row in zip(evaluation.numbers, metrics.labels, metrics.probabilities.tolist(), strict=True):
-            writer.writerow((evaluation.packed.names[number], classes[label], *(f"{share:.6g}" for share in row)))
-
-
 def print_json(value: dict) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
@@ -248,14 +256,15 @@ def main(arguments: list[str] | None = None) -> None:
             description="The whole of AlexNet: train, evaluate, predict and look inside.",
             args=arguments,
         )
-    except (ValueError, RuntimeError) as error:
-        print(f"alexnet: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("\nalexnet: interrupted; what was learnt is saved, go on with --resume", file=sys.stderr)
-        raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
+    except (ValueError, OSError) as error:
+        print(f"alexnet: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as stop:
+        saved = "; what was learnt is saved, go on with --resume" if type(stop).__name__ == "Interrupted" else ""
+        print(f"\nalexnet: interrupted{saved}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)  # names of files and classes are printed as they are
 if not console.is_terminal:
     console.width = 120  # a file or a pipe has no width of its own
 
@@ -83,7 +84,7 @@ def print_facts(facts: dict[str, str]) -> None:
     """Two columns: name and value."""
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        grid.add_row(f"[bold]{name}[/bold]", value)
+        grid.add_row(Text(name, "bold"), Text(value))
     console.print(grid)
 
 
@@ -93,7 +94,7 @@ def print_table(rows: Sequence[Sequence[str]], head: Sequence[str], right: Seque
     for place, name in enumerate(head):
         drawn.add_column(name, justify="right" if place in right else "left", no_wrap=place in right)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     console.print(drawn)
 
 

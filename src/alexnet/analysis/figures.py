@@ -49,8 +49,8 @@ def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
     axes.set(xlabel="Answer", ylabel="Truth", title="Answers by true class (%)")
     if len(classes) <= 40:
         places = range(len(classes))
-        axes.set_xticks(places, classes, rotation=90)
-        axes.set_yticks(places, classes)
+        axes.set_xticks(places, classes, rotation=90, parse_math=False)
+        axes.set_yticks(places, classes, parse_math=False)
         for truth in places:
             for answer in places:
                 if shares[truth, answer] >= 0.5:
@@ -72,7 +72,7 @@ def predictions_figure(
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.6 * columns, 3.4 * rows + 0.4), layout="constrained")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.2, 1.1] * rows)
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
@@ -80,12 +80,12 @@ def predictions_figure(
         picture = figure.add_subplot(grid[2 * row, column])
         picture.imshow(image)
         picture.set_axis_off()
-        picture.set_title(classes[truth], fontsize=10, fontweight="bold")
+        picture.set_title(classes[truth], fontsize=10, fontweight="bold", parse_math=False)
         bars = figure.add_subplot(grid[2 * row + 1, column])
         best = probabilities.argsort()[::-1][:5]
         bars.barh(range(len(best)), probabilities[best], color=[RIGHT if label == truth else WRONG for label in best])
         for place, label in enumerate(best):
-            bars.text(0.02, place, classes[label], va="center", fontsize=8)
+            bars.text(0.02, place, classes[label], va="center", fontsize=8, parse_math=False)
         bars.set_xlim(0, 1)
         bars.set_xticks([])
         bars.set_yticks([])

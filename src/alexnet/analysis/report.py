@@ -10,6 +10,7 @@ from pathlib import Path
 from ..data.packing import describe_splits
 from ..data.sources import SPLITS
 from ..evaluation.metrics import Metrics
+from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
 from ..evaluation.views import Evaluation
 from ..model.trained import Trained
 from ..training.journal import History
@@ -19,8 +20,6 @@ from .figures import confusion_figure, kernels_figure, pick_examples, prediction
 EXAMPLES = 16
 """Images on the page of predictions."""
 
-ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
-CLASS_HEAD = ("class", "images", "right", "most often taken for")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600; line-height: 1.2 } h2 { margin-top: 2.5rem }
@@ -37,12 +36,12 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
 
     Args:
         folder: of the run.
-        evaluation: by ten views as well.
+        evaluation: by all views.
 
     Returns:
         The path of the page.
     """
-    metrics = evaluation.ten
+    metrics = evaluation.mean
     shown = pick_examples(metrics, EXAMPLES)
     images = evaluation.packed.images[evaluation.numbers[shown]]
     pictures = {
@@ -91,28 +90,6 @@ def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
         "weights": run["weights"],
         "errors on": f"{split}, {len(numbers):,} images",
     }
-
-
-def error_rows(evaluation: Evaluation) -> list[list[str]]:
-    """A row for each way of viewing: name, errors, accuracies, loss."""
-    views = {"one view, the center": evaluation.center, "ten views": evaluation.ten}
-    return [
-        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
-        for name, m in views.items()
-        if m is not None
-    ]
-
-
-def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
-    """A row for each class: name, images, share right, and the class that it is most often taken for."""
-    rows = []
-    for label, counts in enumerate(metrics.confusion):
-        total, right = int(counts.sum()), int(counts[label])
-        wrong = counts.clone()
-        wrong[label] = 0
-        rival = f"{classes[int(wrong.argmax())]} ({int(wrong.max())})" if wrong.any() else ""
-        rows.append([classes[label], f"{total}", f"{right / total:.1%}" if total else "", rival])
-    return rows
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:

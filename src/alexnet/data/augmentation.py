@@ -6,14 +6,14 @@ memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..specs.recipes import ColorShift, Input, Recipe
+from ..specs.recipes import ColorShift, Recipe
 from . import draws
 from .batches import Batch
 from .statistics import Statistics
@@ -37,16 +37,19 @@ class Preprocessing:
     """(3,), float32."""
     aligned: bool = False
     """Whether the mean image is cropped as the picture is, or always by its center."""
+    mirror: bool = True
+    """Whether mirror images belong to the views: not for a network that was trained without."""
 
     @classmethod
-    def of(cls, spec: Input, found: Statistics, stored_size: int, crop_size: int) -> Preprocessing:
-        """What a recipe's input says, for a training set with these statistics.
+    def of(cls, recipe: Recipe, found: Statistics, stored_size: int, crop_size: int) -> Preprocessing:
+        """What a recipe says, for a training set with these statistics.
 
         Raises:
             ValueError: crops are larger than the stored images.
         """
         if crop_size > stored_size:
             raise ValueError(f"crops of {crop_size} pixels cannot be cut from images of {stored_size}")
+        spec = recipe.input
         if isinstance(spec.mean, tuple):
             mean = torch.tensor(spec.mean).view(1, 1, 3)
         elif spec.mean == "channel":
@@ -56,10 +59,10 @@ class Preprocessing:
         std = torch.from_numpy(found.std).clamp(min=1e-3) if spec.std == "channel" else torch.ones(3)
         if isinstance(spec.std, tuple):
             std = torch.tensor(spec.std)
-        return cls(stored_size, crop_size, mean.float(), std.float(), spec.mean == "aligned image")
+        return cls(stored_size, crop_size, mean.float(), std.float(), spec.mean == "aligned image", recipe.mirror)
 
     def to(self, device: torch.device | str) -> Preprocessing:
-        return Preprocessing(self.stored_size, self.crop_size, self.mean.to(device), self.std.to(device), self.aligned)
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
     @property
     def margin(self) -> int:
@@ -103,24 +106,31 @@ class Preprocessing:
         to_window = torch.stack([width, zero, 2 * x - 1, zero, height, 2 * y - 1], 1).view(-1, 2, 3)
         grid = F.affine_grid(to_window, [len(images), 3, self.crop_size, self.crop_size], align_corners=False)
         pixels = (pixels / self.std).permute(0, 3, 1, 2)
-        return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+        views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+        return views.contiguous(memory_format=torch.channels_last)
 
     def center(self, images: Tensor) -> Tensor:
         """The central crop of every image, (N, 3, crop_size, crop_size)."""
         middle = torch.full((len(images),), self.margin // 2, device=images.device)
         return self.normalize(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool))
 
-    def ten_views(self, images: Tensor) -> Tensor:
-        """Section 4.1: the four corners and the center, and their mirror images; (10 · N, 3, crop_size, crop_size).
+    @property
+    def views(self) -> int:
+        """How many views of an image there are."""
+        return 10 if self.mirror else 5
 
-        The ten views of an image stand together. CENTER says which is the central one.
+    def all_views(self, images: Tensor) -> Tensor:
+        """Section 4.1: four corners and center, and their mirror images; (views · N, 3, crop_size, crop_size).
+
+        The views of an image stand together. CENTER says which is the central one.
         """
         far, middle = self.margin, self.margin // 2
         count, device = len(images), images.device
-        top = torch.tensor([0, 0, middle, far, far] * 2, device=device).repeat(count)
-        left = torch.tensor([0, far, middle, 0, far] * 2, device=device).repeat(count)
-        mirrored = torch.tensor([False] * 5 + [True] * 5, device=device).repeat(count)
-        return self.normalize(images.repeat_interleave(10, dim=0), top, left, mirrored)
+        sides = 2 if self.mirror else 1
+        top = torch.tensor([0, 0, middle, far, far] * sides, device=device).repeat(count)
+        left = torch.tensor([0, far, middle, 0, far] * sides, device=device).repeat(count)
+        mirrored = torch.tensor(([False] * 5 + [True] * 5)[: 5 * sides], device=device).repeat(count)
+        return self.normalize(images.repeat_interleave(self.views, dim=0), top, left, mirrored)
 
     def _mean_crops(self, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
         if self.mean.shape[0] == 1:
@@ -151,9 +161,13 @@ def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor,
 
 
 def color_draws(shift: ColorShift, found: Statistics, seed: int, epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """The color added to each image, (N, 3), pixel units: eigenvectors · (scale ∘ r), r normal (section 4.1)."""
+    """The color added to each image, (N, 3), pixel units: eigenvectors · (scale ∘ r), r normal (section 4.1).
+
+    An eigenvalue is a square, so its size depends on the unit; the paper does not say which. Here it is that of colors
+    of 0 … 1, as others read it too, and the color is brought back to 0 … 255.
+    """
     r = draws.normal(seed, epoch, numbers, "color", 3) * shift.deviation
-    scale = found.eigenvalues if shift.along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    scale = found.eigenvalues / 255 if shift.along == "eigenvalues" else np.sqrt(found.eigenvalues)
     return (r * scale) @ found.eigenvectors.T
 
 
@@ -161,7 +175,7 @@ def random_windows(drawn: np.ndarray, zoom: tuple[float, float], stretch: float)
     """Windows inside the image: center x, center y, width and height as shares of it, (N, 4).
 
     Args:
-        drawn: numbers in [0, 1), (N, 5): place down, place across, (unused), size, shape.
+        drawn: numbers in [0, 1), (N, 5): place down, place across, which side (not used here), size, shape.
     """
     side = np.sqrt(zoom[0] + (zoom[1] - zoom[0]) * drawn[:, 3])
     shape = stretch ** (drawn[:, 4] - 0.5)

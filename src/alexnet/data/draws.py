@@ -31,7 +31,8 @@ def normal(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int 
 
 def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
     """An order of 0 … length − 1."""
-    return np.random.Generator(np.random.Philox(key=[seed & 0xFFFF_FFFF_FFFF_FFFF, epoch])).permutation(length)
+    key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, epoch], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
 
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import io
-import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .packing import square
 
@@ -32,13 +33,13 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
         image = _from_array(image)
     if isinstance(image, Image.Image):
         return square(image, side)
+    source = io.BytesIO(_fetch(image)) if _is_url(image) else Path(image).expanduser()
     try:
-        source = io.BytesIO(_fetch(image)) if _is_url(image) else Path(image).expanduser()
         with Image.open(source) as opened:
             return square(opened, side)
     except FileNotFoundError:
         raise ValueError(f"{image} is not there") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a broken file makes a decoder raise
         raise ValueError(f"{image} cannot be read as an image: {error}") from error
 
 
@@ -47,11 +48,12 @@ def _is_url(image: str | Path) -> bool:
 
 
 def _fetch(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "alexnet"})
+    quoted = urllib.parse.quote(url, safe=":/?&=#%+,;@!$'()*~[]")  # spaces and letters outside ASCII
+    request = urllib.request.Request(quoted, headers={"User-Agent": "alexnet"})
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             content = answer.read(MOST_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ValueError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}") from error
     if len(content) > MOST_BYTES:
         raise ValueError(f"{url} has more than {MOST_BYTES:,} bytes, the most that an image may have")

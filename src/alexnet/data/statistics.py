@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from ..files import written_whole
+from .packing import Pack
 
 CHUNK = 64
 """Images summed at a time."""
@@ -24,6 +28,16 @@ class Statistics:
     """Of the 3 × 3 covariance of the colors of all pixels, (3,), float32, ascending."""
     eigenvectors: np.ndarray
     """In columns, (3, 3), float32."""
+
+
+def pack_statistics(packed: Pack) -> Statistics:
+    """Statistics of the training images of a pack, kept beside it."""
+    path = packed.path.with_suffix(".statistics.safetensors")
+    if not path.exists():
+        found = statistics(packed.images, packed.numbers("train"))
+        with written_whole(path) as temporary:
+            save_file({name: np.ascontiguousarray(part) for name, part in vars(found).items()}, temporary)
+    return Statistics(**load_file(path))
 
 
 def statistics(images: np.ndarray, numbers: np.ndarray) -> Statistics:

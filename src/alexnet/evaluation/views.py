@@ -1,4 +1,4 @@
-"""Class probabilities by the center view and by the mean over ten views, from one pass (sections 4.1 and 6)."""
+"""Class probabilities by the center view and by the mean over all views, from one pass (sections 4.1 and 6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..model.trained import Trained
 from .metrics import Metrics
 
 BATCH = 50
-"""Images at a time; ten times as many views."""
+"""Images at a time; up to ten times as many views."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Evaluation:
     """A network on a set of images."""
 
     center: Metrics
-    ten: Metrics | None
-    """By the mean of the probabilities of ten views; None where only the center was asked for."""
+    mean: Metrics | None
+    """By the mean of the probabilities of all views; None where only the center was asked for."""
+    views: int
+    """How many: ten, or the five that are not mirrored for a network that was trained without mirroring."""
     packed: Pack
     numbers: np.ndarray
     """Which images of the pack, (N,), in the order of the metrics."""
@@ -33,27 +35,32 @@ class Evaluation:
 
 @torch.inference_mode()
 def probabilities(
-    trained: Trained, images: Tensor, ten: bool = True, precision: Precision = "fp32"
+    trained: Trained, images: Tensor, all_views: bool = True, precision: Precision = "fp32"
 ) -> tuple[Tensor, Tensor | None]:
-    """By the center view and by the mean of the softmax over ten views, each (N, classes), float32.
+    """By the center view and by the mean of the softmax over all views, each (N, classes), float32.
 
-    The second is None unless `ten`; then the center is one of the ten, and costs nothing more.
+    The second is None unless `all_views`; then the center is one of them, and costs nothing more.
 
     Args:
         images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
     """
     trained.network.eval()
     with autocast(images.device, precision):
-        scores = trained.network(trained.inputs.ten_views(images) if ten else trained.inputs.center(images))
+        scores = trained.network(trained.inputs.all_views(images) if all_views else trained.inputs.center(images))
     views = scores.float().softmax(1)
-    if not ten:
+    if not all_views:
         return views, None
-    views = views.unflatten(0, (len(images), 10))
+    views = views.unflatten(0, (len(images), trained.inputs.views))
     return views[:, CENTER], views.mean(1)
 
 
 def evaluate(
-    trained: Trained, packed: Pack, numbers: np.ndarray, ten: bool = True, precision: Precision = "fp32", progress=None
+    trained: Trained,
+    packed: Pack,
+    numbers: np.ndarray,
+    all_views: bool = True,
+    precision: Precision = "fp32",
+    progress=None,
 ) -> Evaluation:
     """Every image of `numbers` once.
 
@@ -69,11 +76,11 @@ def evaluate(
         raise ValueError(f"images of {packed.side} pixels are given; the network needs {trained.inputs.stored_size}")
     device = next(trained.network.parameters()).device
     parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
-    read = batches(packed, numbers, BATCH if ten else 4 * BATCH, device)
+    read = batches(packed, numbers, BATCH if all_views else 4 * BATCH, device)
     for batch in progress(read, len(numbers)) if progress else read:
-        center, mean = probabilities(trained, batch.images, ten, precision)
+        center, mean = probabilities(trained, batch.images, all_views, precision)
         parts.append((center.cpu(), mean.cpu() if mean is not None else None, batch.labels.cpu()))
     labels = torch.cat([part[2] for part in parts])
     center = Metrics(torch.cat([part[0] for part in parts]), labels)
-    mean = Metrics(torch.cat([part[1] for part in parts]), labels) if ten else None
-    return Evaluation(center, mean, packed, numbers)
+    mean = Metrics(torch.cat([part[1] for part in parts]), labels) if all_views else None
+    return Evaluation(center, mean, trained.inputs.views, packed, numbers)

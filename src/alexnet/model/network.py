@@ -42,7 +42,7 @@ TORCHVISION_NAMES = {
 """torchvision's names of layers, and ours."""
 
 
-class AlexNet(nn.Sequential):
+class AlexNet(nn.Module):
     """A network of the family.
 
     `forward` takes (N, in_channels, input_size, input_size), in the units of its recipe, and gives class scores before
@@ -66,6 +66,11 @@ class AlexNet(nn.Sequential):
             self.add_module(step.name, _module(step, architecture.activation))
         initialize(self, seed)
 
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
     def features(self, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations by layer, in the order of the work: conv1, …, relu1, pool1, … fc6, relu6, … fc8.
 
@@ -77,16 +82,15 @@ class AlexNet(nn.Sequential):
         Raises:
             KeyError: the network has no layer of that name.
         """
-        wanted = (
-            {self._own_name(name): name for name in layers} if layers is not None else {n: n for n in self._modules}
-        )
+        asked: dict[str, list[str]] = {}
+        for name in self._modules if layers is None else layers:
+            asked.setdefault(self._own_name(name), []).append(name)
         activations = {}
         for name, module in self._modules.items():
-            if len(activations) == len(wanted):
+            if not asked:
                 break
             x = module(x)
-            if name in wanted:
-                activations[wanted[name]] = x
+            activations |= dict.fromkeys(asked.pop(name, ()), x)
         return activations
 
     def _own_name(self, name: str) -> str:

@@ -7,7 +7,6 @@ the architecture and the class names. A file is written beside and renamed, so t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data.augmentation import Preprocessing
+from ..files import written_whole
 from ..specs.storage import from_json, to_json
 from .network import AlexNet
 
@@ -53,16 +53,13 @@ class Trained:
             "stored_size": self.inputs.stored_size,
             "crop_size": self.inputs.crop_size,
             "aligned": self.inputs.aligned,
+            "mirror": self.inputs.mirror,
         }
         tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
         tensors |= {"preprocessing.mean": self.inputs.mean, "preprocessing.std": self.inputs.std}
         tensors |= {name: tensor.detach().contiguous() for name, tensor in (extra or {}).items()}
-        temporary = path.with_name(path.name + ".part")
-        try:
+        with written_whole(path) as temporary:
             save_file(tensors, temporary, {"alexnet": json.dumps(about), "notes": json.dumps(notes or {})})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Trained:
@@ -71,20 +68,20 @@ class Trained:
         Raises:
             ValueError: the file is damaged, of another version, or not one of ours.
         """
-        about, tensors = _read(path)
-        architecture = from_json(about["architecture"])
-        network = AlexNet(architecture, len(about["classes"]), about["in_channels"], about["input_size"])
-        names = set(network.state_dict())
-        if missing := sorted(names - set(tensors)):
-            raise ValueError(f"{path} lacks {', '.join(missing)} of {architecture.name}")
-        network.load_state_dict({name: tensors[name] for name in names})
-        inputs = Preprocessing(
-            about["stored_size"],
-            about["crop_size"],
-            tensors["preprocessing.mean"],
-            tensors["preprocessing.std"],
-            about["aligned"],
-        )
+        with _open(path) as file:
+            about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
+            if about.get("format") != FORMAT:
+                raise ValueError(f"{path} is not a network of format {FORMAT} saved by alexnet")
+            architecture = from_json(about["architecture"])
+            network = AlexNet(architecture, len(about["classes"]), about["in_channels"], about["input_size"])
+            names = {*network.state_dict(), "preprocessing.mean", "preprocessing.std"}
+            if missing := sorted(names - set(file.keys())):
+                raise ValueError(f"{path} lacks {', '.join(missing)} of {architecture.name}")
+            tensors = {name: file.get_tensor(name) for name in names}
+        sizes = about["stored_size"], about["crop_size"]
+        mean, std = tensors.pop("preprocessing.mean"), tensors.pop("preprocessing.std")
+        inputs = Preprocessing(*sizes, mean, std, about["aligned"], about["mirror"])
+        network.load_state_dict(tensors)
         return cls(network.eval(), inputs, tuple(about["classes"])).to(device)
 
 
@@ -98,14 +95,6 @@ def read_extra(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors of a file whose names begin with `prefix`, without it."""
     with _open(path) as file:
         return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-
-
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    with _open(path) as file:
-        about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a network of format {FORMAT} saved by alexnet")
-        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _open(path: Path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 
 from .architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 from .geometry import Operation, Placed, named_operations
+from .recipes import Recipe
 from .variants import PAPER
 
 HEAD = ("layer", "what", "output", "parameters", "multiply-adds", "sees")
@@ -73,6 +75,21 @@ def in_words(operation: Operation, inputs: tuple[int, ...] = ()) -> str:
             return {"relu": "nonlinearity", "flatten": "to a vector"}[operation]
 
 
+def recipe_in_words(recipe: Recipe) -> str:
+    """Rates at the start and decay, inputs and augmentation, in a line."""
+    first, highest = recipe.rates(0, []), recipe.first_rate()
+    decay = "decay by layer" if isinstance(recipe.weight_decay, Mapping) else f"decay {recipe.weight_decay:g}"
+    rates = f"weights {highest:.3g}" + (
+        f", biases {first.biases * highest / first.weights:.3g}" if first.weights else ""
+    )
+    inputs = {"one": "0 … 255 minus the mean"}.get(recipe.input.std, "unit deviation")
+    crops = f"crops of {recipe.zoom[0]:.0%} to {recipe.zoom[1]:.0%}" if recipe.zoom else "crops"
+    shared = f" shared by {recipe.crop_group} images" if recipe.crop_group > 1 else ""
+    augmentation = crops + (" and mirroring" if recipe.mirror else "") + shared
+    color = ", color shift" if recipe.color else ""
+    return f"{rates}, {decay}; inputs {inputs}; {augmentation}{color}"
+
+
 def differences(architecture: Architecture, other: Architecture = PAPER) -> list[str]:
     """How a network differs from another, by default the one in the paper, a sentence each."""
     sentences = []
@@ -119,7 +136,7 @@ SAID = {
     "kernel": "kernels of {0} × {0}, not {1} × {1}",
     "stride": "stride {0}, not {1}",
     "pad": "pad {0}, not {1}",
-    "groups": "{0} group(s), not {1}",
+    "groups": "groups: {0}, not {1}",
     "units": "{0} units, not {1}",
     "bias": "biases start at {0:g}, not {1:g}",
 }

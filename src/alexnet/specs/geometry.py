@@ -63,7 +63,7 @@ def place(
         raise ValueError(
             f"{architecture.name}: {error} for images of {size} × {size}; the smallest that it takes are "
             f"{smallest} × {smallest}. Either enlarge the images (input_size={architecture.input_size} is its own "
-            f"size) or take a variant for small images (small from 56, cifar-18 from 32)"
+            f"size) or take a variant for small images, such as cifar-18"
         ) from None
 
 

@@ -41,6 +41,11 @@ class Stages:
 
     stages: tuple[Stage, ...]
 
+    def __post_init__(self):
+        ends = [stage.until for stage in self.stages]
+        if not ends or ends != sorted(set(ends)) or ends[0] <= 0:
+            raise ValueError(f"stages end at epochs {ends}; they may end later one after another")
+
     def rates(self, progress: float, errors: list[float]) -> Rates:
         epoch = progress * self.stages[-1].until
         return next((stage.rates for stage in self.stages if epoch < stage.until - 1e-9), self.stages[-1].rates)
@@ -77,6 +82,10 @@ class Levels:
     """First rate over last."""
     biases: tuple[float, float]
     """In the first half of the run, and in the second."""
+
+    def __post_init__(self):
+        if self.levels < 2:
+            raise ValueError(f"levels is {self.levels}; it may be 2 or more")
 
     def rates(self, progress: float, errors: list[float]) -> Rates:
         level = min(int(progress * self.levels + 1e-9), self.levels - 1)
@@ -134,7 +143,7 @@ class ColorShift:
 
     deviation: float = 0.1
     along: Literal["eigenvalues", "standard deviations"] = "standard deviations"
-    """What scales the draws: eigenvalues as printed, their square roots as run in 2012."""
+    """What scales the draws: eigenvalues as printed (of colors of 0 … 1), their square roots as run in 2012."""
     divide: bool = True
     """Divide the image by 1 + deviation afterwards, as run in 2012; images to be tested are not."""
 
@@ -146,7 +155,7 @@ class Recipe:
     schedule: Schedule
     epochs: int = 90
     """Passes over the training images (section 5: roughly 90)."""
-    least_steps: int = 0
+    least_steps: int = 2000
     """A small data set gets as many more epochs as give this many steps."""
     batch_size: int = 128
     momentum: float = 0.9
@@ -169,9 +178,9 @@ class Recipe:
     """Multiplies every rate of the schedule."""
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "crop_group"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 1 or more")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_group", 1), ("stretch", 1), ("rate_scale", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be {least} or more")
         if self.zoom and not 0 < self.zoom[0] <= self.zoom[1] <= 1:
             raise ValueError(
                 f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
@@ -208,7 +217,7 @@ def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
 
 ORIGINAL = Recipe(
     name="original",
-    about="The author's scripted schedule of 2012 (`run4.sh`): rates by layer, color shift off and conv1 frozen late.",
+    about="The author's scripted rates of 2012 (`run4.sh`); late, conv1 is frozen, as in 145, and the color shift off.",
     schedule=Stages(
         (
             Stage(22, Rates(0.01, 0.02)),
@@ -230,6 +239,13 @@ PAPER = Recipe(
     about="Section 5 as printed: one rate for all layers, divided by ten when the validation error stops improving.",
     schedule=Plateau(),
     color=ColorShift(along="eigenvalues", divide=False),
+)
+
+ZFNET = Recipe(
+    name="zfnet",
+    about="Zeiler and Fergus (2013): 70 epochs, rate divided by ten on a plateau, no color shift.",
+    schedule=Plateau(),
+    epochs=70,
 )
 
 ONE_TOWER = Recipe(
@@ -288,7 +304,7 @@ CIFAR_18 = _cifar(
 CIFAR_13 = replace(
     _cifar(
         "cifar-13",
-        "cuda-convnet's conv-local run: 500 epochs, then ten at a tenth and ten at a hundredth of the rate.",
+        "The published run of the 11 % net: 500 epochs, then ten each at a tenth and a hundredth of the rate.",
         (500, 510, 520),
         {"local3": 0.004, "local4": 0.004, "fc8": 0.004},
     ),
@@ -301,19 +317,24 @@ CIFAR_11 = replace(
     weight_decay={"local3": 0.004, "local4": 0.004, "fc8": 0.01},
 )
 CIFAR_KERAS = replace(
-    CIFAR_11,
+    CIFAR_18,
     name="cifar-keras",
-    about="As cifar-11, on its shared layers.",
+    about="The decay of cifar-11 in the shorter run of cifar-18, with mirroring.",
+    mirror=True,
     weight_decay={"conv3": 0.004, "conv4": 0.004, "fc8": 0.01},
 )
 
 SMALL = Recipe(
     name="small",
     about="Our own for a few thousand images and no GPU: inputs of unit deviation, rate up, then down to zero.",
-    schedule=WarmThenLinear(peak=0.02),
-    epochs=30,
+    schedule=WarmThenLinear(peak=0.05),
+    epochs=27,
+    least_steps=2200,
     batch_size=64,
     input=Input(mean="channel", std="channel"),
+    color=ColorShift(divide=False),
+    zoom=(0.4, 1.0),
+    label_smoothing=0.1,
 )
 
 RECIPES = {
@@ -321,6 +342,7 @@ RECIPES = {
     for recipe in (
         ORIGINAL,
         PAPER,
+        ZFNET,
         ONE_TOWER,
         TORCHVISION,
         CAFFE,

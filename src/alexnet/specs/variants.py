@@ -1,8 +1,9 @@
 """Every network by name; most are another one with one thing replaced.
 
-Sources: the paper (NIPS 2012); `layers/layers-145.cfg` and its siblings in the released 2012 code; BVLC's Caffe models;
-Krizhevsky's "One weird trick" (2014) with `layers-imagenet-1gpu.cfg` of cuda-convnet2; torchvision's `alexnet`; Zeiler
-and Fergus (2013); cuda-convnet's CIFAR-10 layer files.
+Sources: the paper (NIPS 2012); `layers/layers-145.cfg` and its siblings in the code of 2012, released as
+computerhistory/AlexNet-Source-Code, which "the 2012 code" means throughout this package; BVLC/caffe; "One weird trick"
+(Krizhevsky 2014) with `layers-imagenet-1gpu.cfg` of akrizhevsky/cuda-convnet2; pytorch/vision; Zeiler and Fergus
+(2013); the CIFAR-10 layer files of cuda-convnet.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ ZFNET = replace(
     about="Zeiler and Fergus (2013): kernels of 7 every 2 pixels, biases 0; its norm constants, unprinted, are ours.",
     input_size=224,
     norm=Norm(),
+    recipe="zfnet",
 )
 
 CIFAR_18 = Architecture(
@@ -204,53 +206,52 @@ CIFAR_KERAS = replace(
 
 SMALL = Architecture(
     name="small",
-    about="Our own for 64 × 64 images, a quarter of AlexNet in width and side: a quick start without a GPU.",
+    about="Our own for 64 × 64 images, AlexNet's five and three layers made small: a quick start without a GPU.",
     layers=(
-        Conv("conv1", 48, kernel=5, stride=2, pad=2, std="he", then=("relu", "norm")),
-        Conv("conv2", 96, kernel=5, pad=2, std="he", then=("relu", "norm", "pool")),
-        Conv("conv3", 192, kernel=3, pad=1, std="he"),
-        Conv("conv4", 192, kernel=3, pad=1, std="he"),
+        Conv("conv1", 32, kernel=5, stride=2, pad=2, std="he"),
+        Conv("conv2", 64, kernel=3, pad=1, std="he", then=("relu", "pool")),
+        Conv("conv3", 128, kernel=3, pad=1, std="he"),
+        Conv("conv4", 128, kernel=3, pad=1, std="he"),
         Conv("conv5", 128, kernel=3, pad=1, std="he", then=("relu", "pool")),
         Linear("fc6", 512, std="he", then=("relu", "dropout")),
         Linear("fc7", 512, std="he", then=("relu", "dropout")),
-        Linear("fc8", None),
+        Linear("fc8", None, std="he"),
     ),
     input_size=56,
     stored_size=64,
-    norm=Norm(alpha=1e-2, k=1),
     dropout=Dropout(rescale=True),
     classes=13,
     recipe="small",
 )
 
-
-def ablation(of: Architecture, name: str, about: str, **changes) -> Architecture:
-    return replace(of, name=name, about=about, **changes)
-
-
 ABLATIONS = (
-    ablation(ORIGINAL, "tanh", "original with tanh for ReLU (section 3.1).", activation="tanh"),
-    ablation(
+    replace(ORIGINAL, name="tanh", about="original with tanh for ReLU (section 3.1).", activation="tanh"),
+    replace(
         ORIGINAL,
-        "no-norm",
-        "original without its three normalizations (section 3.3): configuration 148.",
+        name="no-norm",
+        about="original without its three normalizations (section 3.3): configuration 148.",
         norm=None,
         spatial_norm=None,
     ),
-    ablation(
+    replace(
         ORIGINAL.with_layers(conv2={"pad": 1}, conv5={"pad": 0}),  # sizes kept: 28, 13, 6
-        "no-overlap",
-        "original with 2 × 2 pooling that does not overlap (section 3.4): configuration 147.",
+        name="no-overlap",
+        about="original with 2 × 2 pooling that does not overlap (section 3.4): configuration 147.",
         pool=Pool(window=2, stride=2),
     ),
-    ablation(ORIGINAL, "no-dropout", "original without dropout (section 4.2).", dropout=None),
-    ablation(ORIGINAL.without("conv3"), "no-conv3", "original without its third convolution (section 7)."),
-    ablation(ORIGINAL.without("conv4"), "no-conv4", "original without its fourth convolution (section 7)."),
-    ablation(CIFAR_18, "cifar-18-tanh", "cifar-18 with tanh: the comparison of Figure 1.", activation="tanh"),
-    ablation(CIFAR_18, "cifar-18-no-norm", 'cifar-18 without normalization: the "19 %" net.', spatial_norm=None),
-    ablation(CIFAR_11, "cifar-11-no-norm", "cifar-11 without normalization (section 3.3).", norm=None),
-    ablation(
-        CIFAR_11, "cifar-11-no-overlap", "cifar-11 with 2 × 2 pooling (section 3.4).", pool=Pool(window=2, stride=2)
+    replace(ORIGINAL, name="no-dropout", about="original without dropout (section 4.2).", dropout=None),
+    replace(ORIGINAL.without("conv3"), name="no-conv3", about="original without its third convolution (section 7)."),
+    replace(ORIGINAL.without("conv4"), name="no-conv4", about="original without its fourth convolution (section 7)."),
+    replace(CIFAR_18, name="cifar-18-tanh", about="cifar-18 with tanh: the comparison of Figure 1.", activation="tanh"),
+    replace(
+        CIFAR_18, name="cifar-18-no-norm", about="cifar-18 without normalization (section 3.3).", spatial_norm=None
+    ),
+    replace(CIFAR_11, name="cifar-11-no-norm", about="cifar-11 without normalization (section 3.3).", norm=None),
+    replace(
+        CIFAR_11,
+        name="cifar-11-no-overlap",
+        about="cifar-11 with 2 × 2 pooling (section 3.4).",
+        pool=Pool(window=2, stride=2),
     ),
 )
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
+
+MESSAGE = b"\nstopping when this step is done; Ctrl-C again stops at once\n"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped where it was asked to, and what it had learnt is saved."""
 
 
 class CtrlC:
@@ -27,3 +34,4 @@ class CtrlC:
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
+        os.write(2, MESSAGE)  # print may be in use by what was interrupted

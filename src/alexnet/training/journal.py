@@ -6,15 +6,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files import written_whole
+
 FILE = "metrics.jsonl"
 
 
 class History(Sequence):
     """The epochs of a run, oldest first, each a dict; `history["val_error"]` is one number of each epoch.
 
-    Keys: epoch (from 1), steps (so far), train_loss (nats), train_error, val_loss, val_error, val_error_top5 (0 … 1),
-    rate (of weights, at the end of the epoch), images_per_s, waiting (share of the time spent waiting for data),
-    elapsed_s (training and validation of this epoch).
+    Keys: epoch (from 1), steps (so far), train_loss (nats) and train_error (with dropout and augmentation on),
+    val_loss, val_error, val_error_top5 (0 … 1), rate (of weights, at the end of the epoch), images_per_s, waiting
+    (share of the time spent waiting for data), elapsed_s (training and validation of this epoch).
     """
 
     def __init__(self, epochs: Sequence[dict] = ()):
@@ -56,6 +58,5 @@ def read_journal(folder: Path) -> History:
 
 def write_journal(folder: Path, history: History) -> None:
     """Write all lines anew, whole or not at all: a resumed run thus never has an epoch twice."""
-    temporary = folder / (FILE + ".part")
-    temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in history))
-    temporary.replace(folder / FILE)
+    with written_whole(folder / FILE) as temporary:
+        temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in history))

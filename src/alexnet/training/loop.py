@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ..evaluation.views import evaluate
 from ..model.device import Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
 from ..specs.recipes import Rates, Recipe
-from .interrupt import CtrlC
+from .interrupt import CtrlC, Interrupted
 from .journal import History, write_journal
 from .optimizer import PaperUpdate, paper_update
 from .plan import Plan
@@ -26,7 +27,7 @@ from .plan import Plan
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-class Stuck(RuntimeError):
+class Diverged(ValueError):
     """The loss is no longer a number."""
 
 
@@ -100,44 +101,43 @@ def train(
         on_step, on_epoch: called after each step with a Report, after each epoch with its line of the journal.
 
     Raises:
-        Stuck: the loss is not finite.
-        KeyboardInterrupt: on Ctrl-C, after the step under way is done and LAST is saved.
+        Diverged: the loss is not finite.
+        Interrupted: on Ctrl-C, after the step under way is done and LAST is saved.
     """
     network = trained.network.to(memory_format=torch.channels_last)
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)
-    progress = _restore(trained, optimizer, run / LAST) if run and resume else Progress()
+    progress = Progress()
+    if resume and run and (run / LAST).exists():  # else it was interrupted before anything was saved
+        progress = _restore(trained, optimizer, run / LAST)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
 
     def rates_at(batch: int) -> Rates:
         return recipe.rates((progress.epoch + batch / per_epoch) / recipe.epochs, progress.val_errors)
 
-    with CtrlC() as ctrl_c:
+    with CtrlC() as ctrl_c, torch.random.fork_rng([device] if device.type == "cuda" else []):
         while progress.epoch < recipe.epochs:
             started, waited, already = time.perf_counter(), 0.0, progress.seen
             order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
             network.train()
-            for batch, wait in _timed(batches(packed, order, recipe.batch_size, device, progress.batch)):
-                rates = rates_at(progress.batch)
-                optimizer.set_rates(rates)
-                torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
-                views = training_views(batch, recipe, trained.inputs, plan.found, seed, progress.epoch, rates.color)
-                loss, right = _step(network, optimizer, views, batch, recipe, precision)
-                if not math.isfinite(loss):
-                    raise Stuck(
-                        f"the loss became {loss} in epoch {progress.epoch + 1}, step {progress.batch + 1}, at a rate "
-                        f"of {rates.weights:g}; a lower --lr or the recipe made for this network may help"
-                    )
-                progress.count(loss, right, len(batch.labels))
-                waited += wait
-                here = progress.epoch + 1, progress.batch, per_epoch
-                on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
-                if ctrl_c.pressed:
-                    if run:
-                        _save(trained, optimizer, progress, run)
-                    raise KeyboardInterrupt
+            with closing(batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
+                for batch, wait in _timed(read):
+                    rates = rates_at(progress.batch)
+                    optimizer.set_rates(rates)
+                    torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
+                    views = training_views(batch, recipe, trained.inputs, plan.found, seed, progress.epoch, rates.color)
+                    loss, right = _step(network, optimizer, views, batch, recipe, precision)
+                    _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
+                    progress.count(loss, right, len(batch.labels))
+                    waited += wait
+                    here = progress.epoch + 1, progress.batch, per_epoch
+                    on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
+                    if ctrl_c.pressed:
+                        if run:
+                            _save(trained, optimizer, progress, run)
+                        raise Interrupted
             trained_s = time.perf_counter() - started
             row = {
                 "epoch": progress.epoch + 1,
@@ -149,7 +149,8 @@ def train(
                 "waiting": waited / trained_s,
             }
             if len(validation):
-                metrics = evaluate(trained, packed, validation, ten=False, precision=precision).center
+                metrics = evaluate(trained, packed, validation, all_views=False, precision=precision).center
+                _check_finite(metrics.loss, f"after epoch {progress.epoch + 1}, on val", rates_at(per_epoch - 1))
                 row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}
             row["elapsed_s"] = time.perf_counter() - started
             is_best = "val_error" in row and row["val_error"] < min(progress.val_errors, default=math.inf)
@@ -161,7 +162,7 @@ def train(
                 write_journal(run, History(progress.epochs))
             on_epoch(row)
             if ctrl_c.pressed:
-                raise KeyboardInterrupt
+                raise Interrupted
     network.eval()
     return History(progress.epochs)
 
@@ -187,7 +188,17 @@ def _step(
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return loss.item(), int((scores.argmax(1) == batch.labels).sum())
+    right = (scores.detach().argmax(1) == batch.labels).sum()
+    mean, count = torch.stack([loss.detach(), right]).tolist()  # one wait for the device
+    return mean, int(count)
+
+
+def _check_finite(loss: float, where: str, rates: Rates) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss became {loss} {where}, at a rate of {rates.weights:g}; a lower --lr or the recipe made for this "
+            f"network may help"
+        )
 
 
 def _timed(read: Iterable[Batch]) -> Iterable[tuple[Batch, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,12 @@ import torch
 
 from ..data.augmentation import Preprocessing
 from ..data.packing import Pack, describe_splits, pack
-from ..data.sources import SPLITS, Source, open_source
-from ..data.statistics import Statistics, statistics
+from ..data.sources import Source, open_source
+from ..data.statistics import Statistics, pack_statistics
 from ..model.network import AlexNet
 from ..model.trained import Trained
 from ..specs.architecture import Architecture
+from ..specs.description import recipe_in_words
 from ..specs.geometry import place
 from ..specs.recipes import Recipe, recipe
 from ..specs.variants import variant
@@ -52,7 +52,7 @@ class Plan:
     def untrained(self, seed: int, device: torch.device) -> Trained:
         """The network with its initial weights, and its preprocessing."""
         sizes = self.architecture.stored_size, self.architecture.input_size
-        inputs = Preprocessing.of(self.recipe.input, self.found, *sizes)
+        inputs = Preprocessing.of(self.recipe, self.found, *sizes)
         network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
         return Trained(network, inputs, self.packed.classes).to(device)
 
@@ -64,9 +64,10 @@ class Plan:
             "data": f"{self.data}: {describe_splits(self.packed)}; {len(self.packed.classes)} classes",
             "network": f"{self.architecture.name}, crops of {crop} from {stored} pixels",
             "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
+            "rates": recipe_in_words(self.recipe),
         }
         if not self.has_test:
-            facts["errors on"] = "val, of the last weights, as there is no test split"
+            facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
         if broken := self.packed.broken:
             facts["left out"] = f"{len(broken)} images that cannot be read, {broken[0]} the first"
         return facts
@@ -78,6 +79,7 @@ def make_plan(
     wanted: str | Recipe | None = None,
     changes: Mapping[str, int | None] | None = None,
     lr: float | None = None,
+    split_seed: int = 0,
     workers: int | None = None,
     progress=None,
 ) -> Plan:
@@ -89,24 +91,39 @@ def make_plan(
         wanted: a recipe or its name; the architecture's own where None.
         changes: fields of the recipe to replace, unless None.
         lr: highest rate of the weights; all others change in proportion.
+        split_seed: of the split of a folder that has none.
         workers, progress: as for `pack`.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
-    source = open_source(data)
+    source = open_source(data, split_seed)
+    if len(source.classes) == 1:
+        raise ValueError(f"{source.name} has the one class {source.classes[0]!r}; two or more can be told apart")
+    if not any(entry.split == "train" for entry in source.entries):
+        raise ValueError(f"{source.name} has no images to train on; they may be in train/CLASS/…")
     architecture = architecture or variant(default_variant(source))
     chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or architecture.recipe)
     chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
     if lr is not None:
         if lr <= 0:
             raise ValueError(f"lr is {lr}; it may be above 0")
-        chosen = replace(chosen, rate_scale=lr / chosen.first_rate())
+        chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
     place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
     packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
-    return Plan(str(data), packed, architecture, chosen, statistics(packed.images, packed.numbers("train")))
+    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed))
+
+
+def data_name(data: str | Path) -> str:
+    """What a run writes down of where its data is: a whole path, so that it holds from every folder."""
+    return "emoji" if str(data) == "emoji" else str(Path(data).expanduser().resolve())
+
+
+def reported_split(packed: Pack) -> str:
+    """Where the final errors are counted: test, or val where there is no test, or train where there is neither."""
+    return next((split for split in ("test", "val") if len(packed.numbers(split))), "train")
 
 
 def default_variant(source: Source) -> str:
@@ -117,21 +134,7 @@ def default_variant(source: Source) -> str:
         try:
             with source.open(number) as image:
                 sides.append(min(image.size))
-        except OSError:
-            continue  # packing counts and names it
+        except Exception:  # packing counts and names it
+            continue
     typical = np.median(sides) if sides else 256
     return next(name for side, name in SIZES if side is None or typical <= side)
-
-
-def reported_split(packed: Pack) -> str:
-    """Where the final errors are counted: test, or val where there is no test."""
-    return "test" if len(packed.numbers("test")) else "val"
-
-
-def write_splits(packed: Pack, path: Path) -> None:
-    """Which image is in which split, as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "class", "split"))
-        for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
-            writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import platform
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy
+import numpy as np
 import torch
 
-from ..specs.architecture import Architecture
-from ..specs.recipes import Recipe
+from ..data.packing import BROKEN, Pack
+from ..data.sources import SPLITS
+from ..files import written_whole
 from ..specs.storage import to_json
-from .loop import LAST
+from .plan import Plan
 
-FILE = "run.json"
+FILE, SPLIT_FILE = "run.json", "split.csv"
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
 """Settings that a resumed run shares with the one that was interrupted."""
 
 
-def settings(
-    data: str, pack: str, architecture: Architecture, recipe: Recipe, seed: int, precision: str, device: str
-) -> dict:
-    """What run.json says of a run at its start.
-
-    Args:
-        pack: name of the pack's file, which changes with every image, label and split.
-    """
+def settings(plan: Plan, seed: int, precision: str, device: str) -> dict:
+    """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
     return {
-        "data": data,
-        "pack": pack,
-        "variant": architecture.name,
+        "data": plan.data,
+        "pack": plan.packed.path.name,
+        "variant": plan.architecture.name,
         "seed": seed,
         "device": device,
         "precision": precision,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__},
-        "recipe": to_json(recipe),
-        "architecture": to_json(architecture),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "recipe": to_json(plan.recipe),
+        "architecture": to_json(plan.architecture),
     }
 
 
@@ -47,32 +46,43 @@ def new_folder(output: Path | None, name: str) -> Path:
     Raises:
         ValueError: `output` holds a run already.
     """
-    if output is None:
-        number = 1 + max((_number(folder) for folder in Path("runs").glob(f"{name}-*")), default=0)
-        output = Path("runs") / f"{name}-{number}"
-    elif (output / FILE).exists():
-        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    return output
+    if output is not None:
+        if (output / FILE).exists():
+            raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
+        output.mkdir(parents=True, exist_ok=True)
+        return output
+    number = 1 + max(_numbered(name), default=0)
+    while True:  # another run may take the same number at the same time
+        with contextlib.suppress(FileExistsError):
+            (Path("runs") / f"{name}-{number}").mkdir(parents=True)
+            return Path("runs") / f"{name}-{number}"
+        number += 1
 
 
-def interrupted_folder(output: Path | None, name: str) -> Path:
-    """The folder to go on in: `output`, or the newest of runs/NAME-… that has not finished.
+def interrupted_folder(output: Path | None, data: str, variant: str | None) -> Path:
+    """The folder to go on in: `output`, or the newest in runs/ on the same data that has no results yet.
+
+    Args:
+        variant: of the network, any where None.
 
     Raises:
         ValueError: there is none, or it has finished.
     """
-    if output is None:
-        folders = sorted(Path("runs").glob(f"{name}-*"), key=_number)
-        open_runs = [folder for folder in folders if (folder / LAST).exists() and "finished" not in read_run(folder)]
-        if not open_runs:
-            raise ValueError(f"no interrupted run runs/{name}-… is here; name its folder by --output")
-        return open_runs[-1]
-    if not (output / LAST).exists():
-        raise ValueError(f"{output} holds no checkpoint {LAST} to go on from")
-    if "finished" in read_run(output):
-        raise ValueError(f"{output} has finished; to train further, start a new run")
-    return output
+    if output is not None:
+        about = read_run(output)
+        if not about:
+            raise ValueError(f"{output} holds no run to go on with ({FILE} is not there)")
+        if "results" in about:
+            raise ValueError(f"{output} has finished; to train further, start a new run")
+        return output
+    candidates = []
+    for path in Path("runs").glob(f"*/{FILE}"):
+        about = read_run(path.parent)
+        if about["data"] == data and variant in (None, about["variant"]) and "results" not in about:
+            candidates.append((path.stat().st_mtime_ns, path.parent))
+    if not candidates:
+        raise ValueError(f"no interrupted run on {data} is in runs/; name its folder by --output")
+    return max(candidates)[1]
 
 
 def read_run(folder: Path) -> dict:
@@ -82,9 +92,28 @@ def read_run(folder: Path) -> dict:
 
 
 def write_run(folder: Path, about: Mapping) -> None:
-    temporary = folder / (FILE + ".part")
-    temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE)
+    with written_whole(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_splits(packed: Pack, folder: Path) -> None:
+    """Which image is in which split, as CSV."""
+    with (folder / SPLIT_FILE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "class", "split"))
+        for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
+            writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
+
+
+def with_splits_of(folder: Path, packed: Pack) -> Pack:
+    """The same images in the splits that a run had them in; those that it did not have are left out.
+
+    So an image that was trained on stays one, whatever was added to the folder since.
+    """
+    with (folder / SPLIT_FILE).open(encoding="utf-8", newline="") as file:
+        known = {row["image"]: row["split"] for row in csv.DictReader(file)}
+    splits = [SPLITS.index(known[name]) if known.get(name) in SPLITS else BROKEN for name in packed.names]
+    return replace(packed, splits=np.array(splits, np.uint8))
 
 
 def check_same(folder: Path, now: Mapping) -> None:
@@ -105,6 +134,7 @@ def check_same(folder: Path, now: Mapping) -> None:
         raise ValueError(f"{folder} was begun with other settings, so it cannot go on:\n  " + "\n  ".join(changed))
 
 
-def _number(folder: Path) -> int:
-    digits = folder.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+def _numbered(name: str) -> list[int]:
+    """Numbers of the runs of that name."""
+    matches = (re.fullmatch(re.escape(name) + r"-(\d+)", path.name) for path in Path("runs").glob("*"))
+    return [int(match[1]) for match in matches if match]

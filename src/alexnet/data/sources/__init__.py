@@ -17,7 +17,7 @@ def open_source(data: str | Path, split_seed: int = 0) -> Source:
     Raises:
         ValueError: the place holds no data set of a known layout.
     """
-    if str(data) == "emoji":
+    if str(data) == "emoji":  # a folder of that name is ./emoji
         return EmojiSource()
     path = Path(data).expanduser()
     if not path.is_dir():

@@ -29,6 +29,8 @@ class Source(Protocol):
 
     name: str
     classes: Sequence[str]
+    has_splits: bool
+    """Whether the split is the source's own, or was cut by a hash."""
     entries: Sequence[Entry]
 
     def open(self, number: int) -> Image.Image:

@@ -20,10 +20,11 @@ SIDE = 64
 
 
 class EmojiSource:
-    """About 6,900 drawings in 13 classes. No emoji of the test part has another vendor's drawing in the train part."""
+    """About 7,500 drawings in 13 classes. No emoji of the test part has another vendor's drawing in the train part."""
 
     name = "emoji"
     classes = CLASSES
+    has_splits = True
 
     def __init__(self):
         self._folder = files("alexnet.data") / "emoji"
@@ -43,7 +44,9 @@ class EmojiSource:
         return _strip(self.rows[number]["strip"]).crop((left, 0, left + SIDE, SIDE))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256((self._folder / "images.csv").read_bytes()).hexdigest()
+        digest = hashlib.sha256((self._folder / "images.csv").read_bytes())
+        digest.update((self._folder / "build.json").read_bytes())  # names the versions that the strips were made from
+        return digest.hexdigest()
 
 
 @lru_cache(maxsize=16)

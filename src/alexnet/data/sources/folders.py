@@ -20,8 +20,9 @@ OTHER_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validati
 class FolderSource:
     """A folder per class, below train/ and val/ (and test/), or directly below the root.
 
-    Classes are the folders of train/, sorted. What is missing is cut from train by class, in the order of a hash: a
-    tenth for val, and another tenth for test where the root has neither split.
+    Classes are the folders of train/ that hold images, sorted. What is missing is cut from train by class, in the order
+    of a hash: a tenth for val, and another tenth for test where the root has neither split. Without train/, the splits
+    that are there can be evaluated on, but not trained.
 
     Raises:
         ValueError: no images are found, or val/ or test/ has a class that train/ lacks.
@@ -29,22 +30,17 @@ class FolderSource:
 
     def __init__(self, root: Path, split_seed: int = 0):
         self.root = root
-        self.name = root.resolve().name
+        self.name = root.resolve().name or "root"
         folders = {split: self._split_folder(split) for split in SPLITS}
-        if folders["train"] is None and any(folders.values()):
-            raise ValueError(f"{root} has {' and '.join(s for s in SPLITS if folders[s])} but no train/")
-        self.has_splits = folders["train"] is not None
-        if not self.has_splits:
-            folders = {"train": root}
         present = {split: folder for split, folder in folders.items() if folder is not None}
-        self.classes = tuple(sorted(f.name for f in present["train"].iterdir() if f.is_dir() and any(image_files(f))))
+        self.has_splits = bool(present)
+        present = present or {"train": root}
+        named = next(iter(present.values()))
+        self.classes = tuple(folder.name for folder in _class_folders(named))
         if not self.classes:
             raise ValueError(
-                f"{present['train']} has no folder with images in it; it may have one per class "
-                f"({', '.join(sorted(SUFFIXES))})"
+                f"{named} has no folder with images in it; it may have one per class ({', '.join(sorted(SUFFIXES))})"
             )
-        if len(self.classes) == 1:
-            raise ValueError(f"{present['train']} has the one class {self.classes[0]!r}; two or more can be told apart")
         self.entries = self._entries(present, split_seed)
 
     def open(self, number: int) -> Image.Image:
@@ -66,17 +62,15 @@ class FolderSource:
     def _entries(self, folders: dict[str, Path], seed: int) -> list[Entry]:
         entries = []
         for split, folder in folders.items():
-            unknown = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name not in self.classes)
-            if unknown and split != "train":
-                raise ValueError(
-                    f"{folder} has classes that train/ lacks: {', '.join(unknown[:5])}"
-                    f"{' …' if len(unknown) > 5 else ''}; it may have {', '.join(self.classes[:5])} …"
-                )
-            for label, name in enumerate(self.classes):
-                if (folder / name).is_dir():
-                    files = (file.relative_to(self.root).as_posix() for file in image_files(folder / name))
-                    entries += [Entry(file, label, split) for file in files]
-        if "val" in folders:
+            for class_folder in _class_folders(folder):
+                if class_folder.name not in self.classes:
+                    known = f"{', '.join(self.classes[:20])}{' …' if len(self.classes) > 20 else ''}"
+                    first = next(iter(folders.values())).name
+                    raise ValueError(f"{class_folder} is of a class that {first}/ lacks; it may be of {known}")
+                label = self.classes.index(class_folder.name)
+                files = (file.relative_to(self.root).as_posix() for file in image_files(class_folder))
+                entries += [Entry(file, label, split) for file in files]
+        if "val" in folders or "train" not in folders:
             return entries
         shares = {"train": 0.0, "val": 0.1} if "test" in folders else {"train": 0.0, "val": 0.1, "test": 0.1}
         training = [entry for entry in entries if entry.split == "train"]
@@ -86,7 +80,14 @@ class FolderSource:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder whose suffix is that of an image, sorted; hidden ones are left out."""
+    """Files below a folder whose suffix is that of an image, sorted; hidden ones and hidden folders are left out."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
             yield path
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """Folders that hold images, sorted."""
+    visible = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(each for each in visible if any(image_files(each)))

@@ -1,0 +1,46 @@
+"""An evaluation as rows to print, and as a file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import written_whole
+from .metrics import Metrics
+from .views import Evaluation
+
+ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
+CLASS_HEAD = ("class", "images", "right", "most often taken for")
+
+
+def error_rows(evaluation: Evaluation) -> list[list[str]]:
+    """A row for each way of viewing, in the columns of ERROR_HEAD."""
+    views = {"one view, the center": evaluation.center, f"{evaluation.views} views": evaluation.mean}
+    return [
+        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
+        for name, m in views.items()
+        if m is not None
+    ]
+
+
+def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
+    """A row for each class, in the columns of CLASS_HEAD; behind a rival stands how often it was the answer."""
+    rows = []
+    for label, counts in enumerate(metrics.confusion):
+        total, right = int(counts.sum()), int(counts[label])
+        wrong = counts.clone()
+        wrong[label] = 0
+        rival = f"{classes[int(wrong.argmax())]} ({int(wrong.max())})" if wrong.any() else ""
+        rows.append([classes[label], f"{total}", f"{right / total:.1%}" if total else "", rival])
+    return rows
+
+
+def write_probabilities(path: Path, evaluation: Evaluation, classes: Sequence[str]) -> None:
+    """A line of CSV for every image: its name, its class, and the probability of every class by all views."""
+    metrics = evaluation.mean
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "class", *classes))
+        for number, label, row in zip(evaluation.numbers, metrics.labels, metrics.probabilities.tolist(), strict=True):
+            writer.writerow((evaluation.packed.names[number], classes[label], *(f"{share:.6g}" for share in row)))
