@@ -3,9 +3,10 @@
 A network that has learnt nothing answers with a loss of ln(classes). This trains each variant at the rates with which
 its recipe starts until the mean loss of the last 20 steps is at most 0.8 · ln(classes), and prints a table.
 
-    python benchmarks/plateau.py DATA [VARIANT ...] [--most 2000] [--precision auto] [--seed 0]
+    python benchmarks/plateau.py DATA [VARIANT ...] [--side 131] [--most 2000] [--precision auto] [--seed 0]
 
-DATA is what `alexnet train` takes; all variants where none is named.
+DATA is what `alexnet train` takes; all variants where none is named. `--side` has networks made for larger images see
+crops of that many pixels, to save time.
 """
 
 from __future__ import annotations
@@ -33,12 +34,18 @@ class Left(Exception):
     """The plateau is behind."""
 
 
-def steps_to_leave(name: str, data: str, most: int, device, precision: str, seed: int) -> tuple[int | None, float]:
+def steps_to_leave(
+    name: str, data: str, side: int | None, most: int, device, precision: str, seed: int
+) -> tuple[int | None, float]:
     """Steps until the loss is low enough, None where `most` did not do; and the loss then."""
     chosen = recipe(VARIANTS[name].recipe)
     if not isinstance(chosen.schedule, WarmThenLinear):
         chosen = replace(chosen, epochs=100_000)  # so long that it stays at its first rates
-    plan = make_plan(data, VARIANTS[name], chosen)
+    architecture = VARIANTS[name]
+    if side is not None and side < architecture.input_size:
+        stored = round(side * architecture.stored_size / architecture.input_size)
+        architecture = replace(architecture, input_size=side, stored_size=stored)
+    plan = make_plan(data, architecture, chosen)
     goal = SHARE * math.log(len(plan.packed.classes))
     losses: deque[float] = deque(maxlen=WINDOW)
     steps = 0
@@ -62,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--side", type=int)
     parser.add_argument("--most", type=int, default=2000)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,7 +79,8 @@ def main() -> None:
     precision = pick_precision(arguments.precision, device)
     print(f"{describe_device(device, precision)}, torch {torch.__version__}\n", flush=True)
     for name in arguments.variants:
-        steps, loss = steps_to_leave(name, arguments.data, arguments.most, device, precision, arguments.seed)
+        limits = arguments.side, arguments.most
+        steps, loss = steps_to_leave(name, arguments.data, *limits, device, precision, arguments.seed)
         shown = f"{steps}" if steps else f"more than {arguments.most}"
         print(f"| `{name}` | `{VARIANTS[name].recipe}` | {shown} | {loss:.3f} |", flush=True)
 

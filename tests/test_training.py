@@ -18,6 +18,7 @@ QUICK = replace(
     recipe("small"),
     name="quick",
     least_steps=0,
+    label_smoothing=0.0,
     epochs=3,
     batch_size=16,
     schedule=WarmThenLinear(peak=0.005),
@@ -78,8 +79,8 @@ def test_the_number_of_decoding_threads_changes_nothing(colors, tmp_path, monkey
 
 def test_it_learns_three_colors_and_another_seed_learns_otherwise(colors):
     classifier = Classifier("small", "cpu", "fp32")
-    history = classifier.fit(colors, recipe=replace(QUICK, epochs=6), verbose=False)
-    assert history["train_loss"][-1] < 0.3 < np.log(3) - 0.2 < history["train_loss"][0]
+    history = classifier.fit(colors, recipe=replace(QUICK, epochs=10, schedule=WarmThenLinear(0.02)), verbose=False)
+    assert history["train_loss"][-1] < 0.5 * np.log(3), "half the loss of guessing"
     assert classifier.evaluate(verbose=False, data=colors, split="test").mean.top1 == 1
     other = Classifier("small", "cpu", "fp32").fit(colors, recipe=replace(QUICK, epochs=1), seed=1, verbose=False)
     assert other["train_loss"][0] != history["train_loss"][0]

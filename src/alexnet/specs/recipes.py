@@ -174,6 +174,8 @@ class Recipe:
     """Consecutive images that share one crop and one mirroring; 32 in the 2012 code."""
     shuffle: Literal["epoch", "once"] = "epoch"
     label_smoothing: float = 0.0
+    largest_gradient: float | None = None
+    """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
     rate_scale: float = 1.0
     """Multiplies every rate of the schedule."""
 
@@ -335,6 +337,7 @@ SMALL = Recipe(
     color=ColorShift(divide=False),
     zoom=(0.4, 1.0),
     label_smoothing=0.1,
+    largest_gradient=2.0,
 )
 
 RECIPES = {

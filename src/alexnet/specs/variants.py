@@ -208,7 +208,7 @@ SMALL = Architecture(
     name="small",
     about="Our own for 64 × 64 images, AlexNet's five and three layers made small: a quick start without a GPU.",
     layers=(
-        Conv("conv1", 32, kernel=5, stride=2, pad=2, std="he"),
+        Conv("conv1", 32, kernel=5, stride=2, pad=2, std=0.05),
         Conv("conv2", 64, kernel=3, pad=1, std="he", then=("relu", "pool")),
         Conv("conv3", 128, kernel=3, pad=1, std="he"),
         Conv("conv4", 128, kernel=3, pad=1, std="he"),

@@ -187,6 +187,8 @@ def _step(
     loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad()
     loss.backward()
+    if recipe.largest_gradient is not None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
     optimizer.step()
     right = (scores.detach().argmax(1) == batch.labels).sum()
     mean, count = torch.stack([loss.detach(), right]).tolist()  # one wait for the device

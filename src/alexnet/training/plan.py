@@ -113,6 +113,7 @@ def make_plan(
     packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
+    chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
     return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed))
 
 
