@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_CACHE", str(place / "cache"))
         data = write_colors(place / "colors", 20)
-        settings = "--variant small --epochs 6 --batch-size 8 --lr 0.005 --precision fp32"
+        settings = "--variant small --epochs 8 --batch-size 8 --lr 0.02 --precision fp32"
         main(["train", str(data), *settings.split(), "--output", str(place / "run")])
     return place / "run"
 
