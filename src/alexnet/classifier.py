@@ -75,7 +75,7 @@ class Classifier:
         recipe: str | Recipe | None = None,
         mirror: bool | None = None,
         seed: int | None = None,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         output: str | Path | Literal["auto"] | None = None,
         resume: bool = False,
         workers: int | None = None,
@@ -93,7 +93,7 @@ class Classifier:
             recipe: a name of `alexnet.recipes()`; the variant's own where None.
             mirror: whether mirror images are as good as the images; as the recipe says where None.
             seed: of initial weights, order, crops and dropout; 0 where None.
-            split_seed: of the split of a folder that has none.
+            split_seed: of the split of a folder that has none; 0 where None.
             output: folder for checkpoints and journal; "auto" takes the next free runs/DATA-VARIANT-1, -2 …; nothing is
                 written where None.
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
@@ -118,11 +118,12 @@ class Classifier:
             if self._asked_precision == "auto":
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
+        split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, progress)
         if output is not None:
-            about = runs.settings(plan, seed, self.precision, str(self.device))
+            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
             if resume:
                 runs.check_same(folder, about)
             else:

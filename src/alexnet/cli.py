@@ -26,7 +26,7 @@ def train(
     lr: float | None = None,
     mirror: bool | None = None,
     seed: int | None = None,
-    split_seed: int = 0,
+    split_seed: int | None = None,
     output: Path | None = None,
     resume: bool = False,
     device: str = "auto",
@@ -45,7 +45,7 @@ def train(
         lr: Highest learning rate; all others change in proportion. By default the recipe's.
         mirror: Whether mirror images are as good as the images, which those of digits are not. By default the recipe's.
         seed: Of initial weights, order, crops and dropout. By default 0.
-        split_seed: Of the split of a folder that has none.
+        split_seed: Of the split of a folder that has none. By default 0.
         output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
         device: auto, cpu, cuda, cuda:1, mps ...

@@ -25,13 +25,14 @@ MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
 """Settings that a resumed run shares with the one that was interrupted."""
 
 
-def settings(plan: Plan, seed: int, precision: str, device: str) -> dict:
+def settings(plan: Plan, seed: int, split_seed: int, precision: str, device: str) -> dict:
     """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
     return {
         "data": plan.data,
         "pack": plan.packed.path.name,
         "variant": plan.architecture.name,
         "seed": seed,
+        "split_seed": split_seed,
         "device": device,
         "precision": precision,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
