@@ -58,8 +58,8 @@ def autocast(device: torch.device, precision: Precision):
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory instead of handing each large block back to the system.
 
-    A step allocates the same large blocks again and again; fetched anew, every page of them is cleared by the system
-    first, which takes about as long as the arithmetic of a normalization. For a whole process, so for commands.
+    A step allocates the same large blocks again and again; fetched anew, every page of them is first cleared by
+    the system. This changes the whole process, so it is for commands, not for callers of the library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # glibc

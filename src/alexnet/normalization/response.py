@@ -1,7 +1,7 @@
 """Both response normalizations, forward and backward, in plain torch on any device.
 
 Only x is kept for the backward pass; the sums are formed again. A sum over neighboring channels is a product with a
-matrix that has ones in a band, which every device does faster than shifted additions; a sum over a window of places is
+matrix that has ones in a band, one pass over memory where shifted additions are many; a sum over a window of places is
 one over rows, then one over columns. For the paper's β = 0.75 the power is two square roots instead of `pow`.
 """
 
