@@ -9,6 +9,7 @@ ORDER = [
     *(
         "specs",
         "files",
+        "kernels",
         "normalization",
         "data",
         "model",

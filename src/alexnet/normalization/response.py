@@ -1,20 +1,29 @@
-"""Both response normalizations, forward and backward, in plain torch on any device.
+"""The front: checks, and the operators under which torch knows both normalizations.
 
-Only x is kept for the backward pass; the sums are formed again. A sum over neighboring channels is a product with a
-matrix that has ones in a band, one pass over memory where shifted additions are many; a sum over a window of places is
-one over rows, then one over columns. For the paper's β = 0.75 the power is two square roots instead of `pow`.
+`torch.ops.alexnet.response_norm` and `.spatial_norm` run a kernel in C on the CPU, one in Triton on a GPU, and plain
+torch for everything else. Only x is kept for the backward pass; the sums are formed again. Under autocast they keep the
+type of x, for they sum in float32 whatever it is.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from . import cpu, plain
 
 
 def response_norm(
-    x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, groups: int = 1
+    x: Tensor,
+    size: int = 5,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 2.0,
+    groups: int = 1,
+    relu: bool = False,
 ) -> Tensor:
     """Divide each activation by the energy of its neighboring channels (section 3.3).
 
@@ -27,6 +36,7 @@ def response_norm(
         x: activations, (N, C, H, W).
         size: channels summed, 1 or more. The paper's n.
         groups: parts of the channels that do not see each other; 2 for the two towers of 2012.
+        relu: normalize max(x, 0), in the same pass over memory.
 
     Raises:
         ValueError: x has another shape, size is below 1, or groups do not divide C.
@@ -37,7 +47,7 @@ def response_norm(
         raise ValueError(f"size is {size}; it counts channels, so it may be 1 or more")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups is {groups}; it may be a divisor of the {x.shape[1]} channels")
-    return _Normalize.apply(x, _ChannelSum(x.shape[1], size, groups), alpha / size, beta, k)
+    return torch.ops.alexnet.response_norm(x, size, alpha / size, beta, k, groups, relu)
 
 
 def spatial_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75, k: float = 1.0) -> Tensor:
@@ -59,89 +69,90 @@ def spatial_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.
         raise ValueError(f"x has shape {tuple(x.shape)}; it may be (N, C, H, W)")
     if size < 1:
         raise ValueError(f"size is {size}; it counts pixels, so it may be 1 or more")
-    return _Normalize.apply(x, _WindowSum(size), alpha / size**2, beta, k)
+    return torch.ops.alexnet.spatial_norm(x, size, alpha / size**2, beta, k)
 
 
-class _Normalize(torch.autograd.Function):
-    """y = x · (k + a · S(x²))^(−β), where S sums over neighbors and its transpose M over those whose neighbor one is.
+def implementation(x: Tensor):
+    """The module that normalizes such a tensor: `cpu`, `gpu` or `plain`."""
+    if cpu.takes(x):
+        return cpu
+    if x.is_cuda and x.dtype != torch.float64 and _triton_is_here():
+        from . import gpu
 
-    dx = g · s^(−β) − 2 a β · x · M(g · x · s^(−β−1)),   s = k + a · S(x²)
-    """
+        return gpu
+    return plain
 
-    @staticmethod
-    def forward(ctx, x, neighbors, a, beta, k):
+
+@cache
+def _triton_is_here() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """x in a layout that kernels know."""
+    known = x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
+    return x if known else x.contiguous()
+
+
+def _like(g: Tensor, x: Tensor) -> Tensor:
+    """A gradient in the layout of its activations; nothing is copied where it has it already."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return g.to(x.dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+_library = torch.library.Library("alexnet", "DEF")
+_CONSTANTS = {
+    "response_norm": "int size, float a, float beta, float k, int groups, bool relu",
+    "spatial_norm": "int size, float a, float beta, float k",
+}
+
+
+def _define(name: str) -> None:
+    """Give torch an operator, its gradient, its shapes for tracing, and its rule for a batch of batches."""
+    _library.define(f"{name}(Tensor x, {_CONSTANTS[name]}) -> Tensor")
+    _library.define(f"{name}_backward(Tensor g, Tensor x, {_CONSTANTS[name]}) -> Tensor")
+
+    def forward(x, *constants):
+        x = _dense(x)
+        return getattr(implementation(x), name)(x, *constants)
+
+    def backward(g, x, *constants):
+        x = _dense(x)
+        return getattr(implementation(x), f"{name}_backward")(_like(g, x), x, *constants)
+
+    _library.impl(name, forward, "CompositeExplicitAutograd")
+    _library.impl(f"{name}_backward", backward, "CompositeExplicitAutograd")
+    qualified = f"alexnet::{name}"
+    torch.library.register_fake(qualified, lambda x, *constants: torch.empty_like(_dense(x)), lib=_library)
+    torch.library.register_fake(
+        f"{qualified}_backward", lambda g, x, *constants: torch.empty_like(_dense(x)), lib=_library
+    )
+    operator, gradient = getattr(torch.ops.alexnet, name), getattr(torch.ops.alexnet, f"{name}_backward")
+
+    def keep(ctx, inputs, output):
+        x, *ctx.constants = inputs
         ctx.save_for_backward(x)
-        ctx.constants = neighbors, a, beta, k
-        wide = _wide(x)
-        s = neighbors.sum(wide.square()).mul_(a).add_(k)
-        return _inverse_power(s, beta).mul_(wide).to(x.dtype)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        (saved,) = ctx.saved_tensors
-        neighbors, a, beta, k = ctx.constants
-        x, g = _wide(saved), _wide(g)
-        s = neighbors.sum(x.square()).mul_(a).add_(k)
-        scaled = _inverse_power(s, beta).mul_(g)
-        shared = neighbors.transposed_sum(s.reciprocal_().mul_(scaled).mul_(x))
-        dx = scaled.addcmul_(x, shared, value=-2 * a * beta).to(saved.dtype)
-        return dx, None, None, None, None
+    def differentiate(ctx, g):
+        (x,) = ctx.saved_tensors
+        return gradient(g, x, *ctx.constants), *[None] * len(ctx.constants)
 
+    torch.library.register_autograd(qualified, differentiate, setup_context=keep, lib=_library)
 
-def _wide(x: Tensor) -> Tensor:
-    """x in a type in which squares may be summed: 16-bit types become float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    def many(info, dimensions, *inputs):
+        """A batch of batches is a longer batch: no image sees another."""
+        tensors = [
+            (each.movedim(at, 0) if at is not None else each.expand(info.batch_size, *each.shape)).flatten(0, 1)
+            for each, at in zip(inputs, dimensions, strict=True)
+            if isinstance(each, Tensor)
+        ]
+        called = operator if len(tensors) == 1 else gradient
+        out = called(*tensors, *inputs[len(tensors) :])
+        return out.unflatten(0, (info.batch_size, -1)), 0
 
-
-def _inverse_power(s: Tensor, beta: float) -> Tensor:
-    if beta == 0.75:
-        root = s.rsqrt()
-        return root.sqrt().mul_(root)
-    return s.pow(-beta)
+    torch.library.register_vmap(qualified, many, lib=_library)
+    torch.library.register_vmap(f"{qualified}_backward", many, lib=_library)
 
 
-class _ChannelSum:
-    """Sums over `size` neighboring channels within each of `groups` parts; (N, C, H, W) to the same."""
-
-    def __init__(self, channels: int, size: int, groups: int):
-        self.channels, self.size, self.groups = channels, size, groups
-
-    def sum(self, x: Tensor) -> Tensor:
-        return self._times(x, self._band(x))
-
-    def transposed_sum(self, x: Tensor) -> Tensor:
-        return self._times(x, self._band(x).T)
-
-    def _band(self, x: Tensor) -> Tensor:
-        """Ones where channel j (column) is a neighbor of channel c (row): 0 ≤ j − c + size // 2 < size."""
-        number = torch.arange(self.channels, device=x.device)
-        offset = number - number[:, None] + self.size // 2
-        part = number // (self.channels // self.groups)
-        return ((offset >= 0) & (offset < self.size) & (part == part[:, None])).to(x.dtype)
-
-    def _times(self, x: Tensor, band: Tensor) -> Tensor:
-        if x.is_contiguous(memory_format=torch.channels_last):
-            return (x.permute(0, 2, 3, 1) @ band.T).permute(0, 3, 1, 2)
-        return (band @ x.flatten(2)).view_as(x)
-
-
-class _WindowSum:
-    """Sums over size × size places of each map, clipped at the border; (N, C, H, W) to the same."""
-
-    def __init__(self, size: int):
-        self.size = size
-
-    def sum(self, x: Tensor) -> Tensor:
-        return self._pooled(x, before=self.size // 2)
-
-    def transposed_sum(self, x: Tensor) -> Tensor:
-        return self._pooled(x, before=self.size - 1 - self.size // 2)
-
-    def _pooled(self, x: Tensor, before: int) -> Tensor:
-        """Windows that begin `before` places above and left."""
-        if self.size % 2:  # as many on each side, which pooling can pad by itself
-            rows = F.avg_pool2d(x, (self.size, 1), stride=1, padding=(before, 0), divisor_override=1)
-            return F.avg_pool2d(rows, (1, self.size), stride=1, padding=(0, before), divisor_override=1)
-        after = self.size - 1 - before
-        return F.avg_pool2d(F.pad(x, (before, after, before, after)), self.size, stride=1, divisor_override=1)
+for _name in _CONSTANTS:
+    _define(_name)

@@ -1,0 +1,17 @@
+"""The kernels in C. They are optional: where they cannot be compiled, the package does without them."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "alexnet._kernels",
+            ["src/alexnet/kernels.c", "src/alexnet/normalization/kernels.c"],
+            depends=["src/alexnet/kernels.h"],
+            extra_compile_args=["-O3", "-fno-math-errno"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,53 @@
+"""Both response normalizations by the kernels in C (`kernels.c`), float32 and bfloat16."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kernels import library
+
+
+def takes(x: Tensor) -> bool:
+    """Whether there is a kernel for such a tensor, and not only a formula."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
+
+
+def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
+    return _response_norm(None, x, size, a, beta, k, groups, relu)
+
+
+def response_norm_backward(
+    g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool
+) -> Tensor:
+    return _response_norm(g, x, size, a, beta, k, groups, relu)
+
+
+def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
+    return _spatial_norm(None, x, size, a, beta, k)
+
+
+def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
+    return _spatial_norm(g, x, size, a, beta, k)
+
+
+def _response_norm(g, x, size, a, beta, k, groups, relu) -> Tensor:
+    out, tensors = _tensors(g, x)
+    images, channels, height, width = x.shape
+    shape = images, channels, height * width, groups
+    library().response_norm(*tensors, *shape, size, a, beta, k, relu, torch.get_num_threads())
+    return out
+
+
+def _spatial_norm(g, x, size, a, beta, k) -> Tensor:
+    out, tensors = _tensors(g, x)
+    library().spatial_norm(*tensors, *x.shape, size, a, beta, k, torch.get_num_threads())
+    return out
+
+
+def _tensors(g: Tensor | None, x: Tensor) -> tuple[Tensor, tuple]:
+    """The result, of x's layout, and what the kernels are told of the tensors."""
+    out = torch.empty_like(x)
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    addresses = g.data_ptr() if g is not None else None, x.data_ptr(), out.data_ptr()
+    return out, (*addresses, x.dtype == torch.bfloat16, channels_last)
