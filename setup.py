@@ -6,7 +6,12 @@ setup(
     ext_modules=[
         Extension(
             "alexnet._kernels",
-            ["src/alexnet/kernels.c", "src/alexnet/normalization/kernels.c"],
+            [
+                "src/alexnet/kernels.c",
+                "src/alexnet/data/kernels.c",
+                "src/alexnet/normalization/kernels.c",
+                "src/alexnet/training/kernels.c",
+            ],
             depends=["src/alexnet/kernels.h"],
             extra_compile_args=["-O3", "-fno-math-errno"],
             py_limited_api=True,

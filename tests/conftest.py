@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet.kernels import library
+
 COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
 
@@ -38,3 +40,14 @@ def write_colors(root: Path, count: int, seed: int = 0) -> Path:
             pixels = (np.array(color) + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:02}.png")
     return root
+
+
+@pytest.fixture(params=["kernels in C", "plain torch"])
+def each_way(request, monkeypatch):
+    """The test runs twice: with the kernels, where they were compiled, and without them."""
+    monkeypatch.setenv("ALEXNET_KERNELS", "1" if request.param == "kernels in C" else "0")
+    library.cache_clear()
+    if request.param == "kernels in C" and library() is None:
+        pytest.skip("the kernels were not compiled: there was no C compiler when the package was installed")
+    yield request.param
+    library.cache_clear()

@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data import draws
+from alexnet.data import crops, draws
 from alexnet.data.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
 from alexnet.data.batches import Batch
 from alexnet.data.statistics import statistics
+from alexnet.kernels import library
 from alexnet.specs.recipes import RECIPES, ColorShift, Input, recipe
 
 SIDE, CROP = 12, 8
@@ -35,7 +36,7 @@ def test_statistics_are_numpys(images):
     np.testing.assert_allclose(rebuilt, covariance, rtol=1e-4, atol=0.05)
 
 
-def test_ten_views_are_corners_center_and_their_mirror_images(images):
+def test_ten_views_are_corners_center_and_their_mirror_images(images, each_way):
     inputs, found = prepared(images)
     views = inputs.all_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
     far, middle = SIDE - CROP, (SIDE - CROP) // 2
@@ -57,7 +58,7 @@ def test_a_network_trained_without_mirroring_has_five_views(images):
     assert torch.equal(five.unflatten(0, (3, 5)), ten.unflatten(0, (3, 10))[:, :5])
 
 
-def test_every_offset_is_cut_by_training_views():
+def test_every_offset_is_cut_by_training_views(each_way):
     """An image that holds its own coordinates tells where it was cut, and whether it was mirrored."""
     y, x = np.mgrid[:SIDE, :SIDE]
     images = np.tile(np.stack([y, x, x], -1).astype(np.uint8), (4000, 1, 1, 1))
@@ -73,7 +74,7 @@ def test_every_offset_is_cut_by_training_views():
     assert (upright[:, 1, 0, 0] < upright[:, 1, 0, -1]).all()
 
 
-def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images):
+def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images, each_way):
     """2012 subtracts the center of the mean image whatever the crop; Caffe the part behind the crop."""
     inputs, found = prepared(images, mean="aligned image")
     top, left, mirrored = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
@@ -83,7 +84,7 @@ def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images):
     np.testing.assert_allclose(view[0], expected, atol=1e-4)
 
 
-def test_inputs_of_unit_deviation(images):
+def test_inputs_of_unit_deviation(images, each_way):
     inputs, _ = prepared(images, mean="channel", std="channel")
     view = inputs.center(torch.from_numpy(images))
     assert view.mean().abs() < 0.05 and abs(view.std() - 1) < 0.05
@@ -105,7 +106,7 @@ def test_color_shift_has_the_spread_that_the_paper_and_the_code_give(images, alo
     assert np.abs(np.corrcoef(in_axes.T) - np.eye(3)).max() < 0.02
 
 
-def test_the_image_is_divided_as_run_and_not_as_printed(images):
+def test_the_image_is_divided_as_run_and_not_as_printed(images, each_way):
     batch = Batch(torch.from_numpy(images), torch.zeros(40), np.arange(40), 0)
     inputs, found = prepared(images)
     shifted = training_views(batch, recipe("original"), inputs, found, 0, 0)
@@ -199,6 +200,31 @@ def test_normal_draws_are_normal():
 
     expected = np.array([0.5 * (1 + erf(x / 2**0.5)) for x in drawn])
     assert np.abs(expected - np.arange(1, 50_001) / 50_000).max() < 1.63 / np.sqrt(50_000)  # Kolmogorov, 1 %
+
+
+@pytest.mark.parametrize("mean", ["image", "aligned image", "channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_gives_the_bits_of_plain_torch(images, mean, dtype, monkeypatch):
+    if library() is None:
+        pytest.skip("the kernels were not compiled: there was no C compiler when the package was installed")
+    inputs, _ = prepared(images, mean=mean, std="channel")
+    generator = torch.Generator().manual_seed(0)
+    numbers, top, left = (torch.randint(0, most, (60,), generator=generator) for most in (40, 5, 5))
+    given = torch.from_numpy(images), top, left, top > left, torch.randn(60, 3, generator=generator) * 9, numbers, 1.1
+    by_kernel = inputs.normalize(*given, dtype=dtype)
+    monkeypatch.setattr(crops, "library", lambda: None)
+    assert torch.equal(by_kernel, inputs.normalize(*given, dtype=dtype))
+
+
+def test_the_kernel_never_reads_outside_an_image(images):
+    inputs, _ = prepared(images)
+    if library() is None:
+        pytest.skip("plain torch checks by itself")
+    one, far = torch.tensor([0]), torch.tensor([SIDE - CROP + 1])
+    with pytest.raises(IndexError, match=r"top holds 5 … 5; it may hold 0 … 4"):
+        inputs.normalize(torch.from_numpy(images), far, one, one > 0, numbers=one)
+    with pytest.raises(IndexError, match=r"numbers holds 40 … 40; it may hold 0 … 39"):
+        inputs.normalize(torch.from_numpy(images), one, one, one > 0, numbers=one + 40)
 
 
 def test_crops_larger_than_the_image_are_refused(images):

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from alexnet import response_norm, spatial_norm
+from alexnet.kernels import library
+from alexnet.normalization import reference
 
 
 def signed(*shape, dtype=torch.float64):
@@ -61,18 +63,114 @@ def test_gradients_are_those_of_finite_differences(size):
     assert torch.autograd.gradcheck(lambda x: spatial_norm(x, size, 0.5), x)
 
 
-def test_memory_order_changes_nothing_and_is_kept():
-    x = signed(2, 8, 5, 5, dtype=torch.float32)
-    last = x.to(memory_format=torch.channels_last)
+LAYOUTS = [torch.channels_last, torch.contiguous_format]
+EPSILON = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
+"""Relative: of the sums, and of rounding the result to eight bits."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize(("groups", "relu", "beta"), [(1, False, 0.75), (2, True, 0.75), (3, False, 0.5)])
+def test_response_norm_follows_float64(each_way, layout, dtype, size, groups, relu, beta):
+    """96 channels of 13 × 11, as of original; strips and rows that do not divide evenly."""
+    constants = size, 0.1 / size, beta, 2.0, groups, relu
+    check_against_reference("response_norm", signed(3, 96, 13, 11), layout, dtype, constants)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize(("size", "beta"), [(1, 0.75), (2, 0.75), (3, 0.6), (4, 0.75), (5, 0.75), (9, 0.75)])
+def test_spatial_norm_follows_float64(each_way, layout, dtype, size, beta):
+    """41 maps, so that some are left over; windows that are larger than the map."""
+    check_against_reference("spatial_norm", signed(2, 41, 7, 9), layout, dtype, (size, 0.1 / size**2, beta, 1.0))
+
+
+def check_against_reference(name, x, layout, dtype, constants):
+    """Values and gradients of an operator, and those of the formula in float64; layout and type are kept."""
+    narrow = x.to(dtype).contiguous(memory_format=layout).requires_grad_()
+    wide = narrow.detach().double().requires_grad_()
+    y = getattr(torch.ops.alexnet, name)(narrow, *constants)
+    expected = getattr(reference, name)(wide, *constants)
+    g = signed(*x.shape).flip(0).to(dtype).contiguous(memory_format=layout)
+    y.backward(g)
+    expected.backward(g.double())
+    for ours, exact in ((y, expected), (narrow.grad, wide.grad)):
+        assert ours.dtype == dtype and ours.is_contiguous(memory_format=layout)
+        # A gradient is a difference, so its error is relative to what is subtracted, not to what is left.
+        difference = (ours.double() - exact).abs()
+        assert (difference <= EPSILON[dtype] * exact.abs().clamp(min=exact.abs().mean())).all()
+
+
+def test_the_number_of_threads_changes_no_bit(each_way):
+    x, g = signed(4, 48, 20, 20, dtype=torch.float32), signed(4, 48, 20, 20, dtype=torch.float32).flip(1)
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for norm in (response_norm, spatial_norm):
+            own = x.clone().requires_grad_()
+            norm(own).backward(g)
+            found.append(torch.stack([norm(x), own.grad]))
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[2]) and torch.equal(found[2], found[4])
+    assert torch.equal(found[1], found[3]) and torch.equal(found[3], found[5])
+
+
+def test_threads_without_torchs_team(monkeypatch):
+    """Where torch has no OpenMP library that can be found, the kernels make threads of their own."""
+    if library() is None:
+        pytest.skip("the kernels were not compiled")
+    x = signed(4, 48, 20, 20, dtype=torch.float32)
+    expected = response_norm(x)
+    library().use_team(None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert torch.equal(response_norm(x), expected)
+    finally:
+        torch.set_num_threads(before)
+        library.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_finds_the_operators_well_made(each_way, dtype):
+    """Schema, gradient, shapes for tracing, and the same results under tracing as without."""
+    x = signed(2, 6, 4, 5, dtype=dtype).requires_grad_()
+    torch.library.opcheck(torch.ops.alexnet.response_norm, (x, 5, 0.1, 0.75, 2.0, 2, True))
+    torch.library.opcheck(torch.ops.alexnet.spatial_norm, (x, 5, 0.1, 0.75, 1.0))
+
+
+def test_compiles_as_one_graph(each_way):
+    x = signed(2, 6, 4, 5, dtype=torch.float32).requires_grad_()
+
+    def both(x):
+        return spatial_norm(response_norm(x.sin(), relu=True)).sum()
+
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    (ours,), (theirs,) = torch.autograd.grad(compiled(x), x), torch.autograd.grad(both(x), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_vmap_is_a_longer_batch(each_way):
+    x = signed(3, 2, 6, 4, 5, dtype=torch.float32)
     for norm in (response_norm, spatial_norm):
-        torch.testing.assert_close(norm(last), norm(x), rtol=1e-6, atol=1e-6)
-        assert norm(last).is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(torch.vmap(norm)(x), torch.stack([norm(part) for part in x]))
 
 
-def test_half_precision_sums_in_single():
-    x = signed(2, 96, 4, 4, dtype=torch.float32).bfloat16()
-    expected = response_norm(x.double(), alpha=10).bfloat16()
-    torch.testing.assert_close(response_norm(x, alpha=10), expected, rtol=2**-7, atol=0)
+def test_autocast_leaves_the_type_alone(each_way):
+    """Sums are float32 whatever x is, so that there is nothing to cast."""
+    x = signed(2, 6, 4, 5, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(response_norm(x), response_norm(x.clone())) and response_norm(x).dtype == torch.float32
+        assert response_norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_what_is_not_dense_and_what_is_empty(each_way):
+    x = signed(2, 6, 8, 5, dtype=torch.float32)
+    part = x[:, :, ::2]
+    torch.testing.assert_close(response_norm(part), response_norm(part.clone()))
+    torch.testing.assert_close(spatial_norm(part), spatial_norm(part.clone()))
+    assert response_norm(x[:0]).shape == (0, 6, 8, 5) and spatial_norm(x[:0]).shape == (0, 6, 8, 5)
 
 
 def test_settings_out_of_range_are_named():

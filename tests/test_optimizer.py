@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -44,6 +46,32 @@ def test_equals_sgd_while_the_rate_stays():
             optimizer.step()
     torch.testing.assert_close(ours.weight, theirs.weight)
     torch.testing.assert_close(ours.bias, theirs.bias)
+
+
+def test_float32_follows_float64(each_way):
+    """All of original's shapes and layouts, ten steps with rates that change."""
+    torch.manual_seed(0)
+    narrow = nn.Sequential(nn.Conv2d(3, 96, 11), nn.Conv2d(96, 256, 5, groups=2), nn.Linear(300, 1001))
+    narrow = narrow.to(memory_format=torch.channels_last)
+    wide = deepcopy(narrow).double()
+    optimizers = [PaperUpdate([{"params": [p], "weight_decay": 0.01} for p in n.parameters()]) for n in (narrow, wide)]
+    for step in range(10):
+        for ours, exact in zip(narrow.parameters(), wide.parameters(), strict=True):
+            ours.grad = torch.randn_like(ours)
+            exact.grad = ours.grad.double()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + step)
+            optimizer.step()
+    for ours, exact in zip(narrow.parameters(), wide.parameters(), strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_in_another_layout_is_not_misread(each_way):
+    weight = nn.Parameter(torch.zeros(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
+    weight.grad = torch.arange(48.0).view(4, 3, 2, 2)
+    PaperUpdate([{"params": [weight], "lr": 1.0}]).step()
+    assert torch.equal(weight.detach(), -torch.arange(48.0).view(4, 3, 2, 2))
 
 
 def test_a_rate_of_zero_skips_a_parameter_with_its_velocity():

@@ -20,6 +20,8 @@ _TENSOR = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # g, x, out, whether bfl
 SIGNATURES = {
     "response_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int, c_int],
     "spatial_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int],
+    "crops": [*[c_void_p] * 9, c_int, c_int, *[c_long] * 3, c_int],
+    "paper_update": [*[c_void_p] * 3, c_long, *[c_float] * 3, c_int],
 }
 
 

@@ -1,7 +1,7 @@
 """Crops, mirror, mean and color shift (sections 2 and 4.1), as pure functions on whole batches, on the batch's device.
 
-Images stay uint8, (N, side, side, 3), until the last step, which gives float32, (N, 3, crop, crop), channels last in
-memory.
+Images stay uint8, (N, side, side, 3), until the last step, which gives floats, (N, 3, crop, crop), channels last in
+memory: of float32, or at once of the type that the first layer multiplies in.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..specs.recipes import ColorShift, Recipe
 from . import draws
 from .batches import Batch
+from .crops import normalized_crops
 from .statistics import Statistics
 
 CENTER = 2
@@ -70,24 +71,35 @@ class Preprocessing:
         return self.stored_size - self.crop_size
 
     def normalize(
-        self, images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, color: Tensor | None = None
+        self,
+        images: Tensor,
+        top: Tensor,
+        left: Tensor,
+        mirrored: Tensor,
+        color: Tensor | None = None,
+        numbers: Tensor | None = None,
+        divisor: float = 1.0,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Cut one crop from each image and put it into the network's units.
+        """Cut crops from images and put them into the network's units.
 
         Args:
             images: (N, stored_size, stored_size, 3), uint8.
-            top, left: offsets of the crops, (N,), 0 … margin.
-            mirrored: (N,), bool.
-            color: added to all pixels of an image, in pixel units, (N, 3).
+            top, left: offsets of the crops, (M,), 0 … margin.
+            mirrored: (M,), bool.
+            color: added to all pixels of a crop, in pixel units, (M, 3).
+            numbers: which image each crop is cut from, (M,); one from each in turn where None.
+            divisor: of the result, as the 2012 code divides what its color shift has made more various.
 
         Returns:
-            (N, 3, crop_size, crop_size), float32, channels last.
+            (M, 3, crop_size, crop_size), channels last.
         """
-        pixels = crop_and_mirror(images, top, left, mirrored, self.crop_size).float()
-        pixels -= self._mean_crops(top, left, mirrored)
-        if color is not None:
-            pixels += color[:, None, None, :]
-        return (pixels / self.std).permute(0, 3, 1, 2)
+        if numbers is None:
+            numbers = torch.arange(len(images), device=images.device)
+        std = self.std * divisor
+        return normalized_crops(
+            images, numbers, top, left, mirrored, self.crop_size, self.mean, std, self.aligned, color, dtype
+        )
 
     def normalize_resized(
         self, images: Tensor, windows: Tensor, mirrored: Tensor, color: Tensor | None = None
@@ -109,17 +121,17 @@ class Preprocessing:
         views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
         return views.contiguous(memory_format=torch.channels_last)
 
-    def center(self, images: Tensor) -> Tensor:
+    def center(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The central crop of every image, (N, 3, crop_size, crop_size)."""
         middle = torch.full((len(images),), self.margin // 2, device=images.device)
-        return self.normalize(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool))
+        return self.normalize(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool), dtype=dtype)
 
     @property
     def views(self) -> int:
         """How many views of an image there are."""
         return 10 if self.mirror else 5
 
-    def all_views(self, images: Tensor) -> Tensor:
+    def all_views(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Section 4.1: four corners and center, and their mirror images; (views · N, 3, crop_size, crop_size).
 
         The views of an image stand together. CENTER says which is the central one.
@@ -130,34 +142,8 @@ class Preprocessing:
         top = torch.tensor([0, 0, middle, far, far] * sides, device=device).repeat(count)
         left = torch.tensor([0, far, middle, 0, far] * sides, device=device).repeat(count)
         mirrored = torch.tensor(([False] * 5 + [True] * 5)[: 5 * sides], device=device).repeat(count)
-        return self.normalize(images.repeat_interleave(self.views, dim=0), top, left, mirrored)
-
-    def _mean_crops(self, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        if self.mean.shape[0] == 1:
-            return self.mean
-        if self.aligned:
-            means = self.mean.expand(len(top), -1, -1, -1)
-            return crop_and_mirror(means, top, left, mirrored, self.crop_size)
-        start = self.margin // 2
-        return self.mean[start : start + self.crop_size, start : start + self.crop_size]
-
-
-def crop_and_mirror(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Cut a square from each image, from right to left where mirrored.
-
-    Args:
-        images: (N, height, width, channels), any type.
-        top, left: (N,), whole numbers.
-        mirrored: (N,), bool.
-
-    Returns:
-        (N, size, size, channels), same type.
-    """
-    along = torch.arange(size, device=images.device)
-    rows = top[:, None] + along
-    columns = left[:, None] + torch.where(mirrored[:, None], along.flip(0), along)
-    number = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[number, rows[:, :, None], columns[:, None, :]]
+        numbers = torch.arange(count, device=device).repeat_interleave(self.views)
+        return self.normalize(images, top, left, mirrored, numbers=numbers, dtype=dtype)
 
 
 def color_draws(shift: ColorShift, found: Statistics, seed: int, epoch: int, numbers: np.ndarray) -> np.ndarray:
@@ -186,7 +172,14 @@ def random_windows(drawn: np.ndarray, zoom: tuple[float, float], stretch: float)
 
 
 def training_views(
-    batch: Batch, recipe: Recipe, inputs: Preprocessing, found: Statistics, seed: int, epoch: int, color: bool = True
+    batch: Batch,
+    recipe: Recipe,
+    inputs: Preprocessing,
+    found: Statistics,
+    seed: int,
+    epoch: int,
+    color: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """One random crop of each image as a recipe wants it, (N, 3, crop_size, crop_size).
 
@@ -204,12 +197,9 @@ def training_views(
     shift = None
     if recipe.color and color:
         shift = torch.from_numpy(color_draws(recipe.color, found, seed, epoch, batch.numbers)).float().to(device)
+    divisor = 1 + recipe.color.deviation if shift is not None and recipe.color.divide else 1.0
     if recipe.zoom:
         windows = torch.from_numpy(random_windows(drawn, recipe.zoom, recipe.stretch)).float().to(device)
-        views = inputs.normalize_resized(batch.images, windows, mirrored, shift)
-    else:
-        offsets = torch.from_numpy((drawn[:, :2] * (inputs.margin + 1)).astype(np.int64)).to(device)
-        views = inputs.normalize(batch.images, offsets[:, 0], offsets[:, 1], mirrored, shift)
-    if shift is not None and recipe.color.divide:
-        views /= 1 + recipe.color.deviation
-    return views
+        return inputs.normalize_resized(batch.images, windows, mirrored, shift).div_(divisor).to(dtype)
+    offsets = torch.from_numpy((drawn[:, :2] * (inputs.margin + 1)).astype(np.int64)).to(device)
+    return inputs.normalize(batch.images, offsets[:, 0], offsets[:, 1], mirrored, shift, divisor=divisor, dtype=dtype)

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 
 Precision = Literal["fp32", "bf16"]
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of what a network multiplies, by precision."""
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 """Settings of glibc's `mallopt`, as malloc.h numbers them."""
 

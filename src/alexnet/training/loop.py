@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
 from ..evaluation.views import evaluate
-from ..model.device import Precision, autocast
+from ..model.device import TYPES, Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
 from ..specs.recipes import Rates, Recipe
 from .interrupt import CtrlC, Interrupted
@@ -127,7 +127,8 @@ def train(
                     rates = rates_at(progress.batch)
                     optimizer.set_rates(rates)
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
-                    views = training_views(batch, recipe, trained.inputs, plan.found, seed, progress.epoch, rates.color)
+                    drawn = seed, progress.epoch, rates.color, TYPES[precision]
+                    views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
                     loss, right = _step(network, optimizer, views, batch, recipe, precision)
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
