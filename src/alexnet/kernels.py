@@ -21,6 +21,7 @@ SIGNATURES = {
     "response_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int, c_int],
     "spatial_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int],
     "crops": [*[c_void_p] * 9, c_int, c_int, *[c_long] * 3, c_int],
+    "resize": [c_void_p, c_void_p, c_long, c_long, *[*[c_void_p] * 3, c_long] * 2],
     "paper_update": [*[c_void_p] * 3, c_long, *[c_float] * 3, c_int],
 }
 
@@ -34,7 +35,7 @@ def library() -> ctypes.CDLL | None:
     opened = ctypes.CDLL(found.origin)
     for name, arguments in SIGNATURES.items():
         function = getattr(opened, name)
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, c_int if name == "resize" else None
     opened.use_team(_team_of_torch())
     return opened
 

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..files import written_whole
+from .resizing import central_square
 from .sources import SPLITS, Source
 
-VERSION = 1
+VERSION = 2
 """Of the pack's pixels and fields; another one means another file."""
 BROKEN = 255
 """In `splits`: this image could not be read."""
@@ -139,11 +140,7 @@ def square(image: Image.Image, side: int) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    shorter = min(image.size)
-    left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
-    box = (left, top, left + shorter, top + shorter)
-    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, box=box))
+    return central_square(image if image.mode == "RGB" else image.convert("RGB"), side)
 
 
 def _write(source: Source, side: int, path: Path, workers: int, progress) -> None:

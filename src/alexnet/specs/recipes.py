@@ -277,6 +277,13 @@ CAFFE = Recipe(
     input=Input(mean="aligned image"),
 )
 
+CAFFENET = replace(
+    CAFFE,
+    name="caffenet",
+    about="As caffe, with gradients of length 8 at most: with few classes, biases of 1 let the first steps explode.",
+    largest_gradient=8.0,
+)
+
 
 def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str, float]) -> Recipe:
     until_1, until_2, until_3 = epochs
@@ -349,6 +356,7 @@ RECIPES = {
         ONE_TOWER,
         TORCHVISION,
         CAFFE,
+        CAFFENET,
         CIFAR_18,
         CIFAR_13,
         CIFAR_11,

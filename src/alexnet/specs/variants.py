@@ -97,6 +97,7 @@ CAFFENET = replace(
     ),
     name="caffenet",
     about="BVLC's bvlc_reference_caffenet: pooling before normalization, biases 1.",
+    recipe="caffenet",
 )
 
 ONE_TOWER = replace(
