@@ -12,9 +12,9 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from alexnet.data.augmentation import Preprocessing
+from alexnet.normalization import reference
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -59,7 +59,7 @@ def test_response_norm_and_its_gradient(shape, groups, relu, dtype, layout):
     for size in SIZES:
         constants = (size, 0.3, 0.75, 2.0, groups, relu)
         y, dx = normalization.response_norm(x, *constants), normalization.response_norm_backward(g, x, *constants)
-        assert_same(y, dx, x, g, response_norm, constants)
+        assert_same(y, dx, x, g, reference.response_norm, constants)
 
 
 @runs_kernels
@@ -73,7 +73,7 @@ def test_spatial_norm_and_its_gradient(shape, dtype, layout):
     for size in SIZES:
         constants = (size, 0.2, 0.75, 1.0)
         y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm_backward(g, x, *constants)
-        assert_same(y, dx, x, g, spatial_norm, constants)
+        assert_same(y, dx, x, g, reference.spatial_norm, constants)
 
 
 @runs_kernels
@@ -81,10 +81,10 @@ def test_other_powers_than_the_papers():
     x, g = signed((2, 6, 3, 3)), signed((2, 6, 3, 3), seed=1)
     constants = (3, 0.3, 0.6, 2.0)
     y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm_backward(g, x, *constants)
-    assert_same(y, dx, x, g, spatial_norm, constants)
+    assert_same(y, dx, x, g, reference.spatial_norm, constants)
     constants += (2, False)
     y, dx = normalization.response_norm(x, *constants), normalization.response_norm_backward(g, x, *constants)
-    assert_same(y, dx, x, g, response_norm, constants)
+    assert_same(y, dx, x, g, reference.response_norm, constants)
 
 
 @runs_kernels
@@ -120,36 +120,22 @@ def test_mixed_layouts_are_refused():
 @pytest.mark.parametrize("mean_side", [1, 23])
 def test_crops_are_those_of_preprocessing(mean_side, aligned):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (5, 23, 23, 3), generator=generator, dtype=torch.uint8).to(DEVICE)
-    offsets = torch.randint(5, (5, 2), generator=generator).to(DEVICE)
-    mirrored = torch.tensor([False, True, True, False, True], device=DEVICE)
+    images = torch.randint(256, (5, 23, 23, 3), generator=generator, dtype=torch.uint8)
+    numbers, top, left = (torch.randint(5, (7,), generator=generator) for _ in range(3))
     mean = torch.rand(mean_side, mean_side, 3, generator=generator) * 255
-    inputs = Preprocessing(23, 19, mean, torch.tensor([50.0, 60.0, 70.0]), aligned).to(DEVICE)
-    mean = inputs.mean if aligned or mean_side == 1 else inputs.mean[2:21, 2:21]
-    color = torch.randn(5, 3, generator=generator).to(DEVICE)
+    inputs = Preprocessing(23, 19, mean, torch.tensor([50.0, 60.0, 70.0]), aligned)
+    color = torch.randn(7, 3, generator=generator)
     for shift, dtype in itertools.product((None, color), FLOATS):
-        views = images, offsets[:, 0], offsets[:, 1], mirrored
-        found = data.crops(*views, mean, inputs.std, shift, 19, dtype, aligned=aligned)
-        expected = inputs.normalize(*views, shift)
+        expected = inputs.normalize(images, top, left, top > left, shift, numbers)
+        given = images, numbers, top, left, top > left, 19, inputs.mean, inputs.std, aligned, shift, dtype
+        found = data.normalized_crops(*(each.to(DEVICE) if torch.is_tensor(each) else each for each in given))
         assert (found.dtype, found.stride()) == (dtype, expected.stride())
-        torch.testing.assert_close(found.float(), expected, rtol=FLOATS[dtype], atol=1e-5)
+        torch.testing.assert_close(found.float().cpu(), expected, rtol=FLOATS[dtype], atol=1e-5)
 
 
 def signed(shape, dtype=torch.float32, layout=torch.contiguous_format, seed=0):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 3
     return x.to(DEVICE, dtype, memory_format=layout)
-
-
-def response_norm(x, size, a, beta, k, groups, relu):
-    x = x.relu() if relu else x
-    parts = [F.local_response_norm(part, size, a * size, beta, k) for part in x.chunk(groups, 1)]
-    return torch.cat(parts, 1)
-
-
-def spatial_norm(x, size, a, beta, k):
-    before, after = size // 2, size - 1 - size // 2
-    windows = F.pad(x.square(), (before, after, before, after)).unfold(2, size, 1).unfold(3, size, 1)
-    return x / (k + a * windows.sum((-1, -2))) ** beta
 
 
 def assert_same(y, dx, x, g, formula, constants):

@@ -18,6 +18,7 @@ def test_matches_pytorch_for_odd_and_even_windows(size):
     y = response_norm(x, size, alpha=0.3, beta=0.75, k=2)
     expected = F.local_response_norm(theirs, size, alpha=0.3, beta=0.75, k=2)
     torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(reference.response_norm(x, size, 0.3 / size, 0.75, 2.0, 1, False), expected)
     g = signed(2, 7, 3, 4).flip(0)
     y.backward(g)
     expected.backward(g)

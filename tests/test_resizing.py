@@ -8,8 +8,10 @@ from alexnet.kernels import library
 
 @pytest.mark.parametrize(
     ("width", "height", "side"),
-    [(500, 375, 256), (375, 500, 256), (333, 251, 64), (40, 36, 131), (7, 300, 9), (256, 256, 256), (301, 256, 256)]
-    + [(1, 1, 5), (1000, 17, 16), (64, 65, 1), (72, 72, 64), (3000, 2001, 256)],
+    [
+        *((500, 375, 256), (375, 500, 256), (333, 251, 64), (40, 36, 131), (7, 300, 9), (256, 256, 256)),
+        *((301, 256, 256), (1, 1, 5), (1000, 17, 16), (64, 65, 1), (72, 72, 64), (3000, 2001, 256)),
+    ],
 )
 def test_the_kernel_gives_pillows_pixels(width, height, side):
     """Larger and smaller, squares between two pixels, images of noise, which overshoots on both ends."""
