@@ -62,8 +62,9 @@ class AlexNet(nn.Module):
         self.num_classes = architecture.classes if num_classes is None else num_classes
         self.in_channels = in_channels
         self.input_size = architecture.input_size if input_size is None else input_size
+        self.placed = place(architecture, self.num_classes, in_channels, self.input_size)
         with torch.device("meta"):  # the weights are drawn below, and not by the user's generator
-            for step in place(architecture, self.num_classes, in_channels, self.input_size):
+            for step in self.placed:
                 self.add_module(step.name, _module(step, architecture.activation))
         self.to_empty(device="cpu")
         initialize(self, seed)
