@@ -81,10 +81,8 @@ class _Graph:
             case words.AdaptivePool():
                 stride, rest = divmod(step.inputs[1], operation.side)
                 if rest:
-                    raise ValueError(
-                        f"{step.name} makes {operation.side} × {operation.side} of {step.inputs[1]} × {step.inputs[1]}, "
-                        f"which windows of one size do not; ONNX has no others"
-                    )
+                    old, new = (f"{side} × {side}" for side in (step.inputs[1], operation.side))
+                    raise ValueError(f"{step.name} makes {new} of {old}, which windows of one size do not")
                 return self.node("AveragePool", name, x, kernel_shape=[stride] * 2, strides=[stride] * 2)
             case words.Dropout(rescale=True):
                 return self.node("Identity", name, x)
