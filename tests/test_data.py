@@ -9,9 +9,11 @@ from conftest import COLORS
 from PIL import Image
 from safetensors import safe_open
 
+from alexnet.data import decoding
 from alexnet.data.batches import batches, epoch_order
 from alexnet.data.images import stored_image
-from alexnet.data.packing import open_pack, pack, square
+from alexnet.data.packing import open_pack, pack
+from alexnet.data.resizing import square
 from alexnet.data.sources import SPLITS, open_source
 from alexnet.data.sources.base import stratified_split
 
@@ -107,9 +109,40 @@ def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
     assert pack(open_source(folder), 8).side == 8
 
 
-def test_a_pack_is_the_same_however_many_threads_make_it(folder, tmp_path):
+def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "ALONE", 0)
     contents = [pack(open_source(folder), 16, tmp_path / str(n), workers=n).path.read_bytes() for n in (1, 3)]
     assert contents[0] == contents[1]
+
+
+DEADLY = """
+import os
+from PIL import Image
+from alexnet.data.sources import FolderSource
+
+class Deadly(FolderSource):
+    def open(self, number):
+        if number == 7:
+            os._exit(3)
+        return Image.new("RGB", (9, 9), (number, number, number))
+"""
+
+
+def test_an_image_that_kills_its_decoder_is_left_out(folder, tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(decoding, "ALONE", 0)
+    import deadly
+
+    squares = decoding.Squares(tmp_path / "squares", 0, 60, 8)
+    squares.path.write_bytes(bytes(60 * 8 * 8 * 3))
+    unread = {}
+    for _, failed in decoding.decode(deadly.Deadly(folder), squares, workers=2):
+        unread |= failed
+    assert unread == {7: "the process that decoded it died (3)"}
+    expected = [number if number != 7 else 0 for number in range(60)]
+    assert squares.mapped()[:, 4, 4, 1].tolist() == expected
 
 
 def test_a_pack_is_a_safetensors_file(folder):

@@ -19,7 +19,7 @@ ORDER = [
         "analysis",
         "experiments",
     ),
-    *("console", "classifier", "cli"),
+    *("bench", "console", "classifier", "cli"),
 ]
 ROOT = Path(alexnet.__file__).parent
 

@@ -98,7 +98,7 @@ class Classifier:
                 written where None.
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
                 settings that it was begun with.
-            workers: threads that decode images; one per core where None.
+            workers: processes that decode images; one per core where None.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.

@@ -50,7 +50,7 @@ def train(
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
-        workers: Threads that decode images. By default one per core.
+        workers: Processes that decode images. By default one per core.
     """
     from .analysis.report import write_report
     from .classifier import Classifier
@@ -218,7 +218,7 @@ def pack(
     Args:
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
-        workers: Threads that decode. By default one per core.
+        workers: Processes that decode. By default one per core.
     """
     from .console import console, counting
     from .data.packing import describe_splits
@@ -229,6 +229,76 @@ def pack(
         raise ValueError(f"size is {size}; it may be 1 or more")
     packed = pack_source(open_source(data), size, workers=workers, progress=counting("packing"))
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
+
+
+def bench(
+    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
+    /,
+    batch_size: int = 128,
+    rounds: int = 5,
+    images: int = 400,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    output: Path | None = None,
+) -> None:
+    """Measure on this machine how fast training, inference and reading are, beside what others would use.
+
+    Args:
+        parts: Some of machine, norm, step, inference, packing, reading, keras; all by default. A step at batch 128 of
+            the stock modules may take ten seconds.
+        batch_size: Images a step.
+        rounds: Of ours and the peer in turns; the table shows medians.
+        images: JPEGs for packing and reading.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: Of products, ours and the peers'.
+        output: File to append the table to, as Markdown.
+    """
+    import platform
+
+    import torch
+
+    from .bench.measure import HEAD, RIGHT, Row
+    from .bench.parts import PARTS, Settings
+    from .console import console, print_table
+    from .model.device import describe_device, keep_freed_memory, pick_device, pick_precision
+
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"there is no part {unknown[0]!r}; it may be one of {', '.join(PARTS)}")
+    for name, value in (("batch-size", batch_size), ("rounds", rounds), ("images", images)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it may be 1 or more")
+    keep_freed_memory()
+    where = pick_device(device)
+    settings = Settings(where, pick_precision(precision, where), batch_size, rounds, images)
+    about = f"{describe_device(where, settings.precision)}; {processor()}; torch {torch.__version__}"
+    title = f"{about}, Python {platform.python_version()}; medians of {rounds} rounds"
+    console.print(title, soft_wrap=True)
+    rows, notes = [], []
+    for part in parts or PARTS:
+        found = list(PARTS[part](settings))
+        rows += [row.cells() for row in found if isinstance(row, Row)]
+        notes += [note for note in found if not isinstance(note, Row)]
+        console.print(f"{part} measured", style="dim")
+    console.print()
+    print_table(rows, HEAD, RIGHT)
+    console.print()
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    if output:
+        table = [HEAD, ("---",) * len(HEAD), *rows]
+        lines = [title, "", *(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {note}" for note in notes), ""]
+        with output.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def processor() -> str:
+    """The processor by name, where the system tells it."""
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def print_json(value: dict) -> None:
@@ -248,7 +318,7 @@ def _all_images(images: Iterable[str]) -> Iterable[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `alexnet`."""
-    commands = {function.__name__: function for function in (train, evaluate, predict, describe, pack)}
+    commands = {function.__name__: function for function in (train, evaluate, predict, describe, pack, bench)}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -11,10 +11,9 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from ctypes import c_float, c_int, c_long, c_void_p
 from pathlib import Path
-
-import torch
 
 _TENSOR = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # g, x, out, whether bfloat16, whether channels last
 SIGNATURES = {
@@ -42,7 +41,8 @@ def library() -> ctypes.CDLL | None:
 
 def _team_of_torch() -> c_void_p | None:
     """GOMP_parallel of the OpenMP library that torch has loaded."""
-    torch.get_num_threads()  # loads it
+    if "torch" not in sys.modules:  # as in a process that only decodes images
+        return None
     try:
         mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:

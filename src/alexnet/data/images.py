@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .packing import square
+from .resizing import square
 
 MOST_BYTES = 100_000_000
 """Of an image fetched from a URL."""

@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from ..files import written_whole
-from .resizing import central_square
+from .decoding import Squares, Unread, decode
 from .sources import SPLITS, Source
 
 VERSION = 2
@@ -28,8 +26,6 @@ BROKEN = 255
 """In `splits`: this image could not be read."""
 MOST_BROKEN = 0.01
 """Share of images that may be unreadable."""
-CHUNK = 64
-"""Images that a thread takes at a time."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def pack(source: Source, side: int, folder: Path | None = None, workers: int | N
     Args:
         side: side of the stored squares, pixels.
         folder: where packs are kept; `cache_folder()` where None.
-        workers: threads that decode; one per core where None.
+        workers: processes that decode; one per core where None.
         progress: a function that wraps an iterable of counts, given (counts, total), to show how far it is.
 
     Raises:
@@ -126,23 +122,6 @@ def open_pack(path: Path) -> Pack:
     )
 
 
-def square(image: Image.Image, side: int) -> np.ndarray:
-    """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
-
-    Transparent parts become white; 16-bit grey keeps its upper eight bits; of an animation the first frame is taken.
-
-    Returns:
-        (side, side, 3), uint8.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return central_square(image if image.mode == "RGB" else image.convert("RGB"), side)
-
-
 def _write(source: Source, side: int, path: Path, workers: int, progress) -> None:
     entries = source.entries
     names = "\n".join(entry.name.replace("\n", " ") for entry in entries).encode()
@@ -169,35 +148,23 @@ def _write(source: Source, side: int, path: Path, workers: int, progress) -> Non
             if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash in the middle
                 os.posix_fallocate(file.fileno(), 0, 8 + len(head) + end)
         storage = np.memmap(temporary, np.uint8, "r+", offset=8 + len(head))
-        images = storage[: fields["images"][2]].reshape(fields["images"][1])
         splits = np.array([SPLITS.index(entry.split) for entry in entries], np.uint8)
-        unread = _fill(source, images, splits, workers, progress)
+        decoded = decode(source, Squares(temporary, 8 + len(head), count, side), workers)
+        counted = _collected(decoded, unread := {})
+        for _ in progress(counted, count) if progress else counted:
+            pass
+        splits[list(unread)] = BROKEN
         _judge_unread(source, splits, unread)
         rest = np.array([entry.label for entry in entries], np.int64).tobytes() + splits.tobytes() + names
         storage[fields["images"][2] :] = np.frombuffer(rest, np.uint8)
         storage.flush()
 
 
-def _fill(source: Source, images: np.ndarray, splits: np.ndarray, workers: int, progress) -> dict[int, str]:
-    """Decode all images, by threads (Pillow decodes and resizes without the interpreter's lock)."""
-    unread: dict[int, str] = {}
-
-    def fill(numbers: range) -> int:
-        for number in numbers:
-            try:
-                with source.open(number) as image:
-                    images[number] = square(image, images.shape[1])
-            except Exception as error:  # whatever a broken file makes a decoder raise
-                splits[number] = BROKEN
-                unread[number] = f"{source.entries[number].name}: {error}"
-        return len(numbers)
-
-    chunks = [range(start, min(start + CHUNK, len(images))) for start in range(0, len(images), CHUNK)]
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(fill, chunks)
-        for _ in progress(done, len(images)) if progress else done:
-            pass
-    return unread
+def _collected(decoded: Iterator[tuple[int, Unread]], unread: Unread) -> Iterator[int]:
+    """How many images are done at a time; those that could not be read are added to `unread`."""
+    for done, failed in decoded:
+        unread.update(failed)
+        yield done
 
 
 def _judge_unread(source: Source, splits: np.ndarray, unread: dict[int, str]) -> None:

@@ -1,4 +1,4 @@
-"""Shorter side to a given size, central square (section 2): the pixels of Pillow's bicubic filter.
+"""From any image to a square as it is stored (section 2): the pixels of Pillow's bicubic filter.
 
 Pillow resizes one value at a time. The kernel in C does the same whole-number sums on vectors, so that the pixels are
 the same to the bit and packing is limited by decoding.
@@ -10,7 +10,7 @@ import functools
 from math import ceil
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..kernels import library
 
@@ -18,6 +18,23 @@ _REACH = 2
 """Of the bicubic filter to each side, in the pixels of the smaller of both images."""
 _POINT = 22
 """Bits after the point of Pillow's weights."""
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
+
+    Transparent parts become white; 16-bit grey keeps its upper eight bits; of an animation the first frame is taken.
+
+    Returns:
+        (side, side, 3), uint8.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return central_square(image if image.mode == "RGB" else image.convert("RGB"), side)
 
 
 def central_square(image: Image.Image, side: int) -> np.ndarray:

@@ -129,7 +129,7 @@ def train(
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
                     drawn = seed, progress.epoch, rates.color, TYPES[precision]
                     views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
-                    loss, right = _step(network, optimizer, views, batch, recipe, precision)
+                    loss, right = train_step(network, optimizer, views, batch, recipe, precision)
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
                     waited += wait
@@ -173,7 +173,7 @@ def step_seed(seed: int, epoch: int, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
 
 
-def _step(
+def train_step(
     network: torch.nn.Module,
     optimizer: PaperUpdate,
     views: torch.Tensor,
