@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from alexnet.data import decoding
-from alexnet.data.batches import batches, epoch_order
+from alexnet.data.batches import BLOCK, MIXED, _resident_batches, batches, epoch_order
 from alexnet.data.images import stored_image
 from alexnet.data.packing import open_pack, pack
 from alexnet.data.resizing import square
@@ -239,6 +239,31 @@ def test_order_is_a_permutation_fixed_by_seed_and_epoch():
     assert not np.array_equal(order, epoch_order(numbers, 0, 4, "epoch"))
     assert not np.array_equal(order, epoch_order(numbers, 1, 3, "epoch"))
     np.testing.assert_array_equal(epoch_order(numbers, 0, 0, "once"), epoch_order(numbers, 0, 7, "once"))
+
+
+def test_shuffling_by_blocks_reads_long_stretches_and_every_image_once():
+    numbers = np.arange(1000, 1000 + BLOCK * MIXED * 2 + 77)
+    order = epoch_order(numbers, 0, 3, "blocks")
+    assert sorted(order) == numbers.tolist()
+    first = order[: BLOCK * MIXED]
+    assert 0 < len({(number - 1000) // BLOCK for number in first}) <= MIXED + 1
+    assert np.abs(np.diff(first)).mean() > BLOCK  # and yet neighbors are no neighbors
+    np.testing.assert_array_equal(order, epoch_order(numbers, 0, 3, "blocks"))
+    assert not np.array_equal(order, epoch_order(numbers, 0, 4, "blocks"))
+    assert len(epoch_order(numbers[:0], 0, 0, "blocks")) == 0
+
+
+def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
+    packed = pack(open_source(folder), 8)
+    order = epoch_order(np.arange(60), 0, 0, "epoch")
+    firsts = range(16, 60, 16)
+    for read, resident in zip(
+        batches(packed, order, 16, start=1),
+        _resident_batches(packed, order, 16, torch.device("cpu"), firsts),
+        strict=True,
+    ):
+        assert torch.equal(read.images, resident.images) and torch.equal(read.labels, resident.labels)
+        assert read.first == resident.first and (read.numbers == resident.numbers).all()
 
 
 def test_batches_hold_every_image_once_and_start_where_told(folder):

@@ -67,6 +67,23 @@ def test_float32_follows_float64(each_way):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
 
 
+def test_lars_moves_each_layer_by_a_share_of_its_size():
+    """Layer-wise adaptive rates (You et al. 2017): rate · trust · ‖w‖ / (‖g‖ + decay · ‖w‖)."""
+    network = nn.Sequential()
+    network.add_module("fc8", nn.Linear(3, 1))
+    optimizer = paper_update(network, RECIPES["lars"])
+    optimizer.set_rates(Rates(2.0, 0.5))
+    with torch.no_grad():
+        network.fc8.weight.copy_(torch.tensor([[3.0, 0.0, 4.0]]))
+        network.fc8.bias.fill_(1.0)
+    network.fc8.weight.grad, network.fc8.bias.grad = torch.tensor([[0.0, 6.0, 8.0]]), torch.tensor([2.0])
+    optimizer.step()
+    rate, decay = 2.0 * 0.001 * 5 / (10 + 0.0005 * 5), 0.0005
+    expected = torch.tensor([[3 - rate * decay * 3, -rate * 6, 4 - rate * (decay * 4 + 8)]])
+    torch.testing.assert_close(network.fc8.weight.detach(), expected)
+    assert network.fc8.bias.item() == pytest.approx(1 - 0.5 * 2)
+
+
 def test_a_gradient_in_another_layout_is_not_misread(each_way):
     weight = nn.Parameter(torch.zeros(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
     weight.grad = torch.arange(48.0).view(4, 3, 2, 2)

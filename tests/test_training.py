@@ -8,11 +8,18 @@ import pytest
 import torch
 from conftest import write_colors
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet import Classifier
+from alexnet import Classifier, create
+from alexnet.data.batches import Batch
+from alexnet.kernels import library
+from alexnet.model.device import TYPES
 from alexnet.specs.recipes import Plateau, Rates, Stage, Stages, WarmThenLinear, recipe
+from alexnet.specs.variants import VARIANTS
 from alexnet.training.journal import read_journal
-from alexnet.training.loop import BEST, LAST, Diverged
+from alexnet.training.loop import BEST, LAST, Diverged, train, train_step
+from alexnet.training.optimizer import paper_update
+from alexnet.training.plan import make_plan
 
 QUICK = replace(
     recipe("small"),
@@ -53,6 +60,55 @@ def without_times(history):
 
 
 @pytest.mark.parametrize("interrupt_at", [1, 4, 6])
+class Layouts(TorchDispatchMode):
+    """Notes the shapes of maps, values and gradients, that any operation gives in another order than channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.others = 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for each in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(each, torch.Tensor) and each.dim() == 4 and each.numel() and min(each.shape[1:]) > 1:
+                self.seen += 1
+                if not each.is_contiguous(memory_format=torch.channels_last):
+                    self.others.add(tuple(each.shape))
+        return out
+
+
+@pytest.mark.parametrize("name", ["original", "caffenet", "zfnet", "torchvision", "small", "cifar-18"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
+    side = min(VARIANTS[name].input_size, 67)
+    network, chosen = create(name, num_classes=5, input_size=side).train(), recipe(VARIANTS[name].recipe)
+    optimizer = paper_update(network, chosen)
+    optimizer.set_rates(chosen.rates(0, []))
+    views = torch.randn(4, side, side, 3, dtype=TYPES[precision]).permute(0, 3, 1, 2)
+    batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
+    with Layouts() as layouts:
+        train_step(network, optimizer, views, batch, chosen, precision)
+    flattened = next(step.inputs for step in network.placed if step.operation == "flatten")
+    assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            assert optimizer.velocity(parameter).stride() == parameter.grad.stride() == parameter.stride()
+
+
+def test_training_follows_the_same_curve_with_and_without_kernels(folder, monkeypatch):
+    """Thirty steps: rounding differs, and nothing else."""
+    curves = []
+    for kernels in "01":
+        monkeypatch.setenv("ALEXNET_KERNELS", kernels)
+        library.cache_clear()
+        plan = make_plan(folder, VARIANTS["cifar-11"], changes={"epochs": 8, "batch_size": 12})
+        curves.append([])
+        train(plan.untrained(0, torch.device("cpu")), plan, on_step=lambda report: curves[-1].append(report.step_loss))
+    library.cache_clear()
+    assert len(curves[0]) >= 30 and curves[0][-1] < 0.8 * curves[0][0]
+    np.testing.assert_allclose(curves[0], curves[1], atol=2e-3)
+
+
 def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path, interrupt_at):
     """After the first step, in the second epoch, and between two epochs (three steps each)."""
     _, whole = fit(colors, tmp_path / "whole")

@@ -6,14 +6,20 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .draws import permutation
-from .packing import Pack
+from .packing import Pack, open_pack
 
+BLOCK, MIXED = 256, 64
+"""Images in a block, 50 MB of 256 × 256 pixels, and blocks in memory at a time, where they are shuffled by blocks."""
+RESIDENT = 0.5
+"""Share of a GPU's free memory that a pack may take to be kept there."""
 AHEAD = 3
 """Batches read before they are asked for."""
 
@@ -45,13 +51,19 @@ def epoch_order(numbers: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
 
     Args:
         shuffle: "epoch" draws a new order each epoch, "once" one for all epochs (as the 2012 code, which wrote its
-            shuffled files once).
+            shuffled files once). "blocks" draws a new order of blocks of BLOCK neighbors and shuffles within every
+            MIXED of them, so that a pack that does not fit into memory is read in long stretches.
 
     Raises:
         ValueError: shuffle is another word.
     """
-    if shuffle not in ("epoch", "once"):
-        raise ValueError(f"shuffle is {shuffle!r}; it may be 'epoch' or 'once'")
+    if shuffle not in ("epoch", "once", "blocks"):
+        raise ValueError(f"shuffle is {shuffle!r}; it may be 'epoch', 'once' or 'blocks'")
+    if shuffle == "blocks":
+        order = permutation(seed, epoch, -(-len(numbers) // BLOCK))
+        blocks = [numbers[first * BLOCK : (first + 1) * BLOCK] for first in order]
+        parts = [np.concatenate(blocks[first : first + MIXED]) for first in range(0, len(blocks), MIXED)]
+        return np.concatenate([part[permutation(seed, epoch, len(part))] for part in parts] or [numbers])
     return numbers[permutation(seed, epoch if shuffle == "epoch" else 0, len(numbers))]
 
 
@@ -65,6 +77,9 @@ def batches(
     """
     device = torch.device(device)
     firsts = range(start * batch_size, len(order), batch_size)
+    if device.type == "cuda" and packed.images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
+        yield from _resident_batches(packed, order, batch_size, device, firsts)
+        return
     ready: queue.Queue = queue.Queue(AHEAD)
     stopped = threading.Event()
 
@@ -97,3 +112,20 @@ def batches(
     finally:
         stopped.set()
         reader.join()
+
+
+def _resident_batches(
+    packed: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range
+) -> Iterator[Batch]:
+    """Batches of a pack that lies in the device's memory as a whole."""
+    images, labels = _resident(packed.path, device)
+    for first in firsts:
+        numbers = order[first : first + batch_size]
+        chosen = torch.from_numpy(numbers).to(device, non_blocking=True)
+        yield Batch(images[chosen], labels[chosen], numbers, first)
+
+
+@lru_cache(maxsize=1)
+def _resident(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    packed = open_pack(path)
+    return torch.from_numpy(np.asarray(packed.images)).to(device), torch.from_numpy(packed.labels).to(device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.augmentation import CENTER
 from ..data.batches import batches
 from ..data.packing import Pack
-from ..model.device import TYPES, Precision, autocast
+from ..model.device import TYPES, Precision
 from ..model.trained import Trained
 from .metrics import Metrics
 
@@ -44,10 +44,8 @@ def probabilities(
     Args:
         images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
     """
-    trained.network.eval()
     cut = trained.inputs.all_views if all_views else trained.inputs.center
-    with autocast(images.device, precision):
-        scores = trained.network(cut(images, TYPES[precision]))
+    scores = trained.for_inference(precision)(cut(images, TYPES[precision]))
     views = scores.float().softmax(1)
     if not all_views:
         return views, None

@@ -68,6 +68,7 @@ class AlexNet(nn.Module):
                 self.add_module(step.name, _module(step, architecture.activation))
         self.to_empty(device="cpu")
         initialize(self, seed)
+        self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
     def forward(self, x: Tensor) -> Tensor:
         for module in self.children():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..data.augmentation import Preprocessing
 from ..files import written_whole
 from ..specs.storage import from_json, to_json
+from .device import TYPES, Precision
 from .network import AlexNet
 
 FORMAT = 1
@@ -32,6 +34,20 @@ class Trained:
     network: AlexNet
     inputs: Preprocessing
     classes: tuple[str, ...]
+    _copy: tuple[tuple, AlexNet] | None = field(default=None, repr=False, compare=False)
+
+    def for_inference(self, precision: Precision) -> AlexNet:
+        """The network in evaluation mode, with weights of the type that it is to multiply in.
+
+        A copy in bf16 is kept until the weights change, so that they are not cast anew for each image.
+        """
+        self.network.eval()
+        if precision == "fp32":
+            return self.network
+        state = tuple((id(p), p._version) for p in self.network.parameters())
+        if self._copy is None or self._copy[0] != state:
+            self._copy = state, deepcopy(self.network).to(TYPES[precision])
+        return self._copy[1]
 
     def to(self, device: torch.device | str) -> Trained:
         return Trained(self.network.to(device), self.inputs.to(device), self.classes)

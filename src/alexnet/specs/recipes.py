@@ -172,10 +172,15 @@ class Recipe:
     """With `zoom`: the largest ratio of a crop's sides."""
     crop_group: int = 1
     """Consecutive images that share one crop and one mirroring; 32 in the 2012 code."""
-    shuffle: Literal["epoch", "once"] = "epoch"
+    shuffle: Literal["epoch", "once", "blocks"] = "epoch"
+    """A new order each epoch; one order for all epochs, as the 2012 code has it; or, for packs larger than memory, a
+    new order of blocks of neighbors, shuffled within a few blocks."""
     label_smoothing: float = 0.0
     largest_gradient: float | None = None
     """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
+    trust: float | None = None
+    """LARS (You, Gitman and Ginsburg 2017), for batches of thousands: the rate of each layer's weights is multiplied by
+    trust · ‖w‖ / (‖gradient‖ + decay · ‖w‖), so that no layer moves by more than that share of its size."""
     rate_scale: float = 1.0
     """Multiplies every rate of the schedule."""
 
@@ -284,6 +289,23 @@ CAFFENET = replace(
     largest_gradient=8.0,
 )
 
+LINEAR = replace(
+    ONE_TOWER,
+    name="linear",
+    about="Batches of 1,024 by the linear rule: eight times the rates of 128, after a rise over the first 5 %.",
+    schedule=WarmThenLinear(peak=0.08, warm=0.05, biases=2),
+    batch_size=1024,
+)
+
+LARS = replace(
+    LINEAR,
+    name="lars",
+    about="Batches of 8,192 by LARS (2017): each layer's rate in proportion to its weights over their gradient.",
+    schedule=WarmThenLinear(peak=6.0, warm=0.05, biases=0.02),
+    batch_size=8192,
+    trust=0.001,
+)
+
 
 def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str, float]) -> Recipe:
     until_1, until_2, until_3 = epochs
@@ -357,6 +379,8 @@ RECIPES = {
         TORCHVISION,
         CAFFE,
         CAFFENET,
+        LINEAR,
+        LARS,
         CIFAR_18,
         CIFAR_13,
         CIFAR_11,

@@ -104,7 +104,7 @@ def train(
         Diverged: the loss is not finite.
         Interrupted: on Ctrl-C, after the step under way is done and LAST is saved.
     """
-    network = trained.network.to(memory_format=torch.channels_last)
+    network = trained.network
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)

@@ -20,13 +20,13 @@ from ..specs.recipes import Rates, Recipe
 class PaperUpdate(torch.optim.Optimizer):
     """Momentum with the rate inside the velocity and decay through it; a rate of 0 skips a parameter wholly.
 
-    A group is one parameter: its `name`, `lr` and `weight_decay`.
+    A group is one parameter: its `name`, `lr` and `weight_decay`; and, where its rate follows its size, its `trust`.
     """
 
     def __init__(self, groups: list[dict], momentum: float = 0.9):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}; it may be 0 to below 1")
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum})
+        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": None})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -40,7 +40,7 @@ class PaperUpdate(torch.optim.Optimizer):
             (w,) = group["params"]
             if group["lr"] == 0 or w.grad is None:
                 continue
-            settings = group["lr"], group["weight_decay"], group["momentum"]
+            settings = group["lr"] * _share(w, group), group["weight_decay"], group["momentum"]
             if _update_in_one_pass(w, w.grad, self.velocity(w), *settings):
                 continue
             weights, gradients, velocities = alike.setdefault(settings, ([], [], []))
@@ -76,6 +76,15 @@ class PaperUpdate(torch.optim.Optimizer):
             group["lr"] = rates.of(layer)[kind == "bias"]
 
 
+def _share(w: torch.Tensor, group: dict) -> float:
+    """What LARS multiplies the rate of a layer's weights by; 1 without it, and where there is nothing to divide."""
+    if group["trust"] is None:
+        return 1.0
+    size, gradient = torch.stack([w.norm(), w.grad.norm()]).tolist()
+    below = gradient + group["weight_decay"] * size
+    return group["trust"] * size / below if size and below else 1.0
+
+
 def _update_in_one_pass(w, g, v, rate: float, decay: float, momentum: float) -> bool:
     """Do what `step` says by the kernel in C, where there is one for such tensors; whether there was."""
     alike = w.stride() == g.stride() == v.stride() and {w.dtype, g.dtype, v.dtype} == {torch.float32}
@@ -84,6 +93,7 @@ def _update_in_one_pass(w, g, v, rate: float, decay: float, momentum: float) -> 
         return False
     addresses = (each.data_ptr() for each in (w, g, v))
     library().paper_update(*addresses, w.numel(), momentum, rate, decay, torch.get_num_threads())
+    torch.autograd.graph.increment_version((w, v))  # torch did not see them change
     return True
 
 
@@ -93,5 +103,6 @@ def paper_update(network: nn.Module, recipe: Recipe) -> PaperUpdate:
     for name, parameter in network.named_parameters():
         layer, _, kind = name.rpartition(".")
         decay = recipe.decay_of(layer) if kind == "weight" or recipe.decay_biases else 0.0
-        groups.append({"params": [parameter], "name": name, "weight_decay": decay})
+        trust = recipe.trust if kind == "weight" else None
+        groups.append({"params": [parameter], "name": name, "weight_decay": decay, "trust": trust})
     return PaperUpdate(groups, recipe.momentum)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,9 @@ from ..specs.variants import variant
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
 """Largest typical side of the images, pixels, for which a variant is the default."""
+
+MEMORY_SHARE = 0.8
+"""Of the machine's memory; larger packs are shuffled by blocks, so that they are not read from everywhere at once."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Plan:
             "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
             "rates": recipe_in_words(self.recipe),
         }
+        if self.recipe.shuffle == "blocks":
+            gigabytes = self.packed.images.nbytes / 1e9
+            facts["order"] = f"shuffled by blocks, as {gigabytes:,.0f} GB of images may not fit into memory"
         if not self.has_test:
             facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
         if broken := self.packed.broken:
@@ -113,8 +121,18 @@ def make_plan(
     packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
+    if packed.images.nbytes > MEMORY_SHARE * _memory():
+        chosen = replace(chosen, shuffle="blocks")
     chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
     return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed))
+
+
+def _memory() -> float:
+    """Of the machine, bytes; endless where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def data_name(data: str | Path) -> str:
