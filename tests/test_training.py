@@ -59,7 +59,6 @@ def without_times(history):
     return [{k: v for k, v in row.items() if k not in ("images_per_s", "waiting", "elapsed_s")} for row in history]
 
 
-@pytest.mark.parametrize("interrupt_at", [1, 4, 6])
 class Layouts(TorchDispatchMode):
     """Notes the shapes of maps, values and gradients, that any operation gives in another order than channels last."""
 
@@ -109,6 +108,7 @@ def test_training_follows_the_same_curve_with_and_without_kernels(folder, monkey
     np.testing.assert_allclose(curves[0], curves[1], atol=2e-3)
 
 
+@pytest.mark.parametrize("interrupt_at", [1, 4, 6])
 def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path, interrupt_at):
     """After the first step, in the second epoch, and between two epochs (three steps each)."""
     _, whole = fit(colors, tmp_path / "whole")
