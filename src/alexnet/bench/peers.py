@@ -1,14 +1,139 @@
-"""What others would use for the same work."""
+"""What others would use for the same work: each function, called in a process of its own, gives what is to be run."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from ..model.device import TYPES, Precision, autocast, keep_freed_memory
+
+Work = Callable[[], object]
+
+
+def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
+    """`nn.LocalResponseNorm`, forward and backward, on 32 images."""
+    module = nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
+    x = torch.randn(32, channels, side, side, device=device, dtype=TYPES[precision], requires_grad=True)
+    g = torch.randn_like(x)
+
+    def run() -> None:
+        module(x).backward(g)
+        x.grad = None
+        _finish(device)
+
+    return run
+
+
+def training_step(
+    network: str, batch_size: int, device: str, precision: Precision, compiled: bool = False, freed_kept: bool = False
+) -> Work:
+    """One update by `torch.optim.SGD` of NETWORKS[network], eager or by `torch.compile`.
+
+    Args:
+        freed_kept: whether the C library keeps freed memory, as our commands have it do.
+    """
+    if freed_kept:
+        keep_freed_memory()
+    module = NETWORKS[network]().to(device).train()
+    optimizer = torch.optim.SGD(module.parameters(), 0.001, 0.9, weight_decay=0.0005)
+    called = torch.compile(module) if compiled else module
+    views = torch.randn(batch_size, 3, 224, 224, device=device)
+    labels = torch.randint(1000, (batch_size,), device=device)
+
+    def run() -> None:
+        with autocast(torch.device(device), precision):
+            scores = called(views)
+        optimizer.zero_grad()
+        F.cross_entropy(scores.float(), labels).backward()
+        optimizer.step()
+        _finish(device)
+
+    return run
+
+
+def probabilities(count: int, device: str, precision: Precision) -> Work:
+    """The softmax of the stock modules' scores for so many views."""
+    module = stock_network().to(device).eval()
+    views = torch.randn(count, 3, 224, 224, device=device)
+
+    def run() -> None:
+        with torch.inference_mode(), autocast(torch.device(device), precision):
+            module(views).float().softmax(1)
+        _finish(device)
+
+    return run
+
+
+def onnx_runtime(path: Path, count: int, threads: int) -> Work:
+    """ONNX Runtime's scores for so many views by a network in a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    views = np.random.default_rng(0).normal(0, 60, (count, 3, 224, 224)).astype(np.float32)
+    return lambda: session.run(None, {"images": views})
+
+
+def packing(paths: list[Path], side: int, target: Path) -> Work:
+    """Decode and resize by Pillow in one process per core, into a file of squares."""
+    np.memmap(target, np.uint8, "w+", shape=(len(paths), side, side, 3)).flush()
+    parts = [(paths[first : first + 16], first, side, target) for first in range(0, len(paths), 16)]
+    pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
+    return lambda: pool.map(_pack_some, parts, chunksize=1)
+
+
+def reading(paths: list[Path], batch_size: int) -> Work:
+    """An epoch of a `DataLoader` with two workers over files."""
+    loader = DataLoader(_PillowFolder(paths), batch_size, shuffle=True, num_workers=2, persistent_workers=True)
+    return lambda: [None for _ in loader]
+
+
+def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
+    """An epoch of `cifar-keras` at batch 32 by Keras with TensorFlow."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+    from keras import layers
+
+    if precision == "bf16":
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+
+    class ResponseNorm(layers.Layer):
+        def call(self, x):
+            return tf.nn.local_response_normalization(x, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
+
+    network = keras.Sequential(
+        [
+            keras.Input((32, 32, 3)),
+            layers.Conv2D(64, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(3, 2, padding="same"),
+            ResponseNorm(),
+            layers.Conv2D(64, 5, padding="same", activation="relu"),
+            ResponseNorm(),
+            layers.MaxPooling2D(3, 2, padding="same"),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(classes, dtype="float32"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(0.001, 0.9, weight_decay=0.004), loss)
+    generator = np.random.default_rng(0)
+    pixels = generator.normal(size=(images, 32, 32, 3)).astype(np.float32)
+    labels = generator.integers(0, classes, images)
+    return lambda: network.fit(pixels, labels, batch_size=32, epochs=1, shuffle=True, verbose=0)
 
 
 def stock_network(classes: int = 1000) -> nn.Sequential:
@@ -40,9 +165,7 @@ def torchvision_layers(classes: int = 1000) -> nn.Sequential:
     return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(6), *_head(256 * 6 * 6, classes))
 
 
-def _head(inputs: int, classes: int) -> list[nn.Module]:
-    hidden = [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU(inplace=True)]
-    return [nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, classes)]
+NETWORKS = {"stock": stock_network, "torchvision": torchvision_layers}
 
 
 def pillow_square(path: Path, side: int) -> np.ndarray:
@@ -54,16 +177,20 @@ def pillow_square(path: Path, side: int) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box))
 
 
-def pack_some(work: tuple[list[Path], int, int, Path]) -> None:
-    """What one process of a pool does: write some images into their places in a file of squares."""
+def _head(inputs: int, classes: int) -> list[nn.Module]:
+    hidden = [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU(inplace=True)]
+    return [nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, classes)]
+
+
+def _pack_some(work: tuple[list[Path], int, int, Path]) -> None:
     paths, first, side, target = work
     squares = np.memmap(target, np.uint8, "r+").reshape(-1, side, side, 3)
     for place, path in enumerate(paths, first):
         squares[place] = pillow_square(path, side)
 
 
-class PillowFolder(Dataset):
-    """Images decoded anew each epoch: shorter side to 256, a random crop, mirrored or not, a color added."""
+class _PillowFolder(Dataset):
+    """Images decoded anew each epoch: shorter side to 256, a random crop of 224, mirrored or not, a color added."""
 
     def __init__(self, paths: list[Path], crop: int = 224, side: int = 256):
         self.paths, self.crop, self.side = paths, crop, side
@@ -73,48 +200,12 @@ class PillowFolder(Dataset):
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
         pixels = pillow_square(self.paths[number], self.side)
-        top, left, mirrored = (int(torch.randint(n, ())) for n in (self.side - self.crop + 1,) * 2 + (2,))
-        pixels = pixels[top : top + self.crop, left : left + self.crop, :: -1 if mirrored else 1]
+        top, left, mirrored = (int(torch.randint(n, ())) for n in (*(self.side - self.crop + 1,) * 2, 2))
+        pixels = pixels[top : top + self.crop, left : left + self.crop][:, :: -1 if mirrored else 1]
         view = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float()
         return view - 120 + torch.randn(3, 1, 1), 0
 
-    def loader(self, batch_size: int, workers: int = 2) -> DataLoader:
-        return DataLoader(self, batch_size, shuffle=True, num_workers=workers, persistent_workers=True)
 
-
-def keras_cifar(classes: int = 10):
-    """The network `cifar-keras` with the layers of Keras and TensorFlow, compiled for training with momentum.
-
-    Raises:
-        ImportError: Keras or TensorFlow is not installed.
-    """
-    import os
-
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-    import tensorflow as tf
-    from keras import layers
-
-    class ResponseNorm(layers.Layer):
-        def call(self, x):
-            return tf.nn.local_response_normalization(x, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
-
-    network = keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            layers.Conv2D(64, 5, padding="same", activation="relu"),
-            layers.MaxPooling2D(3, 2, padding="same"),
-            ResponseNorm(),
-            layers.Conv2D(64, 5, padding="same", activation="relu"),
-            ResponseNorm(),
-            layers.MaxPooling2D(3, 2, padding="same"),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
-            layers.Conv2D(32, 3, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(classes),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(keras.optimizers.SGD(0.001, 0.9, weight_decay=0.004), loss)
-    return network
+def _finish(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
