@@ -230,8 +230,8 @@ def _optimizer(network: AlexNet, chosen: Recipe) -> PaperUpdate:
 
 def _trained(name: str, settings: Settings) -> Trained:
     """An untrained network with preprocessing of some mean color."""
-    network = create(name).to(settings.device)
-    architecture = network.architecture
+    architecture = variant(name)
+    network = create(name, architecture.classes).to(settings.device)
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     inputs = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
     return Trained(network, inputs, tuple(map(str, range(network.num_classes))))

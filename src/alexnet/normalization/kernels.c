@@ -95,13 +95,18 @@ INLINE void stretch(const norm_t *n, float *restrict g, float *restrict x, float
         for (long i = 0; i < length; i++) out[i] = x[i] <= 0 ? 0 : out[i];
 }
 
-/* The paper's window and power as constants of the code, and everything else. */
+/* Calls a function with the windows and the power of the family's networks as constants of its code, or as they are. */
+#define WITH_CONSTANTS(n, call)                          \
+    if ((n)->beta != 0.75f) call((n)->size, (n)->beta);  \
+    else if ((n)->size == 3) call(3, 0.75f);             \
+    else if ((n)->size == 5) call(5, 0.75f);             \
+    else if ((n)->size == 9) call(9, 0.75f);             \
+    else call((n)->size, 0.75f);
+
 INLINE void any_stretch(const norm_t *n, float *g, float *x, float *squares, float *shared, float *out, long length,
                         long stride) {
-    if (n->size == 5 && n->beta == 0.75f)
-        stretch(n, g, x, squares, shared, out, length, stride, 5, 0.75f);
-    else
-        stretch(n, g, x, squares, shared, out, length, stride, n->size, n->beta);
+#define STRETCH(size, beta) stretch(n, g, x, squares, shared, out, length, stride, size, beta)
+    WITH_CONSTANTS(n, STRETCH)
 }
 
 /* Channels are contiguous: some of the `outer` rows. Several are done as one stretch with zeros between them, for a
@@ -225,10 +230,8 @@ INLINE void maps_of_image(const norm_t *n, long number, int size, float beta) {
 FOR_EACH_PROCESSOR
 static void norm_maps(const void *task, long number) {
     const norm_t *n = task;
-    if (n->size == 5 && n->beta == 0.75f)
-        maps_of_image(n, number, 5, 0.75f);
-    else
-        maps_of_image(n, number, n->size, n->beta);
+#define MAPS_OF_IMAGE(size, beta) maps_of_image(n, number, size, beta)
+    WITH_CONSTANTS(n, MAPS_OF_IMAGE)
 }
 
 /* `groups` parts of the channels do not see each other. channels_last: (places, channels), else (images, channels,
