@@ -23,6 +23,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if READY := torch.cuda.is_available() or INTERPRETED:
     from alexnet.data import gpu as data
     from alexnet.normalization import gpu as normalization
+    from alexnet.training import gpu as training
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FLOATS = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -131,6 +132,16 @@ def test_crops_are_those_of_preprocessing(mean_side, aligned):
         found = data.normalized_crops(*(each.to(DEVICE) if torch.is_tensor(each) else each for each in given))
         assert (found.dtype, found.stride()) == (dtype, expected.stride())
         torch.testing.assert_close(found.float().cpu(), expected, rtol=FLOATS[dtype], atol=1e-5)
+
+
+@runs_kernels
+def test_the_update_is_that_of_the_formula():
+    w, g, v = (signed((37, 53), seed=seed) for seed in range(3))
+    exact = [each.double() for each in (w, g, v)]
+    velocity = 0.9 * exact[2] - 0.01 * 0.0005 * exact[0] - 0.01 * exact[1]
+    training.paper_update(w, g, v, 0.9, 0.01, 0.0005)
+    torch.testing.assert_close(v.double(), velocity, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(w.double(), exact[0] + velocity, rtol=1e-6, atol=1e-6)
 
 
 def signed(shape, dtype=torch.float32, layout=torch.contiguous_format, seed=0):

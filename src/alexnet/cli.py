@@ -236,7 +236,7 @@ def bench(
     /,
     batch_size: int = 128,
     rounds: int = 5,
-    images: int = 400,
+    images: int = 1000,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     output: Path | None = None,

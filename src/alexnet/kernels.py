@@ -39,6 +39,12 @@ def library() -> ctypes.CDLL | None:
     return opened
 
 
+@functools.cache
+def triton_is_here() -> bool:
+    """Whether the kernels for GPUs, which are compiled when they are first used, can be."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _team_of_torch() -> c_void_p | None:
     """GOMP_parallel of the OpenMP library that torch has loaded."""
     if "torch" not in sys.modules:  # as in a process that only decodes images

@@ -26,7 +26,9 @@ def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
     g = torch.randn_like(x)
 
     def run() -> None:
-        module(x).backward(g)
+        with autocast(torch.device(device), precision):  # which sums in float32
+            y = module(x)
+        y.backward(g.to(y.dtype))
         x.grad = None
         _finish(device)
 
@@ -85,11 +87,15 @@ def onnx_runtime(path: Path, count: int, threads: int) -> Work:
 
 
 def packing(paths: list[Path], side: int, target: Path) -> Work:
-    """Decode and resize by Pillow in one process per core, into a file of squares."""
-    np.memmap(target, np.uint8, "w+", shape=(len(paths), side, side, 3)).flush()
+    """Decode and resize by Pillow in one process per core, into a new file of squares."""
     parts = [(paths[first : first + 16], first, side, target) for first in range(0, len(paths), 16)]
     pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
-    return lambda: pool.map(_pack_some, parts, chunksize=1)
+
+    def run() -> None:
+        np.memmap(target, np.uint8, "w+", shape=(len(paths), side, side, 3))
+        pool.map(_pack_some, parts, chunksize=1)
+
+    return run
 
 
 def reading(paths: list[Path], batch_size: int) -> Work:
@@ -111,7 +117,9 @@ def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
 
     class ResponseNorm(layers.Layer):
         def call(self, x):
-            return tf.nn.local_response_normalization(x, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
+            wide = tf.cast(x, tf.float32)  # TensorFlow has no other
+            normed = tf.nn.local_response_normalization(wide, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
+            return tf.cast(normed, x.dtype)
 
     network = keras.Sequential(
         [

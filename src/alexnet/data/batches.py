@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -128,4 +129,5 @@ def _resident_batches(
 @lru_cache(maxsize=1)
 def _resident(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
     packed = open_pack(path)
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
     return torch.from_numpy(np.asarray(packed.images)).to(device), torch.from_numpy(packed.labels).to(device)

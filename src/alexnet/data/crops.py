@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
-from ..kernels import library
+from ..kernels import library, triton_is_here
 
 _ONE_COLOR, _CENTRAL, _ALIGNED = range(3)  # as in kernels.c
 
@@ -45,7 +43,7 @@ def normalized_crops(
     kind = _ONE_COLOR if mean.shape[0] == 1 else _ALIGNED if aligned else _CENTRAL
     if images.device.type == "cpu" and library() is not None:
         return _by_kernel(images, numbers, top, left, mirrored, size, mean, std, kind, color, dtype)
-    if images.is_cuda and importlib.util.find_spec("triton") is not None:
+    if images.is_cuda and triton_is_here():
         from . import gpu
 
         return gpu.normalized_crops(images, numbers, top, left, mirrored, size, mean, std, aligned, color, dtype)

@@ -39,8 +39,9 @@ class Squares:
     count: int
     side: int
 
-    def mapped(self) -> np.ndarray:
-        return np.memmap(self.path, np.uint8, "r+", self.offset, (self.count, self.side, self.side, 3))
+    def write(self, file: int, number: int, square: np.ndarray) -> None:
+        """Through an open file: a mapped one would be fetched page by page first."""
+        os.pwrite(file, square.data, self.offset + number * square.nbytes)
 
 
 Unread = dict[int, str]
@@ -51,8 +52,8 @@ def decode(source: Source, squares: Squares, workers: int) -> Iterator[tuple[int
     """Write every image of a source into its place; gives, as they are done, how many and which could not be read."""
     chunks = [range(first, min(first + CHUNK, squares.count)) for first in range(0, squares.count, CHUNK)]
     if workers == 1 or squares.count <= ALONE:
-        mapped = squares.mapped()
-        yield from ((len(chunk), _decode_some(source, mapped, chunk)) for chunk in chunks)
+        with squares.path.open("r+b") as file:
+            yield from ((len(chunk), _decode_some(source, squares, file.fileno(), chunk)) for chunk in chunks)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
     processes = [_Process(source, squares) for _ in range(min(workers, len(chunks)))]
@@ -80,14 +81,11 @@ def serve() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not taken for a reply
     source, squares = pickle.load(requests)
-    mapped = squares.mapped()
-    while True:
-        try:
+    with squares.path.open("r+b") as file, contextlib.suppress(EOFError):
+        while True:
             chunk = pickle.load(requests)
-        except EOFError:
-            return
-        pickle.dump(_decode_some(source, mapped, chunk), replies)
-        replies.flush()
+            pickle.dump(_decode_some(source, squares, file.fileno(), chunk), replies)
+            replies.flush()
 
 
 class _Process:
@@ -137,12 +135,12 @@ class _Process:
         return self.process
 
 
-def _decode_some(source: Source, mapped: np.ndarray, numbers: Sequence[int]) -> Unread:
+def _decode_some(source: Source, squares: Squares, file: int, numbers: Sequence[int]) -> Unread:
     unread: Unread = {}
     for number in numbers:
         try:
             with source.open(number) as image:
-                mapped[number] = square(image, mapped.shape[1])
+                squares.write(file, number, square(image, squares.side))
         except Exception as error:  # whatever a broken file makes a decoder raise
             unread[number] = f"{source.entries[number].name}: {error}"
     return unread

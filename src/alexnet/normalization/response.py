@@ -7,12 +7,10 @@ type of x, for they sum in float32 whatever it is.
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from ..kernels import triton_is_here
 from . import cpu, plain
 
 
@@ -76,16 +74,11 @@ def implementation(x: Tensor):
     """The module that normalizes such a tensor: `cpu`, `gpu` or `plain`."""
     if cpu.takes(x):
         return cpu
-    if x.is_cuda and x.dtype != torch.float64 and _triton_is_here():
+    if x.is_cuda and x.dtype != torch.float64 and triton_is_here():
         from . import gpu
 
         return gpu
     return plain
-
-
-@cache
-def _triton_is_here() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _dense(x: Tensor) -> Tensor:

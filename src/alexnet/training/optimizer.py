@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..kernels import library
+from ..kernels import library, triton_is_here
 from ..specs.recipes import Rates, Recipe
 
 
@@ -86,13 +86,20 @@ def _share(w: torch.Tensor, group: dict) -> float:
 
 
 def _update_in_one_pass(w, g, v, rate: float, decay: float, momentum: float) -> bool:
-    """Do what `step` says by the kernel in C, where there is one for such tensors; whether there was."""
+    """Do what `step` says by a kernel, where there is one for such tensors; whether there was."""
     alike = w.stride() == g.stride() == v.stride() and {w.dtype, g.dtype, v.dtype} == {torch.float32}
     dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
-    if library() is None or w.device.type != "cpu" or not alike or not dense:
+    if not (alike and dense):
         return False
-    addresses = (each.data_ptr() for each in (w, g, v))
-    library().paper_update(*addresses, w.numel(), momentum, rate, decay, torch.get_num_threads())
+    if w.device.type == "cpu" and library():
+        addresses = (each.data_ptr() for each in (w, g, v))
+        library().paper_update(*addresses, w.numel(), momentum, rate, decay, torch.get_num_threads())
+    elif w.is_cuda and triton_is_here():
+        from . import gpu
+
+        gpu.paper_update(w, g, v, momentum, rate, decay)
+    else:
+        return False
     torch.autograd.graph.increment_version((w, v))  # torch did not see them change
     return True
 
