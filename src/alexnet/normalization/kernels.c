@@ -154,11 +154,13 @@ static void norm_strip(const void *task, long number) {
 }
 
 /* Sums of size × size windows of an array of rows, whose places lie MAPS apart and whose rows lie `row` apart; the
-   first of each window is where its sum goes. */
-INLINE void windows(const float *restrict from, float *restrict columns, float *restrict to, long length, long row,
+   first of each window is where its sum goes. `columns` holds a row, and zeros behind it. */
+INLINE void windows(const float *restrict from, float *restrict columns, float *restrict to, long height, long row,
                     int size) {
-    for (long i = 0; i < length; i++) columns[i] = window(from + i, row, size);
-    for (long i = 0; i < length; i++) to[i] = window(columns + i, MAPS, size);
+    for (long h = 0; h < height; h++, from += row, to += row) {
+        for (long i = 0; i < row; i++) columns[i] = window(from + i, row, size);
+        for (long i = 0; i < row; i++) to[i] = window(columns + i, MAPS, size);
+    }
 }
 
 /* Between a tensor and an array of rows of places of MAPS maps; a macro, since both directions are the same walk. */
@@ -204,13 +206,13 @@ INLINE void maps_of_image(const norm_t *n, long number, int size, float beta) {
     long row = (n->width + size - 1) * MAPS, length = n->height * row, padded = length + size * (row + MAPS);
     long before = size / 2 * (row + MAPS), after = (size - 1 - size / 2) * (row + MAPS);
     float a = n->a, k = n->k, factor = 2 * a * beta, inverse;
-    float *buffer = calloc(3 * length + 2 * padded, sizeof(float));
+    float *buffer = calloc(3 * length + padded + row + size * MAPS, sizeof(float));
     float *restrict x = buffer, *restrict g = x + length, *restrict sums = g + length;
     float *restrict shared = sums + length, *restrict columns = shared + padded;
 
     load_maps(n, x, n->x, start, maps, row);
     for (long i = 0; i < length; i++) shared[before + i] = x[i] * x[i];
-    windows(shared, columns, sums, length, row, size);
+    windows(shared, columns, sums, n->height, row, size);
     if (!n->g) {
         for (long i = 0; i < length; i++) x[i] *= inverse_power(k + a * sums[i], beta, &inverse);
     } else {
@@ -220,7 +222,7 @@ INLINE void maps_of_image(const norm_t *n, long number, int size, float beta) {
             g[i] *= inverse_power(k + a * sums[i], beta, &inverse);
             shared[after + i] = g[i] * x[i] * inverse;
         }
-        windows(shared, columns, sums, length, row, size);
+        windows(shared, columns, sums, n->height, row, size);
         for (long i = 0; i < length; i++) x[i] = g[i] - factor * x[i] * sums[i];
     }
     store_maps(n, x, n->out, start, maps, row);
