@@ -13,7 +13,7 @@
 
 /* At a time: places where those are contiguous, maps of a spatial window, values where channels are contiguous; and
    values that a thread takes. */
-enum { PLACES = 128, MAPS = 16, TOGETHER = 1024, ELEMENTS = 16384 };
+enum { PLACES = 128, MAPS = 32, TOGETHER = 1024, ELEMENTS = 16384 };
 
 typedef struct {
     const void *g, *x; /* g is NULL in the forward pass */
