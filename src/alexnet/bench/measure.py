@@ -11,7 +11,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -100,8 +100,9 @@ def _elsewhere(factory: Callable[..., Callable[[], object]], arguments: tuple):
     there.close()
 
     def run() -> float:
-        try:
+        with suppress(OSError):  # it may have failed already, and said why
             here.send("run")
+        try:
             answer = here.recv()
         except (EOFError, OSError):
             process.join()

@@ -209,11 +209,11 @@ SMALL = Architecture(
     name="small",
     about="Our own for 64 × 64 images, AlexNet's five and three layers made small: a quick start without a GPU.",
     layers=(
-        Conv("conv1", 32, kernel=5, stride=2, pad=2, std=0.05),
+        Conv("conv1", 48, kernel=5, stride=2, pad=2, std=0.05),
         Conv("conv2", 64, kernel=3, pad=1, std="he", then=("relu", "pool")),
         Conv("conv3", 128, kernel=3, pad=1, std="he"),
         Conv("conv4", 128, kernel=3, pad=1, std="he"),
-        Conv("conv5", 128, kernel=3, pad=1, std="he", then=("relu", "pool")),
+        Conv("conv5", 96, kernel=3, pad=1, std="he", then=("relu", "pool")),
         Linear("fc6", 512, std="he", then=("relu", "dropout")),
         Linear("fc7", 512, std="he", then=("relu", "dropout")),
         Linear("fc8", None, std="he"),
