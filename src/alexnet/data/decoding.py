@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,13 @@ class Squares:
     count: int
     side: int
 
-    def write(self, file: int, number: int, square: np.ndarray) -> None:
+    def open(self) -> FileIO:
+        return FileIO(self.path, "r+")
+
+    def write(self, file: FileIO, number: int, square: np.ndarray) -> None:
         """Through an open file: a mapped one would be fetched page by page first."""
-        os.pwrite(file, square.data, self.offset + number * square.nbytes)
+        file.seek(self.offset + number * square.nbytes)
+        file.write(square.data)
 
 
 Unread = dict[int, str]
@@ -52,8 +57,8 @@ def decode(source: Source, squares: Squares, workers: int) -> Iterator[tuple[int
     """Write every image of a source into its place; gives, as they are done, how many and which could not be read."""
     chunks = [range(first, min(first + CHUNK, squares.count)) for first in range(0, squares.count, CHUNK)]
     if workers == 1 or squares.count <= ALONE:
-        with squares.path.open("r+b") as file:
-            yield from ((len(chunk), _decode_some(source, squares, file.fileno(), chunk)) for chunk in chunks)
+        with squares.open() as file:
+            yield from ((len(chunk), _decode_some(source, squares, file, chunk)) for chunk in chunks)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
     processes = [_Process(source, squares) for _ in range(min(workers, len(chunks)))]
@@ -81,10 +86,10 @@ def serve() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not taken for a reply
     source, squares = pickle.load(requests)
-    with squares.path.open("r+b") as file, contextlib.suppress(EOFError):
+    with squares.open() as file, contextlib.suppress(EOFError):
         while True:
             chunk = pickle.load(requests)
-            pickle.dump(_decode_some(source, squares, file.fileno(), chunk), replies)
+            pickle.dump(_decode_some(source, squares, file, chunk), replies)
             replies.flush()
 
 
@@ -135,7 +140,7 @@ class _Process:
         return self.process
 
 
-def _decode_some(source: Source, squares: Squares, file: int, numbers: Sequence[int]) -> Unread:
+def _decode_some(source: Source, squares: Squares, file: FileIO, numbers: Sequence[int]) -> Unread:
     unread: Unread = {}
     for number in numbers:
         try:
