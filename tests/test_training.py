@@ -14,6 +14,7 @@ from alexnet import Classifier, create
 from alexnet.data.batches import Batch
 from alexnet.kernels import library
 from alexnet.model.device import TYPES
+from alexnet.model.trained import Trained
 from alexnet.specs.recipes import Plateau, Rates, Stage, Stages, WarmThenLinear, recipe
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.journal import read_journal
@@ -290,3 +291,18 @@ def test_curves_are_drawn(colors, tmp_path):
     history.plot(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
     assert history["epoch"] == [1, 2, 3] and len(history["val_error"]) == 3
+
+
+def test_weights_cast_for_inference_are_kept_until_they_change(each_way):
+    network = create("small", num_classes=5)
+    trained, x = Trained(network, None, ()), torch.randn(4, 3, 56, 56)
+    optimizer = paper_update(network, recipe("small"))
+    optimizer.set_rates(Rates(0.1, 0.1))
+    for _ in range(2):
+        cast = trained.for_inference("bf16")
+        assert trained.for_inference("bf16") is cast
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(cast(x.bfloat16()), network(x))
+        network(x).square().mean().backward()
+        optimizer.step()
+    assert trained.for_inference("bf16") is not cast
