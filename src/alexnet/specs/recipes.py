@@ -359,7 +359,7 @@ SMALL = Recipe(
     name="small",
     about="Our own for a few thousand images and no GPU: inputs of unit deviation, rate up, then down to zero.",
     schedule=WarmThenLinear(peak=0.05),
-    epochs=30,
+    epochs=46,
     least_steps=2200,
     batch_size=64,
     input=Input(mean="channel", std="channel"),
