@@ -21,7 +21,8 @@ from dataclasses import replace
 import torch
 
 from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
-from alexnet.specs.recipes import WarmThenLinear, recipe
+from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import WarmThenLinear
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
 from alexnet.training.plan import make_plan

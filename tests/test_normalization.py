@@ -178,6 +178,9 @@ def test_settings_out_of_range_are_named():
     x = signed(1, 6, 2, 2)
     with pytest.raises(ValueError, match="size is 0"):
         response_norm(x, 0)
+    for norm in (response_norm, spatial_norm):
+        with pytest.raises(ValueError, match="k is 0; it may be above 0"):
+            norm(x, k=0)
     with pytest.raises(ValueError, match="groups is 4; it may be a divisor of the 6 channels"):
         response_norm(x, groups=4)
     with pytest.raises(ValueError, match=r"shape \(6, 2, 2\); it may be \(N, C, H, W\)"):

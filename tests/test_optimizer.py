@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.specs.recipes import RECIPES, Rates
+from alexnet.specs.recipes import RECIPES
+from alexnet.specs.schedules import Rates
 from alexnet.training.optimizer import PaperUpdate, paper_update
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from alexnet.specs.recipes import RECIPES, Plateau, recipe
+from alexnet.specs.recipes import RECIPES, recipe
+from alexnet.specs.schedules import Plateau
 from alexnet.specs.storage import from_json, to_json
 from alexnet.specs.variants import VARIANTS
 

@@ -15,7 +15,8 @@ from alexnet.data.batches import Batch
 from alexnet.kernels import library
 from alexnet.model.device import TYPES
 from alexnet.model.trained import Trained
-from alexnet.specs.recipes import Plateau, Rates, Stage, Stages, WarmThenLinear, recipe
+from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinear
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.journal import read_journal
 from alexnet.training.loop import BEST, LAST, Diverged, train, train_step

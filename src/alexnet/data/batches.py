@@ -129,5 +129,6 @@ def _resident_batches(
 @lru_cache(maxsize=1)
 def _resident(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
     packed = open_pack(path)
-    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
-    return torch.from_numpy(np.asarray(packed.images)).to(device), torch.from_numpy(packed.labels).to(device)
+    with warnings.catch_warnings(action="ignore"):  # torch's, of a mapped file that cannot be written to; nor is it
+        images = torch.from_numpy(np.asarray(packed.images))
+    return images.to(device), torch.from_numpy(packed.labels).to(device)

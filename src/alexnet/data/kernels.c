@@ -7,7 +7,7 @@ typedef struct {
     const int64_t *numbers; /* which image each crop is cut from */
     const int64_t *top, *left;
     const uint8_t *mirrored;
-    const float *mean;  /* one color; or (side, side, 3) from which `mean_top`, or the crop's own place, is cut */
+    const float *mean;  /* one color; or (side, side, 3), cut at `mean_start`, or where the crop is */
     const float *color; /* (crops, 3), or NULL */
     const float *std;   /* (3) */
     void *out;          /* (crops, size, size, 3) */

@@ -21,7 +21,7 @@ typedef struct {
     int bf16, size, relu;
     float a, beta, k;
     long outer, channels, inner; /* response: the tensor is (outer, channels, inner) */
-    long images, height, width, place_stride, map_stride, rows_at_once;
+    long height, width, place_stride, map_stride, rows_at_once;
 } norm_t;
 
 /* s^(−1/4) to within a few units of the last place, without the roots and divisions that would take most of the time:

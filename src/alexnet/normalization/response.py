@@ -13,6 +13,8 @@ from torch import Tensor
 from ..kernels import triton_is_here
 from . import cpu, plain
 
+_NO_FLOOR = "k is {}; it may be above 0, so that zeros are not divided by zero"
+
 
 def response_norm(
     x: Tensor,
@@ -37,7 +39,7 @@ def response_norm(
         relu: normalize max(x, 0), in the same pass over memory.
 
     Raises:
-        ValueError: x has another shape, size is below 1, or groups do not divide C.
+        ValueError: x has another shape, size is below 1, k is not above 0, or groups do not divide C.
     """
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it may be (N, C, H, W)")
@@ -45,6 +47,8 @@ def response_norm(
         raise ValueError(f"size is {size}; it counts channels, so it may be 1 or more")
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups is {groups}; it may be a divisor of the {x.shape[1]} channels")
+    if k <= 0:
+        raise ValueError(_NO_FLOOR.format(k))
     return torch.ops.alexnet.response_norm(x, size, alpha / size, beta, k, groups, relu)
 
 
@@ -61,12 +65,14 @@ def spatial_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.
         size: side of the window, 1 or more.
 
     Raises:
-        ValueError: x has another shape, or size is below 1.
+        ValueError: x has another shape, size is below 1, or k is not above 0.
     """
     if x.dim() != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; it may be (N, C, H, W)")
     if size < 1:
         raise ValueError(f"size is {size}; it counts pixels, so it may be 1 or more")
+    if k <= 0:
+        raise ValueError(_NO_FLOOR.format(k))
     return torch.ops.alexnet.spatial_norm(x, size, alpha / size**2, beta, k)
 
 

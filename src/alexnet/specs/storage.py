@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from . import architecture, recipes
+from . import architecture, recipes, schedules
 
 KNOWN = {
     kind.__name__: kind
-    for module in (architecture, recipes)
+    for module in (architecture, schedules, recipes)
     for kind in vars(module).values()
     if isinstance(kind, type) and is_dataclass(kind)
 }

@@ -18,7 +18,8 @@ from ..data.batches import Batch, batches, epoch_order
 from ..evaluation.views import evaluate
 from ..model.device import TYPES, Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
-from ..specs.recipes import Rates, Recipe
+from ..specs.recipes import Recipe
+from ..specs.schedules import Rates
 from .interrupt import CtrlC, Interrupted
 from .journal import History, write_journal
 from .optimizer import PaperUpdate, paper_update

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ..kernels import library, triton_is_here
-from ..specs.recipes import Rates, Recipe
+from ..specs.recipes import Recipe
+from ..specs.schedules import Rates
 
 
 class PaperUpdate(torch.optim.Optimizer):
