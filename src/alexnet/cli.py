@@ -280,8 +280,9 @@ def bench(
         notes += [note for note in found if not isinstance(note, Row)]
         console.print(f"{part} measured", style="dim")
     console.print()
-    print_table(rows, HEAD, RIGHT)
-    console.print()
+    if rows:
+        print_table(rows, HEAD, RIGHT)
+        console.print()
     for note in notes:
         console.print(note, soft_wrap=True)
     if output:
