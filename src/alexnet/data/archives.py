@@ -224,8 +224,8 @@ def _zip_members(path: Path) -> Iterator[tuple]:
                 raise ValueError(f"{name!r} is encrypted; decrypt the archive first")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name!r} is compressed by method {info.compress_type}; it may be stored or deflated")
-            if info.header_offset + info.compress_size > end:
-                raise ValueError(f"{name!r} runs past the end of the file")
+            if not 0 <= info.header_offset <= end - info.compress_size:
+                raise ValueError(f"{name!r} lies outside the file")
             yield name, info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
 
 
