@@ -45,12 +45,14 @@ IN_TAR = 255
 """The `method` of a tar file's members; in a zip file it is ZIP_STORED or ZIP_DEFLATED."""
 MEMBER = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "u1")])
 """Where a member lies in the file, its bytes there, and its bytes unpacked."""
+Member = tuple[int, int, int, int, int]
+"""One row of MEMBER."""
 
 
 class Archive:
     """A zip or tar file; in a tar file, the members of each tar file in it, as if that were a folder of its name.
 
-    It may be pickled; the copy has no names.
+    It may be pickled; the copy has neither names nor the list of members, and reads by what `member` gave.
 
     Args:
         folder: where the list of members is kept, and what a compressed tar file holds.
@@ -87,16 +89,24 @@ class Archive:
             self._members = known["members"]
             self.names = tuple(known["names"].tobytes().decode().split("\0")) if len(self._members) else ()
 
-    def read(self, number: int) -> bytes:
-        """What the file names[number] holds.
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each file, (files,), int64."""
+        return self._members["size"]
+
+    def member(self, number: int) -> Member:
+        """Where names[number] lies, for `read`."""
+        return self._members[number].item()
+
+    def read(self, member: Member) -> bytes:
+        """What a file of the archive holds.
 
         Raises:
             ValueError: it is damaged, or has more than MOST_MEMBER_BYTES.
         """
-        offset, stored, size, crc, method = self._members[number].item()
-        name = repr(self.names[number]) if self.names else f"member {number}"
+        offset, stored, size, crc, method = member
         if max(stored, size) > MOST_MEMBER_BYTES:
-            raise ValueError(f"{self.path}: {name} has {size:,} bytes; it may have {MOST_MEMBER_BYTES:,}")
+            raise ValueError(f"it has {size:,} bytes; a file in an archive may have {MOST_MEMBER_BYTES:,}")
         with open(self._file, "rb") as file:
             file.seek(offset)
             if method != IN_TAR:
@@ -107,7 +117,7 @@ class Archive:
             with contextlib.suppress(zlib.error):  # then it is still packed, and its checksum another
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
         if len(content) != size or (method != IN_TAR and zlib.crc32(content) != crc):
-            raise ValueError(f"{self.path}: {name} is damaged or cut short")
+            raise ValueError(f"it is damaged or cut short, at byte {offset:,} of {self.path}")
         return content
 
     def fingerprint(self) -> str:
@@ -115,7 +125,7 @@ class Archive:
         return self._fingerprint
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"names": ()}
+        return self.__dict__ | {"names": (), "_members": None}
 
     def _list(self, kind: bytes, listing: Path, progress) -> None:
         with contextlib.ExitStack() as stack:
