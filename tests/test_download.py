@@ -178,6 +178,14 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, heeds_if_r
     assert download(site.url, tmp_path).read_bytes() == site.content
 
 
+def test_a_size_that_changed_is_enough(serve, tmp_path):
+    site = serve(plan=[1_000_000, 0, 0, 0])
+    with pytest.raises(ValueError, match="tried 4 times"):
+        download(site.url, tmp_path)
+    site.content = random.Random(1998).randbytes(2_000_000)  # of the same tag
+    assert download(site.url, tmp_path).read_bytes() == site.content
+
+
 def test_a_length_that_is_wrong_is_an_error(serve, tmp_path):
     site = serve(says={"Content-Length": "3000001"}, ranges=False)
     with pytest.raises(ValueError, match=r"3,000,000 of 3,000,001 bytes came"):
@@ -353,6 +361,19 @@ def test_progress_is_told_and_an_interrupt_leaves_what_can_be_continued(serve, t
         download(site.url, tmp_path, progress=progress)
     assert download(site.url, tmp_path, progress=progress).read_bytes() == CONTENT
     assert ranges(site)[1] == f"bytes={told[0]}-" and told[1] == len(CONTENT)
+
+
+def test_what_arrived_whole_is_not_asked_for_again(serve, tmp_path):
+    site = serve()
+
+    def progress(counts, total):
+        yield from counts
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(site.url, tmp_path, progress=progress)
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert len(site.requests) == 1
 
 
 def test_any_sequence_of_failures_gives_the_right_bytes_or_an_error(serve, tmp_path):
