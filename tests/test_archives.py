@@ -196,6 +196,38 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
         archive_of(tmp_path, tar_of({"a.tar": inner, "b.tar": inner}))
 
 
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ((-1024).to_bytes(12, "big", signed=True), "the header of 'b' is damaged"),  # tarfile would go back, for ever
+        (b"00000000001\0", "it is damaged or cut short"),
+        (b"77777777777\0", "it is cut short in 'b'"),
+        (b"?", "it is damaged or cut short at byte 1,024"),
+    ],
+)
+def test_sizes_that_are_no_sizes(tmp_path, size, words):
+    whole = bytearray(tar_of({"a": b"x" * 512, "b": b"x" * 1024, "c": b"x"}))
+    whole[1024 + 124 : 1024 + 124 + len(size)] = size
+    whole[1024 + 148 : 1024 + 156] = b"%06o\0 " % (sum(whole[1024:1172]) + 8 * 32 + sum(whole[1180:1536]))
+    with pytest.raises(ValueError, match=words):
+        archive_of(tmp_path, whole)
+
+
+def test_a_header_is_not_taken_for_a_large_one(tmp_path):
+    whole = tar_of({"x" * 200_000: b"1"}, tarfile.GNU_FORMAT)
+    with pytest.raises(ValueError, match="a header says that it has 200,192 bytes; it may have 65,536"):
+        archive_of(tmp_path, whole)
+
+
+def test_listing_takes_little_memory(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_of({f"{n:040}.jpg": b"" for n in range(5000)}))
+    tracemalloc.start()
+    Archive(tmp_path / "a.tar", tmp_path / "cache")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5000 * 400  # with tarfile's own records of them it is three times as much
+
+
 def test_a_damaged_member_is_named_and_the_others_are_read(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
         whole = bytearray(zip_of({"a": b"first" * 20, "b": random.Random(0).randbytes(500)}, method))
@@ -222,8 +254,9 @@ def test_a_member_is_not_inflated_beyond_its_size(tmp_path):
 def test_limits(tmp_path, monkeypatch):
     zeros = {str(n): bytes(100_000) for n in range(10)}
     monkeypatch.setattr(archives, "BYTES_OF_ANY_GROWTH", 999_999)
-    for number, content in enumerate((zip_of(zeros), gzip.compress(tar_of(zeros)))):
-        with pytest.raises(ValueError, match="to more than 999,999 bytes, the most for its size"):
+    forms = {"its members unpack": zip_of(zeros), "it unpacks": gzip.compress(tar_of(zeros))}
+    for number, (words, content) in enumerate(forms.items()):
+        with pytest.raises(ValueError, match=f"{words} to more than 999,999 bytes, the most for its size"):
             archive_of(tmp_path, content)
         with monkeypatch.context() as more:
             more.setattr(archives, "BYTES_OF_ANY_GROWTH", 2_000_000)
