@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and are made by one process at a time."""
+"""Files that are there whole or not at all, and are made by one process at a time; where they are kept."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ except ImportError:  # Windows
 
 PATIENCE_S = 2.0
 """Seconds of waiting for another process before the user is told."""
+
+
+def cache_folder() -> Path:
+    """Where packs and downloads are kept: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
+    if "ALEXNET_CACHE" in os.environ:
+        return Path(os.environ["ALEXNET_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
 
 
 @contextlib.contextmanager
@@ -51,6 +58,12 @@ def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[
                 waiting()
             time.sleep(0.05)
         yield  # closing the file frees it
+
+
+def is_locked(path: Path) -> bool:
+    """Whether someone holds `path` now, by `locked`."""
+    with open(path.with_name(f"{path.name}.lock"), "ab") as file:
+        return not _taken(file)
 
 
 def _taken(file: BinaryIO) -> bool:

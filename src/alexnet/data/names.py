@@ -1,4 +1,4 @@
-"""Millions of names as one block of bytes: a third of what a list of strings takes, and nothing to copy or to pickle."""
+"""Millions of names as one block of bytes: half of what a list of strings takes, and read where they lie."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Line breaks become spaces; bytes that are not UTF-8, which Python holds as halves of pairs, stay as they are."""
+        """Line breaks become spaces; bytes that are not UTF-8, as Python holds them, stay as they are."""
         block = bytearray()
         for name in names:
             block += name.replace("\n", " ").encode("utf-8", "surrogateescape") + SEPARATOR

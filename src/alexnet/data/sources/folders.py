@@ -7,7 +7,7 @@ root/{train,val,test}/…            root/…            with files of labels in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,8 +23,11 @@ PLAIN = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
 """Folders that are no class where one of them holds all images of a split."""
 
 
-def folder_source(tree: Tree, split_seed: int = 0) -> Source:
+def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] = ()) -> Source:
     """The labelled images of a tree; their classes and splits are as `labelled_source` says.
+
+    Args:
+        labels: more of them than are in the tree.
 
     Raises:
         ValueError: no images are found, or a file of labels is damaged.
@@ -67,8 +70,8 @@ def folder_source(tree: Tree, split_seed: int = 0) -> Source:
         list(folder_names),
         Names.of(paths),
     )
-    files = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
-    return labelled_source(tree, images, files, problems, split_seed)
+    found = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
+    return labelled_source(tree, images, [*labels, *found], problems, split_seed)
 
 
 def _top(images: Iterable[str]) -> str:

@@ -122,8 +122,8 @@ class _Labelled:
                         row, own, as_index = found[0], lookup.split, lookup.only_indices
                         if found[1]:
                             raise ValueError(
-                                f"{lookup.name} says {row.image!r}, which may be {found[1]} and {path}; a path from the "
-                                f"folder of {lookup.name} tells them apart"
+                                f"{lookup.name} says {row.image!r}, which may be {found[1]} and {path}; a path "
+                                f"from the folder of {lookup.name} tells them apart"
                             )
                         used.add((lookup.name, row.image))
                         if split == UNSPLIT and (row.split or own is not None):
@@ -157,8 +157,8 @@ class _Labelled:
             else:
                 yield Problem(
                     f"{where} has {len(without):,} images directly in it (the first {first}) and no file that says what "
-                    f"they show; it may have a folder for each class, or a list beside it (CSV, TSV, text, JSON lines: "
-                    f"image, label) or a JSON map from image to label",
+                    f"they show; it may have a folder for each class, or beside it a list (CSV, TSV, text, JSON "
+                    f"lines: image, label) or a JSON map from image to label",
                     fatal=True,
                 )
 
@@ -180,8 +180,8 @@ class _Labelled:
         if named is not None:
             if min(named) < 0 or max(named) >= MOST_INDICES * len(named) + 100:
                 raise ValueError(
-                    f"{place}: indices of classes run from {min(named)} to {max(named):,} for {len(named):,} labels; they "
-                    f"may begin at 0 and have few gaps, as there is an output for each"
+                    f"{place}: indices of classes run from {min(named)} to {max(named):,} for {len(named):,} labels; "
+                    f"they may begin at 0 and have few gaps, as there is an output for each"
                 )
             classes = tuple(named.get(index, f"unused {index}") for index in range(max(named) + 1))
             unused = frozenset(f"unused {index}" for index in range(max(named) + 1) if index not in named)
@@ -234,7 +234,8 @@ class _Lookup:
             before = self.rows.setdefault(row.image, row)
             if before.label != row.label:
                 raise ValueError(
-                    f"{file.name}, line {row.line}: {row.image!r} is {row.label!r}, but {before.label!r} in line {before.line}"
+                    f"{file.name}, line {row.line}: {row.image!r} is {row.label!r}, "
+                    f"but {before.label!r} in line {before.line}"
                 )
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
         self._keys = {image.replace("\\", "/").removeprefix("./"): row for image, row in self.rows.items()}

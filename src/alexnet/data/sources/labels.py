@@ -190,7 +190,8 @@ def _from_table(name: str, text: str, knows: Callable[[str], bool]) -> tuple[Row
         if columns is None:
             head = ", ".join(HEADS["image"][:4]), ", ".join(HEADS["label"][:4])
             raise NoLabels(
-                f"{name}, line {first[0]}: neither a header (image is called {head[0]} …; label {head[1]} …) nor an image"
+                f"{name}, line {first[0]}: neither a header (an image is called {head[0]} …; a label {head[1]} …) "
+                f"nor an image"
             )
     return tuple(_row(name, line, fields, columns) for part in (start, lines) for line, fields in part)
 

@@ -41,12 +41,12 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
     if first.startswith(OF):
         return _chosen(path, listed, recognise(first.removeprefix(OF)))
     tree = _Listed(path, listed)
-    count = len(listed.rows)
+    count = len(tree.files)
     images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], Names.of(tree.files))
     if tree.missing == count:
         raise ValueError(
-            f"{path}: none of its {count:,} images is there, the first {tree.files[0]}; paths are those from the folder "
-            f"of the list, {path.resolve().parent}"
+            f"{path}: none of its {count:,} images is there, the first {tree.files[0]}; paths are those from the "
+            f"folder of the list, {path.resolve().parent}"
         )
     source = labelled_source(tree, images, [listed], [], split_seed)
     return replace(source, layout=f"a list, {path.name}", name=path.stem)
@@ -72,17 +72,17 @@ class _Listed:
 
     def __init__(self, path: Path, listed: LabelFile):
         self.name, self.opener, self.missing = path.stem, FilesBelow(str(path.resolve().parent)), 0
-        self.files = Names.of(row.image for row in listed.rows)
+        paths = list(dict.fromkeys(row.image for row in listed.rows))
         digest, sizes = hashlib.sha256(str(path.resolve()).encode()), []
-        for row in listed.rows:
+        for image in paths:
             try:
-                status = os.stat(self.opener.path(row.image))
+                status = os.stat(self.opener.path(image))
                 sizes.append(status.st_size)
-                digest.update(f"{row.image} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+                digest.update(f"{image} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
             except (OSError, ValueError):
                 sizes.append(0)
                 self.missing += 1
-        self.sizes, self.stamp = np.array(sizes, np.int64), digest.hexdigest()
+        self.files, self.sizes, self.stamp = Names.of(paths), np.array(sizes, np.int64), digest.hexdigest()
 
     def place(self, number: int) -> str:
         return self.files[number]

@@ -16,6 +16,7 @@ from PIL import Image
 from ..archives import Archive, Member
 from ..formats import open_image
 from ..names import Names
+from ..remote import open_remote, remote_files
 
 MOST_LABEL_BYTES = 1_000_000_000
 """Of a file of labels."""
@@ -102,6 +103,26 @@ class Packed:
         return self._archive.member(self._numbers[number])
 
 
+class Remote:
+    """Files below a folder of a remote store, by their names.
+
+    Raises:
+        ValueError: it cannot be listed.
+    """
+
+    def __init__(self, url: str):
+        root = url.rstrip("/") + "/"
+        listed = sorted((file.removeprefix(root), size) for file, size in remote_files(url))
+        visible = [(file, size) for file, size in listed if not _is_hidden(file)]
+        self.name, self.opener = root.split("/")[-2], _FilesOfStore(root)
+        self.files = Names.of(file for file, _ in visible)
+        self.sizes = np.array([size for _, size in visible], np.int64)
+        self.stamp = hashlib.sha256(repr((root, visible)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def place(self, number: int) -> str:
+        return self.files[number]
+
+
 class Several:
     """Trees as folders of one."""
 
@@ -171,6 +192,14 @@ class FilesBelow:
 
     def open(self, place: str) -> BinaryIO:
         return open(self.path(place), "rb")
+
+
+class _FilesOfStore:
+    def __init__(self, root: str):
+        self.root = root
+
+    def open(self, place: str) -> BinaryIO:
+        return open_remote(self.root + place)
 
 
 class _Members:
