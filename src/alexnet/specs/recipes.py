@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .schedules import Drops, Levels, Plateau, Rates, Schedule, Stage, Stages, WarmThenLinear
+from .schedules import Drops, Fall, Levels, Plateau, Rates, Schedule, Stage, Stages, Switched, WarmThenLinear
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,111 @@ ORIGINAL = Recipe(
     color=ColorShift(),
     crop_group=32,
     shuffle="once",
+)
+
+SCRIPTED = replace(
+    ORIGINAL,
+    name="scripted",
+    about="`run4.sh` of 2012 to the letter, written for the four-GPU net 120: conv1 and conv2 are frozen late.",
+    schedule=Stages(
+        (
+            *ORIGINAL.schedule.stages[:3],
+            Stage(73, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color=False)),
+            Stage(81, Rates(0.0001, 0.002, _frozen("conv1", "conv2"), color=False)),
+            Stage(95, Rates(0.00001, 0.002, _frozen("conv1", "conv2"), color=False)),
+        )
+    ),
+)
+
+BY_HAND = replace(
+    ORIGINAL,
+    name="by-hand",
+    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run of 37.5 % and 17.0 %.",
+    schedule=Stages(
+        (
+            Stage(23, Rates(0.01, 0.02)),
+            Stage(51, Rates(0.001, 0.002)),  # the notes do not say when the biases' rate fell; run4.sh has it here
+            Stage(68, Rates(0.0001, 0.002)),
+            Stage(72, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color=False)),
+            Stage(78, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
+            Stage(93, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=93,
+)
+
+BY_HAND_2012 = replace(
+    ORIGINAL,
+    name="by-hand-2012",
+    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %. The biases keep their rate.",
+    schedule=Stages(
+        (
+            Stage(25, Rates(0.01, 0.02)),
+            Stage(51, Rates(0.001, 0.02)),
+            Stage(67, Rates(0.0001, 0.02)),
+            Stage(72, Rates(0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color=False)),
+            Stage(79, Rates(0.0001, 0.02, _frozen("conv1"), color=False)),
+            Stage(91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=91,
+)
+
+WARM_RESTART = replace(
+    BY_HAND_2012,
+    name="warm-restart",
+    about="Goes on from the weights of by-hand-2012: the rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
+    schedule=Stages(  # epochs 91 to 135 of that run
+        (
+            Stage(107 - 91, Rates(0.001, 0.02, _frozen("conv1"))),
+            Stage(124 - 91, Rates(0.0001, 0.02, _frozen("conv1"))),
+            Stage(135 - 91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=135 - 91,
+)
+
+LINEAR_FALL = replace(
+    ORIGINAL,
+    name="linear-fall",
+    about="Configuration 153, December 2012: down a straight line. Its author stopped it at epoch 18.",
+    schedule=Fall(start=0.01, factor=1000, along="line", biases=2),
+)
+
+EXPONENTIAL = replace(
+    ORIGINAL,
+    name="exponential",
+    about="Configuration 155, December 2012: smoothly down from 0.02 to 0.000005; 40.7 % and 18.5 %.",
+    schedule=Switched(
+        Fall(start=0.02, factor=4000, along="exponential", biases=2),
+        epochs=95,
+        color_until=61,
+        frozen_from={"conv1": 74},
+    ),
+)
+
+LEVELS = replace(
+    ORIGINAL,
+    name="levels",
+    about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5 % and 18.0 %.",
+    schedule=Switched(
+        Levels(start=0.01, levels=4, factor=250, biases=(0.02, 0.002)),
+        epochs=95,
+        color_until=68,
+        frozen_from={"conv1": 74},
+    ),
+)
+
+JUMPY = replace(
+    ORIGINAL,
+    name="jumpy",
+    about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4 % and 18.0 %.",
+    schedule=Switched(
+        Levels(start=0.01, levels=4, factor=500, biases=(0.02, 0.002), jumps=True),
+        epochs=95,
+        color_until=62,
+        frozen_from={"conv1": 74},
+    ),
 )
 
 PAPER = Recipe(
@@ -262,6 +367,14 @@ RECIPES = {
     for recipe in (
         ORIGINAL,
         PAPER,
+        SCRIPTED,
+        BY_HAND,
+        BY_HAND_2012,
+        WARM_RESTART,
+        LINEAR_FALL,
+        EXPONENTIAL,
+        LEVELS,
+        JUMPY,
         ZFNET,
         ONE_TOWER,
         TORCHVISION,
