@@ -1,6 +1,9 @@
 """Rates of the recipes against tables written by hand from the released parameter files and the papers."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.schedules import Plateau
@@ -211,9 +214,24 @@ def test_small_rises_and_falls():
     assert values[0] < 0.02 * max(values) and values[-1] < 0.02 * max(values)
 
 
-def test_a_scaled_rate_scales_all_of_them():
-    from dataclasses import replace
+def test_modern_rises_and_falls_by_half_a_cosine():
+    """As PyTorch's own schedules: LinearLR to the peak, then CosineAnnealingLR to a thousandth of it."""
+    modern = recipe("modern")
+    peak, warm = modern.schedule.start, 50
+    rate = [modern.rates(moment / 1000, []).weights for moment in range(1001)]
+    assert rate[25] == pytest.approx(peak / 2) and rate[warm] == pytest.approx(peak)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=peak)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000 - warm, eta_min=peak / 1000)
+    for moment in range(warm, 1001):
+        assert rate[moment] == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        cosine.step()
+    biases = modern.rates(0.5, []).biases
+    assert biases == pytest.approx(modern.schedule.biases * rate[500])
 
+
+def test_a_scaled_rate_scales_all_of_them():
     halved = replace(recipe("original"), rate_scale=0.5)
     assert halved.rates(67 / 95, []).of("conv1") == pytest.approx((0.000005, 0.001))
     assert halved.first_rate() == pytest.approx(0.005)
@@ -226,5 +244,9 @@ def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
         assert architecture.recipe in RECIPES
     for each in RECIPES.values():
         assert from_json(json.loads(json.dumps(to_json(each)))) == each
+    with pytest.raises(ValueError, match=r"cutmix is -1; it may be 0 or more"):
+        replace(recipe("modern"), cutmix=-1)
+    with pytest.raises(ValueError, match=r"averaging is 1.0; it may be 0 to below 1"):
+        replace(recipe("modern"), averaging=1.0)
     with pytest.raises(ValueError, match=r"no recipe 'fast'; it may be one of original, paper"):
         recipe("fast")

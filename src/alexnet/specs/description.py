@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
-from .architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
+from .architecture import AdaptivePool, Architecture, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 from .geometry import Operation, Placed, named_operations
 from .recipes import Recipe
 from .variants import PAPER
@@ -36,7 +36,7 @@ def totals(placed: list[Placed]) -> dict[str, str]:
     return {
         "parameters": f"{sum(step.weights + step.biases for step in placed):,}",
         "multiply-adds per image": f"{sum(step.multiply_adds for step in placed):,}",
-        "units with weights": f"{sum(math.prod(step.outputs) for step in placed if step.weights):,}",
+        "units with weights": f"{sum(math.prod(step.outputs) for step in placed if step.multiply_adds):,}",
     }
 
 
@@ -64,6 +64,8 @@ def in_words(operation: Operation, inputs: tuple[int, ...] = ()) -> str:
                 f"response norm over {operation.size} × {operation.size} places of a map, alpha {operation.alpha:g} / "
                 f"{operation.size**2}"
             )
+        case BatchNorm():
+            return "batch norm: each map less its mean, over its deviation; learnt scale and shift"
         case Pool():
             return f"{operation.kind} of {operation.window} × {operation.window}, stride {operation.stride}"
         case AdaptivePool():
@@ -166,7 +168,8 @@ def _layer_changes(architecture: Architecture, mine, other: Architecture, theirs
 
 
 def _step_name(operation: Operation) -> str:
-    names = {Norm: "norm", SpatialNorm: "spatial norm", Dropout: "dropout", AdaptivePool: "mean to a fixed size"}
+    names = {Norm: "norm", BatchNorm: "batch norm", SpatialNorm: "spatial norm", Dropout: "dropout"}
+    names[AdaptivePool] = "mean to a fixed size"
     if isinstance(operation, Pool):
         return "pool" if operation.kind == "max" else "mean pool"
     return "ReLU" if operation == "relu" else names[type(operation)]

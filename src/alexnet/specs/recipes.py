@@ -64,6 +64,14 @@ class Recipe:
     """A new order each epoch; one order for all epochs, as the 2012 code has it; or, for packs larger than memory, a
     new order of blocks of neighbors, shuffled within a few blocks."""
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Every image of a batch is averaged with another; the share is drawn from Beta(mixup, mixup). 0 is off."""
+    cutmix: float = 0.0
+    """A window of every image of a batch shows another; the share is drawn from Beta(cutmix, cutmix). 0 is off. With
+    `mixup` as well, each batch gets one of the two."""
+    averaging: float | None = None
+    """What is validated and kept is a running mean of the weights: mean ← averaging · mean + (1 − averaging) · weights
+    after each step."""
     largest_gradient: float | None = None
     """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
     trust: float | None = None
@@ -73,15 +81,17 @@ class Recipe:
     """Multiplies every rate of the schedule."""
 
     def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_group", 1), ("stretch", 1), ("rate_scale", 0)):
+        ones, zeros = ("epochs", "batch_size", "crop_group", "stretch"), ("rate_scale", "mixup", "cutmix")
+        for name, least in (*((name, 1) for name in ones), *((name, 0) for name in zeros)):
             if getattr(self, name) < least:
                 raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be {least} or more")
         if self.zoom and not 0 < self.zoom[0] <= self.zoom[1] <= 1:
             raise ValueError(
                 f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"recipe {self.name}: label_smoothing is {self.label_smoothing}; it may be 0 to below 1")
+        for name in ("label_smoothing", "averaging"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 0 to below 1")
 
     def epochs_for(self, images: int) -> int:
         """Passes over a training set of that many images."""
@@ -362,6 +372,23 @@ SMALL = Recipe(
     largest_gradient=2.0,
 )
 
+MODERN = replace(
+    ORIGINAL,
+    name="modern",
+    about="What came later, for accuracy, not history: cosine, mixup, cutmix, smoothed labels, averaged weights.",
+    schedule=Fall(start=0.02, factor=1000, along="cosine", warm=0.05),
+    epochs=90,
+    color=ColorShift(divide=False),
+    crop_group=1,
+    shuffle="epoch",
+    zoom=(0.25, 1.0),
+    stretch=4 / 3,
+    label_smoothing=0.1,
+    mixup=0.2,
+    cutmix=1.0,
+    averaging=0.998,
+)
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -387,6 +414,7 @@ RECIPES = {
         CIFAR_11,
         CIFAR_KERAS,
         SMALL,
+        MODERN,
     )
 }
 
