@@ -55,6 +55,15 @@ def test_cutmix_shows_the_partner_in_a_window_and_counts_its_area():
     assert shares.min() >= 0 and shares.max() <= 1
 
 
+@pytest.mark.parametrize("recipe", [MIXUP, CUTMIX])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_views_stay_channels_last_and_the_views_unmixed(recipe, dtype):
+    views = torch.randn(16, SIDE, SIDE, 3).to(dtype).permute(0, 3, 1, 2)
+    before, mixed = views.clone(), drawn_mix(batch_of(), SIDE, recipe, seed=1, epoch=0).of(views)
+    assert mixed.is_contiguous(memory_format=torch.channels_last) and mixed.dtype == dtype
+    assert torch.equal(views, before) and not torch.equal(mixed, before)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_shares_are_distributed_by_beta(alpha):
     found = np.array([draws.beta(0, 0, number, "share", alpha) for number in range(4000)])

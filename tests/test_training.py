@@ -239,6 +239,17 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(co
         fit(colors, tmp_path / "nowhere", resume=True)
 
 
+def test_a_run_begun_before_a_field_was_known_resumes(colors, tmp_path):
+    _, whole = fit(colors, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 2)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    del about["recipe"]["averaging"], about["recipe"]["mixup"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    _, resumed = fit(colors, tmp_path / "run", resume=True)
+    assert without_times(resumed) == without_times(whole)
+
+
 def test_a_run_without_a_checkpoint_begins_anew(colors, tmp_path):
     _, whole = fit(colors, tmp_path / "whole")
     fit(colors, tmp_path / "run")
