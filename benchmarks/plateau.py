@@ -22,7 +22,6 @@ import torch
 
 from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
 from alexnet.specs.recipes import recipe
-from alexnet.specs.schedules import WarmThenLinear
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
 from alexnet.training.plan import make_plan
@@ -40,7 +39,7 @@ def steps_to_leave(
 ) -> tuple[int | None, float]:
     """Steps until the loss is low enough, None where `most` did not do; and the loss then."""
     chosen = recipe(VARIANTS[name].recipe)
-    if not isinstance(chosen.schedule, WarmThenLinear):
+    if not getattr(chosen.schedule, "warm", 0):
         chosen = replace(chosen, epochs=100_000)  # so long that it stays at its first rates
     architecture = VARIANTS[name]
     if side is not None and side < architecture.input_size:

@@ -14,7 +14,7 @@ from PIL import Image
 
 import alexnet
 from alexnet.cli import main
-from alexnet.specs.recipes import recipe
+from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.variants import VARIANTS
 
 
@@ -180,6 +180,9 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["predict", str(tmp_path), "x.png"], "holds no trained network"),
         (["train", str(tmp_path / "nowhere")], "is not there; a data set may be"),
         (["describe", "lexnet"], "there is no variant 'lexnet'"),
+        (["describe", "--recipe", "magic"], "there is no recipe 'magic'; it may be one of original"),
+        (["describe", "--output", "rates.png"], "output is for a drawing of rates; name a recipe"),
+        (["describe", "--recipe", "paper", "--output", "rates.abc"], "Format 'abc' is not supported"),
         (["train", "emoji", "--recipe", "magic"], "there is no recipe 'magic'"),
         (["train", "emoji", "--lr", "0"], "lr is 0.0; it may be above 0"),
         (["train", "emoji", "--epochs", "0"], "epochs is 0; it may be 1 or more"),
@@ -223,6 +226,26 @@ def test_every_network_is_described(name, capsys):
     assert "conv1" in printed and "parameters" in printed
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_described_in_words_and_numbers(name, capsys):
+    main(["describe", "--recipe", name])
+    printed = capsys.readouterr().out
+    assert "schedule" in printed and f" – {RECIPES[name].epochs}" in printed
+
+
+def test_a_recipe_is_described_by_its_stages_and_drawn(tmp_path, capsys):
+    main(["describe", "--recipe", "by-hand", "--output", str(tmp_path / "rates.svg")])
+    lines = capsys.readouterr().out.splitlines()
+    (stage,) = (line for line in lines if line.startswith("68 – 72"))
+    assert stage.split() == ["68", "–", "72", "0.0001", "0.002", "conv1", "1e-05,", "0.002", "off"]
+    assert any(line.startswith("72 – 78") and "conv1 frozen" in line for line in lines)
+    assert "<svg" in (tmp_path / "rates.svg").read_text()
+    main(["describe", "--recipes", "--output", str(tmp_path / "all.png")])
+    assert "warm-restart" in capsys.readouterr().out
+    width, height = Image.open(tmp_path / "all.png").size
+    assert width > 1000 and height > 1000
+
+
 @pytest.mark.parametrize("name", ["cifar-18", "cifar-13", "cifar-11", "cifar-keras", "original"])
 def test_other_variants_train_too(name, tmp_path):
     """One step with the network's own recipe, on as few images as can be."""
@@ -242,5 +265,7 @@ def test_help_answers_without_importing_torch():
 
 
 def test_describe_needs_no_torch():
-    code = "import sys\nfrom alexnet.cli import main\nmain(['describe', 'original'])\nassert 'torch' not in sys.modules"
+    code = "import sys\nfrom alexnet.cli import main\nmain(['describe', 'original'])\n"
+    code += "main(['describe', '--recipe', 'levels'])\n"
+    code += "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,6 +1,7 @@
 """The networks against slow ones written from the facts alone, in float64 (tests/references)."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -38,6 +39,18 @@ def test_original_agrees_with_all_its_maps():
     compare(network, networks.original_2012, pixels(224))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_agrees_while_training_and_afterwards(training):
+    network = lively(narrower("batch-norm", 6, input_size=99))
+    running = {name: tensor for name, tensor in network.named_buffers() if "running" in name}
+    for tensor in running.values():
+        tensor.uniform_(10, 1000)
+    network.norm1.train(training), network.norm2.train(training)  # dropout stays as it is afterwards
+    known = {} if training else running
+    without = ("conv1.bias",) if training else ()  # which batch norm takes off again
+    compare(network, partial(networks.original_with_batch_norm, running=known), pixels(99), without)
+
+
 def test_torchvision_agrees_with_its_definition():
     ours = lively(AlexNet(variant("torchvision"), 10))
     theirs = networks.torchvision_alexnet(10).eval()
@@ -62,8 +75,8 @@ def named_pairs(theirs):
         yield name, f"{TORCHVISION_NAMES[module]}.{kind}"
 
 
-def compare(network, reference, images):
-    """Scores and all gradients, those of the images included."""
+def compare(network, reference, images, without=()):
+    """Scores and all gradients, those of the images included; the parameters in `without` have none."""
     parameters = {name: p.detach().clone().requires_grad_() for name, p in network.named_parameters()}
     theirs = images.clone().requires_grad_()
     expected = reference({name: reorder(name, p) for name, p in parameters.items()}, theirs)
@@ -75,7 +88,10 @@ def compare(network, reference, images):
     (scores * weights).sum().backward()
     assert_same(scores, expected)
     assert_same(ours.grad, theirs.grad)
-    for name, parameter in network.named_parameters():
+    for name in without:
+        assert parameters.pop(name).grad.abs().max() < 1e-12 > network.get_parameter(name).grad.abs().max()
+    for name in parameters:
+        parameter = network.get_parameter(name)
         assert parameters[name].grad.abs().max() > 0, name
         assert_same(parameter.grad, parameters[name].grad)
 

@@ -1,6 +1,9 @@
 """Rates of the recipes against tables written by hand from the released parameter files and the papers."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.schedules import Plateau
@@ -41,6 +44,129 @@ def test_one_tower_has_four_levels_250_times_apart(epoch, weights, biases):
     assert rates_at("one-tower", epoch).of("fc6") == pytest.approx((weights, biases), rel=1e-3)
 
 
+TABLES = {
+    # epoch, weights, biases, conv1's weights and biases, conv2's weights and biases, color shift
+    "scripted": (
+        95,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (21.9, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (22, 0.001, 0.002, 0.001, 0.002, 0.001, 0.002, True),
+            (48.9, 0.001, 0.002, 0.001, 0.002, 0.001, 0.002, True),
+            (49, 0.0001, 0.002, 0.0001, 0.002, 0.0001, 0.002, True),
+            (65.9, 0.0001, 0.002, 0.0001, 0.002, 0.0001, 0.002, True),
+            (66, 0.0001, 0.002, 0.00001, 0.002, 0.00001, 0.002, False),
+            (73, 0.0001, 0.002, 0, 0, 0, 0, False),
+            (81, 0.00001, 0.002, 0, 0, 0, 0, False),
+            (94.9, 0.00001, 0.002, 0, 0, 0, 0, False),
+        ],
+    ),
+    "by-hand": (
+        93,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (22.9, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (23, 0.001, 0.002, 0.001, 0.002, 0.001, 0.002, True),
+            (51, 0.0001, 0.002, 0.0001, 0.002, 0.0001, 0.002, True),
+            (67.9, 0.0001, 0.002, 0.0001, 0.002, 0.0001, 0.002, True),
+            (68, 0.0001, 0.002, 0.00001, 0.002, 0.0001, 0.002, False),
+            (72, 0.0001, 0.002, 0, 0, 0.0001, 0.002, False),
+            (78, 0.00001, 0.002, 0, 0, 0.00001, 0.002, False),
+            (92.9, 0.00001, 0.002, 0, 0, 0.00001, 0.002, False),
+        ],
+    ),
+    "by-hand-2012": (
+        91,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (25, 0.001, 0.02, 0.001, 0.02, 0.001, 0.02, True),
+            (51, 0.0001, 0.02, 0.0001, 0.02, 0.0001, 0.02, True),
+            (66.9, 0.0001, 0.02, 0.0001, 0.02, 0.0001, 0.02, True),
+            (67, 0.0001, 0.02, 0.00001, 0.02, 0.0001, 0.02, False),
+            (72, 0.0001, 0.02, 0, 0, 0.0001, 0.02, False),
+            (79, 0.00001, 0.02, 0, 0, 0.00001, 0.02, False),
+            (90.9, 0.00001, 0.02, 0, 0, 0.00001, 0.02, False),
+        ],
+    ),
+    "warm-restart": (  # from epoch 91 of by-hand-2012 to 135
+        44,
+        [
+            (0, 0.001, 0.02, 0, 0, 0.001, 0.02, True),
+            (15.9, 0.001, 0.02, 0, 0, 0.001, 0.02, True),
+            (16, 0.0001, 0.02, 0, 0, 0.0001, 0.02, True),
+            (32.9, 0.0001, 0.02, 0, 0, 0.0001, 0.02, True),
+            (33, 0.00001, 0.02, 0, 0, 0.00001, 0.02, False),
+            (43.9, 0.00001, 0.02, 0, 0, 0.00001, 0.02, False),
+        ],
+    ),
+    "linear-fall": (  # a line from 0.01 to 0.01 / 1000
+        95,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (19, 0.008002, 0.016004, 0.008002, 0.016004, 0.008002, 0.016004, True),
+            (47.5, 0.005005, 0.01001, 0.005005, 0.01001, 0.005005, 0.01001, True),
+            (95, 0.00001, 0.00002, 0.00001, 0.00002, 0.00001, 0.00002, True),
+        ],
+    ),
+    "exponential": (  # 0.02 / 4000 ** part; after half, 0.02 / 63.2456
+        95,
+        [
+            (0, 0.02, 0.04, 0.02, 0.04, 0.02, 0.04, True),
+            (47.5, 0.000316228, 0.000632456, 0.000316228, 0.000632456, 0.000316228, 0.000632456, True),
+            (60.99, 9.7388e-5, 1.94777e-4, 9.7388e-5, 1.94777e-4, 9.7388e-5, 1.94777e-4, True),
+            (61, 9.7304e-5, 1.94607e-4, 9.7304e-5, 1.94607e-4, 9.7304e-5, 1.94607e-4, False),
+            (74, 3.12763e-5, 6.25525e-5, 0, 0, 3.12763e-5, 6.25525e-5, False),
+            (95, 0.000005, 0.00001, 0, 0, 0.000005, 0.00001, False),
+        ],
+    ),
+    "levels": (
+        95,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (23.7, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (23.8, 0.0015874, 0.02, 0.0015874, 0.02, 0.0015874, 0.02, True),
+            (47.4, 0.0015874, 0.02, 0.0015874, 0.02, 0.0015874, 0.02, True),
+            (47.6, 0.00025198, 0.002, 0.00025198, 0.002, 0.00025198, 0.002, True),
+            (68, 0.00025198, 0.002, 0.00025198, 0.002, 0.00025198, 0.002, False),
+            (71.3, 0.00004, 0.002, 0.00004, 0.002, 0.00004, 0.002, False),
+            (74, 0.00004, 0.002, 0, 0, 0.00004, 0.002, False),
+            (94.9, 0.00004, 0.002, 0, 0, 0.00004, 0.002, False),
+        ],
+    ),
+    "jumpy": (  # levels 0.01, 0.01 / 7.937, 0.01 / 63.0, 0.00002; jumps to the root of the product of two neighbors
+        95,
+        [
+            (0, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (23.7, 0.01, 0.02, 0.01, 0.02, 0.01, 0.02, True),
+            (23.8, 0.00125992, 0.02, 0.00125992, 0.02, 0.00125992, 0.02, True),
+            (35.6, 0.00125992, 0.02, 0.00125992, 0.02, 0.00125992, 0.02, True),
+            (35.7, 0.00354954, 0.02, 0.00354954, 0.02, 0.00354954, 0.02, True),
+            (47.6, 0.00015874, 0.002, 0.00015874, 0.002, 0.00015874, 0.002, True),
+            (59.5, 0.00044721, 0.002, 0.00044721, 0.002, 0.00044721, 0.002, True),
+            (62, 0.00044721, 0.002, 0.00044721, 0.002, 0.00044721, 0.002, False),
+            (71.3, 0.00002, 0.002, 0.00002, 0.002, 0.00002, 0.002, False),
+            (74, 0.00002, 0.002, 0, 0, 0.00002, 0.002, False),
+            (83.2, 0.000056345, 0.002, 0, 0, 0.000056345, 0.002, False),
+            (85.4, 0.000056345, 0.002, 0, 0, 0.000056345, 0.002, False),
+            (85.6, 0.00002, 0.002, 0, 0, 0.00002, 0.002, False),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_schedules_of_2012_equal_their_tables(name):
+    """Epochs and rates as noted at the end of each parameter file; `scripted` as in run4.sh, curves as in lr.cu."""
+    epochs, rows = TABLES[name]
+    assert recipe(name).epochs == epochs
+    for epoch, weights, biases, conv1, conv1_biases, conv2, conv2_biases, color in rows:
+        rates = rates_at(name, epoch)
+        assert rates.of("conv3") == pytest.approx((weights, biases), rel=1e-4), epoch
+        assert rates.of("conv1") == pytest.approx((conv1, conv1_biases), rel=1e-4), epoch
+        assert rates.of("conv2") == pytest.approx((conv2, conv2_biases), rel=1e-4), epoch
+        assert rates.color is color, epoch
+
+
 def test_torchvision_and_caffe_divide_by_ten_at_their_steps():
     assert [rates_at("torchvision", epoch).weights for epoch in (0, 29.9, 30, 60, 89)] == pytest.approx(
         [0.01, 0.01, 0.001, 0.0001, 0.0001]
@@ -50,6 +176,24 @@ def test_torchvision_and_caffe_divide_by_ten_at_their_steps():
         [0.01, 0.01, 1e-3, 1e-4, 1e-5, 1e-6]
     )
     assert rates_at("caffe", 0).biases == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("name", "first", "second"), [("cifar-18", 120, 130), ("cifar-11", 500, 510)])
+def test_the_cifar_runs_end_with_ten_epochs_at_a_tenth_and_ten_at_a_hundredth(name, first, second):
+    moments = (0, first - 0.1, first, second - 0.1, second, second + 9.9)
+    rates = [0.001, 0.001, 0.0001, 0.0001, 0.00001, 0.00001]
+    assert [rates_at(name, epoch).weights for epoch in moments] == pytest.approx(rates)
+    assert [rates_at(name, epoch).biases for epoch in moments] == pytest.approx([2 * rate for rate in rates])
+
+
+def test_the_plateau_of_the_paper_waits_five_epochs():
+    """Section 5: 0.01, divided by ten when the error stops improving, three times; the five epochs are ours."""
+    errors = [0.9, 0.8, *[0.8] * 4, 0.7, *[0.75] * 5, 0.6, *[0.6] * 5, *[0.9] * 5, *[0.9] * 30]
+    seen = [recipe("paper").rates(0, errors[:epoch]).weights for epoch in range(len(errors) + 1)]
+    drops = [epoch for epoch in range(1, len(seen)) if seen[epoch] < seen[epoch - 1]]
+    assert drops == [12, 18, 23], "five epochs after the sixth, the twelfth, and at once again"
+    assert [seen[epoch] for epoch in (0, 11, 12, 18, 23, -1)] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-5])
+    assert recipe("zfnet").schedule == recipe("paper").schedule
 
 
 def test_plateau_divides_when_the_error_stops_falling_and_three_times_at_most():
@@ -70,9 +214,24 @@ def test_small_rises_and_falls():
     assert values[0] < 0.02 * max(values) and values[-1] < 0.02 * max(values)
 
 
-def test_a_scaled_rate_scales_all_of_them():
-    from dataclasses import replace
+def test_modern_rises_and_falls_by_half_a_cosine():
+    """As PyTorch's own schedules: LinearLR to the peak, then CosineAnnealingLR to a thousandth of it."""
+    modern = recipe("modern")
+    peak, warm = modern.schedule.start, 50
+    rate = [modern.rates(moment / 1000, []).weights for moment in range(1001)]
+    assert rate[25] == pytest.approx(peak / 2) and rate[warm] == pytest.approx(peak)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=peak)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000 - warm, eta_min=peak / 1000)
+    for moment in range(warm, 1001):
+        assert rate[moment] == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        cosine.step()
+    biases = modern.rates(0.5, []).biases
+    assert biases == pytest.approx(modern.schedule.biases * rate[500])
 
+
+def test_a_scaled_rate_scales_all_of_them():
     halved = replace(recipe("original"), rate_scale=0.5)
     assert halved.rates(67 / 95, []).of("conv1") == pytest.approx((0.000005, 0.001))
     assert halved.first_rate() == pytest.approx(0.005)
@@ -85,5 +244,9 @@ def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
         assert architecture.recipe in RECIPES
     for each in RECIPES.values():
         assert from_json(json.loads(json.dumps(to_json(each)))) == each
+    with pytest.raises(ValueError, match=r"cutmix is -1; it may be 0 or more"):
+        replace(recipe("modern"), cutmix=-1)
+    with pytest.raises(ValueError, match=r"averaging is 1.0; it may be 0 to below 1"):
+        replace(recipe("modern"), averaging=1.0)
     with pytest.raises(ValueError, match=r"no recipe 'fast'; it may be one of original, paper"):
         recipe("fast")

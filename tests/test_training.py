@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
+from alexnet.data.mixing import drawn_mix
 from alexnet.kernels import library
 from alexnet.model.device import TYPES
 from alexnet.model.trained import Trained
@@ -78,7 +79,7 @@ class Layouts(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", ["original", "caffenet", "zfnet", "torchvision", "small", "cifar-18"])
+@pytest.mark.parametrize("name", ["original", "caffenet", "zfnet", "torchvision", "small", "cifar-18", "batch-norm"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     side = min(VARIANTS[name].input_size, 67)
@@ -88,7 +89,7 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     views = torch.randn(4, side, side, 3, dtype=TYPES[precision]).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
-        train_step(network, optimizer, views, batch, chosen, precision)
+        train_step(network, optimizer, views, batch, chosen, precision, drawn_mix(batch, side, chosen, 0, 0))
     flattened = next(step.inputs for step in network.placed if step.operation == "flatten")
     assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
     for parameter in network.parameters():
@@ -123,6 +124,57 @@ def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path,
         assert expected.keys() == found.keys()
         for name in expected:
             assert torch.equal(expected[name], found[name]), name
+
+
+@pytest.mark.parametrize("interrupt_at", [2, 6])
+def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, interrupt_at):
+    """Within the first epoch and between two, with a val split whose errors are those of the mean."""
+    modern = replace(recipe("modern"), epochs=3, batch_size=16, least_steps=0, averaging=0.8)
+    architecture = VARIANTS["batch-norm"].with_layers(fc6={"units": 16}, fc7={"units": 16})
+    plan = make_plan(colors, replace(architecture, input_size=67, stored_size=76), modern)
+
+    def run(folder, until=None, resume=False):
+        steps = 0
+
+        def on_step(report):
+            nonlocal steps
+            steps += 1
+            if steps == until:
+                signal.raise_signal(signal.SIGINT)
+
+        trained = plan.untrained(3, torch.device("cpu"))
+        folder.mkdir(exist_ok=True)
+        return trained.network, train(trained, plan, run=folder, resume=resume, on_step=on_step)
+
+    network, whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", interrupt_at)
+    resumed_network, resumed = run(tmp_path / "broken", resume=True)
+    assert without_times(resumed) == without_times(whole)
+    for file in (BEST, LAST):
+        expected, found = load_file(tmp_path / "whole" / file), load_file(tmp_path / "broken" / file)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    last = load_file(tmp_path / "whole" / LAST)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, last[name]) and torch.equal(tensor, resumed_network.state_dict()[name])
+    assert not torch.equal(last["fc8.weight"], last["not_averaged.fc8.weight"])
+    assert last["norm1.running_mean"].abs().max() > 0
+    _, again = run(tmp_path / "whole", resume=True)  # nothing is left to do, and the mean stays
+    assert without_times(again) == without_times(whole)
+
+
+def test_the_mean_of_the_weights_is_what_is_validated_and_kept(colors, tmp_path):
+    """Without averaging the same steps are taken, so their weights are those that the mean is of."""
+    averaged = replace(QUICK, averaging=0.5)
+    classifier, history = fit(colors, tmp_path / "mean", chosen=averaged)
+    _, plain = fit(colors, tmp_path / "plain")
+    assert history["train_loss"] == plain["train_loss"] and history["val_loss"] != plain["val_loss"]
+    mean, weights = load_file(tmp_path / "mean" / LAST), load_file(tmp_path / "plain" / LAST)
+    assert torch.equal(mean["not_averaged.fc8.weight"], weights["fc8.weight"])
+    assert not torch.equal(mean["fc8.weight"], weights["fc8.weight"])
+    loss = classifier.evaluate(data=colors, split="val", all_views=False, verbose=False).center.loss
+    assert loss == pytest.approx(min(history["val_loss"], key=lambda found: abs(found - loss)))
 
 
 def test_the_number_of_decoding_threads_changes_nothing(colors, tmp_path, monkeypatch):
@@ -185,6 +237,17 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(co
         fit(colors, tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="holds no run to go on with"):
         fit(colors, tmp_path / "nowhere", resume=True)
+
+
+def test_a_run_begun_before_a_field_was_known_resumes(colors, tmp_path):
+    _, whole = fit(colors, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 2)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    del about["recipe"]["averaging"], about["recipe"]["mixup"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
+    _, resumed = fit(colors, tmp_path / "run", resume=True)
+    assert without_times(resumed) == without_times(whole)
 
 
 def test_a_run_without_a_checkpoint_begins_anew(colors, tmp_path):
@@ -294,9 +357,10 @@ def test_curves_are_drawn(colors, tmp_path):
     assert history["epoch"] == [1, 2, 3] and len(history["val_error"]) == 3
 
 
-def test_weights_cast_for_inference_are_kept_until_they_change(each_way):
-    network = create("small", num_classes=5)
-    trained, x = Trained(network, None, ()), torch.randn(4, 3, 56, 56)
+@pytest.mark.parametrize(("name", "side"), [("small", 56), ("batch-norm", 67)])
+def test_weights_cast_for_inference_are_kept_until_they_change(name, side, each_way):
+    network = create(name, num_classes=5, input_size=side)
+    trained, x = Trained(network, None, ()), torch.randn(4, 3, side, side)
     optimizer = paper_update(network, recipe("small"))
     optimizer.set_rates(Rates(0.1, 0.1))
     for _ in range(2):

@@ -39,7 +39,7 @@ def train(
         data: A folder with train/, val/ and perhaps test/, each with a folder per class; or a folder with a folder per
             class; or "emoji", the bundled drawings.
         variant: The network (see `alexnet describe`). By default the one that suits the size of the images.
-        recipe: How to train it. By default the network's own.
+        recipe: How to train it (see `alexnet describe --recipes`). By default the network's own.
         epochs: Passes over the training images. By default the recipe's.
         batch_size: Images a step. By default the recipe's.
         lr: Highest learning rate; all others change in proportion. By default the recipe's.
@@ -184,26 +184,38 @@ def describe(
     num_classes: int | None = None,
     in_channels: int = 3,
     input_size: int | None = None,
+    recipe: str | None = None,
+    recipes: bool = False,
+    output: Path | None = None,
 ) -> None:
-    """Print a network layer by layer, and how it differs from the paper's; without a name, list all networks.
+    """Print a network layer by layer, and how it differs from the paper's; or a recipe and its rates over the epochs.
+    Without a name, list all networks.
 
     Args:
         name: One of the networks.
         num_classes: By default those of the data set that it was made for.
         in_channels: Of the images; 3 for color, 1 for grey.
         input_size: Side of the images that it sees, pixels. By default its own.
+        recipe: A way of training.
+        recipes: List all recipes.
+        output: File for a drawing of the rates of the recipe, or of all of them: .png, .svg, .pdf ...
     """
     from .console import console, print_facts, print_table
     from .specs.description import HEAD, NUMBERS, differences, layer_rows, totals
     from .specs.geometry import place
     from .specs.variants import VARIANTS, variant
 
+    if recipe or recipes:
+        return _describe_recipes(recipe, output)
+    if output is not None:
+        raise ValueError("output is for a drawing of rates; name a recipe, or say --recipes")
     if name is None:
         rows = [
             (each.name, f"{sum(step.weights + step.biases for step in place(each)):,}", f"{each.classes}", each.about)
             for each in VARIANTS.values()
         ]
-        return print_table(rows, ("network", "parameters", "classes", "what it is"), (1, 2))
+        print_table(rows, ("network", "parameters", "classes", "what it is"), (1, 2))
+        return console.print("\nHow they are trained: alexnet describe --recipes")
     architecture = variant(name)
     placed = place(architecture, num_classes, in_channels, input_size)
     side = placed[0].inputs[1]
@@ -216,6 +228,29 @@ def describe(
         console.print("\nHow it differs from paper", style="bold")
         for sentence in differences(architecture):
             console.print(f"  {sentence}")
+
+
+def _describe_recipes(name: str | None, output: Path | None) -> None:
+    """One recipe, or a list of all."""
+    from .console import console, print_facts, print_table
+    from .specs.description import recipe_facts
+    from .specs.recipes import RECIPES, recipe
+    from .specs.timeline import SPAN_HEAD, span_rows
+
+    shown = [recipe(name)] if name else list(RECIPES.values())
+    if name:
+        console.print(f"{name}: {shown[0].about}\n", style="bold")
+        print_facts(recipe_facts(shown[0]))
+        console.print()
+        print_table(span_rows(shown[0]), SPAN_HEAD)
+    else:
+        rows = [(each.name, f"{each.epochs}", f"{each.batch_size:,}", each.about) for each in shown]
+        print_table(rows, ("recipe", "epochs", "batch", "what it is"), (1, 2))
+    if output is not None:
+        from .analysis.rates import rates_figure
+
+        rates_figure(shown).savefig(output, dpi=110)
+        console.print(f"\ndrawn: {output}", soft_wrap=True)
 
 
 def pack(

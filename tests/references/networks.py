@@ -225,6 +225,37 @@ def caffenet(parameters: Parameters, images: Tensor) -> Tensor:
     return caffe(parameters, images, norm_first=False)
 
 
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor = None, running_var: Tensor = None):
+    """Each map less its mean, over its deviation (1e-5 is added to its square), then times weight plus bias.
+
+    Mean and square of the deviation are those of the batch where none are given (Ioffe and Szegedy 2015, algorithm 1).
+    """
+    if running_mean is None:
+        running_mean = x.mean((0, 2, 3))
+        running_var = (x - running_mean[:, None, None]).square().mean((0, 2, 3))
+    scaled = (x - running_mean[:, None, None]) / (running_var[:, None, None] + 1e-5).sqrt()
+    return scaled * weight[:, None, None] + bias[:, None, None]
+
+
+def original_with_batch_norm(parameters: Parameters, images: Tensor, running: Parameters, keep: float = 0.5) -> Tensor:
+    """Config 145 in two groups, with batch norm where its norms across maps stood and nothing where the other stood.
+
+    Args:
+        running: `norm1.running_mean` and so on; none of them while training.
+    """
+    layer = partial(with_parameters, parameters)
+    norm1, norm2 = (
+        layer(batch_norm, name, **{key.split(".")[1]: running[key] for key in running if key.startswith(name)})
+        for name in ("norm1", "norm2")
+    )
+    operations = [layer(conv, "conv1", stride=4), norm1, max_pool, relu]
+    operations += [layer(two_group_conv, "conv2", padding=2), relu, norm2, max_pool]
+    operations += [layer(conv, "conv3", padding=1), relu, layer(two_group_conv, "conv4", padding=1), relu]
+    operations += [layer(two_group_conv, "conv5", padding=1), max_pool, relu]
+    operations += [layer(dense, "fc6"), relu, lambda x: x * keep, layer(dense, "fc7"), relu, lambda x: x * keep]
+    return run([*operations, layer(dense, "fc8")], images)
+
+
 def torchvision_alexnet(num_classes: int = 1000) -> nn.Module:
     """The layers and the state dict's names of torchvision's `alexnet`, in float64; call eval() to stop the dropout."""
     features = [nn.Conv2d(3, 64, kernel_size=11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, stride=2)]

@@ -16,9 +16,7 @@ def uniform(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int
         numbers: which images, or which groups of images, whole numbers from 0.
         purpose: what the draws are for; draws for two purposes are unrelated.
     """
-    state = _mix(np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF) ^ np.uint64(int.from_bytes(purpose.encode()[:8], "little")))
-    state = _mix(state + np.uint64(epoch))
-    state = _mix(state + np.asarray(numbers, dtype=np.uint64))[:, None]
+    state = _state(seed, epoch, numbers, purpose)[:, None]
     bits = _mix(state + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return (bits >> np.uint64(11)) * 2.0**-53
 
@@ -29,6 +27,12 @@ def normal(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int 
     return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
 
 
+def beta(seed: int, epoch: int, number: int, purpose: str, alpha: float) -> float:
+    """A number in [0, 1] of the distribution Beta(alpha, alpha)."""
+    (key,) = _state(seed, epoch, np.array([number]), purpose)
+    return float(np.random.Generator(np.random.Philox(key=key)).beta(alpha, alpha))
+
+
 def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
     """An order of 0 … length − 1."""
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, epoch], np.uint64)
@@ -36,6 +40,12 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 
 
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
+
+
+def _state(seed: int, epoch: int, numbers: np.ndarray, purpose: str) -> np.ndarray:
+    state = _mix(np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF) ^ np.uint64(int.from_bytes(purpose.encode()[:8], "little")))
+    state = _mix(state + np.uint64(epoch))
+    return _mix(state + np.asarray(numbers, dtype=np.uint64))
 
 
 def _mix(z: np.ndarray | np.uint64) -> np.ndarray:

@@ -74,6 +74,10 @@ class _Graph:
                 return self.response_norm(operation, step.inputs[0], name, x)
             case words.SpatialNorm():
                 return self.spatial_norm(operation, name, x)
+            case words.BatchNorm():
+                learnt = self.parameters(step.name, "weight", "bias", "running_mean", "running_var")
+                epsilon = self.network.get_submodule(step.name).eps
+                return self.node("BatchNormalization", name, x, *learnt, epsilon=epsilon)
             case words.Pool():
                 window = {"kernel_shape": [operation.window] * 2, "strides": [operation.stride] * 2}
                 kind = "MaxPool" if operation.kind == "max" else "AveragePool"

@@ -18,6 +18,9 @@ def initialize(network: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for row in network.architecture.layers:
         _initialize_layer(network.get_submodule(row.name), row, generator)
+    for module in network.children():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()  # scale 1, shift 0; running mean 0 and variance 1
 
 
 @torch.no_grad()

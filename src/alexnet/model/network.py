@@ -227,6 +227,8 @@ def _module(step: Placed, activation: str) -> nn.Module:
             return ResponseNorm(operation)
         case words.SpatialNorm():
             return SpatialResponseNorm(operation)
+        case words.BatchNorm():
+            return nn.BatchNorm2d(inputs)
         case words.Pool(kind="max"):
             return nn.MaxPool2d(operation.window, operation.stride, ceil_mode=operation.round_up)
         case words.Pool():

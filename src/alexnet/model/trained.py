@@ -47,15 +47,19 @@ class Trained:
     def for_inference(self, precision: Precision) -> AlexNet:
         """The network in evaluation mode, with weights of the type that it is to multiply in.
 
-        A copy in another type is kept until the weights change, so that they are not cast anew for each image.
+        A copy in another type is kept until the weights change, so that they are not cast anew for each image. Batch
+        norm keeps its numbers in float32, as it does in training.
         """
         self.network.eval()
         if precision == "fp32" and self.connected == "same":
             return self.network
         state = precision, self.connected, *((id(p), p._version) for p in self.network.parameters())
         if self._copy is None or self._copy[0] != state:
-            smaller = with_smaller_connected(deepcopy(self.network), self.connected)
-            self._copy = state, smaller.to(TYPES[precision])
+            copy = with_smaller_connected(deepcopy(self.network), self.connected)
+            for module in copy.children():
+                if not isinstance(module, torch.nn.BatchNorm2d):
+                    module.to(TYPES[precision])
+            self._copy = state, copy
         return self._copy[1]
 
     def to(self, device: torch.device | str) -> Trained:

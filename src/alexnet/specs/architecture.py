@@ -46,6 +46,12 @@ class SpatialNorm:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """Each map less its mean, over its deviation, both over the batch (Ioffe and Szegedy 2015); with a learnt scale and
+    shift for each map. Where the network is not being trained, by running means."""
+
+
+@dataclass(frozen=True)
 class Pool:
     """Pooling over windows, clipped at the border; a mean divides by the pixels inside."""
 
@@ -71,7 +77,8 @@ class Dropout:
     rescale: bool = False
 
 
-Step = Literal["relu", "norm", "spatial_norm", "pool", "dropout"] | Norm | SpatialNorm | Pool | AdaptivePool | Dropout
+Word = Literal["relu", "norm", "spatial_norm", "pool", "dropout"]
+Step = Word | Norm | SpatialNorm | BatchNorm | Pool | AdaptivePool | Dropout
 Deviation = float | Literal["he", "torch"]
 """Standard deviation of the initial weights: a number, √(2 / inputs) ("he"), or PyTorch's uniform default ("torch",
 which also draws the bias)."""
@@ -140,7 +147,7 @@ class Architecture:
     stored_size: int = 256
     """Side of the square images that crops are cut from, pixels."""
     activation: Literal["relu", "tanh"] = "relu"
-    norm: Norm | None = None
+    norm: Norm | BatchNorm | None = None
     spatial_norm: SpatialNorm | None = None
     pool: Pool = Pool()
     dropout: Dropout | None = Dropout()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .architecture import (
     AdaptivePool,
     Architecture,
+    BatchNorm,
     Conv,
     Dropout,
     Layer,
@@ -22,7 +23,7 @@ from .architecture import (
     Step,
 )
 
-Operation = Layer | Norm | SpatialNorm | Pool | AdaptivePool | Dropout | str
+Operation = Layer | Norm | SpatialNorm | BatchNorm | Pool | AdaptivePool | Dropout | str
 """A row of the table, a step after it, or "relu" for the nonlinearity and "flatten" before the first `Linear`."""
 
 
@@ -125,7 +126,9 @@ def _meaning(architecture: Architecture, step: Step) -> Operation | None:
 
 
 def _prefix(operation: Operation) -> str:
-    prefixes = {Norm: "norm", SpatialNorm: "spatial_norm", Pool: "pool", AdaptivePool: "avgpool", Dropout: "drop"}
+    if isinstance(operation, (Norm, BatchNorm)):
+        return "norm"
+    prefixes = {SpatialNorm: "spatial_norm", Pool: "pool", AdaptivePool: "avgpool", Dropout: "drop"}
     return "relu" if operation == "relu" else prefixes[type(operation)]
 
 
@@ -185,5 +188,7 @@ def _costs(operation: Operation, inputs: tuple[int, ...], outputs: tuple[int, ..
             return weights, operation.maps * outputs[1] * outputs[2], weights
         case Linear():
             return inputs[0] * outputs[0], outputs[0], inputs[0] * outputs[0]
+        case BatchNorm():
+            return inputs[0], inputs[0], 0
         case _:
             return 0, 0, 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .schedules import Drops, Levels, Plateau, Rates, Schedule, Stage, Stages, WarmThenLinear
+from .schedules import Drops, Fall, Levels, Plateau, Rates, Schedule, Stage, Stages, Switched, WarmThenLinear
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class Recipe:
     """A new order each epoch; one order for all epochs, as the 2012 code has it; or, for packs larger than memory, a
     new order of blocks of neighbors, shuffled within a few blocks."""
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Every image of a batch is averaged with another; the share is drawn from Beta(mixup, mixup). 0 is off."""
+    cutmix: float = 0.0
+    """A window of every image of a batch shows another; the share is drawn from Beta(cutmix, cutmix). 0 is off. With
+    `mixup` as well, each batch gets one of the two."""
+    averaging: float | None = None
+    """What is validated and kept is a running mean of the weights: mean ← averaging · mean + (1 − averaging) · weights
+    after each step."""
     largest_gradient: float | None = None
     """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
     trust: float | None = None
@@ -73,15 +81,17 @@ class Recipe:
     """Multiplies every rate of the schedule."""
 
     def __post_init__(self):
-        for name, least in (("epochs", 1), ("batch_size", 1), ("crop_group", 1), ("stretch", 1), ("rate_scale", 0)):
+        ones, zeros = ("epochs", "batch_size", "crop_group", "stretch"), ("rate_scale", "mixup", "cutmix")
+        for name, least in (*((name, 1) for name in ones), *((name, 0) for name in zeros)):
             if getattr(self, name) < least:
                 raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be {least} or more")
         if self.zoom and not 0 < self.zoom[0] <= self.zoom[1] <= 1:
             raise ValueError(
                 f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"recipe {self.name}: label_smoothing is {self.label_smoothing}; it may be 0 to below 1")
+        for name in ("label_smoothing", "averaging"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 0 to below 1")
 
     def epochs_for(self, images: int) -> int:
         """Passes over a training set of that many images."""
@@ -127,6 +137,111 @@ ORIGINAL = Recipe(
     color=ColorShift(),
     crop_group=32,
     shuffle="once",
+)
+
+SCRIPTED = replace(
+    ORIGINAL,
+    name="scripted",
+    about="`run4.sh` of 2012 to the letter, written for the four-GPU net 120: conv1 and conv2 are frozen late.",
+    schedule=Stages(
+        (
+            *ORIGINAL.schedule.stages[:3],
+            Stage(73, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color=False)),
+            Stage(81, Rates(0.0001, 0.002, _frozen("conv1", "conv2"), color=False)),
+            Stage(95, Rates(0.00001, 0.002, _frozen("conv1", "conv2"), color=False)),
+        )
+    ),
+)
+
+BY_HAND = replace(
+    ORIGINAL,
+    name="by-hand",
+    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run of 37.5 % and 17.0 %.",
+    schedule=Stages(
+        (
+            Stage(23, Rates(0.01, 0.02)),
+            Stage(51, Rates(0.001, 0.002)),  # the notes do not say when the biases' rate fell; run4.sh has it here
+            Stage(68, Rates(0.0001, 0.002)),
+            Stage(72, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color=False)),
+            Stage(78, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
+            Stage(93, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=93,
+)
+
+BY_HAND_2012 = replace(
+    ORIGINAL,
+    name="by-hand-2012",
+    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %. The biases keep their rate.",
+    schedule=Stages(
+        (
+            Stage(25, Rates(0.01, 0.02)),
+            Stage(51, Rates(0.001, 0.02)),
+            Stage(67, Rates(0.0001, 0.02)),
+            Stage(72, Rates(0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color=False)),
+            Stage(79, Rates(0.0001, 0.02, _frozen("conv1"), color=False)),
+            Stage(91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=91,
+)
+
+WARM_RESTART = replace(
+    BY_HAND_2012,
+    name="warm-restart",
+    about="Goes on from the weights of by-hand-2012: the rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
+    schedule=Stages(  # epochs 91 to 135 of that run
+        (
+            Stage(107 - 91, Rates(0.001, 0.02, _frozen("conv1"))),
+            Stage(124 - 91, Rates(0.0001, 0.02, _frozen("conv1"))),
+            Stage(135 - 91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=135 - 91,
+)
+
+LINEAR_FALL = replace(
+    ORIGINAL,
+    name="linear-fall",
+    about="Configuration 153, December 2012: down a straight line. Its author stopped it at epoch 18.",
+    schedule=Fall(start=0.01, factor=1000, along="line", biases=2),
+)
+
+EXPONENTIAL = replace(
+    ORIGINAL,
+    name="exponential",
+    about="Configuration 155, December 2012: smoothly down from 0.02 to 0.000005; 40.7 % and 18.5 %.",
+    schedule=Switched(
+        Fall(start=0.02, factor=4000, along="exponential", biases=2),
+        epochs=95,
+        color_until=61,
+        frozen_from={"conv1": 74},
+    ),
+)
+
+LEVELS = replace(
+    ORIGINAL,
+    name="levels",
+    about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5 % and 18.0 %.",
+    schedule=Switched(
+        Levels(start=0.01, levels=4, factor=250, biases=(0.02, 0.002)),
+        epochs=95,
+        color_until=68,
+        frozen_from={"conv1": 74},
+    ),
+)
+
+JUMPY = replace(
+    ORIGINAL,
+    name="jumpy",
+    about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4 % and 18.0 %.",
+    schedule=Switched(
+        Levels(start=0.01, levels=4, factor=500, biases=(0.02, 0.002), jumps=True),
+        epochs=95,
+        color_until=62,
+        frozen_from={"conv1": 74},
+    ),
 )
 
 PAPER = Recipe(
@@ -257,11 +372,36 @@ SMALL = Recipe(
     largest_gradient=2.0,
 )
 
+MODERN = replace(
+    ORIGINAL,
+    name="modern",
+    about="What came later, for accuracy, not history: cosine, mixup, cutmix, smoothed labels, averaged weights.",
+    schedule=Fall(start=0.02, factor=1000, along="cosine", warm=0.05),
+    epochs=90,
+    color=ColorShift(divide=False),
+    crop_group=1,
+    shuffle="epoch",
+    zoom=(0.25, 1.0),
+    stretch=4 / 3,
+    label_smoothing=0.1,
+    mixup=0.2,
+    cutmix=1.0,
+    averaging=0.998,
+)
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         ORIGINAL,
         PAPER,
+        SCRIPTED,
+        BY_HAND,
+        BY_HAND_2012,
+        WARM_RESTART,
+        LINEAR_FALL,
+        EXPONENTIAL,
+        LEVELS,
+        JUMPY,
         ZFNET,
         ONE_TOWER,
         TORCHVISION,
@@ -274,6 +414,7 @@ RECIPES = {
         CIFAR_11,
         CIFAR_KERAS,
         SMALL,
+        MODERN,
     )
 }
 

@@ -1,12 +1,16 @@
 """Learning rates over a run, as data.
 
-Schedules are written in the epochs of the run that they come from and stretch to the epochs of the run at hand.
+Schedules are written in the epochs of the run that they come from and stretch to the epochs of the run at hand. Each
+kind has two methods: `rates` at a moment (what part of the run is done, 0 … 1, and the validation errors so far), and
+`changes`, the moments strictly between 0 and 1 at which rates leap or their curve bends.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Stages:
         epoch = progress * self.stages[-1].until
         return next((stage.rates for stage in self.stages if epoch < stage.until - 1e-9), self.stages[-1].rates)
 
+    def changes(self) -> list[float]:
+        return [stage.until / self.stages[-1].until for stage in self.stages[:-1]]
+
 
 @dataclass(frozen=True)
 class Plateau:
@@ -67,6 +74,14 @@ class Plateau:
         rate = self.start * self.factor**drops
         return Rates(rate, rate)
 
+    def changes(self) -> list[float]:
+        return []  # nobody knows them beforehand
+
+    def example(self) -> Stages:
+        """The rates of a run whose error stopped falling so that all drops came, at equal distances."""
+        rates = [self.start * self.factor**drops for drops in range(self.drops + 1)]
+        return Stages(tuple(Stage(number, Rates(rate, rate)) for number, rate in enumerate(rates, 1)))
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -78,6 +93,9 @@ class Levels:
     """First rate over last."""
     biases: tuple[float, float]
     """In the first half of the run, and in the second."""
+    jumps: bool = False
+    """Whether the second half of each level but the first goes back up, to the geometric mean of this rate and the one
+    before ("jumpy"); only after a fifth of the run and before nine tenths."""
 
     def __post_init__(self):
         if self.levels < 2:
@@ -85,8 +103,15 @@ class Levels:
 
     def rates(self, progress: float, errors: list[float]) -> Rates:
         level = min(int(progress * self.levels + 1e-9), self.levels - 1)
-        weights = self.start * self.factor ** (-level / (self.levels - 1))
+        height = float(level)
+        if self.jumps and level and progress * self.levels >= level + 0.5 - 1e-9 and 0.2 < progress < 0.9 - 1e-9:
+            height -= 0.5
+        weights = self.start * self.factor ** (-height / (self.levels - 1))
         return Rates(weights, self.biases[progress >= 0.5])
+
+    def changes(self) -> list[float]:
+        halves = [half / (2 * self.levels) for half in range(1, 2 * self.levels)]
+        return sorted({*halves, 0.2, 0.5, 0.9} if self.jumps else {*halves[1::2], 0.5})
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,9 @@ class Drops:
         rate = self.start * self.factor ** int(progress / self.every + 1e-9)
         return Rates(rate, rate * self.biases)
 
+    def changes(self) -> list[float]:
+        return [drop * self.every for drop in range(1, math.ceil(1 / self.every - 1e-9))]
+
 
 @dataclass(frozen=True)
 class WarmThenLinear:
@@ -118,5 +146,65 @@ class WarmThenLinear:
         rate = self.peak * max(share, 1e-3)
         return Rates(rate, rate * self.biases)
 
+    def changes(self) -> list[float]:
+        return [self.warm]
 
-Schedule = Stages | Plateau | Levels | Drops | WarmThenLinear
+
+@dataclass(frozen=True)
+class Fall:
+    """The rate falls along a curve: a straight line or an exponential (`lr.cu` of the 2012 code), or half a cosine
+    (Loshchilov and Hutter 2017); where told, after a rise from zero."""
+
+    start: float
+    factor: float
+    """First rate over last."""
+    along: Literal["line", "exponential", "cosine"]
+    biases: float = 1.0
+    """Rate of the biases over that of the weights."""
+    warm: float = 0.0
+    """Part of the run in which it rises to `start`."""
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        if progress < self.warm:
+            rate = self.start * max(progress / self.warm, 1e-3)
+        else:
+            rate = self._falling((progress - self.warm) / (1 - self.warm))
+        return Rates(rate, rate * self.biases)
+
+    def _falling(self, done: float) -> float:
+        last = self.start / self.factor
+        match self.along:
+            case "line":
+                return self.start * (1 - done) + last * done
+            case "exponential":
+                return self.start * self.factor**-done
+            case "cosine":
+                return last + (self.start - last) * (1 + math.cos(math.pi * done)) / 2
+        raise ValueError(f"along is {self.along!r}; it may be 'line', 'exponential' or 'cosine'")
+
+    def changes(self) -> list[float]:
+        return [self.warm] if self.warm else []
+
+
+@dataclass(frozen=True)
+class Switched:
+    """Another schedule, in whose course layers are frozen and the color shift is switched off, as was done by hand."""
+
+    schedule: Levels | Fall
+    epochs: float
+    """Of the run in whose epochs the next two are given."""
+    color_until: float
+    frozen_from: Mapping[str, float]
+    """By layer: from then on neither its weights nor its biases move."""
+
+    def rates(self, progress: float, errors: list[float]) -> Rates:
+        epoch = progress * self.epochs + 1e-9
+        frozen = {layer: (0.0, 0.0) for layer, start in self.frozen_from.items() if epoch >= start}
+        return replace(self.schedule.rates(progress, errors), layers=frozen, color=epoch < self.color_until)
+
+    def changes(self) -> list[float]:
+        moments = (self.color_until, *self.frozen_from.values())
+        return sorted({*self.schedule.changes(), *(moment / self.epochs for moment in moments)})
+
+
+Schedule = Stages | Plateau | Levels | Drops | WarmThenLinear | Fall | Switched

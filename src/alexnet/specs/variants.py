@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
+from .architecture import AdaptivePool, Architecture, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 
 PAPER = Architecture(
     name="paper",
@@ -225,6 +225,15 @@ SMALL = Architecture(
     recipe="small",
 )
 
+BATCH_NORM = replace(
+    ORIGINAL,
+    name="batch-norm",
+    about="original with batch norm (2015) in place of its three normalizations: for accuracy, not history.",
+    norm=BatchNorm(),
+    spatial_norm=None,
+    recipe="modern",
+)
+
 ABLATIONS = (
     replace(ORIGINAL, name="tanh", about="original with tanh for ReLU (section 3.1).", activation="tanh"),
     replace(
@@ -274,6 +283,7 @@ VARIANTS = {
         CIFAR_11,
         CIFAR_KERAS,
         SMALL,
+        BATCH_NORM,
         *ABLATIONS,
     )
 }

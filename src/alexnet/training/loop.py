@@ -15,11 +15,13 @@ import torch.nn.functional as F
 
 from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
+from ..data.mixing import Mix, drawn_mix
 from ..evaluation.views import evaluate
 from ..model.device import TYPES, Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
 from ..specs.recipes import Recipe
 from ..specs.schedules import Rates
+from .averaging import Averaging
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
 from .journal import History, write_journal
@@ -95,7 +97,8 @@ def train(
 ) -> History:
     """Train a network on the train split of a plan's images, validating after every epoch.
 
-    The network is changed in place and ends as the last epoch left it.
+    The network is changed in place and ends as the last epoch left it; where the recipe averages weights, as their
+    mean, which is also what is validated and saved.
 
     Args:
         run: folder for the checkpoints LAST and BEST (by validation error) and the journal; none are kept where None.
@@ -110,9 +113,10 @@ def train(
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)
+    averaging = Averaging(network, recipe.averaging)
     progress = Progress()
     if resume and run and (run / LAST).exists():  # else it was interrupted before anything was saved
-        progress = _restore(trained, optimizer, run / LAST)
+        progress = _restore(trained, optimizer, averaging, run / LAST)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
     scores_of = None
@@ -125,6 +129,7 @@ def train(
             started, waited, already = time.perf_counter(), 0.0, progress.seen
             order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
             network.train()
+            averaging.swap()  # to the weights
             with closing(batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
                 for batch, wait in _timed(read):
                     rates = rates_at(progress.batch)
@@ -132,17 +137,21 @@ def train(
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
                     drawn = seed, progress.epoch, rates.color, TYPES[precision]
                     views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
+                    mix = drawn_mix(batch, trained.inputs.crop_size, recipe, seed, progress.epoch)
                     scores_of = scores_of or graphed(network, views, precision)
-                    loss, right = train_step(scores_of, optimizer, views, batch, recipe, precision)
+                    loss, right = train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
+                    averaging.update()
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
                     waited += wait
                     here = progress.epoch + 1, progress.batch, per_epoch
                     on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
                     if ctrl_c.pressed:
+                        averaging.swap()
                         if run:
-                            _save(trained, optimizer, progress, run)
+                            _save(trained, optimizer, averaging, progress, run)
                         raise Interrupted
+            averaging.swap()  # to their mean
             trained_s = time.perf_counter() - started
             row = {
                 "epoch": progress.epoch + 1,
@@ -163,7 +172,7 @@ def train(
             if run:
                 if is_best:
                     trained.save(run / BEST, notes={"epoch": progress.epoch})
-                _save(trained, optimizer, progress, run)
+                _save(trained, optimizer, averaging, progress, run)
                 write_journal(run, History(progress.epochs))
             on_epoch(row)
             if ctrl_c.pressed:
@@ -184,17 +193,23 @@ def train_step(
     batch: Batch,
     recipe: Recipe,
     precision: Precision,
+    mix: Mix | None = None,
 ) -> tuple[float, int]:
     """One update; the mean loss of the batch, nats, and how many of it were right.
+
+    Of images that are mixed, only their own class counts as right.
 
     Args:
         scores_of: the network in training mode, or what stands for it.
         views: of the images of the batch, (N, channels, side, side).
     """
     with autocast(views.device, precision):
-        scores = scores_of(views)
+        scores = scores_of(mix.of(views) if mix else views)
     scores = scores.float()
     loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
+    if mix:
+        others = F.cross_entropy(scores, batch.labels[mix.partners], label_smoothing=recipe.label_smoothing)
+        loss = mix.share * loss + (1 - mix.share) * others
     optimizer.zero_grad()
     loss.backward()
     if recipe.largest_gradient is not None:
@@ -222,13 +237,15 @@ def _timed(read: Iterable[Batch]) -> Iterable[tuple[Batch, float]]:
         started = time.perf_counter()
 
 
-def _save(trained: Trained, optimizer: PaperUpdate, progress: Progress, run: Path) -> None:
-    velocities = {f"velocity.{name}": velocity for name, velocity in optimizer.velocities().items()}
-    trained.save(run / LAST, extra=velocities, notes={"progress": vars(progress)})
+def _save(trained: Trained, optimizer: PaperUpdate, averaging: Averaging, progress: Progress, run: Path) -> None:
+    extra = {f"velocity.{name}": velocity for name, velocity in optimizer.velocities().items()}
+    extra |= {f"not_averaged.{name}": weights for name, weights in averaging.aside.items()}
+    trained.save(run / LAST, extra=extra, notes={"progress": vars(progress)})
 
 
-def _restore(trained: Trained, optimizer: PaperUpdate, path: Path) -> Progress:
+def _restore(trained: Trained, optimizer: PaperUpdate, averaging: Averaging, path: Path) -> Progress:
     saved = Trained.load(path)
     trained.network.load_state_dict(saved.network.state_dict())
     optimizer.load_velocities(read_extra(path, "velocity."))
+    averaging.load(read_extra(path, "not_averaged."))
     return Progress(**read_notes(path)["progress"])

@@ -106,11 +106,13 @@ def _update_in_one_pass(w, g, v, rate: float, decay: float, momentum: float) -> 
 
 
 def paper_update(network: nn.Module, recipe: Recipe) -> PaperUpdate:
-    """The optimizer of a network: decay on weights, and on biases only where the recipe says so."""
+    """The optimizer of a network: decay on weights, and on biases and the scales of batch norm only where the recipe
+    says so."""
     groups = []
     for name, parameter in network.named_parameters():
-        layer, _, kind = name.rpartition(".")
-        decay = recipe.decay_of(layer) if kind == "weight" or recipe.decay_biases else 0.0
-        trust = recipe.trust if kind == "weight" else None
+        layer = name.rpartition(".")[0]
+        is_weight = parameter.dim() > 1 and name.endswith(".weight")
+        decay = recipe.decay_of(layer) if is_weight or recipe.decay_biases else 0.0
+        trust = recipe.trust if is_weight else None
         groups.append({"params": [parameter], "name": name, "weight_decay": decay, "trust": trust})
     return PaperUpdate(groups, recipe.momentum)

@@ -17,7 +17,7 @@ import torch
 from ..data.packing import BROKEN, Pack
 from ..data.sources import SPLITS
 from ..files import written_whole
-from ..specs.storage import to_json
+from ..specs.storage import from_json, to_json
 from .plan import Plan
 
 FILE, SPLIT_FILE = "run.json", "split.csv"
@@ -123,7 +123,7 @@ def check_same(folder: Path, now: Mapping) -> None:
     Raises:
         ValueError: a setting that changes the mathematics is not what it was.
     """
-    before = read_run(folder)
+    before = json.loads(json.dumps(to_json(from_json(read_run(folder)))))  # with fields that are younger than the run
     changed = []
     for key in MATHEMATICS:
         was, is_now = before.get(key), json.loads(json.dumps(now[key]))

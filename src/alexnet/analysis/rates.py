@@ -1,0 +1,87 @@
+"""The rates of recipes over their epochs, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from ..specs.recipes import Recipe
+from ..specs.schedules import Plateau
+from ..specs.timeline import spans, with_known_rates
+
+POINTS = 60
+"""Along each span."""
+STYLES = {
+    "weights": {"color": "black", "linewidth": 1.8},
+    "biases": {"color": "tab:blue", "linewidth": 1.4, "linestyle": (0, (5, 2))},
+    "conv1": {"color": "tab:red", "linewidth": 1.8, "linestyle": (0, (2, 1))},
+    "color shift off": {"color": "tab:green", "linewidth": 1.4, "linestyle": ":"},
+}
+FROZEN = {"color": "tab:red", "alpha": 0.12, "linewidth": 0}
+
+
+def rates_figure(recipes: Sequence[Recipe], columns: int = 4) -> Figure:
+    """A panel for each recipe, in their order; those with the same rates share one. A matplotlib figure."""
+    alike: list[list[Recipe]] = []
+    for recipe in recipes:
+        group = next((each for each in alike if _same_rates(each[0], recipe)), None)
+        if group is None:
+            alike.append([recipe])
+        else:
+            group.append(recipe)
+    columns = min(columns, len(alike))
+    rows = -(-len(alike) // columns)
+    width, height = (3.6, 2.5) if len(alike) > 1 else (7.5, 4.5)
+    figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, group in zip(panels.ravel(), alike, strict=False):
+        _draw(axes, group[0])
+        follows = " (an example)" if isinstance(group[0].schedule, Plateau) else ""
+        axes.set_title(", ".join(recipe.name for recipe in group) + follows, fontsize=11)
+    for axes in panels.ravel()[len(alike) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("Learning rate")
+    figure.supxlabel("Epoch", fontsize=10)
+    keys = {name: Line2D([], [], **style) for name, style in STYLES.items()} | {"frozen layers": Patch(**FROZEN)}
+    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=len(keys), frameon=False)
+    return figure
+
+
+def _same_rates(one: Recipe, other: Recipe) -> bool:
+    return (one.schedule, one.epochs, one.rate_scale) == (other.schedule, other.epochs, other.rate_scale)
+
+
+def _draw(axes: Axes, recipe: Recipe) -> None:
+    """Weights; biases and conv1 where they have other rates; layers that are frozen; when the color shift goes off."""
+    recipe = with_known_rates(recipe)
+    found = spans(recipe)
+    inside = np.linspace(1e-6, 1 - 1e-6, POINTS)
+    epochs = np.concatenate([span.first + (span.last - span.first) * inside for span in found])
+    rates = [recipe.rates(epoch / recipe.epochs, []) for epoch in epochs.tolist()]
+    lines = {
+        "weights": np.array([each.weights for each in rates]),
+        "biases": np.array([each.biases for each in rates]),
+        "conv1": np.array([each.of("conv1")[0] for each in rates]),
+    }
+    for name, values in lines.items():
+        apart = values != lines["weights"] if name != "weights" else np.ones(len(values), bool)
+        if apart.any():
+            axes.plot(epochs, np.where(apart & (values > 0), values, np.nan), **STYLES[name])
+    axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.02)
+    color_off = next((span.first for span in found if not span.at_first.color), None)
+    if recipe.color and color_off is not None:
+        axes.axvline(color_off, **STYLES["color shift off"])
+    frozen = {
+        name: span.first for span in reversed(found) for name, own in span.at_first.layers.items() if not any(own)
+    }
+    if frozen:
+        axes.axvspan(min(frozen.values()), recipe.epochs, **FROZEN)
+        axes.text(0.97, 0.42, "\n".join(frozen), transform=axes.transAxes, ha="right", color="tab:red", fontsize=9)
