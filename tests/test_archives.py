@@ -101,11 +101,11 @@ def test_a_tar_of_tars_is_as_folders(tmp_path):
     assert contents(archive_of(tmp_path, twice)) == {"outer/inner.tar": tar_of(), "no.tar": b"words"}
 
 
-def test_a_process_is_sent_the_places_alone(tmp_path):
+def test_a_process_is_sent_little(tmp_path):
     archive = archive_of(tmp_path, zip_of({f"{n:0200}.jpg": b"%d" % n for n in range(500)}))
-    sent = pickle.dumps(archive)
-    assert len(sent) < 500 * 29 + 2000
-    program = "import pickle, sys; sys.stdout.buffer.write(pickle.load(sys.stdin.buffer).read(321))"
+    sent = pickle.dumps((archive, archive.member(321)))
+    assert len(sent) < 2000
+    program = "import pickle, sys; a, place = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.read(place))"
     assert subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True).stdout == b"321"
 
 
@@ -228,13 +228,13 @@ def test_listing_takes_little_memory(tmp_path):
     assert peak < 5000 * 400  # with tarfile's own records of them it is three times as much
 
 
-def test_a_damaged_member_is_named_and_the_others_are_read(tmp_path):
+def test_a_damaged_member_is_an_error_and_the_others_are_read(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
         whole = bytearray(zip_of({"a": b"first" * 20, "b": random.Random(0).randbytes(500)}, method))
         whole[whole.index(b"PK\1\2") - 100] ^= 1
         archive = archive_of(tmp_path, whole)
         assert archive.read(archive.member(0)) == b"first" * 20
-        with pytest.raises(ValueError, match=r"some.archive: 'b' is damaged"):
+        with pytest.raises(ValueError, match=r"it is damaged or cut short, at byte \d+ of \S+some.archive"):
             archive.read(archive.member(1))
 
 
@@ -244,7 +244,7 @@ def test_a_member_is_not_inflated_beyond_its_size(tmp_path):
     whole[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
     archive = archive_of(tmp_path, whole)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="'bomb' is damaged"):
+    with pytest.raises(ValueError, match="it is damaged"):
         archive.read(archive.member(0))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -268,7 +268,7 @@ def test_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_MEMBER_BYTES", 1000)
     archive = archive_of(tmp_path, tar_of({"fits": bytes(1000), "large": bytes(1001)}))
     assert archive.read(archive.member(0)) == bytes(1000)
-    with pytest.raises(ValueError, match="'large' has 1,001 bytes; it may have 1,000"):
+    with pytest.raises(ValueError, match="it has 1,001 bytes; a file in an archive may have 1,000"):
         archive.read(archive.member(1))
 
 

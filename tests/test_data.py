@@ -15,7 +15,11 @@ from alexnet.data.images import stored_image
 from alexnet.data.packing import open_pack, pack
 from alexnet.data.resizing import square
 from alexnet.data.sources import SPLITS, open_source
-from alexnet.data.sources.base import stratified_split
+from alexnet.data.sources.base import cut_splits
+
+
+def splits_of(source):
+    return [SPLITS[split] for split in source.splits]
 
 
 def test_a_folder_with_splits_keeps_them(split_folder):
@@ -32,28 +36,31 @@ def test_a_folder_with_splits_keeps_them(split_folder):
 
 def test_a_folder_of_classes_is_split_by_class_and_always_alike(folder):
     source = open_source(folder)
-    counts = Counter((entry.label, entry.split) for entry in source.entries)
+    counts = Counter(zip(source.labels, splits_of(source), strict=True))
     assert counts == {(label, split): n for label in range(3) for split, n in (("train", 16), ("val", 2), ("test", 2))}
-    assert len({entry.name for entry in source.entries}) == 60
-    assert open_source(folder).entries == source.entries
-    assert open_source(folder, split_seed=1).entries != source.entries
+    assert len(set(source.names)) == 60
+    assert splits_of(open_source(folder)) == splits_of(source)
+    assert splits_of(open_source(folder, split_seed=1)) != splits_of(source)
 
 
 def test_a_new_class_does_not_move_the_others(folder):
-    before = {entry.name: entry.split for entry in open_source(folder).entries}
+    source = open_source(folder)
+    before = dict(zip(source.names, splits_of(source), strict=True))
     (folder / "amber").mkdir()
     Image.new("RGB", (30, 30), "orange").save(folder / "amber" / "1.png")
-    after = {entry.name: entry.split for entry in open_source(folder).entries}
+    source = open_source(folder)
+    after = dict(zip(source.names, splits_of(source), strict=True))
     assert {name: after[name] for name in before} == before
     assert after["amber/1.png"] == "train"
 
 
 def test_shares_of_the_split():
-    labels = [0] * 1000 + [1] * 10 + [2] * 2
-    splits = stratified_split([str(n) for n in range(1012)], labels, {"train": 0.0, "val": 0.1, "test": 0.1}, 0)
-    assert Counter(splits[:1000]) == {"train": 800, "val": 100, "test": 100}
-    assert Counter(splits[1000:1010]) == {"train": 8, "val": 1, "test": 1}
-    assert splits[1010:] == ["train", "train"]
+    labels = np.array([0] * 1000 + [1] * 10 + [2] * 2)
+    names = [str(n) for n in range(1012)]
+    splits = cut_splits(names, labels, np.zeros(1012, np.uint8), 0, "val and test")
+    assert Counter(splits[:1000]) == {0: 800, 1: 100, 2: 100}
+    assert Counter(splits[1000:1010]) == {0: 8, 1: 1, 2: 1}
+    assert splits[1010:].tolist() == [0, 0]
 
 
 def test_train_and_test_alone_give_val_from_train(split_folder):
@@ -61,8 +68,11 @@ def test_train_and_test_alone_give_val_from_train(split_folder):
 
     shutil.rmtree(split_folder / "val")
     source = open_source(split_folder)
-    assert all(entry.name.startswith("test/") == (entry.split == "test") for entry in source.entries)
-    assert Counter(entry.split for entry in source.entries) == {"train": 42, "val": 6, "test": 15}
+    assert all(
+        name.startswith("test/") == (split == "test")
+        for name, split in zip(source.names, splits_of(source), strict=True)
+    )
+    assert Counter(splits_of(source)) == {"train": 42, "val": 6, "test": 15}
 
 
 def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
@@ -71,7 +81,7 @@ def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
     from alexnet import Classifier
 
     shutil.rmtree(split_folder / "train")
-    assert {entry.split for entry in open_source(split_folder).entries} == {"val", "test"}
+    assert set(splits_of(open_source(split_folder))) == {"val", "test"}
     with pytest.raises(ValueError, match="has no images to train on"):
         Classifier("small").fit(split_folder, verbose=False)
     for name in ("red", "blue"):
@@ -85,7 +95,7 @@ def test_what_is_no_data_set_is_named(tmp_path, split_folder):
     with pytest.raises(ValueError, match=r"nowhere is not there; a data set may be"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no folder with images"):
+    with pytest.raises(ValueError, match="has no image in it"):
         open_source(tmp_path / "empty")
     for name in ("violet", ".hidden"):  # an empty folder is no class, nor is a hidden one
         (split_folder / "val" / name).mkdir()
@@ -116,33 +126,31 @@ def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, mon
 
 
 DEADLY = """
-import os
-from PIL import Image
-from alexnet.data.sources import FolderSource
+import os, time
 
-class Deadly(FolderSource):
-    def open(self, number):
-        if number == 7:
+class Deadly:
+    def do(self, number, place):
+        if place == "deadly":
             os._exit(3)
-        return Image.new("RGB", (9, 9), (number, number, number))
+        if place == "endless":
+            time.sleep(60)
+        return number * 10
 """
 
 
-def test_an_image_that_kills_its_decoder_is_left_out(folder, tmp_path, monkeypatch):
+def test_an_image_that_kills_or_stops_its_decoder_is_left_out(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(decoding, "ALONE", 0)
+    monkeypatch.setattr(decoding, "PATIENCE_S", 1.5)
     import deadly
 
-    squares = decoding.Squares(tmp_path / "squares", 0, 60, 8)
-    squares.path.write_bytes(bytes(60 * 8 * 8 * 3))
-    unread = {}
-    for _, failed in decoding.decode(deadly.Deadly(folder), squares, workers=2):
-        unread |= failed
-    assert unread == {7: "the process that decoded it died (3)"}
-    expected = [number if number != 7 else 0 for number in range(60)]
-    assert np.fromfile(squares.path, np.uint8).reshape(60, 8, 8, 3)[:, 4, 4, 1].tolist() == expected
+    places = ["deadly" if number == 7 else "endless" if number == 40 else "" for number in range(60)]
+    found = [each for some in decoding.results(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
+    assert found.pop(40) == decoding.Failed("the process that decoded it was not done after 2 seconds")
+    assert found.pop(7) == decoding.Failed("the process that decoded it died (3)")
+    assert found == [number * 10 for number in range(60) if number not in (7, 40)]
 
 
 def test_a_pack_is_a_safetensors_file(folder):
@@ -167,13 +175,12 @@ def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
     root = write_colors(tmp_path / "many", 50)
     (root / "red" / "07.png").write_bytes(b"no picture")
     packed = pack(open_source(root), 8)
-    assert packed.broken == ["red/07.png"]
+    assert [packed.names[number] for number in packed.unread] == ["red/07.png"]
     assert sum(len(packed.numbers(split)) for split in SPLITS) == 149
     for number in range(5):
         (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"6 of 150 images cannot be read; up to 1%"):
+    with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; up to 1% of 150 are left out"):
         pack(open_source(root), 8)
-    assert not list((packed.path.parent).glob("*.part"))
 
 
 def test_images_are_turned_upright_and_cut_square(tmp_path):
@@ -295,7 +302,7 @@ def rows():
 
 def test_the_bundled_set_has_thirteen_classes_in_three_splits(rows):
     source = open_source("emoji")
-    assert len(source.classes) == 13 and len(rows) == len(source.entries) > 6000
+    assert len(source.classes) == 13 and len(rows) == len(source) > 6000
     counts = Counter((row["class"], row["split"]) for row in rows)
     assert {name for name, _ in counts} == set(source.classes)
     for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):

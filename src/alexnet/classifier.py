@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from .console import TrainingBar, counting, print_facts
+from .console import TrainingBar, console, counting, print_facts
 from .data.images import ImageLike, stored_image
 from .data.packing import Pack, describe_splits, pack
 from .data.sources import SPLITS, open_source
@@ -80,6 +80,7 @@ class Classifier:
         output: str | Path | Literal["auto"] | None = None,
         resume: bool = False,
         workers: int | None = None,
+        strict: bool = False,
         verbose: bool = True,
     ) -> History:
         """Train on labelled images from new initial weights, validating after every epoch.
@@ -88,7 +89,7 @@ class Classifier:
         those of the last epoch, so that the error on val/ is of weights that were not chosen by it.
 
         Args:
-            data: "emoji", a folder with train/, val/ and perhaps test/, or a folder with a folder per class.
+            data: "emoji", or the path or URL of a folder, a list or an archive of labelled images (docs/data.md).
             epochs, batch_size: the recipe's where None.
             lr: highest rate of the weights; all others change in proportion.
             recipe: a name of `alexnet.recipes()`; the variant's own where None.
@@ -100,6 +101,7 @@ class Classifier:
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
                 settings that it was begun with.
             workers: processes that decode images; one per core where None.
+            strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
@@ -122,7 +124,8 @@ class Classifier:
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
-        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, progress)
+        say = console.print if verbose else lambda words: None
+        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
             if resume:

@@ -32,6 +32,7 @@ def train(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     workers: int | None = None,
+    strict: bool = False,
 ) -> None:
     """Train a network on labelled images, count its errors and write a report.
 
@@ -51,6 +52,7 @@ def train(
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
         workers: Processes that decode images. By default one per core.
+        strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
     """
     from .analysis.report import write_report
     from .classifier import Classifier
@@ -64,7 +66,18 @@ def train(
     classifier = Classifier(variant, device, precision)
     place = output or "auto"
     history = classifier.fit(
-        data, epochs, batch_size, lr, recipe, mirror, seed, split_seed, place, resume=resume, workers=workers
+        data,
+        epochs,
+        batch_size,
+        lr,
+        recipe,
+        mirror,
+        seed,
+        split_seed,
+        place,
+        resume=resume,
+        workers=workers,
+        strict=strict,
     )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
@@ -258,6 +271,7 @@ def pack(
     /,
     size: int = 256,
     workers: int | None = None,
+    strict: bool = False,
 ) -> None:
     """Decode, resize and crop all images once, into the one file that training reads. `train` does it by itself.
 
@@ -265,6 +279,7 @@ def pack(
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
         workers: Processes that decode. By default one per core.
+        strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
     """
     from .console import console, counting
     from .data.packing import describe_splits
@@ -273,7 +288,8 @@ def pack(
 
     if size < 1:
         raise ValueError(f"size is {size}; it may be 1 or more")
-    packed = pack_source(open_source(data), size, workers=workers, progress=counting("packing"))
+    source = open_source(data, progress=counting("reading"))
+    packed = pack_source(source, size, None, workers, counting("packing"), strict, console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "DIB", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF")
 """By Pillow's names. It knows others, some of which call programs or are hardly ever tested."""
 SUFFIXES = frozenset(
     (
@@ -29,8 +29,8 @@ def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # of half as many
         try:
             return Image.open(file, formats=FORMATS)
-        except KeyError:  # of this list, an older Pillow lacks the last
-            raise UnidentifiedImageError("it is no image of a known format") from None
+        except (UnidentifiedImageError, KeyError):  # the latter of AVIF, which an older Pillow does not know
+            raise UnidentifiedImageError("it is no image of a known format, or its beginning is damaged") from None
 
 
 def is_image(path: str) -> bool:

@@ -108,8 +108,8 @@ def pack(
     if made is None:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(path, lambda: say(f"another process is making {path.name}; waiting for it")):
-            made = _whole(path) or _make(source, side, path, workers or processors(), progress)
-    _judge(source, made.unread, len(made.labels), strict)
+            made = _whole(path) or _make(source, side, path, workers or processors(), progress, strict)
+    _judge(source, made.unread, strict)
     return made
 
 
@@ -228,6 +228,7 @@ class _Unfinished:
             "sums": ("U32", (count,)),
             "names": ("U8", (len(source.names.block),)),
         }
+        self._blank = zlib.crc32(bytes(side * side * 3))
         self.room = len(self._head(unread=10**12, tables=2**32))
         self.done, self.unread = self._so_far()
         self._logged = len(self.unread)
@@ -250,7 +251,7 @@ class _Unfinished:
     def add(self, sums: Sequence[int | Failed]) -> None:
         """The results of the next images."""
         failed = {self.done + at: each.reason for at, each in enumerate(sums) if isinstance(each, Failed)}
-        whole = np.array([0 if isinstance(each, Failed) else each for each in sums], np.uint32)
+        whole = np.array([self._blank if isinstance(each, Failed) else each for each in sums], np.uint32)
         with open(self.part, "r+b") as file:
             file.seek(self._start("sums") + 4 * self.done)
             file.write(whole)
@@ -321,7 +322,7 @@ class _Unfinished:
         return done, unread
 
 
-def _make(source: Source, side: int, path: Path, workers: int, progress) -> Pack:
+def _make(source: Source, side: int, path: Path, workers: int, progress, strict: bool) -> Pack:
     _remove_abandoned(path)
     made = _Unfinished(source, side, path)
     if not made.done:
@@ -334,8 +335,8 @@ def _make(source: Source, side: int, path: Path, workers: int, progress) -> Pack
         logged = time.monotonic()
         for sums in results(task, images, count - made.done, workers):
             made.add(sums)
-            if len(made.unread) > _most_unread(count):
-                _judge(source, made.unread, count, False)
+            if len(made.unread) > (0 if strict else _most_unread(count)):
+                raise _too_many(source, made.unread, made.done, strict)
             if time.monotonic() - logged > LOG_S:
                 made.write_log()
                 logged = time.monotonic()
@@ -366,20 +367,25 @@ def _remove_abandoned(path: Path) -> None:
             part.with_name(f"{part.name}.log").unlink(missing_ok=True)
 
 
-def _judge(source: Source, unread: Mapping[int, str], count: int, strict: bool) -> None:
-    most = 0 if strict else _most_unread(count)
-    if len(unread) > most:
-        examples = "\n  ".join(f"{source.names[number]}: {reason}" for number, reason in list(unread.items())[:5])
-        limit = "none may be left out (--strict)" if strict else f"up to {MOST_BROKEN:.0%} are left out"
-        raise ValueError(
-            f"{source.name}: {len(unread)} of {count:,} images cannot be read; {limit}. The first:\n  {examples}"
-        )
+def _judge(source: Source, unread: Mapping[int, str], strict: bool) -> None:
+    count = len(source)
+    if len(unread) > (0 if strict else _most_unread(count)):
+        raise _too_many(source, unread, count, strict)
     read = np.ones(count, bool)
     read[list(unread)] = False
     seen = set(source.labels[read & (source.splits == TRAIN)].tolist())
     empty = [name for label, name in enumerate(source.classes) if label not in seen and name not in source.unused]
     if empty and seen:
         raise ValueError(f"{source.name}: no image to train on can be read of class {', '.join(empty)}")
+
+
+def _too_many(source: Source, unread: Mapping[int, str], done: int, strict: bool) -> ValueError:
+    examples = "\n  ".join(f"{source.names[number]}: {reason}" for number, reason in list(unread.items())[:5])
+    limit = "none may be left out (--strict)" if strict else f"up to {MOST_BROKEN:.0%} of {len(source):,} are left out"
+    of = "" if done == len(source) else "the first "
+    return ValueError(
+        f"{source.name}: {len(unread)} of {of}{done:,} images cannot be read; {limit}. The first:\n  {examples}"
+    )
 
 
 def _most_unread(count: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Plan:
             facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
         if unread := self.packed.unread:
             first = self.packed.names[next(iter(unread))]
-            facts["left out"] = f"{len(unread)} images that cannot be read, {first} the first (see {UNREAD_FILE})"
+            facts["left out"] = f"{len(unread)} images that cannot be read, {first} the first"
         return facts
 
 
@@ -91,23 +91,25 @@ def make_plan(
     lr: float | None = None,
     split_seed: int = 0,
     workers: int | None = None,
+    strict: bool = False,
     progress=None,
+    say: Callable[[str], object] = lambda words: None,
 ) -> Plan:
     """Open and pack the data, and settle what was left open.
 
     Args:
-        data: "emoji", or a folder of one of the known layouts.
+        data: as for `recognise`.
         architecture: the one that suits the size of the images where None.
         wanted: a recipe or its name; the architecture's own where None.
         changes: fields of the recipe to replace, unless None.
         lr: highest rate of the weights; all others change in proportion.
         split_seed: of the split of a folder that has none.
-        workers, progress: as for `pack`.
+        workers, strict, progress, say: as for `pack`.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
-    source = open_source(data, split_seed)
+    source = open_source(data, split_seed, progress)
     if len(source.classes) == 1:
         raise ValueError(f"{source.name} has the one class {source.classes[0]!r}; two or more can be told apart")
     if TRAIN not in source.splits:
@@ -120,7 +122,7 @@ def make_plan(
             raise ValueError(f"lr is {lr}; it may be above 0")
         chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
     place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
-    packed = pack(source, architecture.stored_size, workers=workers, progress=progress)
+    packed = pack(source, architecture.stored_size, None, workers, progress, strict, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
     if packed.images.nbytes > MEMORY_SHARE * _memory():
@@ -139,7 +141,8 @@ def _memory() -> float:
 
 def data_name(data: str | Path) -> str:
     """What a run writes down of where its data is: a whole path, so that it holds from every folder."""
-    return "emoji" if str(data) == "emoji" else str(Path(data).expanduser().resolve())
+    is_word = str(data) == "emoji" or "://" in str(data)
+    return str(data) if is_word else str(Path(data).expanduser().resolve())
 
 
 def reported_split(packed: Pack) -> str:

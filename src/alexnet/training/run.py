@@ -20,7 +20,7 @@ from ..files import written_whole
 from ..specs.storage import from_json, to_json
 from .plan import Plan
 
-FILE, SPLIT_FILE = "run.json", "split.csv"
+FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
 """Settings that a resumed run shares with the one that was interrupted."""
 
@@ -98,12 +98,17 @@ def write_run(folder: Path, about: Mapping) -> None:
 
 
 def write_splits(packed: Pack, folder: Path) -> None:
-    """Which image is in which split, as CSV."""
-    with (folder / SPLIT_FILE).open("w", encoding="utf-8", newline="") as file:
+    """Which image is in which split, as CSV; and which were left out, and why, where there are any."""
+    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", "split"))
         for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
             writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
+    if packed.unread:
+        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("image", "why"))
+            writer.writerows((packed.names[number], reason) for number, reason in packed.unread.items())
 
 
 def with_splits_of(folder: Path, packed: Pack) -> Pack:

@@ -156,7 +156,7 @@ class _Labelled:
                 yield Problem(f"{where}: {len(without):,} images have no label and are left out, the first {first}")
             else:
                 yield Problem(
-                    f"{where} has {len(without):,} images directly in it (the first {first}) and no file that says what "
+                    f"{where} has {len(without):,} images directly in it (the first {first}), and no file says what "
                     f"they show; it may have a folder for each class, or beside it a list (CSV, TSV, text, JSON "
                     f"lines: image, label) or a JSON map from image to label",
                     fatal=True,
