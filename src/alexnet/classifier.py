@@ -26,6 +26,8 @@ from .model.device import describe_device, pick_device, pick_precision
 from .model.network import AlexNet
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
+from .model.weights import huggingface
+from .model.weights.importing import import_weights, is_ours
 from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
@@ -36,7 +38,7 @@ from .training.loop import BEST, LAST, train
 from .training.plan import Plan, data_name, make_plan, reported_split
 
 
-class Classifier:
+class Classifier(huggingface.HubMixin):
     """A network that learns from labelled images and names what it sees.
 
     Args:
@@ -198,15 +200,26 @@ class Classifier:
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
         """A classifier from a saved folder, the folder of a run, or a file of weights.
 
+        Files of other frameworks are understood where they leave no doubt; `import_weights` says more, and asks more.
+
         Raises:
             ValueError: nothing that can be loaded is there.
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
-        classifier.trained = Trained.load(_weights_file(path), classifier.device)
+        file = _weights_file(path)
+        trained = Trained.load(file) if is_ours(file) else import_weights(file)[0]
+        classifier.trained = trained.to(classifier.device)
         classifier._architecture = classifier.trained.network.architecture
         classifier.run = path if path.is_dir() else path.parent
         return classifier
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        huggingface.write(self._ready(), save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, device: str = "auto", precision: str = "auto", **how) -> Classifier:
+        return cls.load(huggingface.local_folder(model_id, **how), device, precision)
 
     def _ready(self) -> Trained:
         if self.trained is None:
