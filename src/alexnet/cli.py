@@ -285,8 +285,9 @@ def export(
     from .model.weights.exporting import FORMATS, export_weights
 
     trained = load(run, device="cpu").trained
-    suffix = FORMATS[format].suffix or f"-{format}"
-    path = export_weights(trained, output or Path(f"{run.resolve().stem}{suffix}"), format, preprocessing)
+    name = run.resolve().name if run.is_dir() else run.stem
+    named = Path(name + (FORMATS[format].suffix or f"-{format}"))
+    path = export_weights(trained, output or named, format, preprocessing)
     inputs = trained.inputs
     mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))
     side = f"{trained.network.input_size} × {trained.network.input_size}"

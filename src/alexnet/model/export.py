@@ -1,8 +1,8 @@
 """A network as a program for other runtimes: an ONNX file, operation by operation, or one of torch.export.
 
 ONNX needs the package `onnx` (`pip install 'alexnet[export]'`). Normalization across channels becomes ONNX's own
-operator, which divides alpha by its window as ours does. In a file of torch.export it becomes torch's own operations, so
-that whoever runs it needs torch alone.
+operator, which divides alpha by its window as ours does. In a file of torch.export it becomes torch's own operations,
+so that whoever runs it needs torch alone.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Center(nn.Module):
 def _central_mean(inputs: Preprocessing) -> Tensor:
     """What is taken off the central crop, (crop_size, crop_size, 3) or (1, 1, 3)."""
     start, mean = inputs.margin // 2, inputs.mean.cpu()
-    return mean if len(mean) == 1 else mean[start : start + inputs.crop_size, start : start + inputs.crop_size]
+    return mean if len(mean) == 1 else mean[start : start + inputs.crop_size, start : start + inputs.crop_size].clone()
 
 
 class _Graph:

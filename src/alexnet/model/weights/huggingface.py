@@ -1,4 +1,4 @@
-"""A folder as the Hugging Face Hub keeps one: `model.safetensors`, and `config.json` for readers and other libraries."""
+"""A folder as the Hugging Face Hub keeps one: `model.safetensors`, and `config.json` for readers and libraries."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...data.augmentation import Preprocessing
-from ...specs.architecture import Architecture, Conv, Linear, Local
+from ...specs.architecture import Architecture, Conv, Linear
 from ...specs.geometry import place
 from ...specs.recipes import recipe as find_recipe
 from ...specs.variants import VARIANTS
 from ...specs.variants import variant as find_variant
-from ..network import AlexNet
+from ..network import AlexNet, parameter_shapes
 from ..trained import FILE, Trained
 from . import caffe, huggingface, keras, npy, state_dict
 from .layout import Found
@@ -243,21 +243,7 @@ def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
 
 
 def _shapes(architecture: Architecture, classes: int, channels: int, size: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters, by arithmetic alone, so that nothing is allocated for what a file claims."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for step in place(architecture, classes, channels, size):
-        match step.operation:
-            case Conv(maps=maps, kernel=kernel, groups=groups):
-                shapes[f"{step.name}.weight"] = maps, step.inputs[0] // groups, kernel, kernel
-                shapes[f"{step.name}.bias"] = (maps,)
-            case Linear():
-                shapes[f"{step.name}.weight"] = step.outputs[0], step.inputs[0]
-                shapes[f"{step.name}.bias"] = step.outputs
-            case Local(maps=maps, kernel=kernel):
-                places = step.outputs[1] * step.outputs[2]
-                shapes[f"{step.name}.weight"] = places, step.inputs[0] * kernel**2, maps
-                shapes[f"{step.name}.bias"] = places, maps
-    return shapes
+    return parameter_shapes(place(architecture, classes, channels, size))
 
 
 def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:
