@@ -402,10 +402,10 @@ def test_a_pickle_in_an_npy_is_read_and_not_run(message, tmp_path):
         import_weights(tmp_path / "net")
 
 
-def convolution(blob: bytes) -> bytes:
+def convolution(blob: bytes, how: bytes = b"") -> bytes:
     """A network of one layer with one blob."""
     said = frameworks.field(1, b"a") + frameworks.field(2, b"Convolution") + frameworks.field(7, blob)
-    return frameworks.field(100, said)
+    return frameworks.field(100, said + frameworks.field(106, how))
 
 
 PROTOBUFS = {
@@ -418,6 +418,10 @@ PROTOBUFS = {
     "neither a network": b"\x0a\x03abc",
     "a blob of 1 numbers has the shape": convolution(
         frameworks.field(1, 2**40) + frameworks.field(2, 2**40) + frameworks.field(5, b"\0" * 4)
+    ),
+    "stride is 0; it may be 1 to 1000": convolution(frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(6, 0)),
+    "pad is 18446744073709551615": convolution(
+        frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(3, 2**64 - 1)
     ),
     "middle of a number": convolution(frameworks.field(5, b"\0" * 5)),
 }
@@ -518,6 +522,8 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "caffenet" in printed and "(123, 117, 104)" in printed
     assert alexnet.load("mine").classes == CLASSES
+    with pytest.raises(ValueError, match="was saved by alexnet"):
+        import_weights("mine", classes=CLASSES)
     main(["export", "mine", "--format", "npy"])
     assert (tmp_path / "mine.npy").exists() and "BGR" in capsys.readouterr().out
     main(["export", "mine", "--format", "caffe", "--output", "back"])

@@ -100,7 +100,16 @@ def npy_of_python_2(layers: dict[str, list[np.ndarray]]) -> bytes:
         order = b"<" if kind == b"f4" else b"|"
         made = b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n" + number(0) + b"\x85" + string(b"b")
         dtype = b"cnumpy\ndtype\n" + string(kind) + number(0) + number(1) + b"\x87R"
-        dtype += b"(" + number(3) + string(order) + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
+        dtype += (
+            b"("
+            + number(3)
+            + string(order)
+            + b"NNN"
+            + number(-1)
+            + number(-1)
+            + number(63 if kind == b"O8" else 0)
+            + b"tb"
+        )
         sides = b"(" + b"".join(map(number, shape)) + b"t"
         return made + b"\x87R" + b"(" + number(1) + sides + dtype + b"\x89" + content + b"tb"
 

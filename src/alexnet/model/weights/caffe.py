@@ -265,9 +265,9 @@ def _convolution(layer: Message, name: str, maps: int, kernel: int) -> Conv:
         name,
         maps,
         kernel,
-        stride=found.integer("stride", 1),
-        pad=found.integer("pad"),
-        groups=found.integer("group", 1),
+        stride=_size(found, "stride", 1),
+        pad=_size(found, "pad", 0),
+        groups=_size(found, "group", 1),
         then=(),
     )
 
@@ -287,7 +287,7 @@ def _step(layer: Message, kind: str) -> str | Norm | Pool | Dropout:
             if found.integer("norm_region"):
                 raise ValueError(f"{name} normalizes within channels; across them is what is known")
             return Norm(
-                found.integer("local_size", 5), found.real("alpha", 1.0), found.real("beta", 0.75), found.real("k", 1.0)
+                _size(found, "local_size", 5), found.real("alpha", 1.0), found.real("beta", 0.75), found.real("k", 1.0)
             )
         case "Pooling":
             found = _check(layer, "pooling_param")
@@ -296,7 +296,7 @@ def _step(layer: Message, kind: str) -> str | Norm | Pool | Dropout:
                 raise ValueError(
                     f"{name} pools by method {method} with pad {found.integer('pad')}; it may be 0 or 1, 0"
                 )
-            return Pool("mean" if method else "max", found.integer("kernel_size", 1), found.integer("stride", 1))
+            return Pool("mean" if method else "max", _size(found, "kernel_size", 1), _size(found, "stride", 1))
     raise ValueError(f"{name} is a layer of type {kind}, which no AlexNet has")
 
 
@@ -306,6 +306,13 @@ def _check(layer: Message, name: str) -> Message:
     if unknown := found.unknown():
         raise ValueError(f"{layer.text('name')} has settings that are not known, {name} number {unknown[0]}")
     return found
+
+
+def _size(found: Message, name: str, default: int) -> int:
+    value, least = found.integer(name, default), min(default, 1)
+    if not least <= value <= 1000:
+        raise ValueError(f"{name} is {value}; it may be {least} to 1000")
+    return value
 
 
 def _described(network: AlexNet, layers: Layers) -> list[tuple[str, object]]:

@@ -76,6 +76,8 @@ def import_weights(
     path = Path(path).expanduser()
     path = path / FILE if path.is_dir() else path
     if path.exists() and is_ours(path):
+        if any(each is not None for each in (variant, classes, mean, std, input_size)):
+            raise ValueError(f"{path} was saved by alexnet and says itself which network it is, and what it needs")
         trained = Trained.load(path)
         said = "as the file says"
         return trained, Report("alexnet", trained.network.architecture.name, tuple(trained.network.state_dict()), said)
