@@ -100,7 +100,7 @@ def test_an_image_is_fetched_from_a_url(run, tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["classes"][0]["name"] == "blue"
         with pytest.raises(SystemExit):
             main(["predict", str(run), f"{url}/missing.png"])
-        assert "missing.png cannot be fetched: File not found" in capsys.readouterr().err
+        assert "missing.png cannot be fetched: the server answers 404 File not found" in capsys.readouterr().err
         server.shutdown()
 
 

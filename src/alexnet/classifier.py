@@ -24,6 +24,7 @@ from .data.sources import SPLITS, open_source
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
 from .model.network import AlexNet
+from .model.smaller import Connected
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
 from .model.weights import huggingface
@@ -197,19 +198,26 @@ class Classifier(huggingface.HubMixin):
         return folder
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
+    def load(
+        cls, path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same"
+    ) -> Classifier:
         """A classifier from a saved folder, the folder of a run, or a file of weights.
 
         Files of other frameworks are understood where they leave no doubt; `import_weights` says more, and asks more.
 
+        Args:
+            connected: what the fully connected layers, which hold most of the weights, multiply in: the "same" as the
+                others, "bf16", or "int8" with a scale for each output. Smaller is faster for few images; `alexnet
+                evaluate RUN --connected int8` says what it changes.
+
         Raises:
-            ValueError: nothing that can be loaded is there.
+            ValueError: nothing that can be loaded is there, or `connected` is another word.
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
         file = _weights_file(path)
         trained = Trained.load(file) if is_ours(file) else import_weights(file)[0]
-        classifier.trained = trained.to(classifier.device)
+        classifier.trained = replace(trained.to(classifier.device), connected=connected)
         classifier._architecture = classifier.trained.network.architecture
         classifier.run = path if path.is_dir() else path.parent
         return classifier
@@ -289,9 +297,9 @@ class Classifier(huggingface.HubMixin):
         return packed, numbers
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
+def load(path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same") -> Classifier:
     """The classifier of a saved folder, of a run or of a file of weights; see `Classifier.load`."""
-    return Classifier.load(path, device, precision)
+    return Classifier.load(path, device, precision, connected)
 
 
 def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list[tuple[str, float]]:

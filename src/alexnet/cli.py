@@ -85,6 +85,7 @@ def evaluate(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    connected: Literal["same", "bf16", "int8"] = "same",
 ) -> None:
     """Count the errors of a trained network, by one view and by ten, from one pass.
 
@@ -96,28 +97,36 @@ def evaluate(
         as_json: Print JSON.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: auto, fp32 or bf16.
+        connected: Smaller weights for the fully connected layers; what that changes is printed beside.
     """
     from .classifier import load
     from .console import console, print_table
     from .data.sources import SPLITS
-    from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows, write_probabilities
+    from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
     from .model.device import keep_freed_memory
 
     keep_freed_memory()
     if table is not None and not table.parent.is_dir():
         raise ValueError(f"{table.parent} is no folder to write {table.name} into")
 
-    classifier = load(run, device, precision)
+    classifier = load(run, device, precision, connected)
     evaluation = classifier.evaluate(data, split, verbose=not as_json)
+    whole = load(run, device, precision).evaluate(data, split, verbose=not as_json) if connected != "same" else None
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
     name, counted = evaluation.packed.name, set(evaluation.packed.splits[evaluation.numbers])
     part = SPLITS[counted.pop()] if len(counted) == 1 else "all images"
     if as_json:
         views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
+        if whole:
+            views |= {
+                "connected": connected,
+                "same": {"center": whole.center.summary(), "all_views": whole.mean.summary()},
+            }
         return print_json({"data": name, "split": part} | views)
     console.print(f"{name}, {part}: {len(evaluation.numbers):,} images\n")
-    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
+    changes = change_rows(evaluation, whole, f"fully connected layers in {connected}") if whole else []
+    print_table(error_rows(evaluation) + changes, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
     print_table(class_rows(evaluation.mean, classifier.classes), CLASS_HEAD, (1, 2))
 
@@ -131,6 +140,7 @@ def predict(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    connected: Literal["same", "bf16", "int8"] = "same",
 ) -> None:
     """Name what is in images.
 
@@ -142,11 +152,12 @@ def predict(
         as_json: Print a line of JSON for each image.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: auto, fp32 or bf16.
+        connected: Smaller weights for the fully connected layers; `evaluate` says what that changes.
     """
     from .classifier import load
     from .console import console
 
-    classifier = load(run, device, precision)
+    classifier = load(run, device, precision, connected)
     found, failed = list(_all_images(images)), 0
     if not found:
         raise ValueError(f"no images are named, or in {', '.join(images) or 'the folders named'}")

@@ -1,11 +1,29 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and are made by one process at a time; where they are kept."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+PATIENCE_S = 2.0
+"""Seconds of waiting for another process before the user is told."""
+
+
+def cache_folder() -> Path:
+    """Where packs and downloads are kept: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
+    if "ALEXNET_CACHE" in os.environ:
+        return Path(os.environ["ALEXNET_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
 
 
 @contextlib.contextmanager
@@ -20,3 +38,44 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold `path` against everyone else who asks for it here; waits while another does, in this process or in any.
+
+    The system holds the lock, on an empty file `path`.lock that stays, and frees it when its holder ends in any way. A
+    file system without locks has none, and nobody waits.
+
+    Args:
+        waiting: called once, after PATIENCE_S seconds of waiting.
+    """
+    with open(path.with_name(f"{path.name}.lock"), "ab") as file:
+        started, told = time.monotonic(), False
+        while not _taken(file):
+            if waiting and not told and time.monotonic() - started > PATIENCE_S:
+                told = True
+                waiting()
+            time.sleep(0.05)
+        yield  # closing the file frees it
+
+
+def is_locked(path: Path) -> bool:
+    """Whether someone holds `path` now, by `locked`."""
+    with open(path.with_name(f"{path.name}.lock"), "ab") as file:
+        return not _taken(file)
+
+
+def _taken(file: BinaryIO) -> bool:
+    try:
+        if os.name == "nt":
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    return True

@@ -110,13 +110,15 @@ def inference(settings: Settings) -> Iterator[Result]:
         except ImportError as error:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
-        for number in (settings.batch_size, 1):
+        for number, connected in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
+            used = replace(trained, connected=connected)
 
-            def ours(images=stored[:number]):
-                probabilities(trained, images, all_views=False, precision=settings.precision)
+            def ours(used=used, images=stored[:number]):
+                probabilities(used, images, all_views=False, precision=settings.precision)
                 _finish(settings)
 
             what = f"original, {number} images, one view each" if number > 1 else "original, one image, one view"
+            what += f", fc layers in {connected}" if connected != "same" else ""
             unit, amount, rounds = ("images/s", number, 1) if number > 1 else ("ms", 1, 10)
             given, rounds = (number, str(settings.device), settings.precision), rounds * settings.rounds
             yield _row(what, ours, "nn modules", peers.probabilities, given, unit, amount, rounds)

@@ -1,133 +1,154 @@
-"""Decode and resize images on all cores, in processes of their own.
+"""Work on images on all cores, in processes of their own.
 
-Threads would wait for one another's Python; and a decoder that a broken image brings down takes only its own process
-along, so that the image can be named and left out. The processes are started here rather than by `multiprocessing`,
-which would run the user's script again in each.
+Threads would wait for one another's Python; and a decoder that a broken image brings down, or never lets go, takes only
+its own process along, so that the image can be named and left out. The processes are started here rather than by
+`multiprocessing`, which would run the user's script again in each.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from io import FileIO
-from pathlib import Path
-
-import numpy as np
-
-from .resizing import square
-from .sources import Source
+from typing import Any, Protocol
 
 CHUNK = 16
 """Images that a process takes at a time."""
 ALONE = 200
 """Up to so many images are done sooner than a process is started."""
+PATIENCE_S = 120.0
+"""Seconds for a chunk; then its process is ended, and each of its images gets as long."""
 START = "from alexnet.data.decoding import serve; serve()"
 
 
+class Task(Protocol):
+    """What is done with each image; pickled once for every process."""
+
+    def do(self, number: int, place: Any) -> Any:
+        """The result for an image, or Failed where the image is to blame; anything that is raised ends the work."""
+
+
 @dataclass(frozen=True)
-class Squares:
-    """A part of a file into which images are written, (count, side, side, 3), uint8."""
-
-    path: Path
-    offset: int
-    count: int
-    side: int
-
-    def open(self) -> FileIO:
-        return FileIO(self.path, "r+")
-
-    def write(self, file: FileIO, number: int, square: np.ndarray) -> None:
-        """Through an open file: a mapped one would be fetched page by page first."""
-        file.seek(self.offset + number * square.nbytes)
-        file.write(square.data)
+class Failed:
+    reason: str
 
 
-Unread = dict[int, str]
-"""Numbers of images that could not be read, and why."""
+def results(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: int) -> Iterator[list]:
+    """What a task gives for every image, in their order, some at a time.
 
-
-def decode(source: Source, squares: Squares, workers: int) -> Iterator[tuple[int, Unread]]:
-    """Write every image of a source into its place; gives, as they are done, how many and which could not be read."""
-    chunks = [range(first, min(first + CHUNK, squares.count)) for first in range(0, squares.count, CHUNK)]
-    if workers == 1 or squares.count <= ALONE:
-        with squares.open() as file:
-            yield from ((len(chunk), _decode_some(source, squares, file, chunk)) for chunk in chunks)
+    Args:
+        images: numbers and places.
+        count: how many of them there are.
+    """
+    images = iter(images)
+    chunks = iter(lambda: list(itertools.islice(images, CHUNK)), [])
+    if count <= ALONE:
+        yield from ([task.do(*image) for image in chunk] for chunk in chunks)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    processes = [_Process(source, squares) for _ in range(min(workers, len(chunks)))]
+    processes = [_Process(task) for _ in range(min(workers, -(-count // CHUNK)))]
     for process in processes:
         idle.put(process)
 
-    def with_some_process(chunk: range) -> tuple[int, Unread]:
+    def with_some_process(chunk: list) -> list:
         process = idle.get()
         try:
-            return len(chunk), process.decode(chunk)
+            return process.do(chunk)
         finally:
             idle.put(process)
 
     pool = ThreadPoolExecutor(len(processes))
+    under_way: deque[Future] = deque()
     try:
-        yield from pool.map(with_some_process, chunks)
+        for chunk in chunks:
+            under_way.append(pool.submit(with_some_process, chunk))
+            if len(under_way) > 4 * len(processes):  # a million are not put in line at once
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
     finally:
+        for process in processes:  # all chunks are done, or are of no use
+            process.kill()
         pool.shutdown(cancel_futures=True)
         for process in processes:
-            process.close()
+            process.end()
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve() -> None:
-    """What a process does: decode the chunks that it is sent, until there are no more."""
+    """What a process does: the chunks that it is sent, until there are no more."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not taken for a reply
-    source, squares = pickle.load(requests)
-    with squares.open() as file, contextlib.suppress(EOFError):
+    task = pickle.load(requests)
+    with contextlib.suppress(EOFError):
         while True:
             chunk = pickle.load(requests)
-            pickle.dump(_decode_some(source, squares, file, chunk), replies)
+            try:
+                reply = [task.do(*image) for image in chunk]
+            except Exception as error:
+                reply = error
+            pickle.dump(reply, replies)
             replies.flush()
 
 
 class _Process:
-    """A process that decodes, begun anew when it dies."""
+    """A process that does a task, begun anew when it dies."""
 
-    def __init__(self, source: Source, squares: Squares):
-        self.work = pickle.dumps((source, squares))
+    def __init__(self, task: Task):
+        self.work = pickle.dumps(task)
         self.process: subprocess.Popen | None = None
+        self.unwanted = False
 
-    def decode(self, chunk: Sequence[int]) -> Unread:
+    def do(self, chunk: Sequence[tuple[int, Any]]) -> list:
+        started = time.monotonic()
         try:
             process = self._running()
-            pickle.dump(chunk, process.stdin)
-            process.stdin.flush()
-            return pickle.load(process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            code = self.close()
-        if len(chunk) == 1:
-            return {chunk[0]: f"the process that decoded it died ({code})"}
-        unread: Unread = {}
-        for number in chunk:  # one of them is the cause
-            unread |= self.decode([number])
-        return unread
+            with _ended_after(PATIENCE_S, process):
+                pickle.dump(chunk, process.stdin)
+                process.stdin.flush()
+                reply = pickle.load(process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            code, late = self.end(), time.monotonic() - started >= PATIENCE_S
+            if len(chunk) > 1 and not self.unwanted:
+                return [result for image in chunk for result in self.do([image])]  # one of them is the cause
+            why = f"was not done after {PATIENCE_S:.0f} seconds" if late else f"died ({code})"
+            return [Failed(f"the process that decoded it {why}")] * len(chunk)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
-    def close(self) -> int | None:
+    def kill(self) -> None:
+        self.unwanted = True
+        if self.process is not None:
+            self.process.kill()
+
+    def end(self) -> int | None:
         """End the process; its exit code."""
         if self.process is None:
             return None
         process, self.process = self.process, None
         for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what was still to be written has nobody to read it
+            with contextlib.suppress(OSError, ValueError):  # what was still to be written has nobody to read it
                 pipe.close()
         return process.wait()
 
     def _running(self) -> subprocess.Popen:
         if self.process is None:
-            here = str(Path(__file__).parents[2])
+            here = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
             path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START],
@@ -140,12 +161,12 @@ class _Process:
         return self.process
 
 
-def _decode_some(source: Source, squares: Squares, file: FileIO, numbers: Sequence[int]) -> Unread:
-    unread: Unread = {}
-    for number in numbers:
-        try:
-            with source.open(number) as image:
-                squares.write(file, number, square(image, squares.side))
-        except Exception as error:  # whatever a broken file makes a decoder raise
-            unread[number] = f"{source.entries[number].name}: {error}"
-    return unread
+@contextlib.contextmanager
+def _ended_after(seconds: float, process: subprocess.Popen) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .download import fetched, shown
 from .resizing import square
 
 MOST_BYTES = 100_000_000
@@ -33,31 +31,20 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
         image = _from_array(image)
     if isinstance(image, Image.Image):
         return square(image, side)
-    source = io.BytesIO(_fetch(image)) if _is_url(image) else Path(image).expanduser()
+    source, name = Path(image).expanduser(), image
+    if _is_url(image):
+        source, name = io.BytesIO(fetched(image, MOST_BYTES)), shown(image)
     try:
         with Image.open(source) as opened:
             return square(opened, side)
     except FileNotFoundError:
-        raise ValueError(f"{image} is not there") from None
+        raise ValueError(f"{name} is not there") from None
     except Exception as error:  # whatever a broken file makes a decoder raise
-        raise ValueError(f"{image} cannot be read as an image: {error}") from error
+        raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _is_url(image: str | Path) -> bool:
     return isinstance(image, str) and image.startswith(("http://", "https://"))
-
-
-def _fetch(url: str) -> bytes:
-    quoted = urllib.parse.quote(url, safe=":/?&=#%+,;@!$'()*~[]")  # spaces and letters outside ASCII
-    request = urllib.request.Request(quoted, headers={"User-Agent": "alexnet"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            content = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ValueError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}") from error
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"{url} has more than {MOST_BYTES:,} bytes, the most that an image may have")
-    return content
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:

@@ -24,6 +24,19 @@ def error_rows(evaluation: Evaluation) -> list[list[str]]:
     ]
 
 
+def change_rows(evaluation: Evaluation, before: Evaluation, why: str) -> list[list[str]]:
+    """By how much each number of `error_rows` is more or less than it was, errors and accuracies in percent points."""
+    rows = []
+    for view, now, was in (
+        ("the center", evaluation.center, before.center),
+        ("all views", evaluation.mean, before.mean),
+    ):
+        top1, top5 = 100 * (now.top1 - was.top1), 100 * (now.top5 - was.top5)
+        points = [f"{points + 0.0:+.1f}" for points in (-top1, -top5, top1, top5)]
+        rows.append([f"changed by {why}, {view}", *points, f"{now.loss - was.loss:+.3f}"])
+    return rows
+
+
 def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
     """A row for each class, in the columns of CLASS_HEAD; behind a rival stands how often it was the answer."""
     rows = []

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from ..specs.geometry import place
 from ..specs.storage import from_json, to_json
 from .device import TYPES, Precision
 from .network import AlexNet, parameter_shapes
+from .smaller import Connected, with_smaller_connected
 
 FORMAT = 1
 FILE = "model.safetensors"
@@ -35,23 +37,30 @@ class Trained:
     network: AlexNet
     inputs: Preprocessing
     classes: tuple[str, ...]
-    _copy: tuple[tuple, AlexNet] | None = field(default=None, repr=False, compare=False)
+    connected: Connected = "same"
+    """What the fully connected layers multiply in when it predicts."""
+    _copy: tuple[tuple, AlexNet] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.connected not in get_args(Connected):
+            raise ValueError(f"connected is {self.connected!r}; it may be {', '.join(get_args(Connected))}")
 
     def for_inference(self, precision: Precision) -> AlexNet:
         """The network in evaluation mode, with weights of the type that it is to multiply in.
 
-        A copy in bf16 is kept until the weights change, so that they are not cast anew for each image.
+        A copy in another type is kept until the weights change, so that they are not cast anew for each image.
         """
         self.network.eval()
-        if precision == "fp32":
+        if precision == "fp32" and self.connected == "same":
             return self.network
-        state = tuple((id(p), p._version) for p in self.network.parameters())
+        state = precision, self.connected, *((id(p), p._version) for p in self.network.parameters())
         if self._copy is None or self._copy[0] != state:
-            self._copy = state, deepcopy(self.network).to(TYPES[precision])
+            smaller = with_smaller_connected(deepcopy(self.network), self.connected)
+            self._copy = state, smaller.to(TYPES[precision])
         return self._copy[1]
 
     def to(self, device: torch.device | str) -> Trained:
-        return Trained(self.network.to(device), self.inputs.to(device), self.classes)
+        return Trained(self.network.to(device), self.inputs.to(device), self.classes, self.connected)
 
     def save(self, path: Path, extra: Mapping[str, Tensor] | None = None, notes: Mapping | None = None) -> None:
         """Write a file, whole or not at all.

@@ -20,6 +20,7 @@ from ..model.device import TYPES, Precision, autocast
 from ..model.trained import Trained, read_extra, read_notes
 from ..specs.recipes import Recipe
 from ..specs.schedules import Rates
+from .graph import graphed
 from .interrupt import CtrlC, Interrupted
 from .journal import History, write_journal
 from .optimizer import PaperUpdate, paper_update
@@ -114,6 +115,7 @@ def train(
         progress = _restore(trained, optimizer, run / LAST)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
+    scores_of = None
 
     def rates_at(batch: int) -> Rates:
         return recipe.rates((progress.epoch + batch / per_epoch) / recipe.epochs, progress.val_errors)
@@ -130,7 +132,8 @@ def train(
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
                     drawn = seed, progress.epoch, rates.color, TYPES[precision]
                     views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
-                    loss, right = train_step(network, optimizer, views, batch, recipe, precision)
+                    scores_of = scores_of or graphed(network, views, precision)
+                    loss, right = train_step(scores_of, optimizer, views, batch, recipe, precision)
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
                     waited += wait
@@ -175,22 +178,28 @@ def step_seed(seed: int, epoch: int, batch: int) -> int:
 
 
 def train_step(
-    network: torch.nn.Module,
+    scores_of: Callable[[torch.Tensor], torch.Tensor],
     optimizer: PaperUpdate,
     views: torch.Tensor,
     batch: Batch,
     recipe: Recipe,
     precision: Precision,
 ) -> tuple[float, int]:
-    """One update; the mean loss of the batch, nats, and how many of it were right."""
+    """One update; the mean loss of the batch, nats, and how many of it were right.
+
+    Args:
+        scores_of: the network in training mode, or what stands for it.
+        views: of the images of the batch, (N, channels, side, side).
+    """
     with autocast(views.device, precision):
-        scores = network(views)
+        scores = scores_of(views)
     scores = scores.float()
     loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
     optimizer.zero_grad()
     loss.backward()
     if recipe.largest_gradient is not None:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.largest_gradient)
+        parameters = [group["params"][0] for group in optimizer.param_groups]
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
     optimizer.step()
     right = (scores.detach().argmax(1) == batch.labels).sum()
     mean, count = torch.stack([loss.detach(), right]).tolist()  # one wait for the device

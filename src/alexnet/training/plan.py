@@ -14,6 +14,7 @@ import torch
 from ..data.augmentation import Preprocessing
 from ..data.packing import Pack, describe_splits, pack
 from ..data.sources import Source, open_source
+from ..data.sources.base import TRAIN
 from ..data.statistics import Statistics, pack_statistics
 from ..model.network import AlexNet
 from ..model.trained import Trained
@@ -76,8 +77,9 @@ class Plan:
             facts["order"] = f"shuffled by blocks, as {gigabytes:,.0f} GB of images may not fit into memory"
         if not self.has_test:
             facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
-        if broken := self.packed.broken:
-            facts["left out"] = f"{len(broken)} images that cannot be read, {broken[0]} the first"
+        if unread := self.packed.unread:
+            first = self.packed.names[next(iter(unread))]
+            facts["left out"] = f"{len(unread)} images that cannot be read, {first} the first (see {UNREAD_FILE})"
         return facts
 
 
@@ -108,7 +110,7 @@ def make_plan(
     source = open_source(data, split_seed)
     if len(source.classes) == 1:
         raise ValueError(f"{source.name} has the one class {source.classes[0]!r}; two or more can be told apart")
-    if not any(entry.split == "train" for entry in source.entries):
+    if TRAIN not in source.splits:
         raise ValueError(f"{source.name} has no images to train on; they may be in train/CLASS/…")
     architecture = architecture or variant(default_variant(source))
     chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or architecture.recipe)
@@ -147,9 +149,9 @@ def reported_split(packed: Pack) -> str:
 
 def default_variant(source: Source) -> str:
     """The variant that suits the size of the images of a source, judged by up to 50 of them."""
-    every = max(1, len(source.entries) // 50)
+    every = max(1, len(source) // 50)
     sides = []
-    for number in range(0, len(source.entries), every):
+    for number in range(0, len(source), every):
         try:
             with source.open(number) as image:
                 sides.append(min(image.size))

@@ -1,29 +1,106 @@
-"""Labelled images where they lie: each kind of place is a small file that lists them and opens one by its number."""
+"""Labelled images where they lie: each kind of place is a small file that makes a table of them."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from functools import partial
 from pathlib import Path
 
-from .base import SPLITS, Entry, Source
-from .bundled import EmojiSource
-from .folders import FolderSource, image_files
+from ...files import cache_folder, locked, written_whole
+from ..archives import is_archive
+from ..download import SCHEMES, download, shown
+from ..formats import is_image
+from ..remote import STORES, open_remote
+from .base import SPLITS, Problem, Source
+from .bundled import emoji_source
+from .cifar import cifar_source
+from .folders import folder_source
+from .idx import IMAGES as IDX_IMAGES
+from .idx import idx_source
+from .imagenet import imagenet_source
+from .labels import SUFFIXES as LABEL_SUFFIXES
+from .lists import listed_source, write_list
+from .trees import Folder, Packed, Remote, Tree
 
-__all__ = ["SPLITS", "EmojiSource", "Entry", "FolderSource", "Source", "image_files", "open_source"]
+__all__ = ["SPLITS", "Problem", "Source", "image_files", "open_source", "recognise", "write_list"]
+
+MAY_BE = (
+    "a data set may be a folder with train/ and val/, each with a folder per class or with a list beside its images; a "
+    "folder with a folder per class; a list (CSV, TSV, text, JSON lines); a zip or tar file of these; ImageNet's, "
+    "CIFAR's or idx files; an address (https, s3, gs, hf); or the word emoji for the bundled set"
+)
+"""Ends the messages about what is no data set."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Suffixes by which a file of a remote store is taken for an archive."""
 
 
-def open_source(data: str | Path, split_seed: int = 0) -> Source:
-    """The labelled images of a place: "emoji", or a folder of folders.
+def open_source(data: str | Path, split_seed: int = 0, progress=None) -> Source:
+    """The labelled images of a place, fit to be trained on.
+
+    Raises:
+        ValueError: the place holds no data set of a known layout, or something in it must be put right first.
+    """
+    source = recognise(data, split_seed, progress)
+    source.check_fatal()
+    return source
+
+
+def recognise(data: str | Path, split_seed: int = 0, progress=None) -> Source:
+    """The labelled images of a place, with what is wrong with them in its `problems`.
+
+    Args:
+        data: "emoji", a path or a URL.
+        progress: a function that wraps an iterable of counts, given (counts, total), to show how many bytes are
+            downloaded or unpacked.
 
     Raises:
         ValueError: the place holds no data set of a known layout.
     """
-    if str(data) == "emoji":  # a folder of that name is ./emoji
-        return EmojiSource()
+    name = str(data)
+    if name == "emoji":  # a folder of that name is ./emoji
+        return emoji_source()
+    folder = cache_folder() / "archives"
+    if "://" in name:
+        return _remote_source(name, folder, split_seed, progress)
     path = Path(data).expanduser()
-    if not path.is_dir():
-        what = "a file" if path.exists() else "not there"
-        raise ValueError(
-            f"{data} is {what}; a data set may be a folder with train/ and val/, each with a folder per class, "
-            f"a folder with a folder per class, or the word emoji for the bundled set"
-        )
-    return FolderSource(path, split_seed)
+    if path.is_dir():
+        return imagenet_source(path, folder, split_seed, progress) or _tree_source(Folder(path), split_seed)
+    if not path.is_file():
+        raise ValueError(f"{data} is {'no file or folder' if path.exists() else 'not there'}; {MAY_BE}")
+    if is_archive(path):
+        return _tree_source(Packed(path, folder, progress), split_seed)
+    if IDX_IMAGES.fullmatch(path.name):
+        return _tree_source(Folder(path.parent), split_seed)
+    if path.suffix.lower() in LABEL_SUFFIXES:
+        return listed_source(path, split_seed, partial(recognise, split_seed=split_seed, progress=progress))
+    raise ValueError(f"{data} is a file of no known kind; {MAY_BE}")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files below a folder, sorted; hidden ones and hidden folders are left out."""
+    return [folder / name for name in Folder(folder).files if is_image(name)]
+
+
+def _tree_source(tree: Tree, split_seed: int) -> Source:
+    return cifar_source(tree, split_seed) or idx_source(tree, split_seed) or folder_source(tree, split_seed)
+
+
+def _remote_source(url: str, folder: Path, split_seed: int, progress) -> Source:
+    scheme = url.partition("://")[0]
+    if scheme in SCHEMES:
+        path = download(url, folder, progress=progress)
+        if not is_archive(path):
+            raise ValueError(
+                f"{shown(url)} is no zip or tar file; an address may be of one, as a server lists no files"
+            )
+        return _tree_source(Packed(path, folder, progress), split_seed)
+    if scheme in STORES and url.lower().endswith(ARCHIVES):
+        path = folder / f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            if not path.exists():
+                with written_whole(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
+                    shutil.copyfileobj(remote, file, 1 << 20)
+        return _tree_source(Packed(path, folder, progress), split_seed)
+    return _tree_source(Remote(url), split_seed)

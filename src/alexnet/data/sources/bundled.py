@@ -7,9 +7,11 @@ import hashlib
 from functools import lru_cache
 from importlib.resources import files
 
+import numpy as np
 from PIL import Image
 
-from .base import Entry
+from ..names import Names
+from .base import SPLITS, Source
 
 CLASSES = (
     *("face", "hand", "person", "animal", "plant", "food", "vehicle"),
@@ -19,34 +21,35 @@ SIDE = 64
 """Pixels."""
 
 
-class EmojiSource:
+def emoji_source() -> Source:
     """About 7,500 drawings in 13 classes. No emoji of the test part has another vendor's drawing in the train part."""
+    folder = files("alexnet.data") / "emoji"
+    with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    stamp = hashlib.sha256((folder / "images.csv").read_bytes())
+    stamp.update((folder / "build.json").read_bytes())  # names the versions that the strips were made from
+    return Source(
+        name="emoji",
+        layout="the bundled drawings",
+        classes=CLASSES,
+        names=Names.of(f"{row['strip']}#{row['column']} {row['vendor']} {row['name']}" for row in rows),
+        labels=np.array([CLASSES.index(row["class"]) for row in rows]),
+        splits=np.array([SPLITS.index(row["split"]) for row in rows], np.uint8),
+        reader=_Strips(),
+        place=lambda number: (rows[number]["strip"], int(rows[number]["column"])),
+        stamp=stamp.hexdigest(),
+    )
 
-    name = "emoji"
-    classes = CLASSES
-    has_splits = True
 
-    def __init__(self):
-        self._folder = files("alexnet.data") / "emoji"
-        with (self._folder / "images.csv").open(encoding="utf-8", newline="") as file:
-            self.rows = list(csv.DictReader(file))
-        self.entries = [
-            Entry(
-                f"{row['strip']}#{row['column']} {row['vendor']} {row['name']}",
-                CLASSES.index(row["class"]),
-                row["split"],
-            )
-            for row in self.rows
-        ]
+class _Strips:
+    """Reads drawings, each a column of a strip of many."""
 
-    def open(self, number: int) -> Image.Image:
-        left = int(self.rows[number]["column"]) * SIDE
-        return _strip(self.rows[number]["strip"]).crop((left, 0, left + SIDE, SIDE))
+    def open(self, place: tuple[str, int]) -> Image.Image:
+        strip, column = place
+        return _strip(strip).crop((column * SIDE, 0, (column + 1) * SIDE, SIDE))
 
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256((self._folder / "images.csv").read_bytes())
-        digest.update((self._folder / "build.json").read_bytes())  # names the versions that the strips were made from
-        return digest.hexdigest()
+    def content(self, place: tuple[str, int]) -> bytes:
+        return self.open(place).tobytes()
 
 
 @lru_cache(maxsize=16)

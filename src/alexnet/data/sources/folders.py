@@ -1,93 +1,127 @@
-"""Folders: root/{train,val,test}/class/… or root/class/…"""
+"""Files below a place as labelled images: by their folders, by files of labels beside them, or by both.
+
+root/{train,val,test}/CLASS/…      root/CLASS/…      also one level deeper, as CLASS/images/…
+root/{train,val,test}/…            root/…            with files of labels in root or beside the images
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
-from PIL import Image
+import numpy as np
 
-from .base import SPLITS, Entry, stratified_split
+from ..formats import SUFFIXES, is_image
+from ..names import Names
+from .base import SPLITS, Problem, Source
+from .labelling import NONE, UNSPLIT, Images, labelled_source
+from .labels import SUFFIXES as LABEL_SUFFIXES
+from .labels import LabelFile, NoLabels, read_labels, split_of
+from .trees import Tree, read_file
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-OTHER_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+PLAIN = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
+"""Folders that are no class where one of them holds all images of a split."""
 
 
-class FolderSource:
-    """A folder per class, below train/ and val/ (and test/), or directly below the root.
+def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] = ()) -> Source:
+    """The labelled images of a tree; their classes and splits are as `labelled_source` says.
 
-    Classes are the folders of train/ that hold images, sorted. What is missing is cut from train by class, in the order
-    of a hash: a tenth for val, and another tenth for test where the root has neither split. Without train/, the splits
-    that are there can be evaluated on, but not trained.
+    Args:
+        labels: more of them than are in the tree.
 
     Raises:
-        ValueError: no images are found, or val/ or test/ has a class that train/ lacks.
+        ValueError: no images are found, or a file of labels is damaged.
     """
-
-    def __init__(self, root: Path, split_seed: int = 0):
-        self.root = root
-        self.name = root.resolve().name or "root"
-        folders = {split: self._split_folder(split) for split in SPLITS}
-        present = {split: folder for split, folder in folders.items() if folder is not None}
-        self.has_splits = bool(present)
-        present = present or {"train": root}
-        named = next(iter(present.values()))
-        self.classes = tuple(folder.name for folder in _class_folders(named))
-        if not self.classes:
-            raise ValueError(
-                f"{named} has no folder with images in it; it may have one per class ({', '.join(sorted(SUFFIXES))})"
-            )
-        self.entries = self._entries(present, split_seed)
-
-    def open(self, number: int) -> Image.Image:
-        return Image.open(self.root / self.entries[number].name)
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((str(self.root.resolve()), self.classes)).encode())
-        for entry in self.entries:
-            status = os.stat(self.root / entry.name)
-            digest.update(repr((entry, status.st_size, status.st_mtime_ns)).encode())
-        return digest.hexdigest()
-
-    def _split_folder(self, split: str) -> Path | None:
-        for name in OTHER_NAMES[split]:
-            if (self.root / name).is_dir():
-                return self.root / name
-        return None
-
-    def _entries(self, folders: dict[str, Path], seed: int) -> list[Entry]:
-        entries = []
-        for split, folder in folders.items():
-            for class_folder in _class_folders(folder):
-                if class_folder.name not in self.classes:
-                    known = f"{', '.join(self.classes[:20])}{' …' if len(self.classes) > 20 else ''}"
-                    first = next(iter(folders.values())).name
-                    raise ValueError(f"{class_folder} is of a class that {first}/ lacks; it may be of {known}")
-                label = self.classes.index(class_folder.name)
-                files = (file.relative_to(self.root).as_posix() for file in image_files(class_folder))
-                entries += [Entry(file, label, split) for file in files]
-        if "val" in folders or "train" not in folders:
-            return entries
-        shares = {"train": 0.0, "val": 0.1} if "test" in folders else {"train": 0.0, "val": 0.1, "test": 0.1}
-        training = [entry for entry in entries if entry.split == "train"]
-        splits = stratified_split([e.name for e in training], [e.label for e in training], shares, seed)
-        cut = [Entry(entry.name, entry.label, split) for entry, split in zip(training, splits, strict=True)]
-        return cut + [entry for entry in entries if entry.split != "train"]
+    top = _top(name for name in tree.files if is_image(name))
+    below = {
+        name[len(top) :].partition("/")[0] for name in tree.files if name.startswith(top) and "/" in name[len(top) :]
+    }
+    split_folders = {folder for folder in below if split_of(folder) and _holds_images(tree, f"{top}{folder}/")}
+    numbers, splits, folders = array("q"), bytearray(), array("q")
+    folder_names: dict[str, int] = {}
+    paths, label_files, elsewhere = [], [], []
+    for number, name in enumerate(tree.files):
+        if not name.startswith(top):
+            continue
+        path = name[len(top) :]
+        *above, file = path.split("/")
+        split = split_of(above[0]) if above and above[0] in split_folders else None
+        inside = above[1:] if split else above
+        if not is_image(file):
+            if file.lower().endswith(LABEL_SUFFIXES) and not inside[1:] and set(map(str.lower, inside)) <= {*PLAIN}:
+                label_files.append((number, path))
+        elif split or not split_folders:
+            numbers.append(number)
+            splits.append(SPLITS.index(split) if split else UNSPLIT)
+            folders.append(folder_names.setdefault(inside[0], len(folder_names)) if inside else NONE)
+            paths.append(path)
+        else:
+            elsewhere.append(path)
+    if not numbers:
+        raise ValueError(f"{tree.name} has no image in it ({', '.join(sorted(SUFFIXES))})")
+    problems = []
+    if elsewhere:
+        what = f"{len(elsewhere):,} images are in none of the folders of splits, the first {elsewhere[0]}"
+        problems.append(Problem(f"{tree.name}: {what}"))
+    images = Images(
+        np.array(numbers, np.int64),
+        np.array(splits, np.uint8),
+        _without_plain(np.array(folders, np.int64), np.array(splits, np.uint8), list(folder_names)),
+        list(folder_names),
+        Names.of(paths),
+    )
+    found = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
+    return labelled_source(tree, images, [*labels, *found], problems, split_seed)
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder whose suffix is that of an image, sorted; hidden ones and hidden folders are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
+def _top(images: Iterable[str]) -> str:
+    """The folder, with "/", that holds all images and is neither a split nor their class; "" for the root."""
+    common: list[str] | None = None
+    deepest = 0
+    for name in images:
+        parts = name.split("/")[:-1]
+        if common is None:
+            common = parts
+        elif parts[: len(common)] != common:
+            shared = 0
+            while shared < min(len(common), len(parts)) and common[shared] == parts[shared]:
+                shared += 1
+            common = common[:shared]
+        deepest = max(deepest, len(parts))
+    common = common or []
+    for depth, part in enumerate(common):
+        if split_of(part):
+            common = common[:depth]
+            break
+    if len(common) == deepest:  # all images are in one folder, which may be a class
+        common = common[:-1]
+    return "".join(f"{part}/" for part in common)
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    """Folders that hold images, sorted."""
-    visible = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return sorted(each for each in visible if any(image_files(each)))
+def _holds_images(tree: Tree, folder: str) -> bool:
+    return any(name.startswith(folder) and is_image(name) for name in tree.files)
+
+
+def _without_plain(folders: np.ndarray, splits: np.ndarray, names: list[str]) -> np.ndarray:
+    """The folder of each image, NONE where it is the one folder of its split and of the name of no class."""
+    for split in range(UNSPLIT + 1):
+        used = set(folders[splits == split].tolist())
+        if len(used) == 1 and used != {NONE} and names[min(used)].lower() in PLAIN:
+            folders[splits == split] = NONE
+    return folders
+
+
+def _label_files(tree: Tree, images: Images, candidates: list[tuple[int, str]]) -> Iterator[LabelFile]:
+    known: set[str] = set()
+    for image in np.flatnonzero(images.folders == NONE):
+        name = images.paths[image].rpartition("/")[2]
+        known |= {name, name.rpartition(".")[0]}
+
+    def knows(key: str) -> bool:
+        return key.replace("\\", "/").rpartition("/")[2] in known
+
+    for number, path in candidates:
+        try:
+            yield read_labels(path, read_file(tree, number), knows)
+        except NoLabels:  # a readme, or what another program wrote
+            continue

@@ -1,0 +1,219 @@
+"""Files below one place: a folder, an archive, or several of those, each under a name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..archives import Archive, Member
+from ..formats import open_image
+from ..names import Names
+from ..remote import open_remote, remote_files
+
+MOST_LABEL_BYTES = 1_000_000_000
+"""Of a file of labels."""
+
+
+class Opener(Protocol):
+    """Opens files by where they lie; small, so that every process which decodes has a copy."""
+
+    def open(self, place: Any) -> BinaryIO: ...
+
+
+class Tree(Protocol):
+    name: str
+    files: Names
+    """Paths with "/", relative to the place; hidden ones are left out."""
+    sizes: np.ndarray
+    """Bytes of each file, int64; below 0 where unknown."""
+    opener: Opener
+    stamp: str
+    """Changes when a file does."""
+
+    def place(self, number: int) -> Any:
+        """Where a file lies, for the opener."""
+
+
+class ImageFiles:
+    """Reads files of a tree as images."""
+
+    def __init__(self, opener: Opener):
+        self.opener = opener
+
+    def open(self, place: Any) -> Image.Image:
+        return open_image(self.opener.open(place))
+
+    def content(self, place: Any) -> bytes:
+        with self.opener.open(place) as file:
+            return file.read()
+
+
+class Folder:
+    """Files below a folder of this machine, in the order of their paths; links are followed.
+
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+
+    def __init__(self, root: Path):
+        self.name = root.resolve().name or "root"
+        self.opener = FilesBelow(str(root))
+        sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
+
+        def names() -> Iterator[str]:
+            for path, status in _files_below(str(root), "", ()):
+                sizes.append(status.st_size)
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+                yield path
+
+        self.files = Names.of(names())
+        self.sizes, self.stamp = np.array(sizes, np.int64), digest.hexdigest()
+
+    def place(self, number: int) -> str:
+        return self.files[number]
+
+
+class Packed:
+    """Files of a zip or tar file, in its order.
+
+    Args:
+        cache: folder for the list of its members.
+        progress: as for `Archive`.
+    """
+
+    def __init__(self, path: Path, cache: Path, progress=None):
+        archive = Archive(path, cache, progress)
+        self.name = path.name.split(".")[0]
+        self._archive, self.opener = archive, _Members(archive)
+        visible = [number for number, name in enumerate(archive.names) if not _is_hidden(name)]
+        self.files = Names.of(archive.names[number] for number in visible)
+        self._numbers = np.array(visible, np.int64)
+        self.sizes = archive.sizes[self._numbers]
+        self.stamp = archive.fingerprint()
+
+    def place(self, number: int) -> Member:
+        return self._archive.member(self._numbers[number])
+
+
+class Remote:
+    """Files below a folder of a remote store, by their names.
+
+    Raises:
+        ValueError: it cannot be listed.
+    """
+
+    def __init__(self, url: str):
+        root = url.rstrip("/") + "/"
+        listed = sorted((file.removeprefix(root), size) for file, size in remote_files(url))
+        visible = [(file, size) for file, size in listed if not _is_hidden(file)]
+        self.name, self.opener = root.split("/")[-2], _FilesOfStore(root)
+        self.files = Names.of(file for file, _ in visible)
+        self.sizes = np.array([size for _, size in visible], np.int64)
+        self.stamp = hashlib.sha256(repr((root, visible)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def place(self, number: int) -> str:
+        return self.files[number]
+
+
+class Several:
+    """Trees as folders of one."""
+
+    def __init__(self, name: str, trees: Mapping[str, Tree]):
+        self.name, self._trees = name, dict(trees)
+        self.opener = _OneOf({part: tree.opener for part, tree in trees.items()})
+        self.files = Names.of(f"{part}/{file}" for part, tree in trees.items() for file in tree.files)
+        self.sizes = np.concatenate([tree.sizes for tree in trees.values()])
+        self.stamp = " ".join(f"{part}:{tree.stamp}" for part, tree in trees.items())
+
+    def place(self, number: int) -> tuple[str, Any]:
+        for part, tree in self._trees.items():
+            if number < len(tree.files):
+                return part, tree.place(number)
+            number -= len(tree.files)
+        raise IndexError(number)
+
+
+def read_file(tree: Tree, number: int, most: int = MOST_LABEL_BYTES) -> bytes:
+    """A file as a whole.
+
+    Raises:
+        ValueError: it has more bytes than `most`, or cannot be read.
+    """
+    name = f"{tree.name}/{tree.files[number]}"
+    try:
+        with tree.opener.open(tree.place(number)) as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    if len(content) > most:
+        raise ValueError(f"{name} has more than {most:,} bytes, the most that such a file may have")
+    return content
+
+
+def _files_below(root: str, below: str, above: tuple) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of each file that can be reached, in the order of the parts of their paths."""
+    try:
+        with os.scandir(os.path.join(root, below)) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ValueError(f"{os.path.join(root, below)} cannot be read: {error.strerror}") from error
+    for entry in entries:
+        path = f"{below}{entry.name}"
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            here = entry.inode() if not entry.is_symlink() else os.stat(entry.path).st_ino
+            if here not in above:  # a link to a folder above it has no end
+                yield from _files_below(root, f"{path}/", (*above, here))
+        elif entry.is_file():  # no device, no pipe, no link to nothing
+            yield path, entry.stat()
+
+
+def _is_hidden(path: str) -> bool:
+    return path.startswith((".", "__MACOSX")) or "/." in path or "/__MACOSX" in path
+
+
+class FilesBelow:
+    """Opens files by their paths from a folder."""
+
+    def __init__(self, root: str):
+        self.root = root
+
+    def path(self, place: str) -> str:
+        return os.path.join(self.root, place)
+
+    def open(self, place: str) -> BinaryIO:
+        return open(self.path(place), "rb")
+
+
+class _FilesOfStore:
+    def __init__(self, root: str):
+        self.root = root
+
+    def open(self, place: str) -> BinaryIO:
+        return open_remote(self.root + place)
+
+
+class _Members:
+    def __init__(self, archive: Archive):
+        self.archive = archive
+
+    def open(self, place: Member) -> BinaryIO:
+        return io.BytesIO(self.archive.read(place))
+
+
+class _OneOf:
+    def __init__(self, openers: dict[str, Opener]):
+        self.openers = openers
+
+    def open(self, place: tuple[str, Any]) -> BinaryIO:
+        part, inner = place
+        return self.openers[part].open(inner)

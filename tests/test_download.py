@@ -1,0 +1,447 @@
+import base64
+import hashlib
+import http.server
+import io
+import json
+import random
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from PIL import Image
+
+from alexnet.data import download as module
+from alexnet.data import images, remote
+from alexnet.data.download import download, fetched, shown
+from alexnet.data.images import stored_image
+from alexnet.data.remote import open_remote, remote_files
+
+CONTENT = random.Random(2012).randbytes(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Site:
+    """A server of one file, that can be told to misbehave."""
+
+    content: bytes = CONTENT
+    etag: str | None = '"first"'
+    ranges: bool = True
+    heeds_if_range: bool = True
+    says: dict = field(default_factory=dict)
+    """Headers that are other than they ought to be; None leaves one out."""
+    plan: list = field(default_factory=list)
+    """For each request: bytes after which the connection is cut, a status, or None for a whole answer."""
+    redirect: str | None = None
+    delay_s: float = 0.0
+    requests: list = field(default_factory=list)
+    sent: int = 0
+    url: str = ""
+
+    def answer(self, handler):
+        self.requests.append(handler.headers)
+        planned = self.plan.pop(0) if self.plan else None
+        if isinstance(planned, str):
+            return handler.send_error(int(planned))
+        if self.redirect and handler.path.startswith("/from"):
+            handler.send_response(302)
+            handler.send_header("Location", self.redirect)
+            return handler.end_headers()
+        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        unchanged = handler.headers.get("If-Range") == self.etag or not self.heeds_if_range
+        start = int(asked[1]) if asked and self.ranges and unchanged else 0
+        if start > len(self.content):
+            return handler.send_error(416)
+        headers = {"Content-Length": str(len(self.content) - start), "ETag": self.etag}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(self.content) - 1}/{len(self.content)}"
+        handler.send_response(206 if start else 200)
+        for name, value in (headers | self.says).items():
+            if value is not None:
+                handler.send_header(name, value)
+        handler.end_headers()
+        part = self.content[start : None if planned is None else start + planned]
+        time.sleep(self.delay_s)
+        handler.wfile.write(part)
+        self.sent += len(part)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            self.server.site.answer(self)
+        except OSError:  # the client left
+            self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(context=None, **settings):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.site = Site(**settings)
+        server.site.url = f"http{'s' if context else ''}://127.0.0.1:{server.server_port}/some%20images.tar.gz"
+        server.site.stop = lambda: (server.shutdown(), server.server_close())
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return server.site
+
+    yield start
+    for server in servers:
+        server.site.stop()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "PAUSES_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(module, "TIMEOUT_S", 5.0)
+    monkeypatch.setattr(module, "BLOCK", 10_000)
+
+
+def ranges(site):
+    return [headers.get("Range") for headers in site.requests]
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def test_a_file_is_downloaded_once_and_then_found_without_a_network(serve, tmp_path):
+    site = serve()
+    path = download(site.url, tmp_path / "cache")
+    assert path.read_bytes() == CONTENT
+    assert re.fullmatch(r"some_images-[0-9a-f]{16}\.tar\.gz", path.name)
+    assert kept(path.parent) == [path.name, f"{path.name}.json"]
+    record = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert record == {"url": site.url, "validator": '"first"', "size": 3_000_000, "sha256": SHA256}
+    site.stop()
+    assert download(site.url, tmp_path / "cache") == path and len(site.requests) == 1
+    other = serve()
+    assert download(other.url + "?page=2", tmp_path / "cache") != download(other.url, tmp_path / "cache")
+    path.write_bytes(CONTENT[:-1])  # no longer what the record says
+    with pytest.raises(ValueError, match=r"images.tar.gz cannot be downloaded into .*cache: .*refused"):
+        download(site.url, tmp_path / "cache")
+
+
+def test_a_cut_connection_is_taken_up_where_it_ended(serve, tmp_path):
+    site = serve(plan=[100_000, 0, "503", 1_000_000, 0, 0, 1_500_000])  # never four without a new byte
+    assert download(site.url, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+    first, second, third = None, "bytes=100000-", "bytes=1100000-"
+    assert ranges(site) == [first, second, second, second, third, third, third, "bytes=2600000-"]
+    assert site.sent == len(CONTENT)  # nothing twice
+
+
+def test_a_later_call_goes_on_where_the_attempts_ended(serve, tmp_path):
+    site = serve(plan=[1_000_000, 0, 0, 0])
+    with pytest.raises(ValueError, match=r"1,000,000 of 3,000,000 bytes came; tried 4 times, and may be continued"):
+        download(site.url, tmp_path)
+    (name,) = (name for name in kept(tmp_path) if name.endswith(".part"))
+    assert (tmp_path / name).read_bytes() == CONTENT[:1_000_000]
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert ranges(site)[-1] == "bytes=1000000-"
+    assert len(kept(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("settings", [{"ranges": False}, {"etag": None}, {"etag": 'W/"weak"'}])
+def test_without_ranges_or_a_validator_it_is_begun_anew(serve, tmp_path, settings):
+    site = serve(plan=[1_000_000, 2_000_000], **settings)
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert site.sent == 1_000_000 + 2_000_000 + len(CONTENT)
+    assert ranges(site) == ([None, "bytes=1000000-", "bytes=2000000-"] if site.etag == '"first"' else [None] * 3)
+
+
+def test_a_date_serves_where_there_is_no_tag(serve, tmp_path):
+    site = serve(plan=[1_000_000], etag=None, heeds_if_range=False, says={"Last-Modified": "Sun, 30 Sep 2012 10:00:00"})
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert site.sent == len(CONTENT) and site.requests[1]["If-Range"] == "Sun, 30 Sep 2012 10:00:00"
+
+
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+@pytest.mark.parametrize("size", [3_000_000, 500_000])
+def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, heeds_if_range, size):
+    site = serve(plan=[1_000_000, 0, 0, 0], heeds_if_range=heeds_if_range)
+    with pytest.raises(ValueError, match="tried 4 times"):
+        download(site.url, tmp_path)
+    site.content, site.etag = random.Random(1998).randbytes(size), '"second"'
+    assert download(site.url, tmp_path).read_bytes() == site.content
+
+
+def test_a_size_that_changed_is_enough(serve, tmp_path):
+    site = serve(plan=[1_000_000, 0, 0, 0])
+    with pytest.raises(ValueError, match="tried 4 times"):
+        download(site.url, tmp_path)
+    site.content = random.Random(1998).randbytes(2_000_000)  # of the same tag
+    assert download(site.url, tmp_path).read_bytes() == site.content
+
+
+def test_a_length_that_is_wrong_is_an_error(serve, tmp_path):
+    site = serve(says={"Content-Length": "3000001"}, ranges=False)
+    with pytest.raises(ValueError, match=r"3,000,000 of 3,000,001 bytes came"):
+        download(site.url, tmp_path)
+    assert not [name for name in kept(tmp_path) if name.endswith(".gz")]
+    site = serve(says={"Content-Length": "2999999"})  # nothing but a checksum can tell
+    with pytest.raises(ValueError, match=f"its SHA-256 is [0-9a-f]{{64}}; it may be {SHA256}"):
+        download(site.url, tmp_path, sha256=SHA256)
+    site = serve(plan=[1000, None], says={"Content-Range": "bytes */3"})
+    with pytest.raises(ValueError, match="sends a part of the file and does not tell which"):
+        download(site.url, tmp_path)
+
+
+def test_sizes_beyond_the_limit(serve, tmp_path):
+    site = serve()
+    with pytest.raises(ValueError, match="it has 3,000,000 bytes; it may have 2,999,999"):
+        download(site.url, tmp_path, most_bytes=2_999_999)
+    assert kept(tmp_path) == [name for name in kept(tmp_path) if ".part" in name]
+    assert download(site.url, tmp_path, most_bytes=3_000_000).read_bytes() == CONTENT
+    silent = serve(says={"Content-Length": None})
+    with pytest.raises(ValueError, match="it has more than 100,000 bytes"):
+        download(silent.url, tmp_path, most_bytes=100_000)
+    assert download(silent.url, tmp_path).read_bytes() == CONTENT
+
+
+def test_checksums(serve, tmp_path):
+    site = serve()
+    for wrong in ("0" * 64, f"{site.url}#sha256={'0' * 64}"):
+        url, sha256 = (wrong, None) if "#" in wrong else (site.url, wrong)
+        with pytest.raises(ValueError, match=f"its SHA-256 is {SHA256}; it may be {'0' * 64}"):
+            download(url, tmp_path, sha256=sha256)
+        assert not [name for name in kept(tmp_path) if name.endswith((".gz", ".part"))]
+    with pytest.raises(ValueError, match="sha256 is 'abc'; it may be 64 hexadecimal digits"):
+        download(f"{site.url}#sha256=abc", tmp_path)
+    path = download(f"{site.url}#sha256={SHA256.upper()}", tmp_path)
+    assert download(site.url, tmp_path) == path and len(site.requests) == 3
+    site.content, site.etag = b"new", '"second"'
+    assert download(site.url, tmp_path, sha256=hashlib.sha256(b"new").hexdigest()).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("status, requests", [("404", 1), ("403", 1), ("503", 4), ("429", 4), ("416", 4)])
+def test_what_a_server_refuses(serve, tmp_path, status, requests):
+    site = serve(plan=[status] * 4)
+    with pytest.raises(ValueError, match=rf"some%20images.tar.gz cannot be downloaded .*the server answers {status} "):
+        download(site.url, tmp_path)
+    assert len(site.requests) == requests
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "data:,x", "a.tar", "https:///b", "http://u@/b"])
+def test_other_schemes_are_refused(url, tmp_path):
+    for fetch in (lambda: download(url, tmp_path), lambda: fetched(url, 1000)):
+        with pytest.raises(ValueError, match="is no web address; it may begin with https:// or http://"):
+            fetch()
+
+
+def test_redirects(serve, tmp_path):
+    site = serve()
+    leading = serve(redirect=site.url)
+    assert download(leading.url.replace("some", "from"), tmp_path).read_bytes() == CONTENT
+    loop = serve(redirect="/from")
+    for redirect, words in {
+        "/from": "infinite loop",
+        "file:///etc/passwd": "302",
+        "ftp://a/b": "http on to ftp",
+    }.items():
+        loop.redirect = redirect
+        with pytest.raises(ValueError, match=words):
+            download(loop.url.replace("some", "from"), tmp_path)
+    assert len(loop.requests) < 15
+
+
+def test_https_may_not_lead_to_http(serve, tmp_path, monkeypatch):
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*command.split(), *files], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    plain, safe = serve(), serve(context)
+    with pytest.raises(ValueError, match="certificate verify failed"):
+        download(safe.url, tmp_path / "cache")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    assert download(safe.url, tmp_path / "cache").read_bytes() == CONTENT
+    leading = serve(context, redirect=plain.url)
+    for fetch in (lambda url: download(url, tmp_path / "cache"), lambda url: fetched(url, 10**7)):
+        with pytest.raises(ValueError, match="the server leads from https on to http; it may lead to https"):
+            fetch(leading.url.replace("some", "from"))
+    assert not plain.requests
+    leading.redirect = safe.url
+    assert fetched(leading.url.replace("some", "from"), 10**7) == CONTENT
+    upgrading = serve(redirect=safe.url)
+    assert fetched(upgrading.url.replace("some", "from"), 10**7) == CONTENT
+
+
+def test_a_server_that_sends_nothing_is_given_up(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.1)
+    site = serve(delay_s=1.0)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="timed out after 0 bytes; tried 4 times"):
+        download(site.url, tmp_path)
+    assert time.monotonic() - started < 0.9
+
+
+def test_a_password_goes_to_its_server_alone_and_is_not_written_down(serve, tmp_path):
+    site = serve()
+    leading = serve(redirect=site.url)
+
+    def private(url):
+        return url.replace("://", "://me:s%40cret@") + "?token=s%40cret"
+
+    path = download(private(leading.url.replace("some", "from")), tmp_path)
+    assert base64.b64decode(leading.requests[0]["Authorization"].removeprefix("Basic ")) == b"me:s@cret"
+    assert "Authorization" not in site.requests[0]
+    for file in tmp_path.iterdir():
+        assert "s%40cret" not in file.name and b"s%40cret" not in file.read_bytes().replace(CONTENT, b"")
+    assert download(leading.url.replace("some", "from") + "?token=s%40cret", tmp_path) == path
+    site.plan = ["404", "404"]
+    for fetch in (lambda url: download(url, tmp_path), lambda url: fetched(url, 10), lambda url: stored_image(url, 8)):
+        with pytest.raises(ValueError, match="127") as told:
+            fetch(private(site.url))
+        assert "cret" not in str(told.value) and "me:" not in str(told.value)
+    assert shown("https://me:secret@host:80/a/b.tar?token=x#y") == "https://host:80/a/b.tar?…"
+
+
+def test_two_processes_download_once(serve, tmp_path):
+    site = serve(delay_s=1.0)
+    program = "import sys; from pathlib import Path; from alexnet.data.download import download; "
+    program += "print(download(sys.argv[1], Path(sys.argv[2])).stat().st_size)"
+    command = [sys.executable, "-c", program, site.url, tmp_path]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0] for process in processes] == ["3000000\n"] * 3
+    assert len(site.requests) == 1
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from alexnet.data.download import download
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+try:
+    download(sys.argv[1], Path(sys.argv[2]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sizes of files cannot be limited there")
+def test_a_full_disk_leaves_what_can_be_continued(serve, tmp_path):
+    site = serve()
+    told = subprocess.run([sys.executable, "-c", FULL, site.url, tmp_path], capture_output=True, text=True).stdout
+    assert f"cannot be downloaded into {tmp_path}: [Errno 27] File too large" in told
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert ranges(site) == [None, "bytes=1000000-"]
+
+
+def test_progress_is_told_and_an_interrupt_leaves_what_can_be_continued(serve, tmp_path):
+    site = serve()
+    told = []
+
+    def progress(counts, total):
+        assert total == len(CONTENT)
+        told.append(0)
+        for count in counts:
+            told[-1] += count
+            if len(told) == 1 and told[0] > 1_000_000:
+                raise KeyboardInterrupt
+            yield count
+
+    with pytest.raises(KeyboardInterrupt):
+        download(site.url, tmp_path, progress=progress)
+    assert download(site.url, tmp_path, progress=progress).read_bytes() == CONTENT
+    assert ranges(site)[1] == f"bytes={told[0]}-" and told[1] == len(CONTENT)
+
+
+def test_what_arrived_whole_is_not_asked_for_again(serve, tmp_path):
+    site = serve()
+
+    def progress(counts, total):
+        yield from counts
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download(site.url, tmp_path, progress=progress)
+    assert download(site.url, tmp_path).read_bytes() == CONTENT
+    assert len(site.requests) == 1
+
+
+def test_any_sequence_of_failures_gives_the_right_bytes_or_an_error(serve, tmp_path):
+    draw = random.Random(2012)
+    whole = 0
+    for number in range(60):
+        content = draw.randbytes(50_000)
+        plan = [draw.choice((None, "500", 0, draw.randrange(50_000))) for _ in range(draw.randrange(8))]
+        site = serve(content=content, plan=plan, ranges=draw.random() < 0.8, heeds_if_range=draw.random() < 0.8)
+        for _ in range(3):
+            try:
+                path = download(site.url, tmp_path / str(number))
+            except ValueError as error:
+                assert "tried 4 times" in str(error) or "sends a part" in str(error)
+                if draw.random() < 0.5:
+                    site.content, site.etag = draw.randbytes(50_000), f'"{draw.random()}"'
+            else:
+                assert path.read_bytes() == site.content
+                whole += 1
+                break
+    assert whole > 50
+
+
+def test_an_image_is_held_to_the_same_rules(serve, monkeypatch):
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, "png")
+    site = serve(content=picture.getvalue())
+    assert stored_image(site.url, 8).tolist() == [[[255, 0, 0]] * 8] * 8
+    site.plan = [50]
+    with pytest.raises(ValueError, match=rf"cannot be fetched: 50 of {len(site.content)} bytes came"):
+        stored_image(site.url, 8)
+    site.content = b"no picture"
+    with pytest.raises(ValueError, match=r"127.0.0.1:\d+/some%20images.tar.gz cannot be read as an image"):
+        stored_image(site.url, 8)
+    monkeypatch.setattr(images, "MOST_BYTES", 9)
+    with pytest.raises(ValueError, match="it has 10 bytes; it may have 9"):
+        stored_image(site.url, 8)
+
+
+def test_files_of_a_remote_store(monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setitem(remote.STORES, "memory", "fsspec")
+    expected = {"memory:///set/b/1.jpg": b"one", "memory:///set/a/2 #.jpg": b"two!", "memory:///set/a/sub/3.jpg": b""}
+    for url, content in expected.items():
+        fsspec.filesystem("memory").pipe_file(url.removeprefix("memory://"), content)
+    assert dict(remote_files("memory://set")) == {url: len(content) for url, content in expected.items()}
+    for url, content in expected.items():
+        with open_remote(url) as file:
+            assert file.read() == content
+    with pytest.raises(ValueError, match="memory://nowhere cannot be listed"):
+        list(remote_files("memory://nowhere"))
+    with pytest.raises(ValueError, match="cannot be opened"):
+        open_remote("memory://set/b/1.jpg::file:///etc/hostname")
+
+
+@pytest.mark.parametrize("url", ["https://host/folder/", "file:///etc", "simplecache::s3://bucket", "memory://x"])
+def test_what_is_no_remote_store(url):
+    with pytest.raises(ValueError, match=r"it is no remote store; that may be s3://, gs://, hf://. A web address may"):
+        list(remote_files(url))
+    with pytest.raises(ValueError, match="cannot be opened: it is no remote store"):
+        open_remote(url)
+
+
+@pytest.mark.parametrize("package, url", [("s3fs", "s3://b/c"), ("gcsfs", "gs://b/c"), ("huggingface_hub", "hf://b/c")])
+def test_a_missing_package_is_named(monkeypatch, package, url):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"a package is missing; try: pip install fsspec {package}"):
+        list(remote_files(url))
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ValueError, match=f"a package is missing; try: pip install fsspec {package}"):
+        open_remote(url)

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alexnet import files
+from alexnet.files import locked, written_whole
+
+COUNT = """
+import sys, time
+from pathlib import Path
+from alexnet.files import locked
+
+path = Path(sys.argv[1])
+for _ in range(20):
+    with locked(path):
+        count = int(path.read_text())
+        time.sleep(0.002)
+        path.write_text(str(count + 1))
+"""
+HOLD = """
+import sys, time
+from pathlib import Path
+from alexnet.files import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path):
+    path = tmp_path / "count"
+    path.write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, path]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert path.read_text() == "80"
+
+
+def test_who_waits_is_told_once_and_a_killed_holder_lets_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "file"], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    told = []
+
+    def waiting():
+        told.append(time.monotonic())
+        holder.kill()
+
+    started = time.monotonic()
+    with locked(tmp_path / "file", waiting):
+        assert holder.wait() != 0
+        assert len(told) == 1 and 0.2 < told[0] - started < 10
+    with locked(tmp_path / "file", waiting):  # free again
+        assert len(told) == 1
+    holder.stdout.close()
+
+
+def test_an_error_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "file").write_text("before")
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "file").read_text() == "before"
+    with written_whole(tmp_path / "file") as temporary:
+        temporary.write_text("after")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "after"
