@@ -16,10 +16,15 @@ _FROM = {
     "Classifier": "classifier",
     "load": "classifier",
     "create": "model.network",
+    "export_weights": "model.weights.exporting",
+    "import_weights": "model.weights.importing",
     "response_norm": "normalization",
     "spatial_norm": "normalization",
 }
-__all__ = ["Classifier", "create", "load", "recipes", "response_norm", "spatial_norm", "variants"]
+__all__ = [
+    *("Classifier", "create", "load", "recipes", "response_norm", "spatial_norm", "variants"),
+    *("export_weights", "import_weights"),
+]
 
 
 def variants() -> list[str]:

@@ -27,6 +27,8 @@ from .model.network import AlexNet
 from .model.smaller import Connected
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
+from .model.weights import huggingface
+from .model.weights.importing import import_weights, is_ours
 from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
@@ -37,7 +39,7 @@ from .training.loop import BEST, LAST, train
 from .training.plan import Plan, data_name, make_plan, reported_split
 
 
-class Classifier:
+class Classifier(huggingface.HubMixin):
     """A network that learns from labelled images and names what it sees.
 
     Args:
@@ -204,6 +206,8 @@ class Classifier:
     ) -> Classifier:
         """A classifier from a saved folder, the folder of a run, or a file of weights.
 
+        Files of other frameworks are understood where they leave no doubt; `import_weights` says more, and asks more.
+
         Args:
             connected: what the fully connected layers, which hold most of the weights, multiply in: the "same" as the
                 others, "bf16", or "int8" with a scale for each output. Smaller is faster for few images; `alexnet
@@ -214,10 +218,19 @@ class Classifier:
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
-        classifier.trained = replace(Trained.load(_weights_file(path), classifier.device), connected=connected)
+        file = _weights_file(path)
+        trained = Trained.load(file) if is_ours(file) else import_weights(file)[0]
+        classifier.trained = replace(trained.to(classifier.device), connected=connected)
         classifier._architecture = classifier.trained.network.architecture
         classifier.run = path if path.is_dir() else path.parent
         return classifier
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        huggingface.write(self._ready(), save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, device: str = "auto", precision: str = "auto", **how) -> Classifier:
+        return cls.load(huggingface.local_folder(model_id, **how), device, precision)
 
     def _ready(self) -> Trained:
         if self.trained is None:

@@ -293,6 +293,75 @@ def pack(
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
 
 
+def import_file(
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")],
+    /,
+    output: Path,
+    variant: str | None = None,
+    classes: Path | None = None,
+    mean: tuple[float, float, float] | Path | None = None,
+    std: tuple[float, float, float] | None = None,
+    input_size: int | None = None,
+    partial: bool = False,
+) -> None:
+    """Make a classifier of weights from torchvision, PyTorch, Caffe, TensorFlow, Keras or Hugging Face.
+
+    Args:
+        path: A file, which is recognised by its content, or a folder with model.safetensors.
+        output: Folder for the classifier; evaluate, predict and export take it.
+        variant: Which network it is, where the file does not say (see `alexnet describe`).
+        classes: File with the names of the classes, one a line or as JSON. By default the file's, or numbers.
+        mean: Taken off the pixels of 0 ... 255: red, green and blue, or a file with a mean image (.binaryproto, .npy).
+        std: What pixels less the mean are divided by: red, green and blue.
+        input_size: Side of the images that the network sees, pixels. By default the file's or the network's own.
+        partial: Take what fits, and leave the other weights new.
+    """
+    from .classifier import Classifier
+    from .console import console, print_facts
+    from .model.weights.importing import import_weights, read_classes
+
+    names = read_classes(classes) if classes else None
+    classifier = Classifier(device="cpu")
+    classifier.trained, report = import_weights(path, variant, names, mean, std, input_size, strict=not partial)
+    print_facts(report.facts())
+    console.print(f"\nnext:   alexnet predict {classifier.save(output)} IMAGE", soft_wrap=True)
+
+
+def export(
+    run: Positional[Path],
+    /,
+    format: Literal["onnx", "torch-export", "torchvision", "caffe", "npy", "keras", "safetensors", "huggingface"],
+    output: Path | None = None,
+    preprocessing: bool = False,
+) -> None:
+    """Write a trained network for another framework.
+
+    Args:
+        run: Folder of a run, a saved classifier, or a file of weights.
+        format: Whose; docs/weights.md says what each holds.
+        output: File, or folder for caffe and huggingface. By default named after the run, in the current folder.
+        preprocessing: For onnx and torch-export: take pixels of 0 ... 255 as stored, and look at their center.
+    """
+    from .classifier import load
+    from .console import console, print_facts
+    from .model.weights.exporting import FORMATS, export_weights
+
+    trained = load(run, device="cpu").trained
+    name = run.resolve().name if run.is_dir() else run.stem
+    named = Path(name + (FORMATS[format].suffix or f"-{format}"))
+    path = export_weights(trained, output or named, format, preprocessing)
+    inputs = trained.inputs
+    mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))
+    side = f"{trained.network.input_size} × {trained.network.input_size}"
+    units = f"pixels of 0 … 255, RGB, less their mean (color {mean}), divided by ({std}), {side}"
+    if format in ("caffe", "npy"):
+        units = f"pixels of 0 … 255, BGR, less their mean (color, RGB: {mean}), {side}"
+    if preprocessing:
+        units = f"pixels of 0 … 255, RGB, {inputs.stored_size} × {inputs.stored_size}, channels last"
+    print_facts({"network": trained.network.architecture.name, "sees": units})
+    console.print(f"{path}", soft_wrap=True)
+
+
 def bench(
     parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
     /,
@@ -381,7 +450,8 @@ def _all_images(images: Iterable[str]) -> Iterable[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `alexnet`."""
-    commands = {function.__name__: function for function in (train, evaluate, predict, describe, pack, bench)}
+    commands = {function.__name__: function for function in (train, evaluate, predict, describe, pack, export, bench)}
+    commands["import"] = import_file  # whose own name is a keyword
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands,
@@ -391,7 +461,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except BrokenPipeError:
         raise SystemExit(0) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"alexnet: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:

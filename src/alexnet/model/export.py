@@ -1,49 +1,113 @@
-"""A network as an ONNX file, operation by operation, for other runtimes.
+"""A network as a program for other runtimes: an ONNX file, operation by operation, or one of torch.export.
 
-Needs the package `onnx` (`pip install 'alexnet[export]'`). Normalization across channels becomes ONNX's own operator,
-which divides alpha by its window as ours does.
+ONNX needs the package `onnx` (`pip install 'alexnet[export]'`). Normalization across channels becomes ONNX's own
+operator, which divides alpha by its window as ours does. In a file of torch.export it becomes torch's own operations,
+so that whoever runs it needs torch alone.
 """
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from ..data.augmentation import Preprocessing
 from ..files import written_whole
+from ..normalization import plain
 from ..specs import architecture as words
 from ..specs.geometry import Placed
-from .network import AlexNet
+from .network import AlexNet, ResponseNorm, SpatialResponseNorm
 
 OPSET = 17
 
 
-def write_onnx(network: AlexNet, path: str | Path) -> Path:
+def write_onnx(network: AlexNet, path: str | Path, inputs: Preprocessing | None = None) -> Path:
     """Write a network that takes `images`, (N, channels, side, side), float32, and gives `scores`, (N, classes).
 
     Images are in the network's own units, as its preprocessing leaves them. N is free.
+
+    Args:
+        inputs: preprocessing to put before the network, which then takes stored images, (N, stored_size, stored_size,
+            3), uint8, and looks at their center.
 
     Raises:
         ValueError: a layer cannot be said in ONNX.
         ImportError: the package onnx is not installed.
     """
-    import onnx
-
+    onnx = _onnx()
     graph = _Graph(network)
+    shape, kind = network.placed[0].inputs, onnx.TensorProto.FLOAT
     names = "images"
+    if inputs is not None:
+        shape, kind = (inputs.stored_size, inputs.stored_size, 3), onnx.TensorProto.UINT8
+        names = graph.preprocessing(inputs, names)
     for step in network.placed:
         names = graph.add(step, names)
-    ends = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *shape])
-        for name, shape in (("images", network.placed[0].inputs), (names, network.placed[-1].outputs))
-    ]
+    taken = onnx.helper.make_tensor_value_info("images", kind, ["N", *shape])
+    given = onnx.helper.make_tensor_value_info(names, onnx.TensorProto.FLOAT, ["N", *network.placed[-1].outputs])
     opset = [onnx.helper.make_opsetid("", OPSET)]
-    made = onnx.helper.make_graph(graph.nodes, network.architecture.name, ends[:1], ends[1:], graph.constants)
+    made = onnx.helper.make_graph(graph.nodes, network.architecture.name, [taken], [given], graph.constants)
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=8, producer_name="alexnet")
     onnx.checker.check_model(model)
     with written_whole(Path(path)) as temporary:
         onnx.save(model, temporary)
     return Path(path)
+
+
+def write_program(network: AlexNet, path: str | Path, inputs: Preprocessing | None = None) -> Path:
+    """Write a network as `torch.export.save` does; `torch.export.load(path).module()` is one. Arguments as above."""
+    module = deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
+    for name, child in module.named_children():
+        if isinstance(child, (ResponseNorm, SpatialResponseNorm)):
+            setattr(module, name, _Plain(child))
+    images = torch.zeros(2, *network.placed[0].inputs)
+    if inputs is not None:
+        module = nn.Sequential(_Center(inputs), module)
+        images = torch.zeros(2, inputs.stored_size, inputs.stored_size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
+    with written_whole(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
+    return Path(path)
+
+
+class _Plain(nn.Module):
+    """A normalization in torch's own operations."""
+
+    def __init__(self, normalization: ResponseNorm | SpatialResponseNorm):
+        super().__init__()
+        self.norm = normalization.norm
+        self.alpha = getattr(normalization, "alpha", self.norm.alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        if isinstance(norm, words.Norm):
+            return plain.response_norm(x, norm.size, self.alpha / norm.size, norm.beta, norm.k, norm.groups, False)
+        return plain.spatial_norm(x, norm.size, self.alpha / norm.size**2, norm.beta, norm.k)
+
+
+class _Center(nn.Module):
+    """`Preprocessing.center` in torch's own operations."""
+
+    def __init__(self, inputs: Preprocessing):
+        super().__init__()
+        self.start, self.size = inputs.margin // 2, inputs.crop_size
+        self.register_buffer("mean", _central_mean(inputs))
+        self.register_buffer("std", inputs.std.cpu())
+
+    def forward(self, images: Tensor) -> Tensor:
+        end = self.start + self.size
+        pixels = images[:, self.start : end, self.start : end].float()
+        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+def _central_mean(inputs: Preprocessing) -> Tensor:
+    """What is taken off the central crop, (crop_size, crop_size, 3) or (1, 1, 3)."""
+    start, mean = inputs.margin // 2, inputs.mean.cpu()
+    return mean if len(mean) == 1 else mean[start : start + inputs.crop_size, start : start + inputs.crop_size].clone()
 
 
 class _Graph:
@@ -98,6 +162,17 @@ class _Graph:
                 return self.node("Flatten", name, x)
         raise ValueError(f"{step.name}: no ONNX operation is known for {operation}")
 
+    def preprocessing(self, inputs: Preprocessing, x: str) -> str:
+        start, end = inputs.margin // 2, inputs.margin // 2 + inputs.crop_size
+        places = [
+            self.constant(f"crop.{name}", [value] * 2, np.int64) for name, value in (("from", start), ("to", end))
+        ]
+        cropped = self.node("Slice", "crop", x, *places, self.constant("crop.axes", [1, 2], np.int64))
+        pixels = self.node("Cast", "pixels", cropped, to=1)  # to float32
+        centered = self.node("Sub", "centered", pixels, self.constant("mean", _central_mean(inputs).numpy()))
+        scaled = self.node("Div", "scaled", centered, self.constant("std", inputs.std.cpu().numpy()))
+        return self.node("Transpose", "normalized", scaled, perm=[0, 3, 1, 2])
+
     def response_norm(self, norm: words.Norm, channels: int, name: str, x: str) -> str:
         if norm.size % 2 == 0:
             raise ValueError(f"{name} sums {norm.size} channels; ONNX's own even windows lie one channel further")
@@ -140,9 +215,7 @@ class _Graph:
         return [self.constant(f"{layer}.{kind}", getattr(module, kind).detach().cpu().numpy()) for kind in kinds]
 
     def constant(self, name: str, value, dtype=np.float32) -> str:
-        import onnx
-
-        self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(np.asarray(value, dtype)), name))
+        self.constants.append(_onnx().numpy_helper.from_array(np.ascontiguousarray(np.asarray(value, dtype)), name))
         return name
 
     def node(self, kind: str, name: str, *inputs: str, **attributes) -> str:
@@ -151,6 +224,12 @@ class _Graph:
 
 
 def _made(kind: str, inputs: list[str], outputs: list[str], **attributes):
-    import onnx
+    return _onnx().helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
 
-    return onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **attributes)
+
+def _onnx():
+    try:
+        import onnx
+    except ImportError:
+        raise ImportError("ONNX files need the package onnx: pip install 'alexnet[export]'") from None
+    return onnx

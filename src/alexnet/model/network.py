@@ -198,6 +198,24 @@ class PlainDropout(nn.Module):
         return f"keep={self.keep}"
 
 
+def parameter_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters by name, by arithmetic alone: nothing is allocated for what a file claims to hold."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for step in placed:
+        match step.operation:
+            case words.Conv(maps=maps, kernel=kernel, groups=groups):
+                weight, bias = (maps, step.inputs[0] // groups, kernel, kernel), (maps,)
+            case words.Local(maps=maps, kernel=kernel):
+                places = step.outputs[1] * step.outputs[2]
+                weight, bias = (places, step.inputs[0] * kernel**2, maps), (places, maps)
+            case words.Linear():
+                weight, bias = (step.outputs[0], step.inputs[0]), step.outputs
+            case _:
+                continue
+        shapes |= {f"{step.name}.weight": weight, f"{step.name}.bias": bias}
+    return shapes
+
+
 def _working_order(network: AlexNet) -> list[str]:
     order = list(network._modules)
     for at, (name, after) in enumerate(pairwise(order)):

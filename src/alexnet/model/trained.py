@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ..data.augmentation import Preprocessing
 from ..files import written_whole
+from ..specs.geometry import place
 from ..specs.storage import from_json, to_json
 from .device import TYPES, Precision
-from .network import AlexNet
+from .network import AlexNet, parameter_shapes
 from .smaller import Connected, with_smaller_connected
 
 FORMAT = 1
@@ -98,20 +99,32 @@ class Trained:
             ValueError: the file is damaged, of another version, or not one of ours.
         """
         with _open(path) as file:
-            about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
-            if about.get("format") != FORMAT:
-                raise ValueError(f"{path} is not a network of format {FORMAT} saved by alexnet")
-            architecture = from_json(about["architecture"])
-            network = AlexNet(architecture, len(about["classes"]), about["in_channels"], about["input_size"])
-            names = {*network.state_dict(), "preprocessing.mean", "preprocessing.std"}
-            if missing := sorted(names - set(file.keys())):
-                raise ValueError(f"{path} lacks {', '.join(missing)} of {architecture.name}")
-            tensors = {name: file.get_tensor(name) for name in names}
+            try:
+                return cls._read(file).to(device)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            except (KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"{path} says of itself what is not understood: {error!r}") from error
+
+    @classmethod
+    def _read(cls, file) -> Trained:
+        about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
+        if about.get("format") != FORMAT:
+            raise ValueError(f"it is not a network of format {FORMAT} saved by alexnet")
+        architecture, whole = from_json(about["architecture"]), (about["in_channels"], about["input_size"])
+        shapes = parameter_shapes(place(architecture, len(about["classes"]), *whole))
+        names = {*shapes, "preprocessing.mean", "preprocessing.std"}
+        if missing := sorted(names - set(file.keys())):
+            raise ValueError(f"it lacks {', '.join(missing)} of {architecture.name}")
+        if any(tuple(file.get_slice(name).get_shape()) != shape for name, shape in shapes.items()):
+            raise ValueError(f"it does not hold the weights of its architecture, {architecture.name}")
+        tensors = {name: file.get_tensor(name) for name in names}
+        network = AlexNet(architecture, len(about["classes"]), *whole)
         sizes = about["stored_size"], about["crop_size"]
         mean, std = tensors.pop("preprocessing.mean"), tensors.pop("preprocessing.std")
         inputs = Preprocessing(*sizes, mean, std, about["aligned"], about["mirror"])
         network.load_state_dict(tensors)
-        return cls(network.eval(), inputs, tuple(about["classes"])).to(device)
+        return cls(network.eval(), inputs, tuple(about["classes"]))
 
 
 def read_notes(path: Path) -> dict:

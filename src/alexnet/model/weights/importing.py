@@ -1,0 +1,312 @@
+"""From a file of any framework to a network that is ready to predict: which format it is, which network, which layer.
+
+A format is recognised by the file's first bytes, never by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...data.augmentation import Preprocessing
+from ...specs.architecture import Architecture, Conv, Linear
+from ...specs.geometry import place
+from ...specs.recipes import recipe as find_recipe
+from ...specs.variants import VARIANTS
+from ...specs.variants import variant as find_variant
+from ..network import AlexNet, parameter_shapes
+from ..trained import FILE, Trained
+from . import caffe, huggingface, keras, npy, state_dict
+from .layout import Found
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a file's tensors."""
+
+    format: str
+    variant: str
+    loaded: tuple[str, ...]
+    inputs: str
+    """What images are made into before the network sees them, and how that is known."""
+    skipped: tuple[str, ...] = ()
+    """In the file, and not in the network."""
+    new: tuple[str, ...] = ()
+    """In the network, and not in the file: as they were initialized."""
+
+    def facts(self) -> dict[str, str]:
+        """Name and value of each line of the report."""
+        lists = {name: getattr(self, name) for name in ("loaded", "skipped", "new")}
+        named = {name: ", ".join(values) or "nothing" for name, values in lists.items()}
+        return {"format": self.format, "network": self.variant, **named, "images": self.inputs}
+
+
+def import_weights(
+    path: str | Path,
+    variant: str | None = None,
+    classes: Sequence[str] | None = None,
+    mean: str | Path | Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    strict: bool = True,
+) -> tuple[Trained, Report]:
+    """A network with the weights of a file of torchvision, PyTorch, Caffe, TensorFlow (.npy), Keras or Hugging Face.
+
+    Args:
+        path: a file; or a folder with model.safetensors and perhaps config.json.
+        variant: which network it is, where the file does not say and shapes fit several. Its widths may be others.
+        classes: names in the order of the scores; the file's own, or "0", "1" …, where None.
+        mean: taken off the pixels of 0 … 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
+        std: what pixels less the mean are divided by, RGB.
+        input_size: side of the images that it sees, pixels; the file's or the variant's own where None.
+        strict: whether every weight of the network must be in the file; otherwise the others stay new.
+
+    Raises:
+        ValueError: the file cannot be read, is of no format that is known, or does not fit; or it may be of several
+            variants. The message says which.
+        ImportError: a package that reads the format is not installed.
+    """
+    path = Path(path).expanduser()
+    path = path / FILE if path.is_dir() else path
+    if path.exists() and is_ours(path):
+        if any(each is not None for each in (variant, classes, mean, std, input_size)):
+            raise ValueError(f"{path} was saved by alexnet and says itself which network it is, and what it needs")
+        trained = Trained.load(path)
+        said = "as the file says"
+        return trained, Report("alexnet", trained.network.architecture.name, tuple(trained.network.state_dict()), said)
+    try:
+        found = read(path)
+        architecture, tensors, skipped = _matched(found, variant)
+        size = _side(architecture, tensors, input_size, found.input_size)
+        last = f"{architecture.layers[-1].name}.weight"
+        names = tuple(classes or found.classes or ())
+        if not names and last in tensors:
+            names = tuple(map(str, range(len(tensors[last]))))
+        expected = _shapes(architecture, len(names) or architecture.classes, _channels(architecture, tensors), size)
+        loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
+        new = [name for name in expected if name not in loaded]
+        if strict and new:
+            raise ValueError(f"{_misfit(new[0], expected, tensors)} (new weights instead: strict=False, or --partial)")
+        if not loaded:
+            raise ValueError(f"no weight of {architecture.name} is in it")
+        inputs, said = _preprocessing(architecture, found, size, mean, std)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there") from None
+    network = AlexNet(architecture, len(names) or None, _channels(architecture, tensors), size)
+    network.load_state_dict(loaded, strict=False)
+    skipped += [name for name in tensors if name not in loaded]
+    report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
+    names = names or tuple(map(str, range(network.num_classes)))
+    return Trained(network.eval(), inputs, names), report
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file was written by this package, so that `Trained.load` reads it; True also where there is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "alexnet" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return not path.exists()
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names of a file: JSON, a list or an object by number, or one a line.
+
+    Raises:
+        ValueError: there are none.
+    """
+    content = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(content)
+        listed = [value[number] for number in sorted(value, key=int)] if isinstance(value, dict) else list(value)
+        names = [each if isinstance(each, str) else each[-1] for each in listed]  # as ["n01440764", "tench"]
+    except (ValueError, TypeError):
+        names = [line.strip() for line in content.splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} has no class names; it may have one a line, or be a list in JSON")
+    return tuple(names)
+
+
+def read(path: Path) -> Found:
+    """What a file holds.
+
+    Raises:
+        ValueError: it is damaged, refused, or of no format that is known.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(state_dict.LEGACY_MAGIC):
+        return state_dict.read_torch(path)
+    if start.startswith(b"PK"):
+        return _read_archive(path)
+    if start.startswith(keras.MAGIC):
+        return keras.read(path)
+    if start.startswith(npy.MAGIC):
+        return npy.read(path)
+    if start[8:9] == b"{":
+        return huggingface.with_config(state_dict.read_safetensors(path), path.parent)
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        raise ValueError("a pickle, which may run anything when it is read; it is not")
+    return caffe.read(path)
+
+
+def _read_archive(path: Path) -> Found:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"a damaged archive: {error}") from error
+    if keras.INSIDE in names:
+        return keras.read(path)
+    if any(name.endswith("data.pkl") for name in names):
+        return state_dict.read_torch(path)
+    raise ValueError("an archive, but neither PyTorch's nor Keras 3's")
+
+
+def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Tensor], list[str]]:
+    """The network that a file's tensors belong to, as wide as they are; the tensors by its names; and the others."""
+    if name is not None:
+        candidates = [find_variant(name)]
+    elif found.architecture:
+        candidates = [found.architecture]
+    else:
+        candidates = [each for each in VARIANTS.values() if _fits(each, found.tensors)]
+        if found.likely and (not candidates or found.likely in [each.name for each in candidates]):
+            candidates = [find_variant(found.likely)]
+    if not candidates:
+        raise ValueError(
+            f"its tensors ({_listed(found.tensors)}) have the shapes of no variant; name the one that it is like "
+            f"(variant=…, --variant …)"
+        )
+    if len(candidates) > 1:
+        names = ", ".join(each.name for each in candidates)
+        raise ValueError(f"its tensors fit {names}; say which it is (variant=…, --variant …)")
+    architecture = candidates[0]
+    if found.rescaled and architecture.dropout:
+        architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
+    tensors = _renamed(architecture, found.tensors)
+    own = {f"{row.name}.{kind}" for row in architecture.layers for kind in ("weight", "bias")}
+    skipped = [each for each in tensors if each not in own]
+    tensors = {each: tensor for each, tensor in tensors.items() if each in own}
+    return _as_wide_as(architecture, tensors), tensors, skipped
+
+
+def _renamed(architecture: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the network's names: as they are where its names are among them, or else layer by layer in order."""
+    rows = [row.name for row in architecture.layers]
+    layers = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    if set(rows) <= set(layers) or len(rows) != len(layers):
+        return tensors
+    names = dict(zip(layers, rows, strict=True))
+    renamed = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        renamed[f"{names.get(layer, layer)}.{kind}"] = tensor
+    return renamed
+
+
+def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
+    """Whether the tensors have the variant's own shapes, but for the number of classes and of color channels."""
+    tensors = _renamed(architecture, tensors)
+    last = tensors.get(f"{architecture.layers[-1].name}.weight")
+    if last is None or not len(last):
+        return False
+    expected = _shapes(architecture, len(last), _channels(architecture, tensors), architecture.input_size)
+    return all(name in tensors and tuple(tensors[name].shape) == shape for name, shape in expected.items())
+
+
+def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Architecture:
+    """The network with the maps, groups and units that the tensors have."""
+    changes: dict[str, dict] = {}
+    maps = _channels(architecture, tensors)
+    for row in architecture.layers:
+        weight = tensors.get(f"{row.name}.weight")
+        if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
+            changes[row.name] = {"maps": weight.shape[0], "groups": max(1, maps // weight.shape[1])}
+        elif isinstance(row, Linear) and row.units is not None and weight is not None:
+            changes[row.name] = {"units": len(weight)}
+        maps = changes.get(row.name, {}).get("maps", getattr(row, "maps", maps))
+    return architecture.with_layers(**changes)
+
+
+def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
+    """Color channels, as the first layer reads them."""
+    first = tensors.get(f"{architecture.layers[0].name}.weight")
+    return first.shape[1] if first is not None and first.dim() == 4 else 3
+
+
+def _shapes(architecture: Architecture, classes: int, channels: int, size: int) -> dict[str, tuple[int, ...]]:
+    return parameter_shapes(place(architecture, classes, channels, size))
+
+
+def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:
+    """The side of the images: as asked, or as the file says if its weights fit, or the network's own."""
+    if asked is None and said is not None and said <= 4096:
+        expected = _shapes(architecture, 1, _channels(architecture, tensors), said)
+        if all(expected[name][1:] == tensors[name].shape[1:] for name in expected if name in tensors):
+            return said
+    return asked or architecture.input_size
+
+
+def _misfit(name: str, expected: dict[str, tuple], tensors: dict[str, Tensor]) -> str:
+    """Why a weight is not taken from the file."""
+    wanted = " × ".join(map(str, expected[name]))
+    if name not in tensors:
+        return f"it has no {name} ({wanted}); it has {_listed(tensors)}"
+    return f"{name} is {' × '.join(map(str, tensors[name].shape))} in it, and {wanted} in the network"
+
+
+def _listed(tensors: dict[str, Tensor]) -> str:
+    return ", ".join([*list(tensors)[:6], *(["…"] if len(tensors) > 6 else [])]) or "none"
+
+
+def _preprocessing(
+    architecture: Architecture,
+    found: Found,
+    size: int,
+    mean: str | Path | Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[Preprocessing, str]:
+    """What images are made into, and how that is known: as asked, as the file or its format says, or assumed."""
+    spec = find_recipe(architecture.recipe).input
+    colors, scale, origin = found.mean, found.std, "as the file or its format has it"
+    if colors is None and isinstance(spec.mean, tuple):
+        colors, origin = torch.tensor(spec.mean).view(1, 1, 3), f"as the recipe {architecture.recipe} has it"
+        scale = torch.tensor(spec.std) if scale is None and isinstance(spec.std, tuple) else scale
+    elif colors is None:
+        colors, origin = torch.tensor(caffe.MEAN_COLOR).view(1, 1, 3), "which is a guess; say mean and std"
+    if mean is not None:
+        is_file = isinstance(mean, (str, Path))
+        colors = caffe.read_mean(Path(mean).expanduser()) if is_file else _color("mean", mean).view(1, 1, 3)
+        origin = f"by {mean}" if is_file else "as asked"
+    if std is not None:
+        scale = _color("std", std)
+    scale = torch.ones(3) if scale is None else scale
+    if not (scale > 0).all():
+        raise ValueError(f"std is {scale.tolist()}; it may be above 0")
+    is_image = len(colors) > 1
+    stored = len(colors) if is_image else max(size, architecture.stored_size)
+    if size > stored:
+        raise ValueError(f"the mean image of {stored} × {stored} is smaller than the images of {size} × {size} it sees")
+    taken = f"a mean image of {stored} × {stored}" if is_image else f"({_numbers(colors.flatten())})"
+    said = f"pixels less {taken}, divided by ({_numbers(scale)}), {origin}"
+    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said
+
+
+def _color(name: str, given: Sequence[float]) -> Tensor:
+    if len(given) != 3:
+        raise ValueError(f"{name} has {len(given)} numbers; it may have three, of red, green and blue")
+    return torch.tensor([float(each) for each in given])
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())

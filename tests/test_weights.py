@@ -1,0 +1,533 @@
+"""Weights of other frameworks: files made byte by byte, against those frameworks' own rules (tests/references)."""
+
+import io
+import json
+import math
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from references import frameworks, networks
+from safetensors.torch import save_file
+
+import alexnet
+from alexnet.cli import main
+from alexnet.data.augmentation import Preprocessing
+from alexnet.model.network import TORCHVISION_NAMES, AlexNet
+from alexnet.model.trained import Trained
+from alexnet.model.weights.importing import import_weights, read_classes
+from alexnet.specs.architecture import Conv, Linear
+from alexnet.specs.variants import variant
+
+CLASSES = tuple("abcdefg")
+MEAN, STD = torch.tensor([120.0, 110.0, 100.0]), torch.tensor([50.0, 60.0, 70.0])
+
+
+def narrow(name):
+    """A network of few maps and units, 7 classes, with weights large enough that its answers depend on the image."""
+    changes = {}
+    for number, layer in enumerate(variant(name).layers):
+        if isinstance(layer, Conv):
+            changes[layer.name] = {"maps": 2 * (6 + number)}
+        elif isinstance(layer, Linear) and layer.units is not None:
+            changes[layer.name] = {"units": 20 + 2 * number}
+    network = AlexNet(variant(name).with_layers(**changes), len(CLASSES)).eval()
+    generator = torch.Generator().manual_seed(1)
+    for each, parameter in network.named_parameters():
+        bound = 0.5 if each.endswith("bias") else math.sqrt(3 / parameter[0].numel())
+        parameter.data.uniform_(-bound, bound, generator=generator)
+    return network
+
+
+def trained(name, std=STD):
+    network = narrow(name)
+    inputs = Preprocessing(network.architecture.stored_size, network.input_size, MEAN.view(1, 1, 3), std)
+    return Trained(network, inputs, CLASSES)
+
+
+def images(side):
+    """Two images in pixel units around zero, RGB, (2, 3, side, side)."""
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.randn(2, 3, 9, 9, generator=generator)
+    return 60 * torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True)
+
+
+def parameters(network):
+    return {name: each.detach().clone() for name, each in network.state_dict().items()}
+
+
+def tensorflow_layers(network):
+    """Random weights as TensorFlow has them, and no transposition of ours."""
+    generator = np.random.default_rng(3)
+    layers = {}
+    for name, each in network.named_parameters():
+        layer, kind = name.split(".")
+        if kind == "weight":
+            shape = (
+                (*each.shape[2:], each.shape[1], each.shape[0]) if each.dim() == 4 else (each.shape[1], each.shape[0])
+            )
+            bound = math.sqrt(3 / each[0].numel())
+            layers[layer] = [generator.uniform(-bound, bound, shape).astype(np.float32)]
+        else:
+            layers[layer].append(generator.uniform(-0.5, 0.5, each.shape).astype(np.float32))
+    return layers
+
+
+def assert_same(found, expected):
+    found, expected = found.detach().double(), expected.detach().double()
+    assert (expected[0] - expected[1]).abs().max() > 1e-3, "two images with one answer prove nothing"
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def caffe_reference(weights, x, norm_first):
+    return networks.caffe({name: each.double() for name, each in weights.items()}, x.double(), norm_first)
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["V1LayerParameter", "LayerParameter"])
+@pytest.mark.parametrize("name", ["caffe", "caffenet"])
+def test_a_caffemodel_gives_what_caffe_gives_and_says_which_network_it_is(name, old, tmp_path):
+    weights = parameters(narrow(name))  # as Caffe has them: the first layer reads blue, green, red
+    path = tmp_path / "bvlc.caffemodel"
+    path.write_bytes(frameworks.caffemodel(weights, name == "caffe", old))
+    found, report = import_weights(path)
+    assert (report.variant, report.skipped, report.new) == (name, (), ())
+    assert found.network.input_size == 227
+    x = images(227)
+    assert_same(found.network(x), caffe_reference(weights, x.flip(1), name == "caffe"))
+
+
+def test_a_caffemodel_made_for_smaller_images_and_other_classes(tmp_path):
+    weights = parameters(AlexNet(narrow("caffe").architecture, 3, input_size=99))
+    path = tmp_path / "small.caffemodel"
+    path.write_bytes(frameworks.caffemodel(weights, True, old=False, side=99))
+    found, _ = import_weights(path, classes=["x", "y", "z"])
+    assert found.network.input_size == 99 and found.classes == ("x", "y", "z")
+
+
+def test_the_mean_image_of_caffe_is_taken_off_in_rgb(tmp_path):
+    mean = np.random.default_rng(0).uniform(90, 130, (3, 256, 256)).astype(np.float32)  # BGR
+    (tmp_path / "mean.binaryproto").write_bytes(frameworks.old_blob(mean))
+    np.save(tmp_path / "mean.npy", mean.astype(np.float64))
+    (tmp_path / "net").write_bytes(frameworks.caffemodel(parameters(narrow("caffe")), True, old=True))
+    for name in ("mean.binaryproto", "mean.npy"):
+        found, _ = import_weights(tmp_path / "net", mean=tmp_path / name)
+        pixels = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
+        expected = pixels[0].float().numpy() - mean[::-1].transpose(1, 2, 0)
+        seen = found.inputs.center(pixels)[0].permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(seen, expected[14:241, 14:241], atol=1e-4)
+        assert found.inputs.aligned
+
+
+def test_a_network_that_is_no_alexnet_is_named(tmp_path):
+    for kind in ("Concat", "Sigmoid"):
+        net = frameworks.caffemodel(parameters(narrow("caffe")), True, old=False)
+        net += frameworks.field(100, frameworks.field(1, b"odd") + frameworks.field(2, kind.encode()))
+        (tmp_path / "net").write_bytes(net)
+        with pytest.raises(ValueError, match=f"odd is a layer of type {kind}"):
+            import_weights(tmp_path / "net")
+
+
+@pytest.mark.parametrize("name", ["caffe", "caffenet", "torchvision", "paper"])
+def test_what_is_written_for_caffe_reads_as_the_same_network(name, tmp_path):
+    ours = trained(name)
+    alexnet.export_weights(ours, tmp_path / "net", "caffe")
+    found, report = import_weights(tmp_path / "net" / "network.caffemodel", mean=tmp_path / "net" / "mean.binaryproto")
+    assert report.variant == name and found.network.input_size == ours.network.input_size
+    pixels = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
+    assert_same(found.network(found.inputs.center(pixels)), ours.network(ours.inputs.center(pixels)))
+    text = (tmp_path / "net" / "deploy.prototxt").read_text(encoding="utf-8")
+    assert 'type: "InnerProduct"' in text and "num_output: 7" in text and "blobs" not in text
+
+
+def test_what_caffe_cannot_say_is_named(tmp_path):
+    with pytest.raises(ValueError, match="conv1: Caffe has no layer for Conv"):
+        alexnet.export_weights(trained("original"), tmp_path / "net", "caffe")
+
+
+@pytest.mark.parametrize("writer", ["Python 2", "Python 3", "dicts"])
+def test_the_npy_of_tensorflow_users_gives_what_tensorflow_gives(writer, tmp_path):
+    layers, path = tensorflow_layers(narrow("caffe")), tmp_path / "bvlc_alexnet.npy"
+    if writer == "Python 2":
+        path.write_bytes(frameworks.npy_of_python_2(dict(sorted(layers.items(), reverse=True))))
+    elif writer == "Python 3":
+        np.save(path, layers)
+    else:
+        np.save(path, {name: {"weights": pair[0], "biases": pair[1]} for name, pair in layers.items()})
+    found, report = import_weights(path)
+    assert report.variant == "caffe" and not report.skipped
+    x = images(227)
+    assert_same(found.network(x), frameworks.tensorflow_alexnet(layers, x.flip(1).permute(0, 2, 3, 1).double()))
+
+
+def test_what_is_written_as_npy_gives_the_same_under_tensorflows_rules(tmp_path):
+    ours = trained("caffe")
+    alexnet.export_weights(ours, tmp_path / "net.npy", "npy")
+    layers = np.load(tmp_path / "net.npy", allow_pickle=True).item()
+    x = images(227)
+    expected = ours.network(x / STD.view(3, 1, 1))
+    assert_same(frameworks.tensorflow_alexnet(layers, x.flip(1).permute(0, 2, 3, 1).double()), expected)
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["weights.h5", "keras"])
+def test_keras_weights_give_what_keras_gives(archive, tmp_path):
+    layers, path = tensorflow_layers(narrow("caffe")), tmp_path / "model"
+    path.write_bytes(frameworks.keras_weights(layers))
+    if archive:
+        with zipfile.ZipFile(tmp_path / "model.keras", "w") as file:
+            file.writestr("config.json", "{}")
+            file.write(path, "model.weights.h5")
+        path = tmp_path / "model.keras"
+    found, report = import_weights(path, variant="caffe")
+    assert report.skipped == ("optimizer",) and not report.new
+    x = images(227)
+    assert_same(found.network(x), frameworks.tensorflow_alexnet(layers, x.permute(0, 2, 3, 1).double()))
+
+
+def test_what_is_written_for_keras_gives_the_same_under_its_rules(tmp_path):
+    ours = trained("caffe")
+    alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
+    with h5py.File(tmp_path / "net.weights.h5") as file:
+        names = [f"conv2d{each}" for each in ("", "_1", "_2", "_3", "_4")] + ["dense", "dense_1", "dense_2"]
+        arrays = [[file[f"layers/{name}/vars/{place}"][()] for place in (0, 1)] for name in names]
+    layers = dict(zip([row.name for row in ours.network.architecture.layers], arrays, strict=True))
+    x = images(227)
+    assert_same(frameworks.tensorflow_alexnet(layers, x.permute(0, 2, 3, 1).double()), ours.network(x))
+
+
+def test_a_net_of_keras_is_recognised_by_its_shapes(tmp_path):
+    ours = Trained(
+        alexnet.create("cifar-keras", 10), Preprocessing(32, 32, MEAN.view(1, 1, 3), STD), tuple("0123456789")
+    )
+    alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
+    found, report = import_weights(tmp_path / "net.weights.h5", mean=(1, 2, 3), std=(4, 5, 6))
+    assert report.variant == "cifar-keras" and "(1, 2, 3), divided by (4, 5, 6)" in report.inputs
+    for name, tensor in ours.network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "DataParallel", "checkpoint"])
+def test_torchvisions_weights_give_what_torchvision_gives(form, tmp_path):
+    theirs = theirs_like(narrow("torchvision"))
+    state = {name: each.float().contiguous() for name, each in theirs.state_dict().items()}
+    path = tmp_path / "alexnet-owt.pth"
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "DataParallel":
+        torch.save({f"module.{name}": each for name, each in state.items()}, path)
+    elif form == "checkpoint":
+        torch.save({"epoch": 90, "arch": "alexnet", "state_dict": state, "optimizer": {"state": {}}}, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    classifier = alexnet.load(path, device="cpu")
+    assert classifier.network.architecture.name == "torchvision" and classifier.classes == tuple("0123456")
+    assert torch.allclose(classifier.trained.inputs.std, torch.tensor([58.395, 57.12, 57.375]))
+    x = images(224) / 60
+    assert_same(classifier.network(x), theirs(x.double()))
+
+
+def theirs_like(network):
+    """torchvision's alexnet with the weights and widths of a network of ours."""
+    theirs = networks.torchvision_alexnet(len(CLASSES)).eval()
+    for name, own in TORCHVISION_NAMES.items():
+        if own.startswith(("conv", "fc")):
+            module = network.get_submodule(own)
+            theirs.get_submodule(name).weight = torch.nn.Parameter(module.weight.detach().double())
+            theirs.get_submodule(name).bias = torch.nn.Parameter(module.bias.detach().double())
+    return theirs
+
+
+def test_what_is_written_for_torchvision_loads_there(tmp_path):
+    ours = trained("torchvision")
+    alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
+    theirs = theirs_like(narrow("torchvision"))
+    for parameter in theirs.parameters():
+        parameter.data.zero_()
+    theirs.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
+    x = images(224) / 60
+    assert_same(ours.network(x), theirs(x.double()))
+    with pytest.raises(ValueError, match="caffe does other work than torchvision's alexnet"):
+        alexnet.export_weights(trained("caffe"), tmp_path / "net.pth", "torchvision")
+
+
+def test_plain_dropout_is_no_dropout_elsewhere(tmp_path):
+    """The factor of 2012 goes into the weights that are written, and is not asked for a second time."""
+    ours = trained("half", std=torch.ones(3))
+    x = images(224)
+    for format, suffix in (("npy", ".npy"), ("keras", ".weights.h5")):
+        path = alexnet.export_weights(ours, tmp_path / f"net{suffix}", format)
+        found, _ = import_weights(path, variant="half")
+        assert found.network.architecture.dropout.rescale
+        assert_same(found.network(x), ours.network(x))
+
+
+def test_weights_under_our_names_are_recognised_where_shapes_leave_no_doubt(tmp_path):
+    ours = alexnet.create("cifar-13", 10)
+    torch.save({f"model.module.{name}": each for name, each in ours.state_dict().items()}, tmp_path / "net.pt")
+    found, report = import_weights(tmp_path / "net.pt")
+    assert report.variant == "cifar-13" and torch.equal(found.network.local3.weight, ours.local3.weight)
+    torch.save(alexnet.create("cifar-11", 10).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="fit cifar-11, cifar-11-no-norm, cifar-11-no-overlap; say which"):
+        import_weights(tmp_path / "net.pt")
+    assert import_weights(tmp_path / "net.pt", variant="cifar-11-no-norm")[1].variant == "cifar-11-no-norm"
+
+
+def test_what_does_not_fit_is_told_or_left_new(tmp_path):
+    state = alexnet.create("cifar-18", 10).state_dict() | {"neck.weight": torch.zeros(3)}
+    del state["conv3.bias"]
+    torch.save(state, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net.pt: it has no conv3.bias \(64\); it has conv1.weight"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+    _, report = import_weights(tmp_path / "net.pt", "cifar-18", strict=False)
+    assert (report.skipped, report.new) == (("neck.weight",), ("conv3.bias",))
+    torch.save(alexnet.create("cifar-18", 10).state_dict(), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"fc8\.weight is 10 × 1024 in it, and 2 × 1024 in the network"):
+        import_weights(tmp_path / "whole.pt", "cifar-18", classes=["a", "b"])
+    found, report = import_weights(tmp_path / "net.pt", "cifar-18", classes=["a", "b"], strict=False)
+    assert found.network.num_classes == 2 and report.new == ("conv3.bias", "fc8.weight", "fc8.bias")
+    assert "fc8.weight" in report.skipped
+    for broken, message in (
+        ({"mean": (1, 2)}, "three"),
+        ({"std": (1, 0, 1)}, "above 0"),
+        ({"variant": "x"}, "no variant"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            import_weights(tmp_path / "net.pt", **({"variant": "cifar-18", "strict": False} | broken))
+
+
+def test_a_folder_of_hugging_face(tmp_path):
+    state = {name: each.float().contiguous() for name, each in theirs_like(narrow("torchvision")).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"id2label": {"0": "z", "2": "x", "1": "y", "3": "d", "10": "e", "4": "f", "9": "g"}}
+    config |= {"pretrained_cfg": {"mean": [0.5, 0.25, 0.75], "std": [0.1, 0.2, 0.3]}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = alexnet.load(tmp_path, device="cpu").trained
+    assert found.classes == ("z", "y", "x", "d", "f", "g", "e")
+    torch.testing.assert_close(found.inputs.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
+    torch.testing.assert_close(found.inputs.std, torch.tensor([25.5, 51.0, 76.5]))
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json beside it is not understood"):
+        alexnet.load(tmp_path)
+
+
+HUB = """
+import sys
+if sys.argv[2] == "without":
+    sys.modules["huggingface_hub"] = None
+import alexnet, numpy
+classifier = alexnet.load(sys.argv[1] + "/first", device="cpu")
+classifier.save_pretrained(sys.argv[1] + "/second")
+again = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", device="cpu")
+assert again.classes == classifier.classes and str(again.device) == "cpu"
+image = numpy.zeros((40, 40, 3), numpy.uint8)
+assert (again.predict(image) == classifier.predict(image)).all()
+if sys.argv[2] == "without":
+    for what in (lambda: again.push_to_hub("a/b"), lambda: alexnet.Classifier.from_pretrained("a/b")):
+        try:
+            what()
+        except ImportError as error:
+            assert "pip install 'alexnet[hub]'" in str(error)
+        else:
+            raise AssertionError
+"""
+
+
+@pytest.mark.parametrize("extra", ["with", "without"])
+def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
+    alexnet.export_weights(trained("caffe"), tmp_path / "first", "huggingface")
+    subprocess.run([sys.executable, "-c", HUB, tmp_path, extra], check=True, env={"HF_HUB_OFFLINE": "1", "PATH": ""})
+    config = json.loads((tmp_path / "second" / "config.json").read_text(encoding="utf-8"))
+    assert config["architecture"] == "caffe" and config["id2label"]["6"] == "g"
+    assert (tmp_path / "second" / "README.md").exists() == (extra == "with")
+
+
+def test_class_names_of_a_file(tmp_path):
+    for content in ("cat\n dog \n\n", '["cat", "dog"]', '{"1": ["n02", "dog"], "0": ["n01", "cat"]}'):
+        (tmp_path / "names").write_text(content, encoding="utf-8")
+        assert read_classes(tmp_path / "names") == ("cat", "dog")
+    (tmp_path / "names").write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no class names"):
+        read_classes(tmp_path / "names")
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("this pickle ran",)
+
+
+def hostile_pickle(form):
+    """A pickle that calls a function, in each of the forms that are recognised."""
+    content = io.BytesIO()
+    if form == "npy":
+        np.save(content, np.array({"conv1": [Hostile(), Hostile()]}, object))
+    elif form == "pickle":
+        pickle.dump({"conv1.weight": Hostile()}, content)
+    else:
+        torch.save({"conv1.weight": Hostile()}, content, _use_new_zipfile_serialization=form == "zip")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("form", ["npy", "pickle", "zip", "legacy"])
+def test_a_pickle_that_would_run_something_is_refused(form, tmp_path, capsys):
+    (tmp_path / "net").write_bytes(hostile_pickle(form))
+    with pytest.raises(ValueError, match=r"net: .*(refused|it is not)"):
+        import_weights(tmp_path / "net")
+    assert "ran" not in capsys.readouterr().out
+
+
+NPY = frameworks.npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (), }")
+PICKLES = {
+    "asks for os.system": b"\x80\x02cos\nsystem\n.",
+    "it calls numpy.ndarray": b"\x80\x02cnumpy\nndarray\n)R.",
+    "the instruction NEWOBJ": b"\x80\x02cnumpy\nndarray\n)\x81.",
+    "the instruction BYTEARRAY8": b"\x80\x05\x96" + struct.pack("<Q", 0) + b".",
+    "expected 4294967295 bytes": b"\x80\x03B" + struct.pack("<I", 2**32 - 1) + b".",
+    "expected [0-9]+ bytes|exceeds": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".",
+    "pop from empty list": b"\x80\x02t.",
+    "KeyError|4294967295": b"\x80\x02j" + struct.pack("<I", 2**32 - 1) + b".",
+    "it has a str where a dict belongs": b"\x80\x02U\x01aU\x01bU\x01cs.",
+    "pickle exhausted|no end": b"\x80\x02}",
+}
+
+
+@pytest.mark.parametrize("message", PICKLES)
+def test_a_pickle_in_an_npy_is_read_and_not_run(message, tmp_path):
+    (tmp_path / "net").write_bytes(NPY + PICKLES[message])
+    with pytest.raises(ValueError, match=message):
+        import_weights(tmp_path / "net")
+
+
+def convolution(blob: bytes, how: bytes = b"") -> bytes:
+    """A network of one layer with one blob."""
+    said = frameworks.field(1, b"a") + frameworks.field(2, b"Convolution") + frameworks.field(7, blob)
+    return frameworks.field(100, said + frameworks.field(106, how))
+
+
+PROTOBUFS = {
+    "goes beyond the end": frameworks.varint(100 * 8 + 2) + frameworks.varint(2**62),
+    "more than 64 bits": b"\x08" + b"\xff" * 9 + b"\x7f",
+    "is cut off at the end": b"\x08\xff",
+    "kind 3": b"\x0b\x0b\x0b",
+    "number 0": b"\x00\x00",
+    "more than 100,000 fields": b"\x20\x00" * 100_001,
+    "neither a network": b"\x0a\x03abc",
+    "a blob of 1 numbers has the shape": convolution(
+        frameworks.field(1, 2**40) + frameworks.field(2, 2**40) + frameworks.field(5, b"\0" * 4)
+    ),
+    "stride is 0; it may be 1 to 1000": convolution(frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(6, 0)),
+    "pad is 18446744073709551615": convolution(
+        frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(3, 2**64 - 1)
+    ),
+    "middle of a number": convolution(frameworks.field(5, b"\0" * 5)),
+}
+
+
+@pytest.mark.parametrize("message", PROTOBUFS)
+def test_a_hostile_protobuf_is_refused(message, tmp_path):
+    (tmp_path / "net").write_bytes(PROTOBUFS[message])
+    with pytest.raises(ValueError, match=message):
+        import_weights(tmp_path / "net")
+
+
+def safetensors(header: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header
+
+
+def about(**changes) -> bytes:
+    """The header of a file of ours, with some of what it says changed."""
+    said = {"format": 1, "architecture": {"is": "Norm"}, "classes": ["a"], "in_channels": 3, "input_size": 9} | changes
+    return json.dumps({"__metadata__": {"alexnet": json.dumps(said)}}).encode()
+
+
+SAFETENSORS = {
+    "length": safetensors(b"{}", 2**63),
+    "beyond the end": safetensors(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'),
+    "not JSON": safetensors(b"{" + b"[" * 100_000),
+    "another kind of architecture": safetensors(about()),
+    "an unknown kind": safetensors(about(architecture={"is": "Popen"})),
+    "no classes": safetensors(about(classes=None)),
+    "nested": safetensors(json.dumps({"__metadata__": {"alexnet": "[" * 100_000}}).encode()),
+}
+
+
+@pytest.mark.parametrize("what", SAFETENSORS)
+def test_a_hostile_safetensors_header_is_refused(what, tmp_path):
+    (tmp_path / "net").write_bytes(SAFETENSORS[what])
+    with pytest.raises(ValueError, match="net"):
+        alexnet.load(tmp_path / "net")
+
+
+def test_an_absurd_architecture_is_refused_before_memory_is_asked_for(tmp_path):
+    ours = trained("caffe")
+    ours.save(tmp_path / "net")
+    content = (tmp_path / "net").read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["alexnet"])
+    said["architecture"]["layers"][6]["units"] = 10**12
+    header["__metadata__"]["alexnet"] = json.dumps(said)
+    (tmp_path / "net").write_bytes(safetensors(json.dumps(header).encode()) + content[8 + length :])
+    with pytest.raises(ValueError, match="does not hold the weights of its architecture"):
+        alexnet.load(tmp_path / "net")
+
+
+def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path):
+    layers = tensorflow_layers(narrow("caffe"))
+    path = tmp_path / "net.weights.h5"
+
+    def with_change(change):
+        path.write_bytes(frameworks.keras_weights(layers))
+        with h5py.File(path, "a") as file:
+            del file["layers/conv2d/vars/0"]
+            change(file["layers/conv2d/vars"])
+        with pytest.raises(ValueError, match=r"is no array of this HDF5 file|is not an array of floats in this file"):
+            import_weights(path, variant="caffe")
+
+    with_change(lambda group: group.__setitem__("0", h5py.ExternalLink("/etc/passwd", "/")))
+    with_change(lambda group: group.create_dataset("0", (1 << 30, 3, 3, 4), "f4", chunks=(1, 3, 3, 4)))
+    with_change(lambda group: group.create_dataset("0", (8,), "f4", external=[("/etc/passwd", 0, 32)]))
+    with_change(lambda group: group.create_dataset("0", data=np.zeros((2, 2), "S5")))
+    path.write_bytes(frameworks.keras_weights(layers)[:3000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        import_weights(path)
+
+
+def test_other_files_are_told_apart(tmp_path):
+    for content, message in (
+        (b"", "empty"),
+        (b"some text\n", "kind|beyond|cut off"),
+        (b"PK\x03\x04 broken", "archive"),
+        (
+            frameworks.npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"\0" * 4,
+            "plain numbers",
+        ),
+    ):
+        (tmp_path / "net").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            alexnet.load(tmp_path / "net")
+    with pytest.raises(ValueError, match="nothing is not there"):
+        import_weights(tmp_path / "nothing")
+
+
+def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.caffemodel").write_bytes(frameworks.caffemodel(parameters(narrow("caffenet")), False, old=True))
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES), encoding="utf-8")
+    main(["import", "net.caffemodel", "--output", "mine", "--classes", "names.txt", "--mean", "123", "117", "104"])
+    printed = capsys.readouterr().out
+    assert "caffenet" in printed and "(123, 117, 104)" in printed
+    assert alexnet.load("mine").classes == CLASSES
+    with pytest.raises(ValueError, match="was saved by alexnet"):
+        import_weights("mine", classes=CLASSES)
+    main(["export", "mine", "--format", "npy"])
+    assert (tmp_path / "mine.npy").exists() and "BGR" in capsys.readouterr().out
+    main(["export", "mine", "--format", "caffe", "--output", "back"])
+    assert (tmp_path / "back" / "deploy.prototxt").exists()
+    with pytest.raises(SystemExit):
+        main(["export", "mine", "--format", "npy", "--preprocessing"])
+    assert "preprocessing goes into onnx and torch-export" in capsys.readouterr().err
