@@ -82,12 +82,12 @@ def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
 
     shutil.rmtree(split_folder / "train")
     assert set(splits_of(open_source(split_folder))) == {"val", "test"}
-    with pytest.raises(ValueError, match="has no images to train on"):
+    with pytest.raises(ValueError, match="there are no images to train on"):
         Classifier("small").fit(split_folder, verbose=False)
     for name in ("red", "blue"):
         shutil.rmtree(split_folder / "val" / name)
         shutil.rmtree(split_folder / "test" / name)
-    with pytest.raises(ValueError, match="has the one class 'green'"):
+    with pytest.raises(ValueError, match="there is the one class 'green'"):
         Classifier("small").fit(split_folder, verbose=False)
 
 

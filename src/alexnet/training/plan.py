@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..data.augmentation import Preprocessing
+from ..data.check import check
 from ..data.packing import Pack, describe_splits, pack
 from ..data.sources import Source, open_source
-from ..data.sources.base import TRAIN
 from ..data.statistics import Statistics, pack_statistics
 from ..model.network import AlexNet
 from ..model.trained import Trained
@@ -110,10 +110,6 @@ def make_plan(
         ValueError: a setting or the data set does not fit.
     """
     source = open_source(data, split_seed, progress)
-    if len(source.classes) == 1:
-        raise ValueError(f"{source.name} has the one class {source.classes[0]!r}; two or more can be told apart")
-    if TRAIN not in source.splits:
-        raise ValueError(f"{source.name} has no images to train on; they may be in train/CLASS/…")
     architecture = architecture or variant(default_variant(source))
     chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or architecture.recipe)
     chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
@@ -122,6 +118,11 @@ def make_plan(
             raise ValueError(f"lr is {lr}; it may be above 0")
         chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
     place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
+    for finding in check(source, architecture.stored_size, brief=True).findings:
+        if finding.level == "error":
+            raise ValueError(f"{source.name}: {finding.text}")
+        if finding.level == "warning":
+            say(f"{source.name}: {finding.text}; see alexnet check {data}")
     packed = pack(source, architecture.stored_size, None, workers, progress, strict, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))

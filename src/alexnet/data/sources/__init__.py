@@ -18,12 +18,12 @@ from .cifar import cifar_source
 from .folders import folder_source
 from .idx import IMAGES as IDX_IMAGES
 from .idx import idx_source
-from .imagenet import imagenet_source
+from .imagenet import imagenet_source, spoken
 from .labels import SUFFIXES as LABEL_SUFFIXES
 from .lists import listed_source, write_list
 from .trees import Folder, Packed, Remote, Tree
 
-__all__ = ["SPLITS", "Problem", "Source", "image_files", "open_source", "recognise", "write_list"]
+__all__ = ["SPLITS", "Problem", "Source", "image_files", "open_source", "recognise", "spoken", "write_list"]
 
 MAY_BE = (
     "a data set may be a folder with train/ and val/, each with a folder per class or with a list beside its images; a "

@@ -61,7 +61,11 @@ def array_source(
     splits = np.repeat(np.array([part.split for part in parts], np.uint8), [len(part.labels) for part in parts])
     starts = np.cumsum([0, *(len(part.labels) for part in parts)])
     files = [tree.files[part.file] for part in parts]
-    described = ", ".join(f"{SPLITS[part.split]} from {file}" for part, file in zip(parts, files, strict=True))
+    described = [
+        f"{SPLITS[split]} from {here[0]}{f' and {len(here) - 1} more' if here[1:] else ''}"
+        for split in range(len(SPLITS))
+        if (here := [file for file, part in zip(files, parts, strict=True) if part.split == split])
+    ]
     names = Names.of(
         f"{file}#{row}" for file, part in zip(files, parts, strict=True) for row in range(len(part.labels))
     )
@@ -74,7 +78,7 @@ def array_source(
 
     return Source(
         name=tree.name,
-        layout=f"{layout}: {described}",
+        layout=f"{layout}: {', '.join(described)}",
         classes=classes,
         names=names,
         labels=labels,
