@@ -272,6 +272,7 @@ def pack(
     size: int = 256,
     workers: int | None = None,
     strict: bool = False,
+    verify: bool = False,
 ) -> None:
     """Decode, resize and crop all images once, into the one file that training reads. `train` does it by itself.
 
@@ -280,9 +281,10 @@ def pack(
         size: Side of the stored squares, pixels.
         workers: Processes that decode. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
+        verify: Compare every stored image with its checksum, rather than a thousand of them.
     """
     from .console import console, counting
-    from .data.packing import describe_splits
+    from .data.packing import damaged, describe_splits
     from .data.packing import pack as pack_source
     from .data.sources import open_source
 
@@ -291,6 +293,10 @@ def pack(
     source = open_source(data, progress=counting("reading"))
     packed = pack_source(source, size, None, workers, counting("packing"), strict, console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
+    if verify and (found := list(damaged(packed, range(len(packed.labels))))):
+        raise ValueError(
+            f"{packed.path} is damaged in {len(found):,} images, {found[0]} the first; remove it and pack again"
+        )
 
 
 def import_file(

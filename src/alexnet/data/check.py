@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from os import PathLike
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -273,7 +274,7 @@ def _of_duplicates(source: Source, whole: dict[int, Seen]) -> tuple[list[Finding
     """
     order = sorted(whole, key=lambda number: (whole[number].digest, -int(source.splits[number]), number))
     same, contradictory, across, dropped = [], [], [], set()
-    for number, after in zip(order, order[1:], strict=False):
+    for number, after in pairwise(order):
         if whole[number].digest == whole[after].digest:
             pair = f"{source.names[number]} and {source.names[after]}"
             same.append(pair)

@@ -94,7 +94,8 @@ def _classes_of_devkit(meta: bytes) -> dict[int, str]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ValueError(f"{META} of the devkit is read by scipy, which is not here; try: pip install scipy") from error
+        said = f"{META} of the devkit is read by scipy, which is not here; try: pip install 'alexnet[imagenet]'"
+        raise ValueError(said) from error
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}

@@ -254,8 +254,11 @@ def _named_columns(fields: list[str]) -> dict[str, int] | None:
 def _columns_by_content(fields: list[str], knows: Callable[[str], bool]) -> dict[str, int] | None:
     if len(fields) < 2:
         return None
-    image = next((place for place, field in enumerate(fields) if is_image(field) or knows(field)), None)
-    if image is None:
+    for is_it in (is_image, knows):
+        image = next((place for place, field in enumerate(fields) if is_it(field)), None)
+        if image is not None:
+            break
+    else:
         return None
     others = [place for place in range(len(fields)) if place != image]
     split = next((place for place in others[1:] if split_of(fields[place])), None)

@@ -35,7 +35,7 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
     if path.stat().st_size > MOST_LABEL_BYTES:
         raise ValueError(f"{path} has more than {MOST_LABEL_BYTES:,} bytes, the most that a list may have")
     content = path.read_bytes()
-    listed = read_labels(path.name, content, lambda key: True)
+    listed = read_labels(path.name, content, lambda key: os.path.isfile(path.parent / key))
     if not listed.rows:
         raise ValueError(f"{path} names classes, but no images; a list may have an image and a label in each line")
     first = content.partition(b"\n")[0].decode("utf-8", "replace").strip()

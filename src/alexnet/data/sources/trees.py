@@ -115,13 +115,15 @@ class Remote:
     """
 
     def __init__(self, url: str):
-        root = url.rstrip("/") + "/"
-        listed = sorted((file.removeprefix(root), size) for file, size in remote_files(url))
+        scheme, path = url.partition("://")[::2]
+        root = f"{path.strip('/')}/"
+        found = ((file.partition("://")[2].lstrip("/"), size) for file, size in remote_files(url))
+        listed = sorted((file.removeprefix(root), size) for file, size in found)
         visible = [(file, size) for file, size in listed if not _is_hidden(file)]
-        self.name, self.opener = root.split("/")[-2], _FilesOfStore(root)
+        self.name, self.opener = root.split("/")[-2], _FilesOfStore(f"{scheme}://{root}")
         self.files = Names.of(file for file, _ in visible)
         self.sizes = np.array([size for _, size in visible], np.int64)
-        self.stamp = hashlib.sha256(repr((root, visible)).encode("utf-8", "surrogateescape")).hexdigest()
+        self.stamp = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def place(self, number: int) -> str:
         return self.files[number]

@@ -1,0 +1,184 @@
+"""`alexnet check`: every trouble that it promises to find, made on purpose."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write_colors
+from PIL import Image
+
+from alexnet.cli import main
+from alexnet.data.check import check
+from alexnet.data.sources import open_source, recognise
+
+
+def found_in(root, side=16, **settings):
+    """Findings by their first words, without their numbers."""
+    return {finding.text: finding for finding in check(recognise(root), side, **settings).findings}
+
+
+def finding(root, words, **settings):
+    """The one finding that has these words in it."""
+    found = [each for text, each in found_in(root, **settings).items() if words in text]
+    assert len(found) == 1, found_in(root, **settings)
+    return found[0]
+
+
+@pytest.fixture
+def clean(tmp_path):
+    return write_colors(tmp_path / "colors", 20)
+
+
+def picture(mode="RGB", size=(40, 36), seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def test_nothing_is_found_where_nothing_is_wrong(clean, capsys):
+    assert found_in(clean) == {}
+    main(["check", str(clean)])
+    printed = capsys.readouterr().out
+    assert "all images looked at; nothing found" in printed and "CLASS/IMAGE" in printed
+
+
+def odd(mode, name, **how):
+    return lambda path: picture(mode, seed=hash(name) % 1000).save(path / name, **how)
+
+
+def save_16_bit(path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 65536, (36, 40), dtype=np.uint16)).save(path / "deep.png")
+
+
+def save_turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(path / "turned.jpg", exif=exif)
+
+
+def save_animated(path):
+    picture().save(path / "moving.gif", save_all=True, append_images=[picture(seed=1), picture(seed=2)])
+
+
+ODD = {
+    "are grey": odd("L", "grey.jpg"),
+    "are palette": odd("P", "palette.png"),
+    "are transparent": odd("RGBA", "alpha.png"),
+    "are CMYK": odd("CMYK", "inks.jpg"),
+    "are other colors": odd("YCbCr", "ycc.tif"),
+    "are 16 bit": save_16_bit,
+    "are turned": save_turned,
+    "are animated": save_animated,
+    "are long": lambda path: picture(size=(200, 30)).save(path / "long.png"),
+    "are blank": lambda path: Image.new("RGB", (40, 36), "red").save(path / "blank.png"),
+    "are smaller than half of 16 pixels": lambda path: picture(size=(7, 40)).save(path / "small.png"),
+    "have the suffix of another format": lambda path: picture().save(path / "png.jpg", format="PNG"),
+}
+
+
+@pytest.mark.parametrize("words", ODD)
+def test_odd_images_are_counted_and_named(clean, words):
+    if words == "are transparent":
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 40, 4), dtype=np.uint8)).save(
+            clean / "red" / "a.png"
+        )
+    else:
+        ODD[words](clean / "red")
+    said = finding(clean, words)
+    assert said.text.startswith("1 images ") and said.examples[0].startswith("red/")
+    assert said.level == ("warning" if words == "are blank" else "note")
+    new = [name for name in open_source(clean).names if not name.rpartition("/")[2][:2].isdigit()]
+    assert said.examples[0].split(" is ")[0] in new
+
+
+def test_broken_and_empty_files(clean, capsys):
+    (clean / "red" / "00.png").write_bytes(b"")
+    said = finding(clean, "cannot be read")
+    assert said.level == "warning" and "1 images cannot be read, 1 of them are empty files" in said.text
+    assert said.examples[0].startswith("red/00.png: ")
+    for number in range(1, 4):
+        (clean / "blue" / f"{number:02}.png").write_bytes((clean / "blue" / f"{number:02}.png").read_bytes()[:300])
+    said = finding(clean, "cannot be read")
+    assert said.level == "error" and said.text.startswith("4 images") and len(said.examples) == 4
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(clean)])
+    assert ended.value.code == 1 and "error: 4 images cannot be read" in capsys.readouterr().out
+    assert finding(clean, "cannot be read", brief=True).level == "warning"  # packing counts them all
+
+
+def test_pictures_that_are_there_twice(split_folder, tmp_path):
+    here = split_folder
+    shutil.copy(here / "train" / "red" / "00.png", here / "train" / "red" / "again.png")
+    shutil.copy(here / "train" / "red" / "01.png", here / "val" / "red" / "leak.png")
+    shutil.copy(here / "train" / "red" / "02.png", here / "train" / "blue" / "contradiction.png")
+    assert finding(here, "are there twice").text.startswith("3 pictures")
+    across = finding(here, "are in two splits")
+    assert across.level == "warning"
+    assert across.examples == ("val/red/leak.png and train/red/01.png are in val and train",)
+    contradictory = finding(here, "are of two classes")
+    assert contradictory.examples == ("train/blue/contradiction.png and train/red/02.png are blue and red",)
+    source = recognise(here)
+    dropped = {source.names[number] for number in check(source, 16).dropped}
+    twice = {"train/red/again.png", "train/red/00.png"}
+    assert len(dropped & twice) == 1
+    assert dropped - twice == {"train/red/01.png", "train/red/02.png", "train/blue/contradiction.png"}
+
+
+def test_fix_writes_a_list_that_is_trained_on_and_leaves_the_images_alone(split_folder, tmp_path, capsys):
+    (split_folder / "train" / "red" / "00.png").write_bytes(b"no picture")
+    shutil.copy(split_folder / "train" / "red" / "01.png", split_folder / "val" / "red" / "leak.png")
+    before = {path: path.read_bytes() for path in split_folder.rglob("*") if path.is_file()}
+    main(["check", str(split_folder), "--fix", str(tmp_path / "kept.csv")])
+    assert {path: path.read_bytes() for path in split_folder.rglob("*") if path.is_file()} == before
+    kept = open_source(tmp_path / "kept.csv")
+    left_out = {"train/red/00.png", "train/red/01.png"}
+    assert set(kept.names) == set(open_source(split_folder).names) - left_out
+    few = "--variant small --epochs 1 --batch-size 8 --precision fp32".split()
+    main(["train", str(tmp_path / "kept.csv"), *few, "--output", str(tmp_path / "run")])
+    assert "to train on" in capsys.readouterr().out
+    assert (tmp_path / "run" / "split.csv").read_text().count("\n") == 75 + 1 - 2 + 1
+
+
+def test_uneven_classes_and_the_baseline(clean):
+    for number in range(1, 20):
+        (clean / "red" / f"{number:02}.png").unlink()
+    said = finding(clean, "class blue has 16 images to train on, red 1; always answering the former is right in 48%")
+    assert said.level == "warning"
+    assert check(open_source(clean), 16).facts["baseline"] == "48.5% right by always answering blue"
+
+
+def test_classes_that_a_split_lacks_or_has_alone(split_folder, capsys):
+    shutil.rmtree(split_folder / "val" / "red")
+    said = finding(split_folder, "val lacks 1 classes")
+    assert said.examples == ("red",) and said.level == "warning"
+    (split_folder / "val" / "violet").mkdir()
+    shutil.copy(split_folder / "train" / "red" / "00.png", split_folder / "val" / "violet")
+    assert finding(split_folder, "colors/val/violet is of a class that train/ lacks").level == "error"
+    with pytest.raises(SystemExit):
+        main(["train", str(split_folder)])
+    assert "violet is of a class that train/ lacks; it may be of blue, green, red" in capsys.readouterr().err
+
+
+def test_the_summary_is_json_and_counts_every_image(split_folder, capsys):
+    main(["check", str(split_folder), "--json", "--size", "64"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == {"train": 48, "val": 12, "test": 15} and told["looked_at"] == 75
+    assert told["classes"]["red"] == {"train": 16, "val": 4, "test": 5}
+    assert told["pack"] == "922 KB at 64 pixels"  # 75 × 64 × 64 × 3
+    assert told["findings"] == []
+
+
+def test_strict_makes_warnings_count(clean):
+    Image.new("RGB", (40, 36), "red").save(clean / "red" / "blank.png")
+    main(["check", str(clean)])
+    with pytest.raises(SystemExit):
+        main(["check", str(clean), "--strict"])
+
+
+def test_train_says_beforehand_what_is_wrong(clean, tmp_path, capsys):
+    for number in range(1, 20):
+        (clean / "red" / f"{number:02}.png").unlink()
+    few = "--variant small --epochs 1 --batch-size 8 --precision fp32".split()
+    main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    assert "class blue has 16 images to train on, red 1" in printed and f"see alexnet check {clean}" in printed

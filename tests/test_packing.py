@@ -1,0 +1,206 @@
+"""Packs that are interrupted, damaged, asked for twice, or have no room."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import write_colors
+from PIL import Image
+
+from alexnet.data import packing
+from alexnet.data.packing import damaged, open_pack, pack
+from alexnet.data.sources import open_source
+from alexnet.files import locked
+
+PACKER = """
+import sys
+from pathlib import Path
+from alexnet.data import decoding, packing
+from alexnet.data.sources import open_source
+
+packing.LOG_S, decoding.ALONE = 0.01, 0
+say = lambda words: print(words, flush=True)
+print(packing.pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), workers=int(sys.argv[3]), say=say).path)
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """400 pictures of 200 × 160 in two classes, three of them damaged."""
+    generator = np.random.default_rng(0)
+    for number in range(400):
+        path = tmp_path / "photos" / f"class{number % 2}" / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (160, 200, 3), dtype=np.uint8)).save(path)
+        if number in (7, 111, 399):
+            path.write_bytes(path.read_bytes()[:5000])
+    return tmp_path / "photos"
+
+
+def packer(photos, cache, workers=2):
+    """A process that packs them, and takes another second or so."""
+    command = [sys.executable, "-c", PACKER, str(photos), str(cache), str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_packing_that_is_killed_twenty_times_ends_with_the_same_bytes(photos, tmp_path):
+    whole = pack(open_source(photos), 64, tmp_path / "whole").path
+    assert len(open_pack(whole).unread) == 3
+    dice, kills, resumed = random.Random(0), 0, set()
+    started = time.perf_counter()
+    finished = packer(photos, tmp_path / "undisturbed")
+    finished.communicate()
+    usual = time.perf_counter() - started
+    for attempt in range(20):
+        cache = tmp_path / f"cache {attempt // 3}"
+        killed = packer(photos, cache, workers=1 + attempt % 2)
+        time.sleep(dice.uniform(0.3, 1.0) * usual)
+        killed.send_signal(signal.SIGKILL)
+        kills += killed.wait() == -signal.SIGKILL
+        resumed |= {log.read_text().count("\n") > 0 for log in cache.glob("packs/*.log")}
+    assert kills >= 10 and True in resumed  # of twenty moments some are after the end
+    for cache in [*tmp_path.glob("cache *"), tmp_path / "undisturbed"]:
+        last = packer(photos, cache)
+        assert last.wait() == 0
+        made = list((cache / "packs").glob("*.safetensors*"))
+        assert [path.name for path in made if not path.name.endswith(".lock")] == [whole.name]
+        assert (cache / "packs" / whole.name).read_bytes() == whole.read_bytes()
+
+
+def test_a_resumed_packing_does_not_begin_anew(photos, tmp_path, monkeypatch):
+    source, done = open_source(photos), []
+    monkeypatch.setattr(packing, "LOG_S", 0.0)
+
+    def stops_after(counts, total):
+        for count in counts:
+            done.append(count)
+            if sum(done) >= total / 2:
+                raise KeyboardInterrupt
+            yield count
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, 64, tmp_path / "cache", progress=stops_after)
+    log = next((tmp_path / "cache" / "packs").glob("*.log"))
+    log.write_text(log.read_text() + '{"done": 39')  # half a line, as after a loss of power
+    assert json.loads(log.read_text().splitlines()[-2])["done"] >= 200
+    counted = []
+    pack(
+        source,
+        64,
+        tmp_path / "cache",
+        progress=lambda counts, total: (counted.append(count) or count for count in counts),
+    )
+    assert counted[0] >= 200 and sum(counted) == 400
+
+
+def test_two_processes_make_one_pack(photos, tmp_path):
+    both = [packer(photos, tmp_path / "cache") for _ in range(2)]
+    paths = {process.communicate()[0].splitlines()[-1] for process in both}
+    assert [process.returncode for process in both] == [0, 0] and len(paths) == 1
+    assert open_pack(tmp_path / "cache" / "packs" / os.path.basename(paths.pop())).labels.shape == (400,)
+
+
+def test_who_waits_for_another_process_is_told(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet.files.PATIENCE_S", 0.1)
+    source, told = open_source(photos), []
+    path = pack(source, 8, tmp_path / "cache").path
+    path.unlink()
+    with locked(path):
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", "import alexnet.files as f; f.PATIENCE_S = 0.1\n" + PACKER.replace("64", "8")]
+            + [str(photos), str(tmp_path / "cache"), "1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        told = waiting.stdout.readline()
+    assert told == f"another process is making {path.name}; waiting for it\n"
+    assert waiting.communicate()[0].strip() == str(path)
+
+
+@pytest.mark.parametrize(
+    "harm", ["cut short", "another version", "a bit in its tables", "a bit in an image", "no pack"]
+)
+def test_a_damaged_pack_is_found_and_made_anew(tmp_path, harm):
+    source = open_source(write_colors(tmp_path / "colors", 20))
+    packed = pack(source, 16)
+    whole = packed.path.read_bytes()
+    labels = whole.index(np.asarray(packed.labels).tobytes())
+    harmed = {
+        "cut short": whole[:-1],
+        "another version": whole.replace(rb"{\"version\": 3", rb"{\"version\": 2"),
+        "a bit in its tables": whole[:labels] + b"\1" + whole[labels + 1 :],
+        "a bit in an image": whole[: labels - 1] + bytes([whole[labels - 1] ^ 4]) + whole[labels:],
+        "no pack": b"\xff" * 999,
+    }[harm]
+    assert harmed != whole
+    packed.path.write_bytes(harmed)
+    said = {
+        "cut short": "a whole one has",
+        "another version": "is a pack of version 2; it may be 3",
+        "a bit in its tables": "its tables have another sum",
+        "a bit in an image": "image 59 has another sum",
+        "no pack": "is not a pack of images",
+    }[harm]
+    with pytest.raises(ValueError, match=said):
+        open_pack(packed.path)
+    told = []
+    assert pack(source, 16, say=told.append).path.read_bytes() == whole
+    assert len(told) == 1 and said in told[0] and told[0].endswith("it is made anew")
+
+
+def test_every_image_can_be_compared_with_its_sum(tmp_path):
+    packed = pack(open_source(write_colors(tmp_path / "colors", 20)), 16)
+    assert list(damaged(packed, range(60))) == []
+    with open(packed.path, "r+b") as file:
+        content = file.read()
+        file.seek(content.index(packed.images[33].tobytes()) + 5)
+        file.write(b"\0\1\0")
+    assert list(damaged(packed, range(60))) == [33]
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
+def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
+    source = open_source(write_colors(tmp_path / "colors", 20))
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if when == "at the beginning":
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    else:
+        full_file = {"__init__": lambda *a: None, "seek": lambda *a: 0, "write": full}
+        monkeypatch.setattr(packing, "FileIO", type("FullFile", (), full_file))
+    with pytest.raises(ValueError, match=r"packs has no room .*No space left on device"):
+        pack(source, 16, tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_strict_takes_no_unreadable_image(photos, tmp_path):
+    source = open_source(photos)
+    assert len(pack(source, 8, tmp_path / "cache").unread) == 3
+    for _ in range(2):  # also of a pack that is there
+        with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be left out \(--strict\)"):
+            pack(source, 8, tmp_path / "cache", strict=True)
+    with pytest.raises(ValueError, match=r"cannot be read; none may be left out"):
+        pack(source, 8, tmp_path / "other", strict=True)
+
+
+def test_an_unfinished_pack_of_other_images_is_removed(tmp_path):
+    root = write_colors(tmp_path / "colors", 20)
+
+    def stops(counts, total):
+        yield next(iter(counts))
+        raise KeyboardInterrupt
+
+    for name in ("one", "two"):
+        Image.new("RGB", (9, 9)).save(root / "red" / f"{name}.png")
+        with pytest.raises(KeyboardInterrupt):
+            pack(open_source(root), 16, tmp_path / "cache", progress=stops)
+        assert len(list((tmp_path / "cache" / "packs").glob("*.part"))) == 1
