@@ -133,8 +133,10 @@ def _from_json(name: str, value, knows: Callable[[str], bool]) -> LabelFile:
         raise NoLabels(f"{name} holds no map from images to labels, nor from labels to indices")
     keys = list(value)
     if sum(map(knows, keys[:100])) * 2 >= len(keys[:100]):
-        columns = {"image": 0, "label": 1}
-        return LabelFile(name, tuple(_row(f"{name}, {each[0][:60]!r}", 0, each, columns) for each in value.items()))
+        for key, label in value.items():
+            if wrong := _wrong(label):
+                raise ValueError(f"{name}: the label of {short(key)} is {wrong}")
+        return LabelFile(name, tuple(_row(name, 0, each, {"image": 0, "label": 1}) for each in value.items()))
     if all(key.isdecimal() and len(key) <= MOST_LABEL for key in keys):
         # From index to label; Keras has [id, name] there.
         named = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
@@ -159,7 +161,8 @@ def _indices_in_order(name: str, classes: list[str]) -> dict[str, int]:
 def _checked_indices(name: str, indices: dict[str, int]) -> dict[str, int]:
     named: dict[int, str] = {}
     for label, index in indices.items():
-        _check_label(name, 0, label)
+        if wrong := _wrong(label):
+            raise ValueError(f"{name}: a label is {wrong}")
         if index in named:
             raise ValueError(f"{name} gives index {index} to {named[index]!r} and to {label!r}")
         named[index] = label
@@ -273,7 +276,8 @@ def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row
         raise ValueError(f"{_at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
     if len(str(image)) > MOST_PATH or "\0" in str(image) or not _is_text(str(image)):
         raise ValueError(f"{_at(name, line)}: {short(image)} is no path")
-    _check_label(name, line, label)
+    if wrong := _wrong(label):
+        raise ValueError(f"{_at(name, line)}: the label is {wrong}")
     split = None
     if "split" in columns and len(values) > columns["split"]:
         word = str(values[columns["split"]])
@@ -283,11 +287,13 @@ def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row
     return Row(str(image), label, split, line)
 
 
-def _check_label(name: str, line: int, label) -> None:
+def _wrong(label) -> str | None:
+    """What a label is and may be, where it is none."""
     if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
-        raise ValueError(f"{_at(name, line)}: the label is {short(label)}; it may be a word or a whole number")
+        return f"{short(label)}; it may be a word or a whole number"
     if len(str(label)) > MOST_LABEL or not _is_text(str(label)):
-        raise ValueError(f"{_at(name, line)}: the label is {short(label)}; it may have {MOST_LABEL} characters of text")
+        return f"{short(label)}; it may have {MOST_LABEL} characters of text"
+    return None
 
 
 def _is_text(word: str) -> bool:

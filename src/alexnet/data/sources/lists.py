@@ -52,8 +52,8 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
     images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], Names.of(tree.files))
     if tree.missing == count:
         raise ValueError(
-            f"{path}: none of its {count:,} images is there, the first {short(tree.files[0])}; paths are those from the "
-            f"folder of the list, {path.resolve().parent}"
+            f"{path}: none of its {count:,} images is there, the first {short(tree.files[0])}; paths are those from "
+            f"the folder of the list, {path.resolve().parent}"
         )
     source = labelled_source(tree, images, [listed], [], split_seed)
     return replace(source, layout=f"a list, {path.name}", name=path.stem)

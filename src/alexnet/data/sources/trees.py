@@ -23,7 +23,7 @@ from ..remote import open_remote, remote_files
 MOST_LABEL_BYTES = 1_000_000_000
 """Of a file of labels."""
 MOST_LINKS = 8
-"""Links to folders, each inside of the one before; without end, folders that link to one another have ever more paths."""
+"""Links to folders, each inside of the one before: folders that link to one another have ever more paths."""
 
 
 class Opener(Protocol):
