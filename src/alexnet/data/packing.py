@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import cache_folder, is_locked, locked
+from ..files import cache_folder, is_locked, locked, short_name
 from .decoding import Failed, processors, results
 from .names import Names
 from .resizing import square
@@ -98,7 +98,7 @@ def pack(
     folder = (folder or cache_folder()) / "packs"
     settings = {"version": VERSION, "side": side, "source": source.fingerprint()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{source.name}-{side}-{digest[:16]}.safetensors"
+    path = folder / f"{short_name(source.name)}-{side}-{digest[:16]}.safetensors"
     made = None
     if path.exists():
         try:
