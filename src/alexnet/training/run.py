@@ -21,6 +21,8 @@ from ..specs.storage import from_json, to_json
 from .plan import Plan
 
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""Of files with the names of images, which may be any bytes."""
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
 """Settings that a resumed run shares with the one that was interrupted."""
 
@@ -99,13 +101,13 @@ def write_run(folder: Path, about: Mapping) -> None:
 
 def write_splits(packed: Pack, folder: Path) -> None:
     """Which image is in which split, as CSV; and which were left out, and why, where there are any."""
-    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", newline="", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", "split"))
         for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
             writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
     if packed.unread:
-        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", **TEXT) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("image", "why"))
             writer.writerows((packed.names[number], reason) for number, reason in packed.unread.items())
@@ -116,7 +118,7 @@ def with_splits_of(folder: Path, packed: Pack) -> Pack:
 
     So an image that was trained on stays one, whatever was added to the folder since.
     """
-    with (folder / SPLIT_FILE).open(encoding="utf-8", newline="") as file:
+    with (folder / SPLIT_FILE).open(newline="", **TEXT) as file:
         known = {row["image"]: row["split"] for row in csv.DictReader(file)}
     splits = [SPLITS.index(known[name]) if known.get(name) in SPLITS else BROKEN for name in packed.names]
     return replace(packed, splits=np.array(splits, np.uint8))
