@@ -107,18 +107,14 @@ def test_two_processes_make_one_pack(photos, tmp_path):
     assert open_pack(tmp_path / "cache" / "packs" / os.path.basename(paths.pop())).labels.shape == (400,)
 
 
-def test_who_waits_for_another_process_is_told(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet.files.PATIENCE_S", 0.1)
-    source, told = open_source(photos), []
+def test_who_waits_for_another_process_is_told(photos, tmp_path):
+    source = open_source(photos)
     path = pack(source, 8, tmp_path / "cache").path
     path.unlink()
     with locked(path):
-        waiting = subprocess.Popen(
-            [sys.executable, "-c", "import alexnet.files as f; f.PATIENCE_S = 0.1\n" + PACKER.replace("64", "8")]
-            + [str(photos), str(tmp_path / "cache"), "1"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        program = "import alexnet.files as f; f.PATIENCE_S = 0.1\n" + PACKER.replace("64", "8")
+        command = [sys.executable, "-c", program, str(photos), str(tmp_path / "cache"), "1"]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         told = waiting.stdout.readline()
     assert told == f"another process is making {path.name}; waiting for it\n"
     assert waiting.communicate()[0].strip() == str(path)

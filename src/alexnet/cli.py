@@ -114,7 +114,7 @@ def evaluate(
     """
     from .classifier import load
     from .console import console, print_table
-    from .data.sources import SPLITS
+    from .data.sources import SPLITS, spoken
     from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
     from .model.device import keep_freed_memory
 
@@ -141,7 +141,7 @@ def evaluate(
     changes = change_rows(evaluation, whole, f"fully connected layers in {connected}") if whole else []
     print_table(error_rows(evaluation) + changes, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.mean, classifier.classes), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
 
 
 def predict(
@@ -169,6 +169,7 @@ def predict(
     """
     from .classifier import load
     from .console import console
+    from .data.sources import spoken
 
     classifier = load(run, device, precision, connected)
     found, failed = list(_all_images(images)), 0
@@ -186,7 +187,7 @@ def predict(
         else:
             console.print(image, style="bold", soft_wrap=True)
             for name, share in named:
-                console.print(f"  {share:6.1%}  {name}")
+                console.print(f"  {share:6.1%}  {spoken(name)}")
     if failed:
         raise SystemExit(1)
 
@@ -316,7 +317,8 @@ def import_file(
         path: A file, which is recognised by its content, or a folder with model.safetensors.
         output: Folder for the classifier; evaluate, predict and export take it.
         variant: Which network it is, where the file does not say (see `alexnet describe`).
-        classes: File with the names of the classes, one a line or as JSON. By default the file's, or numbers.
+        classes: File with the names of the classes, one a line or as JSON. By default the file's; else ImageNet's where
+            there are 1,000, or numbers.
         mean: Taken off the pixels of 0 ... 255: red, green and blue, or a file with a mean image (.binaryproto, .npy).
         std: What pixels less the mean are divided by: red, green and blue.
         input_size: Side of the images that the network sees, pixels. By default the file's or the network's own.

@@ -23,7 +23,7 @@ from ..files import written_whole
 from ..specs.geometry import place
 from ..specs.storage import from_json, to_json
 from .device import TYPES, Precision
-from .network import AlexNet, parameter_shapes
+from .network import AlexNet, tensor_shapes
 from .smaller import Connected, with_smaller_connected
 
 FORMAT = 1
@@ -112,7 +112,7 @@ class Trained:
         if about.get("format") != FORMAT:
             raise ValueError(f"it is not a network of format {FORMAT} saved by alexnet")
         architecture, whole = from_json(about["architecture"]), (about["in_channels"], about["input_size"])
-        shapes = parameter_shapes(place(architecture, len(about["classes"]), *whole))
+        shapes = tensor_shapes(place(architecture, len(about["classes"]), *whole))
         names = {*shapes, "preprocessing.mean", "preprocessing.std"}
         if missing := sorted(names - set(file.keys())):
             raise ValueError(f"it lacks {', '.join(missing)} of {architecture.name}")
