@@ -55,8 +55,16 @@ def recognise(data: str | Path, split_seed: int = 0, progress=None) -> Source:
             downloaded or unpacked.
 
     Raises:
-        ValueError: the place holds no data set of a known layout.
+        ValueError: the place holds no data set of a known layout, or cannot be read.
     """
+    try:
+        return _source_of(data, split_seed, progress, ())
+    except (OSError, RuntimeError) as error:  # the latter of ~NAME, where there is no such user
+        raise ValueError(f"{data} cannot be read: {error}") from error
+
+
+def _source_of(data: str | Path, split_seed: int, progress, lists: tuple[Path, ...]) -> Source:
+    """As `recognise`, for the `lists` that have led here."""
     name = str(data)
     if name == "emoji":  # a folder of that name is ./emoji
         return emoji_source()
@@ -73,7 +81,12 @@ def recognise(data: str | Path, split_seed: int = 0, progress=None) -> Source:
     if IDX_IMAGES.fullmatch(path.name):
         return _tree_source(Folder(path.parent), split_seed)
     if path.suffix.lower() in LABEL_SUFFIXES:
-        return listed_source(path, split_seed, partial(recognise, split_seed=split_seed, progress=progress))
+        if path.resolve() in lists:
+            raise ValueError(f"{path} is, as it says, a list of images of itself")
+        above = (*lists, path.resolve())
+        return listed_source(
+            path, split_seed, partial(_source_of, split_seed=split_seed, progress=progress, lists=above)
+        )
     raise ValueError(f"{data} is a file of no known kind; {MAY_BE}")
 
 

@@ -29,7 +29,7 @@ def imagenet_source(root: Path, cache_folder: Path, split_seed: int = 0, progres
         ValueError: an archive is damaged, or the labels of val are not there.
     """
     archives = {"train": root / TRAIN, "val": root / VAL}
-    trees = {split: Packed(path, cache_folder, progress) for split, path in archives.items() if path.exists()}
+    trees = {split: Packed(path, cache_folder, progress) for split, path in archives.items() if path.is_file()}
     if not trees:
         return None
     tree = Several("imagenet", trees)
@@ -51,7 +51,7 @@ def spoken(name: str) -> str:
 
 def _val_labels(root: Path, val: Packed, cache_folder: Path) -> LabelFile:
     for name in ("val.txt", "val.csv", "LOC_val_solution.csv"):
-        if (root / name).exists():
+        if (root / name).is_file():
             return read_labels(f"val/{name}", (root / name).read_bytes(), lambda key: True)
     found = _devkit(root, cache_folder)
     if found is None:
@@ -61,7 +61,10 @@ def _val_labels(root: Path, val: Packed, cache_folder: Path) -> LabelFile:
         )
     truth, meta = found
     ids = _classes_of_devkit(meta)
-    numbers = [int(line) for line in truth.split()]
+    try:
+        numbers = [int(line) for line in truth.split()]
+    except ValueError as error:
+        raise ValueError(f"{TRUTH} may have a number in each line: {str(error)[:80]}") from error
     images = sorted(PurePosixPath(name).name for name in val.files)
     if len(numbers) != len(images):
         raise ValueError(f"{TRUTH} has {len(numbers):,} labels for {len(images):,} images")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from re import split as cut_at
+from reprlib import repr as short
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class _Labelled:
                         row, own, as_index = found[0], lookup.split, lookup.only_indices
                         if found[1]:
                             raise ValueError(
-                                f"{lookup.name} says {row.image!r}, which may be {found[1]} and {path}; a path "
+                                f"{lookup.name} says {short(row.image)}, which may be {found[1]} and {path}; a path "
                                 f"from the folder of {lookup.name} tells them apart"
                             )
                         used.add((lookup.name, row.image))
@@ -138,7 +139,7 @@ class _Labelled:
         missing = sum(len(lookup.rows) for lookup in lookups) - len(used)
         if missing:
             first = next(
-                f"{each.name}: {key!r}" for each in lookups for key in each.rows if (each.name, key) not in used
+                f"{each.name}: {short(key)}" for each in lookups for key in each.rows if (each.name, key) not in used
             )
             problems.append(Problem(f"{missing:,} labels are of images that are not there, the first {first}"))
         return problems + list(self._unlabelled(place, flat))
@@ -186,12 +187,13 @@ class _Labelled:
             classes = tuple(named.get(index, f"unused {index}") for index in range(max(named) + 1))
             unused = frozenset(f"unused {index}" for index in range(max(named) + 1) if index not in named)
         else:
-            classes = tuple(sorted(str(self.words[token]) for token in tokens))
+            classes = tuple(sorted({str(self.words[token]) for token in tokens}))
         index_of = {label: index for index, label in enumerate(classes)}
         indices = np.full(len(self.words) + 1, NONE, np.int64)  # the last for NONE
         for token, word in enumerate(self.words):
             index = index_of.get(str(word), NONE)
-            indices[token] = word if index == NONE and isinstance(word, int) and word < len(classes) else index
+            is_index = index == NONE and isinstance(word, int) and 0 <= word < len(classes)
+            indices[token] = word if is_index else index
         return classes, unused, indices, list(self._unknown(indices, classes, first, place))
 
     def _unknown(self, indices: np.ndarray, classes: Sequence[str], first: int, place: str) -> Iterator[Problem]:
@@ -234,7 +236,7 @@ class _Lookup:
             before = self.rows.setdefault(row.image, row)
             if before.label != row.label:
                 raise ValueError(
-                    f"{file.name}, line {row.line}: {row.image!r} is {row.label!r}, "
+                    f"{file.name}, line {row.line}: {short(row.image)} is {row.label!r}, "
                     f"but {before.label!r} in line {before.line}"
                 )
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
+from reprlib import repr as short
 
 from ..formats import is_image
 from .base import SPLITS
@@ -28,8 +30,8 @@ SPLIT_WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-MOST_LINE = 100_000
-"""Characters in a line of a list."""
+MOST_PATH, MOST_LABEL = 4096, 255
+"""Characters of the path of an image and of a label, as systems have it of paths and of folders' names."""
 
 Label = str | int
 """The name of a class, or its index."""
@@ -101,15 +103,25 @@ def _parsed(name: str, text: str, line: int = 0):
         if len(found) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{name}{f', line {line}' if line else ''}: {twice!r} stands there twice")
+            raise ValueError(f"{_at(name, line)}: {short(twice)} stands there twice")
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=once, parse_int=partial(_whole, name, line))
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}, line {line or error.lineno}: {error.msg}, column {error.colno}") from None
     except RecursionError:
-        raise ValueError(f"{name} is nested too deeply for a file of labels") from None
+        raise ValueError(f"{_at(name, line)} is nested too deeply for a file of labels") from None
+
+
+def _whole(name: str, line: int, digits: str) -> int:
+    if len(digits) > MOST_LABEL:
+        raise ValueError(f"{_at(name, line)}: {short(digits)} has {len(digits):,} digits; it may have {MOST_LABEL}")
+    return int(digits)
+
+
+def _at(name: str, line: int) -> str:
+    return f"{name}, line {line}" if line else name
 
 
 def _from_json(name: str, value, knows: Callable[[str], bool]) -> LabelFile:
@@ -122,10 +134,11 @@ def _from_json(name: str, value, knows: Callable[[str], bool]) -> LabelFile:
     keys = list(value)
     if sum(map(knows, keys[:100])) * 2 >= len(keys[:100]):
         for key, label in value.items():
-            if not _is_label(label):
-                raise ValueError(f"{name}: the label of {key!r} is {label!r}; it may be a word or a whole number")
-        return LabelFile(name, tuple(Row(key, label) for key, label in value.items()))
-    if all(key.isdecimal() for key in keys):  # from index to label; Keras has [id, name] there
+            if wrong := _wrong(label):
+                raise ValueError(f"{name}: the label of {short(key)} is {wrong}")
+        return LabelFile(name, tuple(_row(name, 0, each, {"image": 0, "label": 1}) for each in value.items()))
+    if all(key.isdecimal() and len(key) <= MOST_LABEL for key in keys):
+        # From index to label; Keras has [id, name] there.
         named = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
         value = {label: int(index) for index, label in named.items() if isinstance(label, str)}
         if len(value) < len(keys):
@@ -137,15 +150,19 @@ def _from_json(name: str, value, knows: Callable[[str], bool]) -> LabelFile:
 
 def _indices_in_order(name: str, classes: list[str]) -> dict[str, int]:
     indices = {label: index for index, label in enumerate(classes)}
+    if not indices:
+        raise ValueError(f"{name} is empty; it may name a class in each line")
     if len(indices) < len(classes):
         twice = next(label for index, label in enumerate(classes) if indices[label] != index)
-        raise ValueError(f"{name} names {twice!r} twice; each class may have one index")
-    return indices
+        raise ValueError(f"{name} names {short(twice)} twice; each class may have one index")
+    return _checked_indices(name, indices)
 
 
 def _checked_indices(name: str, indices: dict[str, int]) -> dict[str, int]:
     named: dict[int, str] = {}
     for label, index in indices.items():
+        if wrong := _wrong(label):
+            raise ValueError(f"{name}: a label is {wrong}")
         if index in named:
             raise ValueError(f"{name} gives index {index} to {named[index]!r} and to {label!r}")
         named[index] = label
@@ -153,13 +170,13 @@ def _checked_indices(name: str, indices: dict[str, int]) -> dict[str, int]:
 
 
 def _json_lines(name: str, text: str) -> Iterator[tuple[int, dict]]:
-    for line, each in enumerate(text.splitlines(), 1):
+    for line, each in enumerate(text.split("\n"), 1):
         if not each.strip():
             continue
         record = _parsed(name, each, line)
         if not isinstance(record, dict):
             raise ValueError(
-                f"{name}, line {line}: {each[:40]!r} is no object; it may be like {{'image': …, 'label': …}}"
+                f"{name}, line {line}: {short(each)} is no object; it may be like {{'image': …, 'label': …}}"
             )
         yield line, record
 
@@ -170,7 +187,7 @@ def _from_records(name: str, records: Iterator[tuple[int, dict]]) -> tuple[Row, 
         columns = _named_columns(list(record))
         if columns is None:
             if not rows:
-                raise NoLabels(f"{name}, line {line} has no image and label, but {', '.join(list(record)[:5])}")
+                raise NoLabels(f"{name}, line {line} has no image and label, but {short(list(record))}")
             raise ValueError(f"{name}, line {line} lacks an image or a label, unlike the lines before")
         values = list(record.values())
         rows.append(_row(name, line, values, columns))
@@ -251,24 +268,34 @@ def _columns_by_content(fields: list[str], knows: Callable[[str], bool]) -> dict
     return {"image": image, "label": others[0]} | ({} if split is None else {"split": split})
 
 
-def _row(name: str, line: int, values: list, columns: dict[str, int]) -> Row:
+def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row:
     if len(values) <= max(columns["image"], columns["label"]):
         raise ValueError(f"{name}, line {line}: {len(values)} fields; an image and a label are needed")
     image, label = values[columns["image"]], values[columns["label"]]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
-        raise ValueError(f"{name}, line {line}: the image is {image!r}; it may be a path, a name or a number")
-    if len(str(image)) > MOST_LINE or "\0" in str(image):
-        raise ValueError(f"{name}, line {line}: {str(image)[:40]!r} … is no path")
-    if not _is_label(label):
-        raise ValueError(f"{name}, line {line}: the label is {label!r}; it may be a word or a whole number")
+        raise ValueError(f"{_at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
+    if len(str(image)) > MOST_PATH or "\0" in str(image) or not _is_text(str(image)):
+        raise ValueError(f"{_at(name, line)}: {short(image)} is no path")
+    if wrong := _wrong(label):
+        raise ValueError(f"{_at(name, line)}: the label is {wrong}")
     split = None
     if "split" in columns and len(values) > columns["split"]:
         word = str(values[columns["split"]])
         split = split_of(word)
         if split is None:
-            raise ValueError(f"{name}, line {line}: the split is {word!r}; it may be {', '.join(SPLITS)}")
+            raise ValueError(f"{_at(name, line)}: the split is {short(word)}; it may be {', '.join(SPLITS)}")
     return Row(str(image), label, split, line)
 
 
-def _is_label(label) -> bool:
-    return isinstance(label, (str, int)) and not isinstance(label, bool) and label != ""
+def _wrong(label) -> str | None:
+    """What a label is and may be, where it is none."""
+    if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
+        return f"{short(label)}; it may be a word or a whole number"
+    if len(str(label)) > MOST_LABEL or not _is_text(str(label)):
+        return f"{short(label)}; it may have {MOST_LABEL} characters of text"
+    return None
+
+
+def _is_text(word: str) -> bool:
+    """Whether it can be written down: JSON may hold halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ...files import written_whole
 from ..names import Names
 from .base import SPLITS, Problem, Source
 from .labelling import NONE, UNSPLIT, Images, labelled_source
-from .labels import LabelFile, read_labels
+from .labels import MOST_PATH, LabelFile, read_labels
 from .trees import MOST_LABEL_BYTES, FilesBelow
 
 OF = "# images of "
@@ -38,15 +39,21 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
     if not listed.rows:
         raise ValueError(f"{path} names classes, but no images; a list may have an image and a label in each line")
     first = content.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    if first.startswith(OF) and len(first) > MOST_PATH:
+        raise ValueError(f"{path}, line 1: {short(first.removeprefix(OF))} is no place of images")
     if first.startswith(OF):
-        return _chosen(path, listed, recognise(first.removeprefix(OF)))
+        try:
+            whole = recognise(first.removeprefix(OF))
+        except ValueError as error:
+            raise ValueError(f"{path} is of images of another place, and {error}") from error
+        return _chosen(path, listed, whole)
     tree = _Listed(path, listed)
     count = len(tree.files)
     images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], Names.of(tree.files))
     if tree.missing == count:
         raise ValueError(
-            f"{path}: none of its {count:,} images is there, the first {tree.files[0]}; paths are those from the "
-            f"folder of the list, {path.resolve().parent}"
+            f"{path}: none of its {count:,} images is there, the first {short(tree.files[0])}; paths are those from "
+            f"the folder of the list, {path.resolve().parent}"
         )
     source = labelled_source(tree, images, [listed], [], split_seed)
     return replace(source, layout=f"a list, {path.name}", name=path.stem)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import stat
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from ..remote import open_remote, remote_files
 
 MOST_LABEL_BYTES = 1_000_000_000
 """Of a file of labels."""
+MOST_LINKS = 8
+"""Links to folders, each inside of the one before: folders that link to one another have ever more paths."""
 
 
 class Opener(Protocol):
@@ -69,7 +73,7 @@ class Folder:
         sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
 
         def names() -> Iterator[str]:
-            for path, status in _files_below(str(root), "", ()):
+            for path, status in _files_below(str(root)):
                 sizes.append(status.st_size)
                 digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
                 yield path
@@ -160,23 +164,41 @@ def read_file(tree: Tree, number: int, most: int = MOST_LABEL_BYTES) -> bytes:
     return content
 
 
-def _files_below(root: str, below: str, above: tuple) -> Iterator[tuple[str, os.stat_result]]:
+def _files_below(root: str) -> Iterator[tuple[str, os.stat_result]]:
     """Path and status of each file that can be reached, in the order of the parts of their paths."""
-    try:
-        with os.scandir(os.path.join(root, below)) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        raise ValueError(f"{os.path.join(root, below)} cannot be read: {error.strerror}") from error
-    for entry in entries:
-        path = f"{below}{entry.name}"
-        if _is_hidden(entry.name):
+    levels = [("", _visible(root), [_identity(root)], 0)]
+    while levels:
+        below, entries, above, links = levels[-1]
+        entry = next(entries, None)
+        if entry is None:
+            levels.pop()
             continue
-        if entry.is_dir():
-            here = entry.inode() if not entry.is_symlink() else os.stat(entry.path).st_ino
-            if here not in above:  # a link to a folder above it has no end
-                yield from _files_below(root, f"{path}/", (*above, here))
-        elif entry.is_file():  # no device, no pipe, no link to nothing
-            yield path, entry.stat()
+        try:
+            status = entry.stat()
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # a link to nothing or to itself; or it has just gone
+                continue
+            raise ValueError(f"{entry.path} cannot be read: {error.strerror}") from error
+        if stat.S_ISREG(status.st_mode):  # no device, no pipe
+            yield below + entry.name, status
+        elif stat.S_ISDIR(status.st_mode) and (here := _identity(entry.path)) not in above:  # that would have no end
+            links += entry.is_symlink()
+            if links > MOST_LINKS:
+                raise ValueError(f"{entry.path} is a link in a link, {links} deep; that may be {MOST_LINKS}")
+            levels.append((f"{below}{entry.name}/", _visible(entry.path), [*above, here], links))
+
+
+def _visible(folder: str) -> Iterator[os.DirEntry]:
+    try:
+        with os.scandir(folder) as listing:
+            return iter(sorted((each for each in listing if not _is_hidden(each.name)), key=lambda each: each.name))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _is_hidden(path: str) -> bool:
@@ -193,7 +215,10 @@ class FilesBelow:
         return os.path.join(self.root, place)
 
     def open(self, place: str) -> BinaryIO:
-        return open(self.path(place), "rb")
+        path = self.path(place)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would keep us waiting, a device have no end
+            raise OSError(errno.EINVAL, "it is no file", path)
+        return open(path, "rb")
 
 
 class _FilesOfStore:
