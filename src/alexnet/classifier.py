@@ -19,7 +19,7 @@ import torch
 
 from .console import TrainingBar, console, counting, print_facts
 from .data.images import ImageLike, stored_image
-from .data.packing import Pack, describe_splits, pack
+from .data.packing import Pack, Packing, describe_splits, pack
 from .data.sources import SPLITS, open_source
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
@@ -81,6 +81,7 @@ class Classifier(huggingface.HubMixin):
         split_seed: int | None = None,
         output: str | Path | Literal["auto"] | None = None,
         resume: bool = False,
+        jpeg: int | None = None,
         workers: int | None = None,
         strict: bool = False,
         verbose: bool = True,
@@ -102,6 +103,7 @@ class Classifier(huggingface.HubMixin):
                 written where None.
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
                 settings that it was begun with.
+            jpeg: quality of JPEG by which images are packed, for sets that are too large for the disk; see `Packing`.
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
 
@@ -127,7 +129,8 @@ class Classifier(huggingface.HubMixin):
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
         say = console.print if verbose else lambda words: None
-        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
+        packing = Packing(jpeg, workers, strict)
+        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
             if resume:

@@ -31,14 +31,15 @@ def train(
     resume: bool = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    jpeg: int | None = None,
     workers: int | None = None,
     strict: bool = False,
 ) -> None:
     """Train a network on labelled images, count its errors and write a report.
 
     Args:
-        data: A folder with train/, val/ and perhaps test/, each with a folder per class; or a folder with a folder per
-            class; or "emoji", the bundled drawings.
+        data: A folder, a list or an archive of labelled images, or the address of one (docs/data.md shows which); or
+            "emoji", the bundled drawings.
         variant: The network (see `alexnet describe`). By default the one that suits the size of the images.
         recipe: How to train it (see `alexnet describe --recipes`). By default the network's own.
         epochs: Passes over the training images. By default the recipe's.
@@ -51,6 +52,7 @@ def train(
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
+        jpeg: Quality of JPEG by which images are packed, as for `alexnet pack`. By default their pixels are stored.
         workers: Processes that decode images. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
     """
@@ -76,6 +78,7 @@ def train(
         split_seed,
         place,
         resume=resume,
+        jpeg=jpeg,
         workers=workers,
         strict=strict,
     )
@@ -271,6 +274,7 @@ def pack(
     data: Positional[str],
     /,
     size: int = 256,
+    jpeg: int | None = None,
     workers: int | None = None,
     strict: bool = False,
     verify: bool = False,
@@ -280,19 +284,22 @@ def pack(
     Args:
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
+        jpeg: Quality of JPEG, 1 to 95, by which they are stored. By default their pixels are, which take about eight
+            times the room of JPEGs of quality 90, and no time to read.
         workers: Processes that decode. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
         verify: Compare every stored image with its checksum, rather than a thousand of them.
     """
     from .console import console, counting
-    from .data.packing import damaged, describe_splits
+    from .data.packing import Packing, damaged, describe_splits
     from .data.packing import pack as pack_source
     from .data.sources import open_source
 
     if size < 1:
         raise ValueError(f"size is {size}; it may be 1 or more")
     source = open_source(data, progress=counting("reading"))
-    packed = pack_source(source, size, None, workers, counting("packing"), strict, console.print)
+    how = Packing(jpeg, workers, strict)
+    packed = pack_source(source, size, how=how, progress=counting("packing"), say=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (found := list(damaged(packed, range(len(packed.labels))))):
         raise ValueError(

@@ -13,7 +13,7 @@ import torch
 
 from ..data.augmentation import Preprocessing
 from ..data.check import check
-from ..data.packing import Pack, describe_splits, pack
+from ..data.packing import Pack, Packing, describe_splits, pack
 from ..data.sources import Source, open_source
 from ..data.statistics import Statistics, pack_statistics
 from ..model.network import AlexNet
@@ -90,8 +90,7 @@ def make_plan(
     changes: Mapping[str, int | None] | None = None,
     lr: float | None = None,
     split_seed: int = 0,
-    workers: int | None = None,
-    strict: bool = False,
+    packing: Packing = Packing(),  # noqa: B008
     progress=None,
     say: Callable[[str], object] = lambda words: None,
 ) -> Plan:
@@ -104,7 +103,8 @@ def make_plan(
         changes: fields of the recipe to replace, unless None.
         lr: highest rate of the weights; all others change in proportion.
         split_seed: of the split of a folder that has none.
-        workers, strict, progress, say: as for `pack`.
+        packing: how the pack is made.
+        progress, say: as for `pack`.
 
     Raises:
         ValueError: a setting or the data set does not fit.
@@ -123,7 +123,7 @@ def make_plan(
             raise ValueError(f"{source.name}: {finding.text}")
         if finding.level == "warning":
             say(f"{source.name}: {finding.text}; see alexnet check {data}")
-    packed = pack(source, architecture.stored_size, None, workers, progress, strict, say)
+    packed = pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
     if packed.images.nbytes > MEMORY_SHARE * _memory():

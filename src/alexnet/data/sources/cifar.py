@@ -132,7 +132,7 @@ class _Type(_Array):
 class _Unpickler(pickle._Unpickler):
     """The one in Python: that in C takes whatever memory a damaged file asks for; so would arrays of bytes in both."""
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}  # noqa: RUF012
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
