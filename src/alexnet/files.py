@@ -17,6 +17,8 @@ except ImportError:  # Windows
 
 PATIENCE_S = 2.0
 """Seconds of waiting for another process before the user is told."""
+MOST_NAME = 150
+"""Bytes of another file's name in that of one of ours."""
 
 
 def cache_folder() -> Path:
@@ -24,6 +26,11 @@ def cache_folder() -> Path:
     if "ALEXNET_CACHE" in os.environ:
         return Path(os.environ["ALEXNET_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
+
+
+def short_name(name: str) -> str:
+    """The name of a file, or its beginning: a hash, an end, .lock and .part may follow within the 255 bytes of most."""
+    return os.fsencode(name)[:MOST_NAME].decode("utf-8", "ignore")
 
 
 @contextlib.contextmanager

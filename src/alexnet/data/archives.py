@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import locked, written_whole
+from ..files import locked, short_name, written_whole
 
 MOST_MEMBERS = 20_000_000
 MOST_MEMBER_BYTES = 1_000_000_000
@@ -77,7 +77,7 @@ class Archive:
         status = path.stat()
         about = str(path.resolve()), status.st_size, status.st_mtime_ns
         self._fingerprint = hashlib.sha256(repr(about).encode()).hexdigest()
-        kept = f"{path.name}-{self._fingerprint[:16]}"
+        kept = f"{short_name(path.name)}-{self._fingerprint[:16]}"
         listing = folder / f"{kept}.npz"
         self._file = folder / f"{kept}.tar" if kind in COMPRESSIONS else path
         if not (listing.exists() and self._file.exists()):

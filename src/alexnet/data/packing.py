@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import cache_folder, locked
+from ..files import cache_folder, locked, short_name
 from .decoding import processors
 from .encoded import EncodedImages
 from .names import Names
@@ -99,7 +99,7 @@ def pack(
     folder = (folder or cache_folder()) / "packs"
     settings = {"version": VERSION, "side": side, "jpeg": how.jpeg, "source": source.fingerprint()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{source.name}-{side}-{digest[:16]}.safetensors"
+    path = folder / f"{short_name(source.name)}-{side}-{digest[:16]}.safetensors"
     made = None
     if path.exists():
         try:

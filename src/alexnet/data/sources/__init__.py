@@ -7,7 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from ...files import cache_folder, locked, written_whole
+from ...files import cache_folder, locked, short_name, written_whole
 from ..archives import is_archive
 from ..download import SCHEMES, download, shown
 from ..formats import is_image
@@ -109,7 +109,7 @@ def _remote_source(url: str, folder: Path, split_seed: int, progress) -> Source:
             )
         return _tree_source(Packed(path, folder, progress), split_seed)
     if scheme in STORES and url.lower().endswith(ARCHIVES):
-        path = folder / f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        path = folder / f"{short_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         with locked(path):
             if not path.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class _Type(_Array):
 class _Unpickler(pickle._Unpickler):
     """The one in Python: that in C takes whatever memory a damaged file asks for; so would arrays of bytes in both."""
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}  # noqa: RUF012
+    dispatch: ClassVar = {code: do for code, do in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +29,10 @@ SPLIT_WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+MOST_JSON_BYTES = 100_000_000
+"""Of a JSON file, which is read as a whole, into ten times as much memory and more."""
+MOST_LINE = 100_000
+"""Characters in a line of a list."""
 MOST_PATH, MOST_LABEL = 4096, 255
 """Characters of the path of an image and of a label, as systems have it of paths and of folders' names."""
 
@@ -69,8 +72,10 @@ def read_labels(name: str, content: bytes, knows: Callable[[str], bool]) -> Labe
         NoLabels: it seems to be no file of labels.
         ValueError: it seems to be one, and is damaged; the message names the line.
     """
-    text = _text(name, content)
     path = PurePosixPath(name)
+    if path.suffix.lower() == ".json" and len(content) > MOST_JSON_BYTES:
+        raise NoLabels(f"{name} has {len(content):,} bytes; labels in JSON may have {MOST_JSON_BYTES:,}, in CSV more")
+    text = _text(name, content)
     if path.suffix.lower() == ".json":
         return _from_json(name, _parsed(name, text), knows)
     if path.stem.lower() in CLASS_FILES and path.suffix.lower() == ".txt":
@@ -170,7 +175,7 @@ def _checked_indices(name: str, indices: dict[str, int]) -> dict[str, int]:
 
 
 def _json_lines(name: str, text: str) -> Iterator[tuple[int, dict]]:
-    for line, each in enumerate(text.split("\n"), 1):
+    for line, each in enumerate(_lines(name, text), 1):
         if not each.strip():
             continue
         record = _parsed(name, each, line)
@@ -217,20 +222,29 @@ def _fields(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """Number and fields of each line that is not empty, after the comments at the top."""
     comments = re.match(r"(#[^\n]*(\n|\Z))*", text)[0]
     text, before = text[len(comments) :], comments.count("\n")
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in _lines(name, text, before) if line.strip()), "")
     mark = next((mark for mark in "\t,;" if mark in first), None)
     if mark is None:
-        for line, each in enumerate(text.splitlines(), before + 1):
+        for line, each in enumerate(_lines(name, text, before), before + 1):
             if each.strip():
                 yield line, _two(each.strip())
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    reader = csv.reader(_lines(name, text, before), delimiter=mark)
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
                 yield reader.line_num + before, [field.strip() for field in fields]
     except csv.Error as error:
         raise ValueError(f"{name}, line {reader.line_num + before}: {error}") from None
+
+
+def _lines(name: str, text: str, before: int = 0) -> Iterator[str]:
+    """One after the other, each with its end."""
+    for number, match in enumerate(re.finditer(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+", text), before + 1):
+        if match.end() - match.start() > MOST_LINE:
+            kind = NoLabels if match.start() == 0 else ValueError
+            raise kind(f"{name}, line {number} has more than {MOST_LINE:,} characters, the most of a line of a list")
+        yield match[0]
 
 
 def _two(line: str) -> list[str]:
