@@ -9,7 +9,7 @@ classifier.save("pets")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,7 @@ from .model.network import AlexNet
 from .model.smaller import Connected
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
+from .model.transfer import Pretrained
 from .model.weights import huggingface
 from .model.weights.importing import import_weights, is_ours
 from .specs.recipes import Recipe
@@ -84,8 +85,10 @@ class Classifier(huggingface.HubMixin):
         workers: int | None = None,
         strict: bool = False,
         verbose: bool = True,
+        pretrained: str | Path | None = None,
+        layer_scale: Mapping[str, float] | None = None,
     ) -> History:
-        """Train on labelled images from new initial weights, validating after every epoch.
+        """Train on labelled images, validating after every epoch: from new initial weights, or a trained network's.
 
         Ends with the weights of the epoch of lowest validation error; where the data has no test split of its own, with
         those of the last epoch, so that the error on val/ is of weights that were not chosen by it.
@@ -94,7 +97,7 @@ class Classifier(huggingface.HubMixin):
             data: "emoji", or the path or URL of a folder, a list or an archive of labelled images (docs/data.md).
             epochs, batch_size: the recipe's where None.
             lr: highest rate of the weights; all others change in proportion.
-            recipe: a name of `alexnet.recipes()`; the variant's own where None.
+            recipe: a name of `alexnet.recipes()`; the variant's own, or "fine-tune" with `pretrained`, where None.
             mirror: whether mirror images are as good as the images; as the recipe says where None.
             seed: of initial weights, order, crops and dropout; 0 where None.
             split_seed: of the split of a folder that has none; 0 where None.
@@ -104,6 +107,10 @@ class Classifier(huggingface.HubMixin):
                 settings that it was begun with.
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
+            pretrained: folder of a run, saved classifier or file of weights (docs/weights.md) to go on from. Its
+                network is the variant unless that was named; layers of the same name and shape are taken, and images
+                are made into what they know (docs/training.md).
+            layer_scale: by layer, what its rates are multiplied by; 0 freezes it.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
@@ -124,10 +131,11 @@ class Classifier(huggingface.HubMixin):
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
-        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
+        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror, "layer_scale": layer_scale}
         progress = counting("packing") if verbose else None
         say = console.print if verbose else lambda words: None
-        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
+        start = _pretrained(pretrained, folder, begun)
+        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say, start)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
             if resume:
@@ -218,8 +226,7 @@ class Classifier(huggingface.HubMixin):
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
-        file = _weights_file(path)
-        trained = Trained.load(file) if is_ours(file) else import_weights(file)[0]
+        trained = _read(_weights_file(path))
         classifier.trained = replace(trained.to(classifier.device), connected=connected)
         classifier._architecture = classifier.trained.network.architecture
         classifier.run = path if path.is_dir() else path.parent
@@ -267,6 +274,7 @@ class Classifier(huggingface.HubMixin):
             self.trained = Trained.load(folder / weights, self.device)
         else:
             best.restore()
+            trained.network.requires_grad_(True)
         return history
 
     def _evaluation_images(self, data: str | Path | None, split: str | None, verbose: bool) -> tuple[Pack, np.ndarray]:
@@ -325,6 +333,24 @@ class _BestWeights:
     def restore(self) -> None:
         if self.state is not None:
             self.network.load_state_dict(self.state)
+
+
+def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) -> Pretrained | None:
+    """What a run goes on from: the network asked for, or the one that an interrupted run began with.
+
+    That is needed until the first checkpoint, which holds all that was taken.
+    """
+    path = path or begun.get("from")
+    if path is None:
+        return None
+    if begun.get("from") == str(path) and (folder / LAST).exists():
+        return Pretrained(Trained.load(folder / LAST), folder / LAST, begun["from_sha256"])
+    file = _weights_file(Path(path).expanduser())
+    return Pretrained.of(_read(file), file)
+
+
+def _read(file: Path) -> Trained:
+    return Trained.load(file) if is_ours(file) else import_weights(file)[0]
 
 
 def _weights_file(path: Path) -> Path:

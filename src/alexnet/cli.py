@@ -21,6 +21,9 @@ def train(
     /,
     variant: str | None = None,
     recipe: str | None = None,
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
+    freeze: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER")] = (),
+    slow: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER=SHARE")] = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -39,8 +42,13 @@ def train(
     Args:
         data: A folder with train/, val/ and perhaps test/, each with a folder per class; or a folder with a folder per
             class; or "emoji", the bundled drawings.
-        variant: The network (see `alexnet describe`). By default the one that suits the size of the images.
-        recipe: How to train it (see `alexnet describe --recipes`). By default the network's own.
+        variant: The network (see `alexnet describe`). By default that of --from, or the one that suits the size of the
+            images.
+        recipe: How to train it (see `alexnet describe --recipes`). By default the network's own, or fine-tune.
+        pretrained: A run, a saved classifier or a file of weights to go on from: layers of the same name and shape are
+            taken, the last one where the classes are the same. By default all weights are new.
+        freeze: Layers that stay as they are.
+        slow: Layers and what their rates are multiplied by, as in conv3=0.1 conv4=0.5.
         epochs: Passes over the training images. By default the recipe's.
         batch_size: Images a step. By default the recipe's.
         lr: Highest learning rate; all others change in proportion. By default the recipe's.
@@ -78,6 +86,8 @@ def train(
         resume=resume,
         workers=workers,
         strict=strict,
+        pretrained=pretrained,
+        layer_scale=_layer_scale(freeze, slow),
     )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
@@ -87,6 +97,18 @@ def train(
     console.print(f"\n{split}: {len(evaluation.numbers):,} images")
     print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print(f"\nreport: {page}\nnext:   alexnet predict {classifier.run} IMAGE", soft_wrap=True)
+
+
+def _layer_scale(freeze: Iterable[str], slow: Iterable[str]) -> dict[str, float] | None:
+    """What the rates of layers are multiplied by, None where no layer is named."""
+    scale = dict.fromkeys(freeze, 0.0)
+    for each in slow:
+        layer, _, share = each.partition("=")
+        try:
+            scale[layer] = float(share)
+        except ValueError:
+            raise ValueError(f"slow is {each!r}; it may be a layer and a number, as in conv3=0.1") from None
+    return scale or None
 
 
 def evaluate(
