@@ -21,6 +21,7 @@ from .console import TrainingBar, console, counting, print_facts
 from .data.images import ImageLike, stored_image
 from .data.packing import Pack, describe_splits, pack
 from .data.sources import SPLITS, open_source
+from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
 from .model.network import AlexNet
@@ -311,6 +312,36 @@ class Classifier(huggingface.HubMixin):
 def load(path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same") -> Classifier:
     """The classifier of a saved folder, of a run or of a file of weights; see `Classifier.load`."""
     return Classifier.load(path, device, precision, connected)
+
+
+def evaluate_together(
+    networks: Sequence[Classifier | str | Path],
+    data: str | Path | None = None,
+    split: str | None = None,
+    weights: Literal["equal", "search"] = "equal",
+    verbose: bool = True,
+) -> Together:
+    """Count the errors of several networks, each alone, and of the mean of their probabilities over ten views each.
+
+    Every network has its own preprocessing and image size; images and classes are matched by name.
+
+    Args:
+        networks: classifiers, or what `load` takes.
+        data, split: as for `Classifier.evaluate`, the same for all.
+        weights: "equal", or the coordinate search of 2012 on val, which never are the images whose errors are counted.
+
+    Raises:
+        ValueError: networks, data and split do not fit together; the message says which.
+    """
+    if not networks or weights not in ("equal", "search"):
+        raise ValueError(f"{len(networks)} networks, weights {weights!r}; it may be one or more, 'equal' or 'search'")
+    found, validation = [], []
+    for each in networks:
+        classifier = each if isinstance(each, Classifier) else load(each)
+        found.append(classifier.evaluate(data, split, verbose=verbose))
+        if weights == "search":
+            validation.append(classifier.evaluate(data, "val", verbose=verbose))
+    return together(found, validation or None)
 
 
 def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list[tuple[str, float]]:

@@ -113,21 +113,27 @@ def _layer_scale(freeze: Iterable[str], slow: Iterable[str]) -> dict[str, float]
 
 def evaluate(
     run: Positional[Path],
-    data: Positional[str | None] = None,
+    more: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA|RUN")] = (),
     /,
+    data: str | None = None,
     split: Literal["train", "val", "test"] | None = None,
+    average: bool = False,
+    weights: Literal["equal", "search"] = "equal",
     table: Annotated[Path | None, tyro.conf.arg(name="csv")] = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     connected: Literal["same", "bf16", "int8"] = "same",
 ) -> None:
-    """Count the errors of a trained network, by one view and by ten, from one pass.
+    """Count the errors of a trained network, by one view and by ten, from one pass; or of several, averaged.
 
     Args:
         run: Folder of a run, a saved classifier, or a file of weights.
+        more: The data; with --average, further networks.
         data: As for `alexnet train`. By default what it was trained on.
         split: Part of the data. By default test if there is one, else val, else all images.
+        average: Average the probabilities of all networks, each over ten views.
+        weights: Of the networks in the average: equal, or searched on val, where they then look better than they are.
         table: File for the probabilities of every image by ten views.
         as_json: Print JSON.
         device: auto, cpu, cuda, cuda:1, mps ...
@@ -136,21 +142,27 @@ def evaluate(
     """
     from .classifier import load
     from .console import console, print_table
-    from .data.sources import SPLITS, spoken
+    from .data.sources import spoken
     from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
     from .model.device import keep_freed_memory
 
     keep_freed_memory()
     if table is not None and not table.parent.is_dir():
         raise ValueError(f"{table.parent} is no folder to write {table.name} into")
+    if average:
+        if connected != "same":
+            raise ValueError(f"connected is {connected}; with --average it may be same")
+        return _evaluate_together([str(run), *more], data, split, weights, table, as_json, device, precision)
+    if weights != "equal" or len(more) > 1 or (more and (data or (Path(more[0]) / "run.json").exists())):
+        raise ValueError("one network and one data set are evaluated at a time; several networks with --average")
+    data = more[0] if more else data
 
     classifier = load(run, device, precision, connected)
     evaluation = classifier.evaluate(data, split, verbose=not as_json)
     whole = load(run, device, precision).evaluate(data, split, verbose=not as_json) if connected != "same" else None
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
-    name, counted = evaluation.packed.name, set(evaluation.packed.splits[evaluation.numbers])
-    part = SPLITS[counted.pop()] if len(counted) == 1 else "all images"
+    name, part = evaluation.packed.name, _part(evaluation)
     if as_json:
         views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
         if whole:
@@ -164,6 +176,50 @@ def evaluate(
     print_table(error_rows(evaluation) + changes, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
     print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
+
+
+def _evaluate_together(
+    runs: list[str],
+    data: str | None,
+    split: str | None,
+    weights: Literal["equal", "search"],
+    table: Path | None,
+    as_json: bool,
+    device: str,
+    precision: Literal["auto", "fp32", "bf16"],
+) -> None:
+    """Several networks, each alone and averaged."""
+    from .classifier import evaluate_together, load
+    from .console import console, print_table
+    from .evaluation.tables import TOGETHER_HEAD, together_rows, write_probabilities
+
+    networks = [load(run, device, precision) for run in runs]
+    found = evaluate_together(networks, data, split, weights, verbose=not as_json)
+    average, chosen_on = found.average, found.searched_on
+    if table is not None:
+        write_probabilities(table, average, average.packed.classes)
+    if as_json:
+        each = zip(runs, found.weights, found.each, strict=True)
+        alone = [{"network": run, "weight": weight} | one.mean.summary() for run, weight, one in each]
+        views = {"center": average.center.summary(), "all_views": average.mean.summary()}
+        searched = {"searched_on": chosen_on.mean.summary()} if chosen_on else {}
+        return print_json({"data": average.packed.name, "split": _part(average), "networks": alone} | views | searched)
+    console.print(f"{average.packed.name}, {_part(average)}: {len(average.numbers):,} images, all views\n")
+    print_table(together_rows(found, runs), TOGETHER_HEAD, (1, 2, 3, 4))
+    if chosen_on:
+        console.print(
+            f"\nThe weights were searched on {_part(chosen_on)}, {len(chosen_on.numbers):,} images. The error there, "
+            f"top-1 {1 - chosen_on.mean.top1:.1%} and top-5 {1 - chosen_on.mean.top5:.1%}, is too low: they fit it.",
+            soft_wrap=True,
+        )
+
+
+def _part(evaluation) -> str:
+    """Which split the images of an evaluation are."""
+    from .data.sources import SPLITS
+
+    counted = set(evaluation.packed.splits[evaluation.numbers])
+    return SPLITS[counted.pop()] if len(counted) == 1 else "all images"
 
 
 def predict(
