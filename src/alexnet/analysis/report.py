@@ -84,7 +84,7 @@ def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
     recipe = run["recipe"]
     return {
         "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
-        "network": run["variant"],
+        "network": run["variant"] + (f", from {run['from']}" if run.get("from") else ""),
         "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
         "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
         "weights": run["weights"],

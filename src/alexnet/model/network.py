@@ -74,6 +74,14 @@ class AlexNet(nn.Module):
         self._working_order = _working_order(self)
         self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
+    def train(self, mode: bool = True) -> AlexNet:
+        """As for every module; but batch norm whose scale and shift are frozen keeps its means as they are, too."""
+        super().train(mode)
+        for module in self.children():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         for name in self._working_order:
             x = self._modules[name](x)
@@ -218,6 +226,19 @@ def tensor_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
                 continue
         shapes |= {f"{step.name}.weight": weight, f"{step.name}.bias": bias}
     return shapes
+
+
+def plain_dropout(placed: Iterable[Placed]) -> dict[str, float]:
+    """By layer with weights: what dropout as in 2012, before it, multiplies by after training; 1 without."""
+    factors: dict[str, float] = {}
+    keep = 1.0
+    for step in placed:
+        match step.operation:
+            case words.Dropout(rescale=False):
+                keep *= 1 - step.operation.rate
+            case words.Conv() | words.Local() | words.Linear():
+                factors[step.name], keep = keep, 1.0
+    return factors
 
 
 def _working_order(network: AlexNet) -> list[str]:

@@ -21,15 +21,18 @@ from ..specs.storage import from_json, to_json
 from .plan import Plan
 
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
-MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
+MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack", "from_sha256")
 """Settings that a resumed run shares with the one that was interrupted."""
 
 
 def settings(plan: Plan, seed: int, split_seed: int, precision: str, device: str) -> dict:
     """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
+    source = plan.transfer and plan.transfer.source
     return {
         "data": plan.data,
         "pack": plan.packed.path.name,
+        "from": str(source.file) if source else None,
+        "from_sha256": source.sha256 if source else None,
         "variant": plan.architecture.name,
         "seed": seed,
         "split_seed": split_seed,

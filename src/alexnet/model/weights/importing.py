@@ -199,7 +199,7 @@ def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Te
     if found.rescaled and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
     tensors = _renamed(architecture, found.tensors)
-    own = {f"{row.name}.{kind}" for row in architecture.layers for kind in ("weight", "bias")}
+    own = _shapes(architecture, architecture.classes, 3, architecture.input_size)
     skipped = [each for each in tensors if each not in own]
     tensors = {each: tensor for each, tensor in tensors.items() if each in own}
     return _as_wide_as(architecture, tensors), tensors, skipped
