@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ..data.augmentation import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.geometry import place
-from .network import AlexNet, tensor_shapes, plain_dropout
+from .network import AlexNet, plain_dropout, tensor_shapes
 from .trained import Trained
 
 
