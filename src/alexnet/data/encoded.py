@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
-from .decoding import processors
+from .machine import processors
 
 
 class EncodedImages:
@@ -32,8 +31,8 @@ class EncodedImages:
 
     @property
     def nbytes(self) -> int:
-        """Of all pixels, decoded."""
-        return math.prod(self.shape)
+        """As they are stored."""
+        return self.block.nbytes
 
     def stored(self, number: int) -> bytes:
         """An image as it is stored."""

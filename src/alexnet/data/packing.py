@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ..files import cache_folder, locked, short_name
-from .decoding import processors
 from .encoded import EncodedImages
+from .machine import processors
 from .names import Names
 from .sources.base import SPLITS, TRAIN, Source
 from .writing import BROKEN, MOST_BROKEN, TYPES, VERSION, most_unread, sum_of, too_many, write_pack

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 
 from ..data.augmentation import Preprocessing
 from ..data.check import check
+from ..data.machine import fits_memory
 from ..data.packing import Pack, Packing, describe_splits, pack
 from ..data.sources import Source, open_source
 from ..data.statistics import Statistics, pack_statistics
@@ -27,9 +26,6 @@ from ..specs.variants import variant
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
 """Largest typical side of the images, pixels, for which a variant is the default."""
-
-MEMORY_SHARE = 0.8
-"""Of the machine's memory; larger packs are shuffled by blocks, so that they are not read from everywhere at once."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def make_plan(
     packed = pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
-    if packed.images.nbytes > MEMORY_SHARE * _memory():
+    if not fits_memory(packed.images.nbytes):
         chosen = replace(chosen, shuffle="blocks")
     chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
     return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer)
@@ -165,14 +161,6 @@ def _check_layers(chosen: Recipe, layers: Sequence[str]) -> None:
         raise ValueError(f"there is no layer {unknown[0]!r} to freeze or slow down, but {', '.join(layers)}")
     if all(chosen.layer_scale.get(name, 1) == 0 for name in layers):
         raise ValueError("all layers are frozen; one at least is to learn")
-
-
-def _memory() -> float:
-    """Of the machine, bytes; endless where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def data_name(data: str | Path) -> str:
