@@ -199,7 +199,8 @@ class PlainDropout(nn.Module):
 
 
 def parameter_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters by name, by arithmetic alone: nothing is allocated for what a file claims to hold."""
+    """Shapes of all parameters, and of the numbers that batch norm keeps, by name and by arithmetic alone: nothing is
+    allocated for what a file claims to hold."""
     shapes: dict[str, tuple[int, ...]] = {}
     for step in placed:
         match step.operation:
@@ -210,6 +211,10 @@ def parameter_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
                 weight, bias = (places, step.inputs[0] * kernel**2, maps), (places, maps)
             case words.Linear():
                 weight, bias = (step.outputs[0], step.inputs[0]), step.outputs
+            case words.BatchNorm():
+                weight = bias = (step.inputs[0],)
+                shapes |= {f"{step.name}.running_{each}": bias for each in ("mean", "var")}
+                shapes[f"{step.name}.num_batches_tracked"] = ()
             case _:
                 continue
         shapes |= {f"{step.name}.weight": weight, f"{step.name}.bias": bias}
