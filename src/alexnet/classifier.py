@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +34,10 @@ from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
 from .training import run as runs
+from .training.checkpoints import BEST, LAST, MINUTES, Progress
 from .training.events import Events
-from .training.journal import History, read_journal
-from .training.loop import BEST, LAST, train
+from .training.journal import History
+from .training.loop import train
 from .training.plan import Plan, data_name, make_plan, reported_split
 
 
@@ -84,6 +86,8 @@ class Classifier(huggingface.HubMixin):
         workers: int | None = None,
         strict: bool = False,
         verbose: bool = True,
+        checkpoint_minutes: float = MINUTES,
+        allow_changes: bool = False,
     ) -> History:
         """Train on labelled images from new initial weights, validating after every epoch.
 
@@ -104,10 +108,13 @@ class Classifier(huggingface.HubMixin):
                 settings that it was begun with.
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
+            checkpoint_minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+            allow_changes: resume also with settings or images that make it another run than the one that was begun.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
             Interrupted: on Ctrl-C; the classifier then has the weights so far.
+            NotSaved: a checkpoint cannot be written; those before it are as they were.
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
@@ -126,20 +133,21 @@ class Classifier(huggingface.HubMixin):
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
-        say = console.print if verbose else lambda words: None
+        say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
             if resume:
-                runs.check_same(folder, about)
+                plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
                 folder = runs.new_folder(folder, plan.name)
-                runs.write_run(folder, about)
                 runs.write_splits(plan.packed, folder)
+                runs.write_run(folder, about)  # from now on it is a run that can be gone on with
         if verbose:
             facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
             print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
-        return self._fit(plan, seed, folder, resume, verbose)
+        with runs.held(folder):
+            return self._fit(plan, seed, folder, resume, verbose, minutes=checkpoint_minutes, say=say)
 
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
@@ -237,13 +245,19 @@ class Classifier(huggingface.HubMixin):
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool) -> History:
+    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool, **how) -> History:
         trained = self.trained = plan.untrained(seed, self.device)
         self._packed, self.run = plan.packed, folder
         best = _BestWeights(trained.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
-        steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
-        with bar, Events(folder, steps_done + 1) as events:
+        with bar, Events(folder) as events:
+
+            def on_start(progress: Progress) -> None:
+                events.go_on(progress.epochs)
+                if resume and verbose:
+                    console.print(
+                        f"going on {progress}" if progress.epochs or progress.batch else "nothing was saved yet"
+                    )
 
             def on_epoch(row: dict) -> None:
                 bar.epoch(row)
@@ -258,8 +272,10 @@ class Classifier(huggingface.HubMixin):
                 precision=self.precision,
                 run=folder,
                 resume=resume,
+                on_start=on_start,
                 on_step=bar.step,
                 on_epoch=on_epoch,
+                **how,
             )
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST

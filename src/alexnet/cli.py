@@ -29,6 +29,8 @@ def train(
     split_seed: int | None = None,
     output: Path | None = None,
     resume: bool = False,
+    allow_changes: bool = False,
+    checkpoint_minutes: float = 10,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     workers: int | None = None,
@@ -49,6 +51,9 @@ def train(
         split_seed: Of the split of a folder that has none. By default 0.
         output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
+            It ends as if it had never been interrupted.
+        allow_changes: Resume also with settings or images that make it another run from there on.
+        checkpoint_minutes: Between checkpoints within an epoch; there is one after each epoch in any case.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
         workers: Processes that decode images. By default one per core.
@@ -78,6 +83,8 @@ def train(
         resume=resume,
         workers=workers,
         strict=strict,
+        checkpoint_minutes=checkpoint_minutes,
+        allow_changes=allow_changes,
     )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
