@@ -14,8 +14,8 @@ from alexnet.data.batches import Batch
 from alexnet.data.mixing import Mix, drawn_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.averaging import Averaging
-from alexnet.training.loop import train_step
 from alexnet.training.optimizer import paper_update
+from alexnet.training.step import train_step
 
 SIDE = 40
 MIXUP = replace(RECIPES["paper"], mixup=0.4)

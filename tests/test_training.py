@@ -21,9 +21,10 @@ from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinea
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.checkpoints import BEST, LAST
 from alexnet.training.journal import read_journal
-from alexnet.training.loop import Diverged, train, train_step
+from alexnet.training.loop import Diverged, train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
+from alexnet.training.step import train_step
 
 QUICK = replace(
     recipe("small"),

@@ -39,6 +39,7 @@ from .training.events import Events
 from .training.journal import History
 from .training.loop import train
 from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.step import MicroBatch
 
 
 class Classifier(huggingface.HubMixin):
@@ -87,6 +88,7 @@ class Classifier(huggingface.HubMixin):
         strict: bool = False,
         verbose: bool = True,
         checkpoint_minutes: float = MINUTES,
+        micro_batch: MicroBatch = None,
         allow_changes: bool = False,
     ) -> History:
         """Train on labelled images from new initial weights, validating after every epoch.
@@ -109,11 +111,14 @@ class Classifier(huggingface.HubMixin):
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
             checkpoint_minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+            micro_batch: images of a step worked on at a time, with the same result but for rounding; "auto" takes as
+                many as fit into the memory. All where None.
             allow_changes: resume also with settings or images that make it another run than the one that was begun.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
             Interrupted: on Ctrl-C; the classifier then has the weights so far.
+            OutOfMemory: a step does not fit into the memory, and micro_batch is not "auto".
             NotSaved: a checkpoint cannot be written; those before it are as they were.
         """
         if resume and output is None:
@@ -131,12 +136,13 @@ class Classifier(huggingface.HubMixin):
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
+        micro_batch = begun.get("micro_batch") if micro_batch is None else micro_batch
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
         progress = counting("packing") if verbose else None
         say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
         if output is not None:
-            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
+            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
             if resume:
                 plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
@@ -147,7 +153,8 @@ class Classifier(huggingface.HubMixin):
             facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
             print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
         with runs.held(folder):
-            return self._fit(plan, seed, folder, resume, verbose, minutes=checkpoint_minutes, say=say)
+            how = {"minutes": checkpoint_minutes, "micro_batch": micro_batch, "say": say}
+            return self._fit(plan, seed, folder, resume, verbose, **how)
 
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True

@@ -31,6 +31,7 @@ def train(
     resume: bool = False,
     allow_changes: bool = False,
     checkpoint_minutes: float = 10,
+    micro_batch: int | Literal["auto"] | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     workers: int | None = None,
@@ -54,6 +55,8 @@ def train(
             It ends as if it had never been interrupted.
         allow_changes: Resume also with settings or images that make it another run from there on.
         checkpoint_minutes: Between checkpoints within an epoch; there is one after each epoch in any case.
+        micro_batch: Images of a step worked on at a time, with the same mathematics; auto takes as many as fit into the
+            memory. By default all.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
         workers: Processes that decode images. By default one per core.
@@ -84,6 +87,7 @@ def train(
         workers=workers,
         strict=strict,
         checkpoint_minutes=checkpoint_minutes,
+        micro_batch=micro_batch,
         allow_changes=allow_changes,
     )
     evaluation = classifier.evaluate()

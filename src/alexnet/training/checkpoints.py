@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,6 +56,13 @@ class Progress:
     seen: int = 0
     epochs: list[dict] = field(default_factory=list)
     """The journal so far."""
+    at_a_time: int | None = None
+    """Images of a step that were found to fit into the memory, where they had to be counted."""
+
+    def next_epoch(self, row: dict) -> Progress:
+        """After the epoch under way, whose line of the journal is given."""
+        done = {"batch": 0, "loss": 0.0, "right": 0, "seen": 0}
+        return replace(self, epoch=self.epoch + 1, epochs=[*self.epochs, row], **done)
 
     def count(self, loss: float, right: int, images: int) -> None:
         """One more batch, of that mean loss and so many right answers."""

@@ -11,23 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
-from ..data.mixing import Mix, drawn_mix
+from ..data.mixing import drawn_mix
 from ..evaluation.views import evaluate
-from ..model.device import TYPES, Precision, autocast
+from ..model.device import TYPES, Precision
 from ..model.trained import Trained
-from ..specs.recipes import Recipe
 from ..specs.schedules import Rates
 from .averaging import Averaging
 from .checkpoints import MINUTES, Checkpoints, Progress
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
 from .journal import History
-from .optimizer import PaperUpdate, paper_update
+from .optimizer import paper_update
 from .plan import Plan
+from .step import MicroBatch, MicroBatches
 
 
 class Diverged(ValueError):
@@ -60,6 +59,7 @@ def train(
     run: Path | None = None,
     resume: bool = False,
     minutes: float = MINUTES,
+    micro_batch: MicroBatch = None,
     say: Callable[[str], object] = lambda words: None,
     on_start: Callable[[Progress], None] = lambda progress: None,
     on_step: Callable[[Report], None] = lambda report: None,
@@ -74,6 +74,7 @@ def train(
         run: folder for the checkpoints and the journal; none are kept where None.
         resume: go on from the newest checkpoint. The result is that of a run that was never interrupted.
         minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+        micro_batch: images of a step worked on at a time; "auto" takes as many as fit into the memory.
         say: is told what the user should know.
         on_start, on_step, on_epoch: called with where the run begins or goes on; after each step with a Report; after
             each epoch with its line of the journal.
@@ -82,6 +83,7 @@ def train(
         Diverged: the loss is not finite.
         Interrupted: on Ctrl-C, after the step under way is done and a checkpoint is saved.
         NotSaved: a checkpoint cannot be written.
+        OutOfMemory: a step does not fit into the memory, and may not be split.
         ValueError: there are checkpoints, and none can be gone on from.
     """
     network = trained.network
@@ -91,6 +93,7 @@ def train(
     averaging = Averaging(network, recipe.averaging)
     checkpoints = Checkpoints(run, trained, optimizer, averaging, minutes, say)
     progress = checkpoints.restore(recipe.batch_size) if resume and run else Progress()
+    micro_batches = MicroBatches(network, micro_batch, progress.at_a_time, say)
     on_start(progress)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
@@ -113,11 +116,12 @@ def train(
                     drawn = seed, progress.epoch, rates.color, TYPES[precision]
                     views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
                     mix = drawn_mix(batch, trained.inputs.crop_size, recipe, seed, progress.epoch)
-                    scores_of = scores_of or graphed(network, views, precision)
-                    loss, right = train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
+                    scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
+                    loss, right = micro_batches.train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
                     averaging.update()
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
+                    progress.at_a_time = micro_batches.at_a_time
                     waited += wait
                     here = progress.epoch + 1, progress.batch, per_epoch
                     on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
@@ -142,7 +146,7 @@ def train(
                 _check_finite(metrics.loss, f"after epoch {progress.epoch + 1}, on val", rates_at(per_epoch - 1))
                 row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}
             row["elapsed_s"] = time.perf_counter() - started
-            progress = Progress(progress.epoch + 1, epochs=[*progress.epochs, row])
+            progress = progress.next_epoch(row)
             checkpoints.save(progress)
             on_epoch(row)
             if ctrl_c.pressed:
@@ -154,41 +158,6 @@ def train(
 def step_seed(seed: int, epoch: int, batch: int) -> int:
     """What torch's generator starts from at a step, so that a resumed run draws the same dropout."""
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
-
-
-def train_step(
-    scores_of: Callable[[torch.Tensor], torch.Tensor],
-    optimizer: PaperUpdate,
-    views: torch.Tensor,
-    batch: Batch,
-    recipe: Recipe,
-    precision: Precision,
-    mix: Mix | None = None,
-) -> tuple[float, int]:
-    """One update; the mean loss of the batch, nats, and how many of it were right.
-
-    Of images that are mixed, only their own class counts as right.
-
-    Args:
-        scores_of: the network in training mode, or what stands for it.
-        views: of the images of the batch, (N, channels, side, side).
-    """
-    with autocast(views.device, precision):
-        scores = scores_of(mix.of(views) if mix else views)
-    scores = scores.float()
-    loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
-    if mix:
-        others = F.cross_entropy(scores, batch.labels[mix.partners], label_smoothing=recipe.label_smoothing)
-        loss = mix.share * loss + (1 - mix.share) * others
-    optimizer.zero_grad()
-    loss.backward()
-    if recipe.largest_gradient is not None:
-        parameters = [group["params"][0] for group in optimizer.param_groups]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
-    optimizer.step()
-    right = (scores.detach().argmax(1) == batch.labels).sum()
-    mean, count = torch.stack([loss.detach(), right]).tolist()  # one wait for the device
-    return mean, int(count)
 
 
 def _check_finite(loss: float, where: str, rates: Rates) -> None:

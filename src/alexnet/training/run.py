@@ -21,15 +21,18 @@ from ..data.sources import SPLITS
 from ..files import is_locked, locked, written_whole
 from ..specs.storage import from_json, to_json
 from .plan import Plan
+from .step import MicroBatch
 
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
 MATHEMATICS = ("architecture", "recipe", "seed", "precision")
 """Settings that a resumed run shares with the one that was interrupted, as it does the images."""
-ROUNDING = ("device", "threads", "versions")
+ROUNDING = ("device", "threads", "micro_batch", "versions")
 """Settings that it may have changed; the bits are then not quite the same."""
 
 
-def settings(plan: Plan, seed: int, split_seed: int, precision: str, device: str) -> dict:
+def settings(
+    plan: Plan, seed: int, split_seed: int, precision: str, device: str, micro_batch: MicroBatch = None
+) -> dict:
     """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
     return {
         "data": plan.data,
@@ -39,6 +42,7 @@ def settings(plan: Plan, seed: int, split_seed: int, precision: str, device: str
         "split_seed": split_seed,
         "device": device,
         "precision": precision,
+        "micro_batch": micro_batch,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "recipe": to_json(plan.recipe),
