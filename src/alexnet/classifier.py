@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +36,12 @@ from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
 from .training import run as runs
+from .training.checkpoints import BEST, LAST, MINUTES, Progress
 from .training.events import Events
-from .training.journal import History, read_journal
-from .training.loop import BEST, LAST, train
+from .training.journal import History
+from .training.loop import train
 from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.step import MicroBatch
 
 
 class Classifier(huggingface.HubMixin):
@@ -89,6 +92,9 @@ class Classifier(huggingface.HubMixin):
         verbose: bool = True,
         pretrained: str | Path | None = None,
         layer_scale: Mapping[str, float] | None = None,
+        checkpoint_minutes: float = MINUTES,
+        micro_batch: MicroBatch = None,
+        allow_changes: bool = False,
     ) -> History:
         """Train on labelled images, validating after every epoch: from new initial weights, or a trained network's.
 
@@ -114,10 +120,16 @@ class Classifier(huggingface.HubMixin):
                 network is the variant unless that was named; layers of the same name and shape are taken, and images
                 are made into what they know (docs/training.md).
             layer_scale: by layer, what its rates are multiplied by; 0 freezes it.
+            checkpoint_minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+            micro_batch: images of a step worked on at a time, with the same result but for rounding; "auto" takes as
+                many as fit into the memory. All where None.
+            allow_changes: resume also with settings or images that make it another run than the one that was begun.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
             Interrupted: on Ctrl-C; the classifier then has the weights so far.
+            OutOfMemory: a step does not fit into the memory, and micro_batch is not "auto".
+            NotSaved: a checkpoint cannot be written; those before it are as they were.
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
@@ -134,24 +146,28 @@ class Classifier(huggingface.HubMixin):
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
+        micro_batch = begun.get("micro_batch") if micro_batch is None else micro_batch
+        jpeg = begun.get("jpeg") if jpeg is None else jpeg
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror, "layer_scale": layer_scale}
         progress = counting("packing") if verbose else None
-        say = console.print if verbose else lambda words: None
+        say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         start = _pretrained(pretrained, folder, begun)
         packing = Packing(jpeg, workers, strict)
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
         if output is not None:
-            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
+            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
             if resume:
-                runs.check_same(folder, about)
+                plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
                 folder = runs.new_folder(folder, plan.name)
-                runs.write_run(folder, about)
                 runs.write_splits(plan.packed, folder)
+                runs.write_run(folder, about)  # from now on it is a run that can be gone on with
         if verbose:
             facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
             print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
-        return self._fit(plan, seed, folder, resume, verbose)
+        with runs.held(folder):
+            how = {"minutes": checkpoint_minutes, "micro_batch": micro_batch, "say": say}
+            return self._fit(plan, seed, folder, resume, verbose, **how)
 
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
@@ -248,13 +264,19 @@ class Classifier(huggingface.HubMixin):
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool) -> History:
+    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool, **how) -> History:
         trained = self.trained = plan.untrained(seed, self.device)
         self._packed, self.run = plan.packed, folder
         best = _BestWeights(trained.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
-        steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
-        with bar, Events(folder, steps_done + 1) as events:
+        with bar, Events(folder) as events:
+
+            def on_start(progress: Progress) -> None:
+                events.go_on(progress.epochs)
+                if resume and verbose:
+                    console.print(
+                        f"going on {progress}" if progress.epochs or progress.batch else "nothing was saved yet"
+                    )
 
             def on_epoch(row: dict) -> None:
                 bar.epoch(row)
@@ -269,8 +291,10 @@ class Classifier(huggingface.HubMixin):
                 precision=self.precision,
                 run=folder,
                 resume=resume,
+                on_start=on_start,
                 on_step=bar.step,
                 on_epoch=on_epoch,
+                **how,
             )
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST

@@ -32,6 +32,9 @@ def train(
     split_seed: int | None = None,
     output: Path | None = None,
     resume: bool = False,
+    allow_changes: bool = False,
+    checkpoint_minutes: float = 10,
+    micro_batch: int | Literal["auto"] | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     jpeg: int | None = None,
@@ -58,6 +61,11 @@ def train(
         split_seed: Of the split of a folder that has none. By default 0.
         output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
+            It ends as if it had never been interrupted.
+        allow_changes: Resume also with settings or images that make it another run from there on.
+        checkpoint_minutes: Between checkpoints within an epoch; there is one after each epoch in any case.
+        micro_batch: Images of a step worked on at a time, with the same mathematics; auto takes as many as fit into the
+            memory. By default all.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
         jpeg: Quality of JPEG by which images are packed, as for `alexnet pack`. By default their pixels are stored.
@@ -91,6 +99,9 @@ def train(
         strict=strict,
         pretrained=pretrained,
         layer_scale=_layer_scale(freeze, slow),
+        checkpoint_minutes=checkpoint_minutes,
+        micro_batch=micro_batch,
+        allow_changes=allow_changes,
     )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
