@@ -133,7 +133,7 @@ def test_fix_writes_a_list_that_is_trained_on_and_leaves_the_images_alone(split_
     kept = open_source(tmp_path / "kept.csv")
     left_out = {"train/red/00.png", "train/red/01.png"}
     assert set(kept.names) == set(open_source(split_folder).names) - left_out
-    few = "--variant small --epochs 1 --batch-size 8 --precision fp32".split()
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", str(tmp_path / "kept.csv"), *few, "--output", str(tmp_path / "run")])
     assert "to train on" in capsys.readouterr().out
     assert (tmp_path / "run" / "split.csv").read_text().count("\n") == 75 + 1 - 2 + 1
@@ -178,7 +178,7 @@ def test_strict_makes_warnings_count(clean):
 def test_train_says_beforehand_what_is_wrong(clean, tmp_path, capsys):
     for number in range(1, 20):
         (clean / "red" / f"{number:02}.png").unlink()
-    few = "--variant small --epochs 1 --batch-size 8 --precision fp32".split()
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
     printed = capsys.readouterr().out
     assert "class blue has 16 images to train on, red 1" in printed and f"see alexnet check {clean}" in printed

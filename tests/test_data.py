@@ -12,7 +12,7 @@ from safetensors import safe_open
 from alexnet.data import decoding
 from alexnet.data.batches import BLOCK, MIXED, _resident_batches, batches, epoch_order
 from alexnet.data.images import stored_image
-from alexnet.data.packing import open_pack, pack
+from alexnet.data.packing import Packing, open_pack, pack
 from alexnet.data.resizing import square
 from alexnet.data.sources import SPLITS, open_source
 from alexnet.data.sources.base import cut_splits
@@ -121,7 +121,7 @@ def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
 
 def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "ALONE", 0)
-    contents = [pack(open_source(folder), 16, tmp_path / str(n), workers=n).path.read_bytes() for n in (1, 3)]
+    contents = [pack(open_source(folder), 16, tmp_path / str(n), Packing(workers=n)).path.read_bytes() for n in (1, 3)]
     assert contents[0] == contents[1]
 
 

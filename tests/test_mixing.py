@@ -14,8 +14,8 @@ from alexnet.data.batches import Batch
 from alexnet.data.mixing import Mix, drawn_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.averaging import Averaging
-from alexnet.training.loop import train_step
 from alexnet.training.optimizer import paper_update
+from alexnet.training.step import train_step
 
 SIDE = 40
 MIXUP = replace(RECIPES["paper"], mixup=0.4)
@@ -107,6 +107,7 @@ def test_the_running_mean_is_that_of_pytorch():
         Averaging(network, 0.9),
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
     )
+    ours.show_weights()
     theirs.update_parameters(network)  # the first only copies the initial weights
     for _ in range(5):
         network(torch.randn(2, 3, 5, 5))
@@ -115,9 +116,9 @@ def test_the_running_mean_is_that_of_pytorch():
         ours.update()
         theirs.update_parameters(network)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ours.swap()
+    ours.show_mean()
     for name, expected in theirs.module.state_dict().items():
         if expected.is_floating_point():
             torch.testing.assert_close(network.state_dict()[name], expected)
-    ours.swap()
+    ours.show_weights()
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())

@@ -202,7 +202,7 @@ def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
         ("labels.json", '{"a.png": "red", "a.png": "blue"}', r"'a.png' stands there twice"),
         ("labels.json", '{"a.png": [1, 2]}', r"the label of 'a.png' is \[1, 2\]; it may be a word or a whole number"),
         ("labels.jsonl", '{"image": "a.png", "label": 1}\n{"image": }\n', r"labels.jsonl, line 2: Expecting value"),
-        ("labels.jsonl", '{"image": "a.png", "label": 1}\n[]\n', r"line 2: '\[\]' is no object"),
+        ("labels.jsonl", '{"image": "a.png", "label": 1}\n[]\n', r"line 2: \S+ is no object"),
         ("labels.txt", "a.png red\n\xff", r"labels.txt, line 2: byte 10 is not UTF-8"),
     ],
 )
@@ -286,7 +286,7 @@ def cifar_rows(count: int, classes: int, seed: int = 0):
 class Python2(pickle._Pickler):
     """Strings of bytes as Python 2 wrote them."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
     def save_bytes(self, value):
         head = b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + len(value).to_bytes(4, "little")
@@ -302,7 +302,7 @@ def python_2_pickle(value) -> bytes:
     return file.getvalue()
 
 
-NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def write_cifar(root: Path, version: str, classes: int = 10) -> dict[str, np.ndarray]:
@@ -398,7 +398,7 @@ def test_idx_files(tmp_path, ending):
             images, labels = given[file.split("-")[0]]
             assert source.labels[number] == labels[int(row)]
             np.testing.assert_array_equal(np.asarray(source.open(number)), images[int(row)])
-    (root / "classes.txt").write_text("\n".join("T-shirt trouser pullover dress coat".split()))
+    (root / "classes.txt").write_text("\n".join(["T-shirt", "trouser", "pullover", "dress", "coat"]))
     with pytest.raises(ValueError, match=r"has labels 0 … 9; they may be 0 … 4"):
         open_source(root)
     whole = (root / f"train-labels-idx1-ubyte{ending}").read_bytes()
@@ -530,7 +530,9 @@ def test_a_list_of_chosen_images_is_trained_on_alone(split_folder, tmp_path):
     assert table_of(again) == {source.names[n]: table_of(source)[source.names[n]] for n in chosen}
     assert again.classes == source.classes and is_of_its_color(again)
     (split_folder / source.names[chosen[0]]).unlink()
-    assert "1 of its images are no longer in colors" in [p.text for p in recognise(tmp_path / "chosen.csv").problems][0]
+    assert "1 of its images are no longer in colors" in next(
+        p.text for p in recognise(tmp_path / "chosen.csv").problems
+    )
 
 
 def test_images_outside_the_splits_are_said(split_folder):
@@ -542,7 +544,7 @@ def test_images_outside_the_splits_are_said(split_folder):
 def test_train_works_on_a_flat_folder_and_on_an_archive_by_one_command(flat, tmp_path, capsys):
     root, shown = flat
     (root / "labels.json").write_text(json.dumps({Path(path).name: label for path, label in shown.items()}))
-    few = "--variant small --epochs 1 --batch-size 9 --precision fp32".split()
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "9", "--precision", "fp32"]
     for place in (root, zipped(root, tmp_path / "flat.zip")):
         main(["train", str(place), *few, "--output", str(tmp_path / f"run of {place.name}")])
         results = json.loads((tmp_path / f"run of {place.name}" / "run.json").read_text())["results"]

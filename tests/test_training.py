@@ -19,10 +19,12 @@ from alexnet.model.trained import Trained
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinear
 from alexnet.specs.variants import VARIANTS
+from alexnet.training.checkpoints import BEST, LAST
 from alexnet.training.journal import read_journal
-from alexnet.training.loop import BEST, LAST, Diverged, train, train_step
+from alexnet.training.loop import Diverged, train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
+from alexnet.training.step import train_step
 
 QUICK = replace(
     recipe("small"),
@@ -327,7 +329,7 @@ def test_a_changed_image_is_another_data_set_to_a_resumed_run(colors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
     (colors / "red" / "00.png").unlink()
-    with pytest.raises(ValueError, match="pack: "):
+    with pytest.raises(ValueError, match="images that are gone: 1, new: 0, in another split: "):
         fit(colors, tmp_path / "run", resume=True)
 
 

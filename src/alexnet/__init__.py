@@ -14,6 +14,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 _FROM = {
     "Classifier": "classifier",
+    "evaluate_together": "classifier",
     "load": "classifier",
     "create": "model.network",
     "export_weights": "model.weights.exporting",
@@ -22,7 +23,7 @@ _FROM = {
     "spatial_norm": "normalization",
 }
 __all__ = [
-    *("Classifier", "create", "load", "recipes", "response_norm", "spatial_norm", "variants"),
+    *("Classifier", "create", "evaluate_together", "load", "recipes", "response_norm", "spatial_norm", "variants"),
     *("export_weights", "import_weights"),
 ]
 

@@ -9,8 +9,9 @@ classifier.save("pets")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,24 +20,28 @@ import torch
 
 from .console import TrainingBar, console, counting, print_facts
 from .data.images import ImageLike, stored_image
-from .data.packing import Pack, describe_splits, pack
+from .data.packing import Pack, Packing, describe_splits, pack
 from .data.sources import SPLITS, open_source
+from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
 from .model.network import AlexNet
 from .model.smaller import Connected
 from .model.trained import FILE as MODEL_FILE
 from .model.trained import Trained
+from .model.transfer import Pretrained
 from .model.weights import huggingface
 from .model.weights.importing import import_weights, is_ours
 from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
 from .training import run as runs
+from .training.checkpoints import BEST, LAST, MINUTES, Progress
 from .training.events import Events
-from .training.journal import History, read_journal
-from .training.loop import BEST, LAST, train
+from .training.journal import History
+from .training.loop import train
 from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.step import MicroBatch
 
 
 class Classifier(huggingface.HubMixin):
@@ -81,11 +86,17 @@ class Classifier(huggingface.HubMixin):
         split_seed: int | None = None,
         output: str | Path | Literal["auto"] | None = None,
         resume: bool = False,
+        jpeg: int | None = None,
         workers: int | None = None,
         strict: bool = False,
         verbose: bool = True,
+        pretrained: str | Path | None = None,
+        layer_scale: Mapping[str, float] | None = None,
+        checkpoint_minutes: float = MINUTES,
+        micro_batch: MicroBatch = None,
+        allow_changes: bool = False,
     ) -> History:
-        """Train on labelled images from new initial weights, validating after every epoch.
+        """Train on labelled images, validating after every epoch: from new initial weights, or a trained network's.
 
         Ends with the weights of the epoch of lowest validation error; where the data has no test split of its own, with
         those of the last epoch, so that the error on val/ is of weights that were not chosen by it.
@@ -94,7 +105,7 @@ class Classifier(huggingface.HubMixin):
             data: "emoji", or the path or URL of a folder, a list or an archive of labelled images (docs/data.md).
             epochs, batch_size: the recipe's where None.
             lr: highest rate of the weights; all others change in proportion.
-            recipe: a name of `alexnet.recipes()`; the variant's own where None.
+            recipe: a name of `alexnet.recipes()`; the variant's own, or "fine-tune" with `pretrained`, where None.
             mirror: whether mirror images are as good as the images; as the recipe says where None.
             seed: of initial weights, order, crops and dropout; 0 where None.
             split_seed: of the split of a folder that has none; 0 where None.
@@ -102,12 +113,23 @@ class Classifier(huggingface.HubMixin):
                 written where None.
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
                 settings that it was begun with.
+            jpeg: quality of JPEG by which images are packed, for sets that are too large for the disk; see `Packing`.
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
+            pretrained: folder of a run, saved classifier or file of weights (docs/weights.md) to go on from. Its
+                network is the variant unless that was named; layers of the same name and shape are taken, and images
+                are made into what they know (docs/training.md).
+            layer_scale: by layer, what its rates are multiplied by; 0 freezes it.
+            checkpoint_minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+            micro_batch: images of a step worked on at a time, with the same result but for rounding; "auto" takes as
+                many as fit into the memory. All where None.
+            allow_changes: resume also with settings or images that make it another run than the one that was begun.
 
         Raises:
             ValueError: a setting or the data set does not fit; the message says which and what may be.
             Interrupted: on Ctrl-C; the classifier then has the weights so far.
+            OutOfMemory: a step does not fit into the memory, and micro_batch is not "auto".
+            NotSaved: a checkpoint cannot be written; those before it are as they were.
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
@@ -124,22 +146,28 @@ class Classifier(huggingface.HubMixin):
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
-        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror}
+        micro_batch = begun.get("micro_batch") if micro_batch is None else micro_batch
+        jpeg = begun.get("jpeg") if jpeg is None else jpeg
+        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror, "layer_scale": layer_scale}
         progress = counting("packing") if verbose else None
-        say = console.print if verbose else lambda words: None
-        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, workers, strict, progress, say)
+        say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
+        start = _pretrained(pretrained, folder, begun)
+        packing = Packing(jpeg, workers, strict)
+        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
         if output is not None:
-            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device))
+            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
             if resume:
-                runs.check_same(folder, about)
+                plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
                 folder = runs.new_folder(folder, plan.name)
-                runs.write_run(folder, about)
                 runs.write_splits(plan.packed, folder)
+                runs.write_run(folder, about)  # from now on it is a run that can be gone on with
         if verbose:
             facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
             print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
-        return self._fit(plan, seed, folder, resume, verbose)
+        with runs.held(folder):
+            how = {"minutes": checkpoint_minutes, "micro_batch": micro_batch, "say": say}
+            return self._fit(plan, seed, folder, resume, verbose, **how)
 
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
@@ -218,8 +246,7 @@ class Classifier(huggingface.HubMixin):
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
-        file = _weights_file(path)
-        trained = Trained.load(file) if is_ours(file) else import_weights(file)[0]
+        trained = _read(_weights_file(path))
         classifier.trained = replace(trained.to(classifier.device), connected=connected)
         classifier._architecture = classifier.trained.network.architecture
         classifier.run = path if path.is_dir() else path.parent
@@ -237,13 +264,19 @@ class Classifier(huggingface.HubMixin):
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool) -> History:
+    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool, **how) -> History:
         trained = self.trained = plan.untrained(seed, self.device)
         self._packed, self.run = plan.packed, folder
         best = _BestWeights(trained.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
-        steps_done = sum(read_journal(folder)["steps"][-1:]) if folder and resume else 0
-        with bar, Events(folder, steps_done + 1) as events:
+        with bar, Events(folder) as events:
+
+            def on_start(progress: Progress) -> None:
+                events.go_on(progress.epochs)
+                if resume and verbose:
+                    console.print(
+                        f"going on {progress}" if progress.epochs or progress.batch else "nothing was saved yet"
+                    )
 
             def on_epoch(row: dict) -> None:
                 bar.epoch(row)
@@ -258,8 +291,10 @@ class Classifier(huggingface.HubMixin):
                 precision=self.precision,
                 run=folder,
                 resume=resume,
+                on_start=on_start,
                 on_step=bar.step,
                 on_epoch=on_epoch,
+                **how,
             )
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST
@@ -267,6 +302,7 @@ class Classifier(huggingface.HubMixin):
             self.trained = Trained.load(folder / weights, self.device)
         else:
             best.restore()
+            trained.network.requires_grad_(True)
         return history
 
     def _evaluation_images(self, data: str | Path | None, split: str | None, verbose: bool) -> tuple[Pack, np.ndarray]:
@@ -305,6 +341,36 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", connec
     return Classifier.load(path, device, precision, connected)
 
 
+def evaluate_together(
+    networks: Sequence[Classifier | str | Path],
+    data: str | Path | None = None,
+    split: str | None = None,
+    weights: Literal["equal", "search"] = "equal",
+    verbose: bool = True,
+) -> Together:
+    """Count the errors of several networks, each alone, and of the mean of their probabilities over ten views each.
+
+    Every network has its own preprocessing and image size; images and classes are matched by name.
+
+    Args:
+        networks: classifiers, or what `load` takes.
+        data, split: as for `Classifier.evaluate`, the same for all.
+        weights: "equal", or the coordinate search of 2012 on val, which never are the images whose errors are counted.
+
+    Raises:
+        ValueError: networks, data and split do not fit together; the message says which.
+    """
+    if not networks or weights not in ("equal", "search"):
+        raise ValueError(f"{len(networks)} networks, weights {weights!r}; it may be one or more, 'equal' or 'search'")
+    found, validation = [], []
+    for each in networks:
+        classifier = each if isinstance(each, Classifier) else load(each)
+        found.append(classifier.evaluate(data, split, verbose=verbose))
+        if weights == "search":
+            validation.append(classifier.evaluate(data, "val", verbose=verbose))
+    return together(found, validation or None)
+
+
 def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list[tuple[str, float]]:
     """The n likeliest classes with their probabilities, likeliest first; in the order of classes where they tie."""
     best = np.argsort(-probabilities, kind="stable")[:n]
@@ -325,6 +391,24 @@ class _BestWeights:
     def restore(self) -> None:
         if self.state is not None:
             self.network.load_state_dict(self.state)
+
+
+def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) -> Pretrained | None:
+    """What a run goes on from: the network asked for, or the one that an interrupted run began with.
+
+    That is needed until the first checkpoint, which holds all that was taken.
+    """
+    path = path or begun.get("from")
+    if path is None:
+        return None
+    if begun.get("from") == str(path) and (folder / LAST).exists():
+        return Pretrained(Trained.load(folder / LAST), folder / LAST, begun["from_sha256"])
+    file = _weights_file(Path(path).expanduser())
+    return Pretrained.of(_read(file), file)
+
+
+def _read(file: Path) -> Trained:
+    return Trained.load(file) if is_ours(file) else import_weights(file)[0]
 
 
 def _weights_file(path: Path) -> Path:

@@ -21,6 +21,9 @@ def train(
     /,
     variant: str | None = None,
     recipe: str | None = None,
+    pretrained: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
+    freeze: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER")] = (),
+    slow: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LAYER=SHARE")] = (),
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -29,18 +32,27 @@ def train(
     split_seed: int | None = None,
     output: Path | None = None,
     resume: bool = False,
+    allow_changes: bool = False,
+    checkpoint_minutes: float = 10,
+    micro_batch: int | Literal["auto"] | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    jpeg: int | None = None,
     workers: int | None = None,
     strict: bool = False,
 ) -> None:
     """Train a network on labelled images, count its errors and write a report.
 
     Args:
-        data: A folder with train/, val/ and perhaps test/, each with a folder per class; or a folder with a folder per
-            class; or "emoji", the bundled drawings.
-        variant: The network (see `alexnet describe`). By default the one that suits the size of the images.
-        recipe: How to train it (see `alexnet describe --recipes`). By default the network's own.
+        data: A folder, a list or an archive of labelled images, or the address of one (docs/data.md shows which); or
+            "emoji", the bundled drawings.
+        variant: The network (see `alexnet describe`). By default that of --from, or the one that suits the size of the
+            images.
+        recipe: How to train it (see `alexnet describe --recipes`). By default the network's own, or fine-tune.
+        pretrained: A run, a saved classifier or a file of weights to go on from: layers of the same name and shape are
+            taken, the last one where the classes are the same. By default all weights are new.
+        freeze: Layers that stay as they are.
+        slow: Layers and what their rates are multiplied by, as in conv3=0.1 conv4=0.5.
         epochs: Passes over the training images. By default the recipe's.
         batch_size: Images a step. By default the recipe's.
         lr: Highest learning rate; all others change in proportion. By default the recipe's.
@@ -49,8 +61,14 @@ def train(
         split_seed: Of the split of a folder that has none. By default 0.
         output: Folder for weights, journal and report. By default the next free runs/DATA-VARIANT-1, -2 ...
         resume: Go on with an interrupted run, with its settings: the one in --output, or the newest on this data.
+            It ends as if it had never been interrupted.
+        allow_changes: Resume also with settings or images that make it another run from there on.
+        checkpoint_minutes: Between checkpoints within an epoch; there is one after each epoch in any case.
+        micro_batch: Images of a step worked on at a time, with the same mathematics; auto takes as many as fit into the
+            memory. By default all.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Of products; auto takes bf16 where the device has units for it. Weights and sums are always fp32.
+        jpeg: Quality of JPEG by which images are packed, as for `alexnet pack`. By default their pixels are stored.
         workers: Processes that decode images. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
     """
@@ -76,8 +94,14 @@ def train(
         split_seed,
         place,
         resume=resume,
+        jpeg=jpeg,
         workers=workers,
         strict=strict,
+        pretrained=pretrained,
+        layer_scale=_layer_scale(freeze, slow),
+        checkpoint_minutes=checkpoint_minutes,
+        micro_batch=micro_batch,
+        allow_changes=allow_changes,
     )
     evaluation = classifier.evaluate()
     split = SPLITS[evaluation.packed.splits[evaluation.numbers[0]]]
@@ -89,23 +113,41 @@ def train(
     console.print(f"\nreport: {page}\nnext:   alexnet predict {classifier.run} IMAGE", soft_wrap=True)
 
 
+def _layer_scale(freeze: Iterable[str], slow: Iterable[str]) -> dict[str, float] | None:
+    """What the rates of layers are multiplied by, None where no layer is named."""
+    scale = dict.fromkeys(freeze, 0.0)
+    for each in slow:
+        layer, _, share = each.partition("=")
+        try:
+            scale[layer] = float(share)
+        except ValueError:
+            raise ValueError(f"slow is {each!r}; it may be a layer and a number, as in conv3=0.1") from None
+    return scale or None
+
+
 def evaluate(
     run: Positional[Path],
-    data: Positional[str | None] = None,
+    more: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA|RUN")] = (),
     /,
+    data: str | None = None,
     split: Literal["train", "val", "test"] | None = None,
+    average: bool = False,
+    weights: Literal["equal", "search"] = "equal",
     table: Annotated[Path | None, tyro.conf.arg(name="csv")] = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     connected: Literal["same", "bf16", "int8"] = "same",
 ) -> None:
-    """Count the errors of a trained network, by one view and by ten, from one pass.
+    """Count the errors of a trained network, by one view and by ten, from one pass; or of several, averaged.
 
     Args:
         run: Folder of a run, a saved classifier, or a file of weights.
+        more: The data; with --average, further networks.
         data: As for `alexnet train`. By default what it was trained on.
         split: Part of the data. By default test if there is one, else val, else all images.
+        average: Average the probabilities of all networks, each over ten views.
+        weights: Of the networks in the average: equal, or searched on val, where they then look better than they are.
         table: File for the probabilities of every image by ten views.
         as_json: Print JSON.
         device: auto, cpu, cuda, cuda:1, mps ...
@@ -114,21 +156,27 @@ def evaluate(
     """
     from .classifier import load
     from .console import console, print_table
-    from .data.sources import SPLITS
+    from .data.sources import spoken
     from .evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
     from .model.device import keep_freed_memory
 
     keep_freed_memory()
     if table is not None and not table.parent.is_dir():
         raise ValueError(f"{table.parent} is no folder to write {table.name} into")
+    if average:
+        if connected != "same":
+            raise ValueError(f"connected is {connected}; with --average it may be same")
+        return _evaluate_together([str(run), *more], data, split, weights, table, as_json, device, precision)
+    if weights != "equal" or len(more) > 1 or (more and (data or (Path(more[0]) / "run.json").exists())):
+        raise ValueError("one network and one data set are evaluated at a time; several networks with --average")
+    data = more[0] if more else data
 
     classifier = load(run, device, precision, connected)
     evaluation = classifier.evaluate(data, split, verbose=not as_json)
     whole = load(run, device, precision).evaluate(data, split, verbose=not as_json) if connected != "same" else None
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
-    name, counted = evaluation.packed.name, set(evaluation.packed.splits[evaluation.numbers])
-    part = SPLITS[counted.pop()] if len(counted) == 1 else "all images"
+    name, part = evaluation.packed.name, _part(evaluation)
     if as_json:
         views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
         if whole:
@@ -141,7 +189,51 @@ def evaluate(
     changes = change_rows(evaluation, whole, f"fully connected layers in {connected}") if whole else []
     print_table(error_rows(evaluation) + changes, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.mean, classifier.classes), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
+
+
+def _evaluate_together(
+    runs: list[str],
+    data: str | None,
+    split: str | None,
+    weights: Literal["equal", "search"],
+    table: Path | None,
+    as_json: bool,
+    device: str,
+    precision: Literal["auto", "fp32", "bf16"],
+) -> None:
+    """Several networks, each alone and averaged."""
+    from .classifier import evaluate_together, load
+    from .console import console, print_table
+    from .evaluation.tables import TOGETHER_HEAD, together_rows, write_probabilities
+
+    networks = [load(run, device, precision) for run in runs]
+    found = evaluate_together(networks, data, split, weights, verbose=not as_json)
+    average, chosen_on = found.average, found.searched_on
+    if table is not None:
+        write_probabilities(table, average, average.packed.classes)
+    if as_json:
+        each = zip(runs, found.weights, found.each, strict=True)
+        alone = [{"network": run, "weight": weight} | one.mean.summary() for run, weight, one in each]
+        views = {"center": average.center.summary(), "all_views": average.mean.summary()}
+        searched = {"searched_on": chosen_on.mean.summary()} if chosen_on else {}
+        return print_json({"data": average.packed.name, "split": _part(average), "networks": alone} | views | searched)
+    console.print(f"{average.packed.name}, {_part(average)}: {len(average.numbers):,} images, all views\n")
+    print_table(together_rows(found, runs), TOGETHER_HEAD, (1, 2, 3, 4))
+    if chosen_on:
+        console.print(
+            f"\nThe weights were searched on {_part(chosen_on)}, {len(chosen_on.numbers):,} images. The error there, "
+            f"top-1 {1 - chosen_on.mean.top1:.1%} and top-5 {1 - chosen_on.mean.top5:.1%}, is too low: they fit it.",
+            soft_wrap=True,
+        )
+
+
+def _part(evaluation) -> str:
+    """Which split the images of an evaluation are."""
+    from .data.sources import SPLITS
+
+    counted = set(evaluation.packed.splits[evaluation.numbers])
+    return SPLITS[counted.pop()] if len(counted) == 1 else "all images"
 
 
 def predict(
@@ -169,6 +261,7 @@ def predict(
     """
     from .classifier import load
     from .console import console
+    from .data.sources import spoken
 
     classifier = load(run, device, precision, connected)
     found, failed = list(_all_images(images)), 0
@@ -186,7 +279,7 @@ def predict(
         else:
             console.print(image, style="bold", soft_wrap=True)
             for name, share in named:
-                console.print(f"  {share:6.1%}  {name}")
+                console.print(f"  {share:6.1%}  {spoken(name)}")
     if failed:
         raise SystemExit(1)
 
@@ -270,6 +363,7 @@ def pack(
     data: Positional[str],
     /,
     size: int = 256,
+    jpeg: int | None = None,
     workers: int | None = None,
     strict: bool = False,
     verify: bool = False,
@@ -279,19 +373,22 @@ def pack(
     Args:
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
+        jpeg: Quality of JPEG, 1 to 95, by which they are stored. By default their pixels are, which take about eight
+            times the room of JPEGs of quality 90, and no time to read.
         workers: Processes that decode. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
         verify: Compare every stored image with its checksum, rather than a thousand of them.
     """
     from .console import console, counting
-    from .data.packing import damaged, describe_splits
+    from .data.packing import Packing, damaged, describe_splits
     from .data.packing import pack as pack_source
     from .data.sources import open_source
 
     if size < 1:
         raise ValueError(f"size is {size}; it may be 1 or more")
     source = open_source(data, progress=counting("reading"))
-    packed = pack_source(source, size, None, workers, counting("packing"), strict, console.print)
+    how = Packing(jpeg, workers, strict)
+    packed = pack_source(source, size, how=how, progress=counting("packing"), say=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (found := list(damaged(packed, range(len(packed.labels))))):
         raise ValueError(
@@ -316,7 +413,8 @@ def import_file(
         path: A file, which is recognised by its content, or a folder with model.safetensors.
         output: Folder for the classifier; evaluate, predict and export take it.
         variant: Which network it is, where the file does not say (see `alexnet describe`).
-        classes: File with the names of the classes, one a line or as JSON. By default the file's, or numbers.
+        classes: File with the names of the classes, one a line or as JSON. By default the file's; else ImageNet's where
+            there are 1,000, or numbers.
         mean: Taken off the pixels of 0 ... 255: red, green and blue, or a file with a mean image (.binaryproto, .npy).
         std: What pixels less the mean are divided by: red, green and blue.
         input_size: Side of the images that the network sees, pixels. By default the file's or the network's own.

@@ -15,6 +15,8 @@ try:
 except ImportError:  # Windows
     import msvcrt
 
+PART = ".part"
+"""How the names of unfinished files end; one that was left by a killed process is of no use."""
 PATIENCE_S = 2.0
 """Seconds of waiting for another process before the user is told."""
 MOST_NAME = 150
@@ -35,16 +37,32 @@ def short_name(name: str) -> str:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` at the end, or is removed where an error is raised."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """A name beside `path` to write to, which becomes `path` at the end, or is removed where an error is raised.
+
+    What was written is on the disk before it gets its name, so a power failure leaves the old file or the new one.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives; some libraries write for the owner alone
         yield temporary
         temporary.chmod(mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can be asked for that."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)  # not on Windows
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextlib.contextmanager

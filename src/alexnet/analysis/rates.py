@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..specs.recipes import Recipe
-from ..specs.schedules import Plateau
+from ..specs.schedules import NEW, Plateau
 from ..specs.timeline import spans, with_known_rates
 
 POINTS = 60
@@ -20,6 +20,7 @@ STYLES = {
     "weights": {"color": "black", "linewidth": 1.8},
     "biases": {"color": "tab:blue", "linewidth": 1.4, "linestyle": (0, (5, 2))},
     "conv1": {"color": "tab:red", "linewidth": 1.8, "linestyle": (0, (2, 1))},
+    "new layers": {"color": "tab:orange", "linewidth": 1.8, "linestyle": (0, (4, 1, 1, 1))},
     "color shift off": {"color": "tab:green", "linewidth": 1.4, "linestyle": ":"},
 }
 FROZEN = {"color": "tab:red", "alpha": 0.12, "linewidth": 0}
@@ -58,7 +59,7 @@ def _same_rates(one: Recipe, other: Recipe) -> bool:
 
 
 def _draw(axes: Axes, recipe: Recipe) -> None:
-    """Weights; biases and conv1 where they have other rates; layers that are frozen; when the color shift goes off."""
+    """Weights; biases, conv1 and new layers where their rates are others; what is frozen; when the color shift ends."""
     recipe = with_known_rates(recipe)
     found = spans(recipe)
     inside = np.linspace(1e-6, 1 - 1e-6, POINTS)
@@ -68,6 +69,7 @@ def _draw(axes: Axes, recipe: Recipe) -> None:
         "weights": np.array([each.weights for each in rates]),
         "biases": np.array([each.biases for each in rates]),
         "conv1": np.array([each.of("conv1")[0] for each in rates]),
+        "new layers": np.array([each.of(NEW)[0] for each in rates]),
     }
     for name, values in lines.items():
         apart = values != lines["weights"] if name != "weights" else np.ones(len(values), bool)

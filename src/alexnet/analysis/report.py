@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.packing import describe_splits
-from ..data.sources import SPLITS
+from ..data.sources import SPLITS, spoken
 from ..evaluation.metrics import Metrics
 from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
 from ..evaluation.views import Evaluation
@@ -41,16 +41,16 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
     Returns:
         The path of the page.
     """
-    metrics = evaluation.mean
+    metrics, classes = evaluation.mean, [*map(spoken, trained.classes)]
     shown = pick_examples(metrics, EXAMPLES)
     images = evaluation.packed.images[evaluation.numbers[shown]]
     pictures = {
         "curves.png": ("Training", history.plot()),
         "predictions.png": (
             "Predictions",
-            predictions_figure(images, Metrics(metrics.probabilities[shown], metrics.labels[shown]), trained.classes),
+            predictions_figure(images, Metrics(metrics.probabilities[shown], metrics.labels[shown]), classes),
         ),
-        "confusion.png": ("Confusion", confusion_figure(metrics, trained.classes)),
+        "confusion.png": ("Confusion", confusion_figure(metrics, classes)),
         "kernels.png": ("What the first layer sees", kernels_figure(trained.network)),
     }
     sections = []
@@ -68,7 +68,7 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
             table(error_rows(evaluation), ERROR_HEAD),
             *sections,
             "<h2>By class</h2>",
-            table(class_rows(metrics, trained.classes), CLASS_HEAD),
+            table(class_rows(metrics, classes), CLASS_HEAD),
             "</html>\n",
         ]
     )
@@ -84,7 +84,7 @@ def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
     recipe = run["recipe"]
     return {
         "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
-        "network": run["variant"],
+        "network": run["variant"] + (f", from {run['from']}" if run.get("from") else ""),
         "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
         "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
         "weights": run["weights"],

@@ -30,8 +30,8 @@ from ..normalization import response_norm
 from ..specs.geometry import place
 from ..specs.recipes import Recipe, recipe
 from ..specs.variants import variant
-from ..training.loop import train_step
 from ..training.optimizer import PaperUpdate, paper_update
+from ..training.step import train_step
 from . import peers
 from .measure import PeerFailed, Row, compare, median_seconds
 

@@ -78,7 +78,8 @@ def batches(
     """
     device = torch.device(device)
     firsts = range(start * batch_size, len(order), batch_size)
-    if device.type == "cuda" and packed.images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
+    is_array = isinstance(packed.images, np.ndarray)
+    if device.type == "cuda" and is_array and packed.images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
         yield from _resident_batches(packed, order, batch_size, device, firsts)
         return
     ready: queue.Queue = queue.Queue(AHEAD)

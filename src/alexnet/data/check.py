@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..files import cache_folder
-from .decoding import Failed, processors, results
+from .decoding import Failed, results
+from .machine import fits_memory, memory, processors
 from .packing import MOST_BROKEN
 from .sources.base import SPLITS, TRAIN, Reader, Source
 
@@ -299,7 +300,10 @@ def _of_duplicates(source: Source, whole: dict[int, Seen]) -> tuple[list[Finding
 
 def _facts(source: Source, side: int, seconds_an_image: float) -> dict[str, str]:
     counts = np.bincount(source.labels[source.splits == TRAIN], minlength=len(source.classes))
-    facts = {"pack": f"{_bytes(len(source) * side * side * 3)} at {side} pixels"}
+    size = len(source) * side * side * 3
+    facts = {"pack": f"{_bytes(size)} at {side} pixels"}
+    shuffled = "" if fits_memory(size) else "; the pack is shuffled by blocks, as it is too large for that"
+    facts["memory"] = f"{_bytes(memory())}{shuffled}"
     minutes = len(source) * seconds_an_image / 60
     facts["packing"] = f"about {max(minutes, 1):,.0f} minute{'s' if round(minutes) > 1 else ''} on this machine"
     if counts.any():

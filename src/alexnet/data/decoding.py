@@ -84,11 +84,6 @@ def results(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: 
             process.end()
 
 
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def serve() -> None:
     """What a process does: the chunks that it is sent, until there are no more."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")

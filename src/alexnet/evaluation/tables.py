@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import written_whole
+from .ensembles import Together
 from .metrics import Metrics
 from .views import Evaluation
 
 ERROR_HEAD = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
+TOGETHER_HEAD = ("network", "weight", "top-1 error", "top-5 error", "loss")
 CLASS_HEAD = ("class", "images", "right", "most often taken for")
 
 
@@ -21,6 +23,16 @@ def error_rows(evaluation: Evaluation) -> list[list[str]]:
         [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
         for name, m in views.items()
         if m is not None
+    ]
+
+
+def together_rows(found: Together, names: Sequence[str]) -> list[list[str]]:
+    """A row for each network alone, and one for all, in the columns of TOGETHER_HEAD."""
+    shares = [f"{weight / sum(found.weights):.3g}" for weight in found.weights]
+    rows = zip([*names, "average"], [*shares, ""], [*found.each, found.average], strict=True)
+    return [
+        [name, share, f"{1 - each.mean.top1:.1%}", f"{1 - each.mean.top5:.1%}", f"{each.mean.loss:.3f}"]
+        for name, share, each in rows
     ]
 
 

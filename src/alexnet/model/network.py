@@ -74,6 +74,14 @@ class AlexNet(nn.Module):
         self._working_order = _working_order(self)
         self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
+    def train(self, mode: bool = True) -> AlexNet:
+        """As for every module; but batch norm whose scale and shift are frozen keeps its means as they are, too."""
+        super().train(mode)
+        for module in self.children():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         for name in self._working_order:
             x = self._modules[name](x)
@@ -198,8 +206,8 @@ class PlainDropout(nn.Module):
         return f"keep={self.keep}"
 
 
-def parameter_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters by name, by arithmetic alone: nothing is allocated for what a file claims to hold."""
+def tensor_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors by name, by arithmetic alone: nothing is allocated for what a file claims to hold."""
     shapes: dict[str, tuple[int, ...]] = {}
     for step in placed:
         match step.operation:
@@ -210,10 +218,27 @@ def parameter_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
                 weight, bias = (places, step.inputs[0] * kernel**2, maps), (places, maps)
             case words.Linear():
                 weight, bias = (step.outputs[0], step.inputs[0]), step.outputs
+            case words.BatchNorm():
+                weight = bias = (step.inputs[0],)
+                shapes |= {f"{step.name}.running_{kind}": weight for kind in ("mean", "var")}
+                shapes[f"{step.name}.num_batches_tracked"] = ()
             case _:
                 continue
         shapes |= {f"{step.name}.weight": weight, f"{step.name}.bias": bias}
     return shapes
+
+
+def plain_dropout(placed: Iterable[Placed]) -> dict[str, float]:
+    """By layer with weights: what dropout as in 2012, before it, multiplies by after training; 1 without."""
+    factors: dict[str, float] = {}
+    keep = 1.0
+    for step in placed:
+        match step.operation:
+            case words.Dropout(rescale=False):
+                keep *= 1 - step.operation.rate
+            case words.Conv() | words.Local() | words.Linear():
+                factors[step.name], keep = keep, 1.0
+    return factors
 
 
 def _working_order(network: AlexNet) -> list[str]:

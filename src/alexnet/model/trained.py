@@ -1,17 +1,19 @@
 """A network with all that its use needs, preprocessing and class names, and the one file that holds them.
 
 The file is safetensors: the weights by name, `preprocessing.mean` and `preprocessing.std`, and in its header, as JSON,
-the architecture and the class names. A file is written beside and renamed, so that there is never half a one.
+the architecture and the class names. A file is written beside and renamed, so that there is never half a one. The
+header also holds a checksum of every tensor and of itself, so that a bit that flipped on the disk is found.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,9 +25,10 @@ from ..files import written_whole
 from ..specs.geometry import place
 from ..specs.storage import from_json, to_json
 from .device import TYPES, Precision
-from .network import AlexNet, parameter_shapes
+from .network import AlexNet, tensor_shapes
 from .smaller import Connected, with_smaller_connected
 
+Found = TypeVar("Found")
 FORMAT = 1
 FILE = "model.safetensors"
 
@@ -88,8 +91,11 @@ class Trained:
         tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
         tensors |= {"preprocessing.mean": self.inputs.mean, "preprocessing.std": self.inputs.std}
         tensors |= {name: tensor.detach().contiguous() for name, tensor in (extra or {}).items()}
+        tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+        head = {"alexnet": json.dumps(about), "notes": json.dumps(notes or {})}
+        head["sums"] = json.dumps({name: _sum(tensor) for name, tensor in tensors.items()})
         with written_whole(path) as temporary:
-            save_file(tensors, temporary, {"alexnet": json.dumps(about), "notes": json.dumps(notes or {})})
+            save_file(tensors, temporary, head | {"head": _head_sum(head)})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Trained:
@@ -98,27 +104,21 @@ class Trained:
         Raises:
             ValueError: the file is damaged, of another version, or not one of ours.
         """
-        with _open(path) as file:
-            try:
-                return cls._read(file).to(device)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            except (KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"{path} says of itself what is not understood: {error!r}") from error
+        return _read(path, cls._of).to(device)
 
     @classmethod
-    def _read(cls, file) -> Trained:
-        about = json.loads((file.metadata() or {}).get("alexnet", "{}"))
+    def _of(cls, file: _File) -> Trained:
+        about = json.loads(file.head.get("alexnet", "{}"))
         if about.get("format") != FORMAT:
             raise ValueError(f"it is not a network of format {FORMAT} saved by alexnet")
         architecture, whole = from_json(about["architecture"]), (about["in_channels"], about["input_size"])
-        shapes = parameter_shapes(place(architecture, len(about["classes"]), *whole))
+        shapes = tensor_shapes(place(architecture, len(about["classes"]), *whole))
         names = {*shapes, "preprocessing.mean", "preprocessing.std"}
-        if missing := sorted(names - set(file.keys())):
+        if missing := sorted(names - set(file.names)):
             raise ValueError(f"it lacks {', '.join(missing)} of {architecture.name}")
-        if any(tuple(file.get_slice(name).get_shape()) != shape for name, shape in shapes.items()):
+        if any(file.shape(name) != shape for name, shape in shapes.items()):
             raise ValueError(f"it does not hold the weights of its architecture, {architecture.name}")
-        tensors = {name: file.get_tensor(name) for name in names}
+        tensors = {name: file.tensor(name) for name in names}
         network = AlexNet(architecture, len(about["classes"]), *whole)
         sizes = about["stored_size"], about["crop_size"]
         mean, std = tensors.pop("preprocessing.mean"), tensors.pop("preprocessing.std")
@@ -128,21 +128,67 @@ class Trained:
 
 
 def read_notes(path: Path) -> dict:
-    """The notes that a file was saved with."""
-    with _open(path) as file:
-        return json.loads((file.metadata() or {}).get("notes", "{}"))
+    """The notes that a file was saved with.
+
+    Raises:
+        ValueError: as for `Trained.load`.
+    """
+    return _read(path, lambda file: json.loads(file.head.get("notes", "{}")))
 
 
 def read_extra(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a file whose names begin with `prefix`, without it."""
-    with _open(path) as file:
-        return {name[len(prefix) :]: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    """The tensors of a file whose names begin with `prefix`, without it.
+
+    Raises:
+        ValueError: as for `Trained.load`.
+    """
+    return _read(path, lambda file: {n[len(prefix) :]: file.tensor(n) for n in file.names if n.startswith(prefix)})
 
 
-def _open(path: Path):
+class _File:
+    """An open file; whatever is read from it is held to its sum. Files of the time before sums have none."""
+
+    def __init__(self, opened):
+        self.opened, self.names = opened, list(opened.keys())
+        self.head = dict(opened.metadata() or {})
+        if self.head.pop("head", None) != (_head_sum(self.head) if "sums" in self.head else None):
+            raise ValueError("it is damaged: its header has another sum than when it was written")
+        self.sums = json.loads(self.head.get("sums", "{}"))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.opened.get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> Tensor:
+        tensor = self.opened.get_tensor(name)
+        if self.sums and self.sums.get(name) != _sum(tensor):
+            raise ValueError(f"it is damaged: {name} has another sum than when it was written")
+        return tensor
+
+
+def _sum(tensor: Tensor) -> int:
+    """Of type, shape and bytes."""
+    kind = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), kind)
+
+
+def _head_sum(head: Mapping[str, str]) -> str:
+    return str(zlib.crc32(json.dumps(head, sort_keys=True).encode()))
+
+
+def _read(path: Path, what: Callable[[_File], Found]) -> Found:
+    """What is wanted of a file.
+
+    Raises:
+        ValueError: it is not there, not ours or damaged; the message names it.
+    """
     try:
-        return safe_open(path, "pt")
+        with safe_open(path, "pt") as opened:
+            return what(_File(opened))
     except FileNotFoundError:
         raise ValueError(f"{path} is not there; a trained network is a folder with {FILE} or such a file") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} says of itself what is not understood: {error!r}") from error

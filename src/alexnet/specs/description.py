@@ -9,7 +9,7 @@ from dataclasses import fields
 
 from .architecture import AdaptivePool, Architecture, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 from .geometry import Operation, Placed, named_operations
-from .recipes import Input, Recipe
+from .recipes import PRETRAINED, Input, Recipe
 from .schedules import Drops, Fall, Levels, Plateau, Schedule, Stages, Switched, WarmThenLinear
 from .variants import PAPER
 
@@ -86,7 +86,7 @@ def recipe_in_words(recipe: Recipe) -> str:
     rates = f"weights {highest:.3g}" + (
         f", biases {first.biases * highest / first.weights:.3g}" if first.weights else ""
     )
-    inputs = {"one": "0 … 255 minus the mean"}.get(recipe.input.std, "unit deviation")
+    inputs = {"one": "0 … 255 minus the mean", "pretrained": "as before"}.get(recipe.input.std, "unit deviation")
     crops = f"crops of {recipe.zoom[0]:.0%} to {recipe.zoom[1]:.0%}" if recipe.zoom else "crops"
     shared = f" shared by {recipe.crop_group} images" if recipe.crop_group > 1 else ""
     augmentation = crops + (" and mirroring" if recipe.mirror else "") + shared
@@ -126,8 +126,15 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         "averaging": (recipe.averaging, "mean of the weights, each step {:g} of what it was"),
         "largest gradient": (recipe.largest_gradient, "{:g}"),
         "trust": (recipe.trust, "{:g}: rates in proportion to weights over gradient (LARS)"),
+        "layers": (scales_in_words(recipe), "{}"),
     }
     return facts | {name: words.format(value) for name, (value, words) in optional.items() if value}
+
+
+def scales_in_words(recipe: Recipe) -> str:
+    """Layers that are frozen or slowed down, empty where there are none."""
+    each = recipe.layer_scale.items()
+    return ", ".join(f"{layer} {f'at {scale:g} of the rate' if scale else 'frozen'}" for layer, scale in each)
 
 
 def schedule_in_words(schedule: Schedule) -> str:
@@ -160,6 +167,8 @@ def schedule_in_words(schedule: Schedule) -> str:
 
 
 def _input(spec: Input) -> str:
+    if spec == PRETRAINED:
+        return "as for the network that it goes on from"
     mean = {"image": "mean image, by its center", "aligned image": "mean image, by the crop", "channel": "mean color"}
     mean_said = mean[spec.mean] if isinstance(spec.mean, str) else f"color {_numbers(spec.mean)}"
     std = {"one": "", "channel": ", over the deviation of each channel"}

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from .schedules import Drops, Fall, Levels, Plateau, Rates, Schedule, Stage, Stages, Switched, WarmThenLinear
+from .schedules import NEW, Drops, Fall, Levels, Plateau, Rates, Schedule, Stage, Stages, Switched, WarmThenLinear
 
 
 @dataclass(frozen=True)
 class Input:
     """From pixels of 0 … 255 to what the network sees: (pixels − mean) / std."""
 
-    mean: Literal["image", "aligned image", "channel"] | tuple[float, float, float] = "image"
+    mean: Literal["image", "aligned image", "channel", "pretrained"] | tuple[float, float, float] = "image"
     """The training set's mean image by its central crop ("image", as in 2012) or by the same crop as the picture's
-    ("aligned image", Caffe), its mean color ("channel"), or given colors."""
-    std: Literal["one", "channel"] | tuple[float, float, float] = "one"
-    """Not divided at all ("one"), by the training set's deviation of each channel, or by given numbers."""
+    ("aligned image", Caffe), its mean color ("channel"), or given colors; or that of the network that training goes on
+    from ("pretrained")."""
+    std: Literal["one", "channel", "pretrained"] | tuple[float, float, float] = "one"
+    """Not divided at all ("one"), by the training set's deviation of each channel, by given numbers, or as for the
+    network that training goes on from."""
+
+
+PRETRAINED = Input("pretrained", "pretrained")
+"""Of every run that goes on from a trained network: its weights know no other input. A recipe that has it from the
+start cannot begin with new weights."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Recipe:
     trust · ‖w‖ / (‖gradient‖ + decay · ‖w‖), so that no layer moves by more than that share of its size."""
     rate_scale: float = 1.0
     """Multiplies every rate of the schedule."""
+    layer_scale: Mapping[str, float] = field(default_factory=dict)
+    """By layer, multiplies its rates: 0 freezes it from the first step."""
+    new_layers: tuple[str, ...] | None = None
+    """Those that the schedule's rates of new layers are for; the plan of a run finds them where None."""
 
     def __post_init__(self):
         ones, zeros = ("epochs", "batch_size", "crop_group", "stretch"), ("rate_scale", "mixup", "cutmix")
@@ -89,6 +100,8 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
             )
+        if slower := {layer: scale for layer, scale in self.layer_scale.items() if scale < 0}:
+            raise ValueError(f"recipe {self.name}: layer_scale is {slower}; it may be 0 or more")
         for name in ("label_smoothing", "averaging"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 0 to below 1")
@@ -105,7 +118,14 @@ class Recipe:
             errors: validation errors of the epochs that are done, for schedules that follow them.
         """
         rates, scale = self.schedule.rates(progress, errors), self.rate_scale
-        layers = {name: (weights * scale, biases * scale) for name, (weights, biases) in rates.layers.items()}
+        own = dict(rates.layers)
+        if NEW in own and self.new_layers is not None:
+            own |= dict.fromkeys(self.new_layers, own.pop(NEW))
+        layers = {}
+        for name in (*own, *self.layer_scale):
+            weights, biases = own.get(name, (rates.weights, rates.biases))
+            share = scale * self.layer_scale.get(name, 1.0)
+            layers[name] = weights * share, biases * share
         return replace(rates, weights=rates.weights * scale, biases=rates.biases * scale, layers=layers)
 
     def first_rate(self) -> float:
@@ -191,6 +211,7 @@ WARM_RESTART = replace(
     BY_HAND_2012,
     name="warm-restart",
     about="Goes on from the weights of by-hand-2012: the rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
+    input=PRETRAINED,
     schedule=Stages(  # epochs 91 to 135 of that run
         (
             Stage(107 - 91, Rates(0.001, 0.02, _frozen("conv1"))),
@@ -199,6 +220,25 @@ WARM_RESTART = replace(
         )
     ),
     epochs=135 - 91,
+)
+
+FINE_TUNE = replace(
+    ORIGINAL,
+    name="fine-tune",
+    about="Configuration 146 from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0 % and 16.6 %.",
+    schedule=Stages(  # the notes have no rates of biases: here those that run4.sh has beside the same rate of weights
+        (
+            Stage(0.03, Rates(0.001, 0.002, {"conv1": (0.0001, 0.002)})),  # 300 batches
+            Stage(7, Rates(0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)})),
+            Stage(9, Rates(0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)})),
+            Stage(22, Rates(0.001, 0.002, _frozen("conv1"))),
+            Stage(38, Rates(0.0001, 0.002, _frozen("conv1"))),
+            Stage(42, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
+            Stage(54, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+        )
+    ),
+    epochs=54,
+    input=PRETRAINED,
 )
 
 LINEAR_FALL = replace(
@@ -398,6 +438,7 @@ RECIPES = {
         BY_HAND,
         BY_HAND_2012,
         WARM_RESTART,
+        FINE_TUNE,
         LINEAR_FALL,
         EXPONENTIAL,
         LEVELS,

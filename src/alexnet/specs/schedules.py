@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+NEW = "new"
+"""In `Rates.layers`: those of the layers that a network that goes on from another one does not have from it."""
+
 
 @dataclass(frozen=True)
 class Rates:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,13 @@ class Averaging:
     """mean ← decay · mean + (1 − decay) · weights after each step, begun at the initial weights.
 
     The numbers that batch norm keeps are averaged too, and counts copied. The network holds one of the two, weights or
-    mean, and `aside` the other; `swap` changes them over. With decay None there is no mean, and nothing is done.
+    mean, and `aside` the other; at first the mean. With decay None there is no mean, and nothing is done.
     """
 
     def __init__(self, network: nn.Module, decay: float | None):
         self.network, self.decay = network, decay
         self.aside = {} if decay is None else {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self._shows_mean = True
 
     @torch.no_grad()
     def update(self) -> None:
@@ -30,14 +32,33 @@ class Averaging:
             self.aside[name].copy_(weights.pop(name))
         torch._foreach_lerp_([self.aside[name] for name in weights], list(weights.values()), 1 - self.decay)
 
+    def show_weights(self) -> None:
+        if self._shows_mean:
+            self._swap()
+
+    def show_mean(self) -> None:
+        if not self._shows_mean:
+            self._swap()
+
+    @contextlib.contextmanager
+    def mean_shown(self) -> Iterator[None]:
+        """The mean in the network, and afterwards what was there."""
+        before = self._shows_mean
+        self.show_mean()
+        yield
+        if not before:
+            self.show_weights()
+
+    def load(self, aside: Mapping[str, Tensor]) -> None:
+        """Take the weights from there; the mean is in the network."""
+        for name, tensor in self.aside.items():
+            tensor.copy_(aside[name])
+
     @torch.no_grad()
-    def swap(self) -> None:
+    def _swap(self) -> None:
+        self._shows_mean = not self._shows_mean
         held = self.network.state_dict()
         for name, other in self.aside.items():
             kept = other.clone()
             other.copy_(held[name])
             held[name].copy_(kept)
-
-    def load(self, aside: Mapping[str, Tensor]) -> None:
-        for name, tensor in self.aside.items():
-            tensor.copy_(aside[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = "tensorboard"
@@ -13,10 +14,9 @@ class Events:
 
     Args:
         run: folder of the run; nothing is written where None.
-        purge_from: events from this step on are of an interrupted attempt, and disappear.
     """
 
-    def __init__(self, run: Path | None, purge_from: int | None = None):
+    def __init__(self, run: Path | None):
         self.writer = None
         if run is None:
             return
@@ -24,7 +24,8 @@ class Events:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self.writer = SummaryWriter(str(run / FOLDER), purge_step=purge_from)
+        # What an interrupted attempt wrote disappears, and `go_on` writes what counts again.
+        self.writer = SummaryWriter(str(run / FOLDER), purge_step=0)
 
     def __enter__(self) -> Events:
         return self
@@ -32,6 +33,11 @@ class Events:
     def __exit__(self, *error) -> None:
         if self.writer is not None:
             self.writer.close()
+
+    def go_on(self, epochs: Sequence[dict]) -> None:
+        """Write the lines of the epochs before an interruption."""
+        for row in epochs:
+            self.epoch(row)
 
     def epoch(self, row: dict) -> None:
         if self.writer is None:

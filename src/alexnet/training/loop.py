@@ -7,64 +7,30 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
-from ..data.mixing import Mix, drawn_mix
+from ..data.mixing import drawn_mix
 from ..evaluation.views import evaluate
-from ..model.device import TYPES, Precision, autocast
-from ..model.trained import Trained, read_extra, read_notes
-from ..specs.recipes import Recipe
+from ..model.device import TYPES, Precision
+from ..model.trained import Trained
 from ..specs.schedules import Rates
 from .averaging import Averaging
+from .checkpoints import MINUTES, Checkpoints, Progress
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
-from .journal import History, write_journal
-from .optimizer import PaperUpdate, paper_update
+from .journal import History
+from .optimizer import paper_update
 from .plan import Plan
-
-LAST, BEST = "last.safetensors", "best.safetensors"
+from .step import MicroBatch, MicroBatches
 
 
 class Diverged(ValueError):
     """The loss is no longer a number."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with the weights and velocities."""
-
-    epoch: int = 0
-    """Epochs done."""
-    batch: int = 0
-    """Batches done of the epoch under way."""
-    loss: float = 0.0
-    """Summed over the images of the epoch under way."""
-    right: int = 0
-    seen: int = 0
-    epochs: list[dict] = field(default_factory=list)
-    """The journal so far."""
-
-    def count(self, loss: float, right: int, images: int) -> None:
-        """One more batch, of that mean loss and so many right answers."""
-        self.batch += 1
-        self.loss += loss * images
-        self.right += right
-        self.seen += images
-
-    @property
-    def mean(self) -> float:
-        """Loss of the epoch under way, nats."""
-        return self.loss / self.seen
-
-    @property
-    def val_errors(self) -> list[float]:
-        return [epoch["val_error"] for epoch in self.epochs if "val_error" in epoch]
 
 
 @dataclass(frozen=True)
@@ -92,6 +58,10 @@ def train(
     precision: Precision = "fp32",
     run: Path | None = None,
     resume: bool = False,
+    minutes: float = MINUTES,
+    micro_batch: MicroBatch = None,
+    say: Callable[[str], object] = lambda words: None,
+    on_start: Callable[[Progress], None] = lambda progress: None,
     on_step: Callable[[Report], None] = lambda report: None,
     on_epoch: Callable[[dict], None] = lambda row: None,
 ) -> History:
@@ -101,22 +71,30 @@ def train(
     mean, which is also what is validated and saved.
 
     Args:
-        run: folder for the checkpoints LAST and BEST (by validation error) and the journal; none are kept where None.
-        resume: go on from LAST. The result is that of a run that was never interrupted.
-        on_step, on_epoch: called after each step with a Report, after each epoch with its line of the journal.
+        run: folder for the checkpoints and the journal; none are kept where None.
+        resume: go on from the newest checkpoint. The result is that of a run that was never interrupted.
+        minutes: between checkpoints within an epoch; there is one after each epoch in any case.
+        micro_batch: images of a step worked on at a time; "auto" takes as many as fit into the memory.
+        say: is told what the user should know.
+        on_start, on_step, on_epoch: called with where the run begins or goes on; after each step with a Report; after
+            each epoch with its line of the journal.
 
     Raises:
         Diverged: the loss is not finite.
-        Interrupted: on Ctrl-C, after the step under way is done and LAST is saved.
+        Interrupted: on Ctrl-C, after the step under way is done and a checkpoint is saved.
+        NotSaved: a checkpoint cannot be written.
+        OutOfMemory: a step does not fit into the memory, and may not be split.
+        ValueError: there are checkpoints, and none can be gone on from.
     """
     network = trained.network
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)
     averaging = Averaging(network, recipe.averaging)
-    progress = Progress()
-    if resume and run and (run / LAST).exists():  # else it was interrupted before anything was saved
-        progress = _restore(trained, optimizer, averaging, run / LAST)
+    checkpoints = Checkpoints(run, trained, optimizer, averaging, minutes, say)
+    progress = checkpoints.restore(recipe.batch_size) if resume and run else Progress()
+    micro_batches = MicroBatches(network, micro_batch, progress.at_a_time, say)
+    on_start(progress)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
     scores_of = None
@@ -129,7 +107,7 @@ def train(
             started, waited, already = time.perf_counter(), 0.0, progress.seen
             order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
             network.train()
-            averaging.swap()  # to the weights
+            averaging.show_weights()
             with closing(batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
                 for batch, wait in _timed(read):
                     rates = rates_at(progress.batch)
@@ -138,20 +116,21 @@ def train(
                     drawn = seed, progress.epoch, rates.color, TYPES[precision]
                     views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
                     mix = drawn_mix(batch, trained.inputs.crop_size, recipe, seed, progress.epoch)
-                    scores_of = scores_of or graphed(network, views, precision)
-                    loss, right = train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
+                    scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
+                    loss, right = micro_batches.train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
                     averaging.update()
                     _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
+                    progress.at_a_time = micro_batches.at_a_time
                     waited += wait
                     here = progress.epoch + 1, progress.batch, per_epoch
                     on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
+                    if ctrl_c.pressed or checkpoints.is_due():
+                        checkpoints.save(progress)
                     if ctrl_c.pressed:
-                        averaging.swap()
-                        if run:
-                            _save(trained, optimizer, averaging, progress, run)
+                        averaging.show_mean()
                         raise Interrupted
-            averaging.swap()  # to their mean
+            averaging.show_mean()
             trained_s = time.perf_counter() - started
             row = {
                 "epoch": progress.epoch + 1,
@@ -167,13 +146,8 @@ def train(
                 _check_finite(metrics.loss, f"after epoch {progress.epoch + 1}, on val", rates_at(per_epoch - 1))
                 row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}
             row["elapsed_s"] = time.perf_counter() - started
-            is_best = "val_error" in row and row["val_error"] < min(progress.val_errors, default=math.inf)
-            progress = Progress(progress.epoch + 1, epochs=[*progress.epochs, row])
-            if run:
-                if is_best:
-                    trained.save(run / BEST, notes={"epoch": progress.epoch})
-                _save(trained, optimizer, averaging, progress, run)
-                write_journal(run, History(progress.epochs))
+            progress = progress.next_epoch(row)
+            checkpoints.save(progress)
             on_epoch(row)
             if ctrl_c.pressed:
                 raise Interrupted
@@ -184,41 +158,6 @@ def train(
 def step_seed(seed: int, epoch: int, batch: int) -> int:
     """What torch's generator starts from at a step, so that a resumed run draws the same dropout."""
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
-
-
-def train_step(
-    scores_of: Callable[[torch.Tensor], torch.Tensor],
-    optimizer: PaperUpdate,
-    views: torch.Tensor,
-    batch: Batch,
-    recipe: Recipe,
-    precision: Precision,
-    mix: Mix | None = None,
-) -> tuple[float, int]:
-    """One update; the mean loss of the batch, nats, and how many of it were right.
-
-    Of images that are mixed, only their own class counts as right.
-
-    Args:
-        scores_of: the network in training mode, or what stands for it.
-        views: of the images of the batch, (N, channels, side, side).
-    """
-    with autocast(views.device, precision):
-        scores = scores_of(mix.of(views) if mix else views)
-    scores = scores.float()
-    loss = F.cross_entropy(scores, batch.labels, label_smoothing=recipe.label_smoothing)
-    if mix:
-        others = F.cross_entropy(scores, batch.labels[mix.partners], label_smoothing=recipe.label_smoothing)
-        loss = mix.share * loss + (1 - mix.share) * others
-    optimizer.zero_grad()
-    loss.backward()
-    if recipe.largest_gradient is not None:
-        parameters = [group["params"][0] for group in optimizer.param_groups]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
-    optimizer.step()
-    right = (scores.detach().argmax(1) == batch.labels).sum()
-    mean, count = torch.stack([loss.detach(), right]).tolist()  # one wait for the device
-    return mean, int(count)
 
 
 def _check_finite(loss: float, where: str, rates: Rates) -> None:
@@ -235,17 +174,3 @@ def _timed(read: Iterable[Batch]) -> Iterable[tuple[Batch, float]]:
     for batch in read:
         yield batch, time.perf_counter() - started
         started = time.perf_counter()
-
-
-def _save(trained: Trained, optimizer: PaperUpdate, averaging: Averaging, progress: Progress, run: Path) -> None:
-    extra = {f"velocity.{name}": velocity for name, velocity in optimizer.velocities().items()}
-    extra |= {f"not_averaged.{name}": weights for name, weights in averaging.aside.items()}
-    trained.save(run / LAST, extra=extra, notes={"progress": vars(progress)})
-
-
-def _restore(trained: Trained, optimizer: PaperUpdate, averaging: Averaging, path: Path) -> Progress:
-    saved = Trained.load(path)
-    trained.network.load_state_dict(saved.network.state_dict())
-    optimizer.load_velocities(read_extra(path, "velocity."))
-    averaging.load(read_extra(path, "not_averaged."))
-    return Progress(**read_notes(path)["progress"])

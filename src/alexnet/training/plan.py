@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,22 +11,21 @@ import torch
 
 from ..data.augmentation import Preprocessing
 from ..data.check import check
-from ..data.packing import Pack, describe_splits, pack
+from ..data.machine import fits_memory
+from ..data.packing import Pack, Packing, describe_splits, pack
 from ..data.sources import Source, open_source
 from ..data.statistics import Statistics, pack_statistics
-from ..model.network import AlexNet
+from ..model.network import AlexNet, tensor_shapes
 from ..model.trained import Trained
+from ..model.transfer import Pretrained, Transfer
 from ..specs.architecture import Architecture
-from ..specs.description import recipe_in_words
+from ..specs.description import recipe_in_words, scales_in_words
 from ..specs.geometry import place
-from ..specs.recipes import Recipe, recipe
+from ..specs.recipes import PRETRAINED, Recipe, recipe
 from ..specs.variants import variant
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
 """Largest typical side of the images, pixels, for which a variant is the default."""
-
-MEMORY_SHARE = 0.8
-"""Of the machine's memory; larger packs are shuffled by blocks, so that they are not read from everywhere at once."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,8 @@ class Plan:
     recipe: Recipe
     found: Statistics
     """Of the training images."""
+    transfer: Transfer | None = None
+    """What the network has from a trained one; None for new weights."""
 
     @property
     def name(self) -> str:
@@ -56,10 +55,16 @@ class Plan:
         return len(self.packed.numbers("train"))
 
     def untrained(self, seed: int, device: torch.device) -> Trained:
-        """The network with its initial weights, and its preprocessing."""
-        sizes = self.architecture.stored_size, self.architecture.input_size
-        inputs = Preprocessing.of(self.recipe, self.found, *sizes)
+        """The network with its initial weights, new or taken, and its preprocessing. Frozen layers need no gradient."""
         network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
+        for layer, scale in self.recipe.layer_scale.items():
+            network.get_submodule(layer).requires_grad_(scale > 0)
+        if self.transfer:
+            self.transfer.begin(network)
+            inputs = self.transfer.inputs(self.architecture, self.recipe.mirror)
+        else:
+            sizes = self.architecture.stored_size, self.architecture.input_size
+            inputs = Preprocessing.of(self.recipe, self.found, *sizes)
         return Trained(network, inputs, self.packed.classes).to(device)
 
     def facts(self) -> dict[str, str]:
@@ -72,6 +77,10 @@ class Plan:
             "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
             "rates": recipe_in_words(self.recipe),
         }
+        if self.transfer:
+            facts |= self.transfer.facts()
+        if self.recipe.layer_scale:
+            facts["layers"] = scales_in_words(self.recipe)
         if self.recipe.shuffle == "blocks":
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled by blocks, as {gigabytes:,.0f} GB of images may not fit into memory"
@@ -87,57 +96,71 @@ def make_plan(
     data: str | Path,
     architecture: Architecture | None = None,
     wanted: str | Recipe | None = None,
-    changes: Mapping[str, int | None] | None = None,
+    changes: Mapping[str, object] | None = None,
     lr: float | None = None,
     split_seed: int = 0,
-    workers: int | None = None,
-    strict: bool = False,
+    packing: Packing = Packing(),  # noqa: B008
     progress=None,
     say: Callable[[str], object] = lambda words: None,
+    pretrained: Pretrained | None = None,
 ) -> Plan:
     """Open and pack the data, and settle what was left open.
 
     Args:
         data: as for `recognise`.
-        architecture: the one that suits the size of the images where None.
-        wanted: a recipe or its name; the architecture's own where None.
+        architecture: the pretrained network's, or the one that suits the size of the images, where None.
+        wanted: a recipe or its name; the architecture's own, or "fine-tune" from a pretrained network, where None.
         changes: fields of the recipe to replace, unless None.
         lr: highest rate of the weights; all others change in proportion.
         split_seed: of the split of a folder that has none.
-        workers, strict, progress, say: as for `pack`.
+        packing: how the pack is made.
+        progress, say: as for `pack`.
+        pretrained: a trained network to go on from.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
     source = open_source(data, split_seed, progress)
-    architecture = architecture or variant(default_variant(source))
-    chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or architecture.recipe)
+    architecture = architecture or (pretrained.architecture if pretrained else variant(default_variant(source)))
+    own = "fine-tune" if pretrained else architecture.recipe
+    chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or own)
     chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
     if lr is not None:
         if lr <= 0:
             raise ValueError(f"lr is {lr}; it may be above 0")
         chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
-    place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
+    placed = place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
+    _check_layers(chosen, list(dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed))))
+    transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None
+    if transfer:
+        new = transfer.new if chosen.new_layers is None else chosen.new_layers
+        chosen = replace(chosen, input=PRETRAINED, new_layers=new)
+    elif chosen.input == PRETRAINED:
+        raise ValueError(f"the recipe {chosen.name} goes on from a trained network; name it by --from (pretrained=…)")
     for finding in check(source, architecture.stored_size, brief=True).findings:
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding.text}")
         if finding.level == "warning":
             say(f"{source.name}: {finding.text}; see alexnet check {data}")
-    packed = pack(source, architecture.stored_size, None, workers, progress, strict, say)
+    packed = pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
-    if packed.images.nbytes > MEMORY_SHARE * _memory():
+    if not fits_memory(packed.images.nbytes):
         chosen = replace(chosen, shuffle="blocks")
     chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
-    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed))
+    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer)
 
 
-def _memory() -> float:
-    """Of the machine, bytes; endless where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
+def _check_layers(chosen: Recipe, layers: Sequence[str]) -> None:
+    """Refuse what cannot be frozen or slowed down.
+
+    Raises:
+        ValueError: a layer whose rates are to be scaled is not there, or none is left to learn.
+    """
+    if unknown := [name for name in chosen.layer_scale if name not in layers]:
+        raise ValueError(f"there is no layer {unknown[0]!r} to freeze or slow down, but {', '.join(layers)}")
+    if all(chosen.layer_scale.get(name, 1) == 0 for name in layers):
+        raise ValueError("all layers are frozen; one at least is to learn")
 
 
 def data_name(data: str | Path) -> str:

@@ -5,38 +5,50 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..data.packing import BROKEN, Pack
 from ..data.sources import SPLITS
-from ..files import written_whole
+from ..files import is_locked, locked, written_whole
 from ..specs.storage import from_json, to_json
 from .plan import Plan
+from .step import MicroBatch
 
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 """Of files with the names of images, which may be any bytes."""
-MATHEMATICS = ("architecture", "recipe", "seed", "precision", "pack")
-"""Settings that a resumed run shares with the one that was interrupted."""
+MATHEMATICS = ("architecture", "recipe", "seed", "precision", "from_sha256")
+"""Settings that a resumed run shares with the one that was interrupted, as it does the images."""
+ROUNDING = ("device", "threads", "micro_batch", "versions")
+"""Settings that it may have changed; the bits are then not quite the same."""
 
 
-def settings(plan: Plan, seed: int, split_seed: int, precision: str, device: str) -> dict:
+def settings(
+    plan: Plan, seed: int, split_seed: int, precision: str, device: str, micro_batch: MicroBatch = None
+) -> dict:
     """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
+    source = plan.transfer and plan.transfer.source
     return {
         "data": plan.data,
         "pack": plan.packed.path.name,
+        "from": str(source.file) if source else None,
+        "from_sha256": source.sha256 if source else None,
         "variant": plan.architecture.name,
         "seed": seed,
         "split_seed": split_seed,
         "device": device,
         "precision": precision,
+        "micro_batch": micro_batch,
+        "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "recipe": to_json(plan.recipe),
         "architecture": to_json(plan.architecture),
@@ -47,12 +59,17 @@ def new_folder(output: Path | None, name: str) -> Path:
     """The folder of a new run: `output`, or the next free runs/NAME-1, runs/NAME-2 …
 
     Raises:
-        ValueError: `output` holds a run already.
+        ValueError: `output` holds a run already, or cannot be written to.
     """
     if output is not None:
-        if (output / FILE).exists():
+        about = read_run(output)
+        if "results" in about:
+            raise ValueError(f"{output} holds a finished run; choose another --output")
+        if about:
             raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
         output.mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK):
+            raise ValueError(f"{output} cannot be written to")
         return output
     number = 1 + max(_numbered(name), default=0)
     while True:  # another run may take the same number at the same time
@@ -63,7 +80,8 @@ def new_folder(output: Path | None, name: str) -> Path:
 
 
 def interrupted_folder(output: Path | None, data: str, variant: str | None) -> Path:
-    """The folder to go on in: `output`, or the newest in runs/ on the same data that has no results yet.
+    """The folder to go on in: `output`, or the newest in runs/ on the same data that has no results yet and that nobody
+    is training in.
 
     Args:
         variant: of the network, any where None.
@@ -81,7 +99,8 @@ def interrupted_folder(output: Path | None, data: str, variant: str | None) -> P
     candidates = []
     for path in Path("runs").glob(f"*/{FILE}"):
         about = read_run(path.parent)
-        if about["data"] == data and variant in (None, about["variant"]) and "results" not in about:
+        fits = about["data"] == data and variant in (None, about["variant"]) and "results" not in about
+        if fits and not is_locked(path):
             candidates.append((path.stat().st_mtime_ns, path.parent))
     if not candidates:
         raise ValueError(f"no interrupted run on {data} is in runs/; name its folder by --output")
@@ -113,33 +132,96 @@ def write_splits(packed: Pack, folder: Path) -> None:
             writer.writerows((packed.names[number], reason) for number, reason in packed.unread.items())
 
 
-def with_splits_of(folder: Path, packed: Pack) -> Pack:
-    """The same images in the splits that a run had them in; those that it did not have are left out.
+def with_splits_of(folder: Path, packed: Pack, new_ones: bool = False) -> Pack:
+    """The same images in the splits that a run had them in, so that an image that was trained on stays one.
 
-    So an image that was trained on stays one, whatever was added to the folder since.
+    Those that the run did not have are left out, or with `new_ones` stay where they are.
     """
-    with (folder / SPLIT_FILE).open(newline="", **TEXT) as file:
-        known = {row["image"]: row["split"] for row in csv.DictReader(file)}
-    splits = [SPLITS.index(known[name]) if known.get(name) in SPLITS else BROKEN for name in packed.names]
+    known = _known_splits(folder)
+    splits = [
+        SPLITS.index(known[name]) if known.get(name) in SPLITS else split if new_ones and name not in known else BROKEN
+        for name, split in zip(packed.names, packed.splits, strict=True)
+    ]
     return replace(packed, splits=np.array(splits, np.uint8))
 
 
-def check_same(folder: Path, now: Mapping) -> None:
-    """Refuse to go on with settings that would make another run.
+def _known_splits(folder: Path) -> dict[str, str]:
+    with (folder / SPLIT_FILE).open(newline="", **TEXT) as file:
+        return {row["image"]: row["split"] for row in csv.DictReader(file)}
+
+
+def accept_changes(
+    folder: Path, now: Mapping, plan: Plan, allowed: bool, say: Callable[[str], object] = lambda words: None
+) -> Plan:
+    """Compare a run's settings with those of now, to go on with it; say which have changed.
+
+    Where changes of the mathematics are allowed, run.json and split.csv take them over, and images that the run knows
+    stay in their splits.
 
     Raises:
         ValueError: a setting that changes the mathematics is not what it was.
     """
-    before = json.loads(json.dumps(to_json(from_json(read_run(folder)))))  # with fields that are younger than the run
-    changed = []
-    for key in MATHEMATICS:
-        was, is_now = before.get(key), json.loads(json.dumps(now[key]))
-        if was != is_now and isinstance(was, dict):
-            changed += [f"{key}.{k}: {was.get(k)} then, {is_now[k]} now" for k in is_now if was.get(k) != is_now[k]]
-        elif was != is_now:
-            changed.append(f"{key}: {was} then, {is_now} now")
-    if changed:
-        raise ValueError(f"{folder} was begun with other settings, so it cannot go on:\n  " + "\n  ".join(changed))
+    begun = read_run(folder)
+    before = json.loads(json.dumps(to_json(from_json(begun))))  # with fields that are younger than the run
+    now = json.loads(json.dumps(now))
+    harmless = [line for key in ROUNDING if key in before for line in _changes(key, before[key], now[key])]
+    if harmless:
+        say("changed since it was begun, so that sums may round otherwise:\n  " + "\n  ".join(harmless))
+    changed = [line for key in MATHEMATICS for line in _changes(key, before.get(key), now[key])]
+    if before["pack"] != now["pack"]:
+        changed.append(f"data: {_changed_images(folder, plan.packed)}")
+    if not changed:
+        return plan
+    listed = "\n  ".join(changed)
+    if not allowed:
+        raise ValueError(
+            f"{folder} was begun with other settings or data, so going on makes another run (--allow-changes does):\n"
+            f"  {listed}"
+        )
+    say(f"changed since it was begun, so that this is another run from here on:\n  {listed}")
+    if before["pack"] != now["pack"]:
+        plan = replace(plan, packed=with_splits_of(folder, plan.packed, new_ones=True))
+        write_splits(plan.packed, folder)
+    write_run(folder, begun | now | {"changed": [*begun.get("changed", ()), *changed]})
+    return plan
+
+
+def _changes(name: str, was: Any, is_now: Any) -> list[str]:
+    """A line for each setting that differs."""
+    if isinstance(was, dict) and isinstance(is_now, dict):
+        return [line for key in is_now for line in _changes(f"{name}.{key}", was.get(key), is_now[key])]
+    return [] if was == is_now else [f"{name}: {was} then, {is_now} now"]
+
+
+def _changed_images(folder: Path, packed: Pack) -> str:
+    """How the images of a pack differ from those that the run was begun with."""
+    known = _known_splits(folder)
+    gone, new = len(known.keys() - set(packed.names)), len(set(packed.names) - known.keys())
+    there = ((known[name], split) for name, split in zip(packed.names, packed.splits, strict=True) if name in known)
+    moved = sum(SPLITS.index(was) != split for was, split in there if was in SPLITS)
+    if gone or new or moved:
+        return f"images that are gone: {gone}, new: {new}, in another split: {moved}"
+    return "images or labels are not what they were"
+
+
+@contextlib.contextmanager
+def held(folder: Path | None) -> Iterator[None]:
+    """Keep other processes from training in a folder at the same time.
+
+    Raises:
+        ValueError: one is, or nothing can be written there.
+    """
+    if folder is None:
+        yield
+        return
+    try:
+        busy = is_locked(folder / FILE)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
+    if busy:
+        raise ValueError(f"another process is training in {folder}")
+    with locked(folder / FILE):
+        yield
 
 
 def _numbered(name: str) -> list[int]:

@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...data.augmentation import Preprocessing
+from ...data.sources.imagenet import names_of_classes
 from ...specs.architecture import Architecture, Conv, Linear
 from ...specs.geometry import place
 from ...specs.recipes import recipe as find_recipe
 from ...specs.variants import VARIANTS
 from ...specs.variants import variant as find_variant
-from ..network import AlexNet, parameter_shapes
+from ..network import AlexNet, tensor_shapes
 from ..trained import FILE, Trained
 from . import caffe, huggingface, keras, npy, state_dict
 from .layout import Found
@@ -62,7 +63,9 @@ def import_weights(
     Args:
         path: a file; or a folder with model.safetensors and perhaps config.json.
         variant: which network it is, where the file does not say and shapes fit several. Its widths may be others.
-        classes: names in the order of the scores; the file's own, or "0", "1" …, where None.
+        classes: names in the order of the scores; where None, the file's own; else ImageNet's where there are 1,000,
+            and "0", "1" … elsewhere.
+            1,000, and "0", "1" … elsewhere.
         mean: taken off the pixels of 0 … 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: what pixels less the mean are divided by, RGB.
         input_size: side of the images that it sees, pixels; the file's or the variant's own where None.
@@ -105,7 +108,9 @@ def import_weights(
     network.load_state_dict(loaded, strict=False)
     skipped += [name for name in tensors if name not in loaded]
     report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
-    names = names or tuple(map(str, range(network.num_classes)))
+    if not names:
+        listed = names_of_classes()
+        names = tuple(listed) if network.num_classes == len(listed) else tuple(map(str, range(network.num_classes)))
     return Trained(network.eval(), inputs, names), report
 
 
@@ -194,7 +199,7 @@ def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Te
     if found.rescaled and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
     tensors = _renamed(architecture, found.tensors)
-    own = {f"{row.name}.{kind}" for row in architecture.layers for kind in ("weight", "bias")}
+    own = _shapes(architecture, architecture.classes, 3, architecture.input_size)
     skipped = [each for each in tensors if each not in own]
     tensors = {each: tensor for each, tensor in tensors.items() if each in own}
     return _as_wide_as(architecture, tensors), tensors, skipped
@@ -245,7 +250,7 @@ def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
 
 
 def _shapes(architecture: Architecture, classes: int, channels: int, size: int) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(place(architecture, classes, channels, size))
+    return tensor_shapes(place(architecture, classes, channels, size))
 
 
 def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:

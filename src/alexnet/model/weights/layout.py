@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...specs import architecture as words
 from ...specs.geometry import named_operations
-from ..network import AlexNet
+from ..network import AlexNet, plain_dropout
 
 Layers = dict[str, tuple[np.ndarray, np.ndarray]]
 """Weights and biases by layer, in the order of the work."""
@@ -61,18 +61,15 @@ def layers_of(network: AlexNet, target: str) -> Layers:
         ValueError: a layer is unshared, which the target does not know.
     """
     layers: Layers = {}
-    keep = 1.0
+    factors = plain_dropout(network.placed)
     for step in network.placed:
         match step.operation:
             case words.Local():
                 raise ValueError(f"{step.name} has weights of its own at every place, which {target} does not know")
-            case words.Dropout(rescale=False):
-                keep *= 1 - step.operation.rate
             case words.Conv() | words.Linear():
-                module = network.get_submodule(step.name)
+                module, keep = network.get_submodule(step.name), factors[step.name]
                 weight, bias = (each.detach().float().cpu().numpy() for each in (module.weight, module.bias))
                 layers[step.name] = (weight if keep == 1 else weight * np.float32(keep)), bias
-                keep = 1.0
     return layers
 
 

@@ -1,0 +1,158 @@
+"""Several networks together, against means by hand and planted networks."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_colors
+
+import alexnet
+from alexnet.cli import main
+from alexnet.evaluation.ensembles import GRID, searched_weights, together
+from alexnet.evaluation.metrics import Metrics
+from alexnet.evaluation.views import Evaluation
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two networks on the same three colors: stored sides of 64 and 32 pixels, ten views and five."""
+    place = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALEXNET_CACHE", str(place / "cache"))
+        data = write_colors(place / "colors", 20)
+        for name, settings in (("small", "--lr 0.005"), ("cifar-18", "")):
+            asked = f"--variant {name} --epochs 3 --batch-size 8 --precision fp32 {settings}"
+            main(["train", str(data), *asked.split(), "--output", str(place / name)])
+    return [place / "small", place / "cifar-18"]
+
+
+def table_of(path):
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    return {row["image"]: np.array([float(row[name]) for name in ("blue", "green", "red")]) for row in rows}
+
+
+def test_the_average_is_the_mean_by_hand_and_counts_every_image_once(runs, tmp_path, capsys):
+    for number, run in enumerate(runs):
+        main(["evaluate", str(run), "--precision", "fp32", "--csv", str(tmp_path / f"{number}.csv")])
+    capsys.readouterr()
+    main(
+        ["evaluate", *map(str, runs), "--average", "--precision", "fp32", "--json", "--csv", str(tmp_path / "all.csv")]
+    )
+    printed = json.loads(capsys.readouterr().out)
+    first, second, average = (table_of(tmp_path / f"{name}.csv") for name in ("0", "1", "all"))
+    assert first.keys() == second.keys() == average.keys() and len(average) == printed["all_views"]["images"] == 6
+    for name, row in average.items():
+        np.testing.assert_allclose(row, np.mean([first[name], second[name]], axis=0), atol=2e-6)
+    right = [("blue", "green", "red")[row.argmax()] in name for name, row in average.items()]
+    assert printed["all_views"]["top1_accuracy"] == pytest.approx(np.mean(right))
+    assert [each["weight"] for each in printed["networks"]] == [1, 1]
+
+
+def test_the_table_has_each_network_alone_and_the_search_says_its_danger(runs, capsys):
+    main(["evaluate", *map(str, runs), "--average", "--weights", "search", "--precision", "fp32"])
+    printed = capsys.readouterr().out
+    assert all(f"\n{str(run)[:20]}" in printed for run in runs) and "\naverage" in printed
+    assert "The weights were searched on val, 6 images." in printed and "is too low" in printed
+    assert "colors, test: 6 images" in printed
+
+
+def test_from_python(runs):
+    found = alexnet.evaluate_together(runs, verbose=False)
+    alone = [alexnet.load(run).evaluate(verbose=False).mean for run in runs]
+    assert [each.mean.loss for each in found.each] == pytest.approx([each.loss for each in alone])
+    assert (found.average.views, found.weights) == (15, (1.0, 1.0))
+
+
+def evaluation(probabilities, labels, names, classes):
+    """An evaluation of images that are nowhere."""
+    metrics = Metrics(torch.as_tensor(probabilities, dtype=torch.float32), torch.as_tensor(labels))
+    packed = SimpleNamespace(names=list(names), classes=tuple(classes), name="made up")
+    return Evaluation(metrics, metrics, 10, packed, np.arange(len(names)))
+
+
+def noisy(generator, labels, classes, strength):
+    """Probabilities that favor the right class by so much over noise."""
+    scores = generator.normal(size=(len(labels), classes))
+    scores[np.arange(len(labels)), labels] += strength
+    return torch.from_numpy(scores).softmax(1)
+
+
+def test_images_and_classes_are_matched_by_name():
+    first = evaluation([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [0, 1], ["x", "y"], "abc")
+    # the same two images, the other way round, and classes c, a, b
+    other = evaluation([[0.3, 0.1, 0.6], [0.2, 0.5, 0.3]], [2, 1], ["y", "x"], "cab")
+    found = together([first, other])
+    expected = [
+        [(0.7 + 0.5) / 2, (0.2 + 0.3) / 2, (0.1 + 0.2) / 2],
+        [(0.1 + 0.1) / 2, (0.8 + 0.6) / 2, (0.1 + 0.3) / 2],
+    ]
+    torch.testing.assert_close(found.average.mean.probabilities, torch.tensor(expected))
+    assert found.average.mean.top1 == 1 and found.each[1].mean.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("classes", [4, 12])
+def test_the_search_finds_the_good_network_among_noise(classes):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, 3000)
+    names = [str(number) for number in range(3000)]
+    made = [noisy(generator, labels, classes, strength) for strength in (0.0, 2.0, 0.0)]
+    weights = searched_weights([evaluation(each, labels, names, range(classes)) for each in made])
+    assert set(weights) <= set(GRID)
+    assert weights[1] > 3 * max(weights[0], weights[2])
+
+
+def test_the_search_is_that_of_2012():
+    """Against the procedure written out: each weight scans the grid in its turn and keeps a strict improvement."""
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 8, 60)
+    made = np.stack([noisy(generator, labels, 8, strength).numpy() for strength in (0.5, 1.0, 0.7)]).astype(np.float32)
+
+    def right(weights):
+        ranks = (-np.tensordot(np.float32(weights), made, 1)).argsort(1)[:, :5]
+        return sum(label in best for label, best in zip(labels, ranks, strict=True))
+
+    weights = [0.5] * 3
+    best = right(weights)
+    for _ in range(5):
+        for place in range(3):
+            for value in np.arange(21) / 20:
+                tried = [*weights[:place], value, *weights[place + 1 :]]
+                if right(tried) > best:
+                    weights, best = tried, right(tried)
+    names = [str(number) for number in range(60)]
+    assert searched_weights([evaluation(each, labels, names, range(8)) for each in made]) == pytest.approx(weights)
+
+
+def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
+    first = evaluation([[0.7, 0.3]], [0], ["x"], "ab")
+    with pytest.raises(ValueError, match="the networks know different classes: b, c"):
+        together([first, evaluation([[0.7, 0.3]], [0], ["x"], "ac")])
+    with pytest.raises(ValueError, match="the networks saw different images, x one of them"):
+        together([first, evaluation([[0.7, 0.3]], [0], ["y"], "ab")])
+    with pytest.raises(ValueError, match="other classes for one network"):
+        together([first, evaluation([[0.7, 0.3]], [1], ["x"], "ab")])
+    with pytest.raises(ValueError, match="1 images, x the first, would choose the weights and be counted as well"):
+        together([first, first], [first, first])
+    arguments = list(map(str, runs))
+    for asked, said in (
+        (arguments, "several networks with --average"),
+        ([*arguments, "--average", "--connected", "int8"], "with --average it may be same"),
+        ([*arguments, "--average", "--weights", "search", "--split", "val"], "would choose the weights"),
+        ([arguments[0], str(tmp_path), "--average"], "holds no trained network"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *asked])
+        assert said in capsys.readouterr().err
+
+
+def test_one_image_of_a_name_is_like_another():
+    """A list may name an image twice: they are matched in their order, and both count."""
+    first = evaluation([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], ["x", "x", "w"], "ab")
+    other = evaluation([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]], [1, 0, 0], ["w", "x", "x"], "ab")
+    found = together([first, other])
+    expected = [[0.85, 0.15], [0.55, 0.45], [0.3, 0.7]]
+    torch.testing.assert_close(found.average.mean.probabilities, torch.tensor(expected))

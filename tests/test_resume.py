@@ -1,0 +1,287 @@
+"""A run that is cut off at any moment, or whose files are spoilt, ends as one that was left alone, or says why not."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+from dataclasses import replace
+
+import kills
+import numpy as np
+import pytest
+import torch
+
+from alexnet import Classifier
+from alexnet.cli import main
+from alexnet.model.trained import Trained
+from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import WarmThenLinear
+from alexnet.training import checkpoints
+from alexnet.training.checkpoints import BEST, EARLIER, LAST, NotSaved
+from alexnet.training.journal import read_journal
+
+QUICK = replace(
+    recipe("cifar-18"), name="quick", schedule=WarmThenLinear(peak=0.001), epochs=3, least_steps=0, batch_size=24
+)
+"""Few steps, in which the validation error falls."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return kills.write_images(tmp_path_factory.mktemp("images") / "images", 40)
+
+
+@pytest.fixture(scope="module")
+def expected(images, tmp_path_factory):
+    """The files of a run that was left alone."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    fit(images, run)
+    return kills.contents(run)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def fit(data, run, chosen=QUICK, resume=None, **how):
+    """Train, or go on where something is there, with a checkpoint after every step."""
+    resume = (run / "run.json").exists() if resume is None else resume
+    how = {"checkpoint_minutes": 0, "verbose": False} | how
+    return Classifier("cifar-18", "cpu", "fp32").fit(data, recipe=chosen, output=run, resume=resume, **how)
+
+
+def stop_after(steps):
+    """Be killed, as it were, after so many steps."""
+    taken = 0
+
+    def on_step(bar, report):
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            raise Killed
+
+    return on_step
+
+
+def cut_off(data, run, steps, **how):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("alexnet.console.TrainingBar.step", stop_after(steps))
+        fit(data, run, **how)
+
+
+@pytest.mark.parametrize("case", [kills.CASES[0], kills.CASES[3]], ids=str)
+def test_runs_that_are_killed_at_random_moments_end_as_those_that_are_not(case, images, tmp_path):
+    found = kills.killed_and_resumed(case, 5, images, tmp_path, seed=1)
+    assert found.kills == 5 and found.differences == []
+
+
+def test_a_kill_between_any_two_files_changes_nothing(images, expected, tmp_path, monkeypatch):
+    """Once before each file that takes its name, in turn, and each run from its beginning."""
+    replace_file = os.replace
+    number = 0
+    while True:
+        number += 1
+        left = number
+
+        def replace_or_die(*names):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            replace_file(*names)
+
+        run = tmp_path / f"{number}"
+        monkeypatch.setattr(os, "replace", replace_or_die)
+        try:
+            fit(images, run, checkpoint_minutes=10)
+        except Killed:
+            monkeypatch.setattr(os, "replace", replace_file)
+            fit(images, run)
+            assert kills.contents(run) == expected, f"killed before file {number}"
+            shutil.rmtree(run)
+        else:
+            break
+    assert number > 15 and kills.contents(run) == expected
+
+
+@pytest.mark.parametrize("name", [LAST, BEST])
+def test_a_flipped_bit_is_found_wherever_it_is(images, tmp_path, name):
+    fit(images, tmp_path / "run")
+    path = tmp_path / "run" / name
+    whole = path.read_bytes()
+    for at in np.random.default_rng(0).integers(0, 8 * len(whole), 200).tolist() + list(range(0, 8 * 4000, 997)):
+        spoilt = bytearray(whole)
+        spoilt[at // 8] ^= 1 << at % 8
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=path.name):
+            checkpoints.read_notes(path)
+            checkpoints.read_extra(path, "velocity.")
+            Trained.load(path)
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "flipped", "emptied"])
+@pytest.mark.parametrize("newest", [1, 2])
+def test_a_damaged_checkpoint_is_skipped_with_a_word(spoil, newest, images, expected, tmp_path, capsys):
+    run = tmp_path / "run"
+    cut_off(images, run, 9)
+    for name in (LAST, *EARLIER)[:newest]:
+        content = bytearray((run / name).read_bytes())
+        content[-5] ^= 8
+        (run / name).write_bytes({"truncated": content[:-100], "flipped": content, "emptied": b""}[spoil])
+    fit(images, run, verbose=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Going on from {EARLIER[newest - 1]}, after epoch 1 and {5 - newest} steps" in said and f"{LAST}" in said
+    assert kills.contents(run) == expected
+    assert (run / f"{LAST}.damaged").exists()
+
+
+def test_damaged_best_weights_are_made_again_where_they_can_be(images, expected, tmp_path):
+    run = tmp_path / "run"
+    cut_off(images, run, 9)  # in the third epoch
+    best = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert checkpoints.read_notes(run / LAST)["progress"]["epochs"][0] == best
+    (run / BEST).write_bytes((run / BEST).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=f"{BEST}.*after epoch"):
+        fit(images, run)
+    (run / BEST).unlink()
+    fit(images, run)
+
+
+def test_without_a_whole_checkpoint_the_user_decides(images, tmp_path):
+    run = tmp_path / "run"
+    cut_off(images, run, 2)
+    for name in (LAST, *EARLIER):
+        if (run / name).exists():
+            (run / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint to go on from.*Remove them to begin anew"):
+        fit(images, run)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread fails too
+@pytest.mark.parametrize("bytes_left", [20_000, 60_000, 100_000])
+def test_a_full_disk_stops_the_run_with_a_word_and_loses_nothing(bytes_left, images, expected, tmp_path):
+    """A limit on the size of files stands for the disk; a checkpoint of this network has 130,000 bytes."""
+    run = tmp_path / "run"
+    cut_off(images, run, 3)
+    held = {name: (run / name).read_bytes() for name in (LAST, BEST, *EARLIER) if (run / name).exists()}
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"could not be written.*too large.* is whole.*--resume") as error:
+            fit(images, run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert isinstance(error.value, NotSaved)
+    assert held == {name: (run / name).read_bytes() for name in held}
+    assert not list(run.glob("*.part"))
+    fit(images, run)
+    assert kills.contents(run) == expected
+
+
+def test_a_folder_that_became_read_only_stops_the_run_with_a_word(images, expected, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    cut_off(images, run, 3)
+    with monkeypatch.context() as patch:
+
+        def refuse(path, *args, **kwargs):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        patch.setattr("pathlib.Path.touch", refuse)
+        with pytest.raises(NotSaved, match=f"Permission denied.*{LAST} is whole"):
+            fit(images, run)
+    fit(images, run)
+    assert kills.contents(run) == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_output_is_refused_before_training(images, tmp_path):
+    (tmp_path / "run").mkdir(mode=0o555)
+    with pytest.raises(ValueError, match="cannot be written to"):
+        fit(images, tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be written to"):
+        fit(images, tmp_path / "run" / "deeper")
+
+
+def test_only_one_process_trains_in_a_folder(images, tmp_path):
+    from alexnet.training.run import held
+
+    cut_off(images, tmp_path / "run", 2)
+    with held(tmp_path / "run"), pytest.raises(ValueError, match="another process is training in"):
+        fit(images, tmp_path / "run")
+
+
+def test_changes_are_listed_and_those_of_the_mathematics_need_a_word(images, tmp_path, capsys):
+    run = tmp_path / "run"
+    cut_off(images, run, 4)
+    about = json.loads((run / "run.json").read_text())
+    about["versions"]["torch"], about["threads"] = "1.13", 77
+    (run / "run.json").write_text(json.dumps(about))
+    changed = replace(QUICK, momentum=0.5, batch_size=12)
+    with pytest.raises(ValueError, match=r"--allow-changes.*\n.*recipe\.batch_size: 24 then, 12 now\n.*momentum: 0\.9"):
+        fit(images, run, changed)
+    fit(images, run, changed, allow_changes=True, verbose=True)
+    said = capsys.readouterr().out
+    assert "versions.torch: 1.13 then" in said and "threads: 77 then" in said and "another run from here on" in said
+    assert read_journal(run)["epoch"] == [1, 2, 3]
+    about = json.loads((run / "run.json").read_text())
+    assert about["recipe"]["batch_size"] == 12 and "recipe.momentum: 0.9 then, 0.5 now" in about["changed"]
+
+
+def test_a_data_set_that_changed_is_refused_and_its_images_stay_in_their_splits(images, tmp_path):
+    data, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(images, data)
+    cut_off(data, run, 4)
+    before = dict(line.rsplit(",", 1) for line in (run / "split.csv").read_text().splitlines())
+    files = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for number in range(8):
+        shutil.copy(data / "red" / f"{number:02}.png", data / "red" / f"new-{number}.png")
+    (data / "blue" / "00.png").unlink()
+    with pytest.raises(ValueError, match="data: images that are gone: 1, new: 8"):
+        fit(data, run)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    fit(data, run, allow_changes=True)
+    after = dict(line.rsplit(",", 1) for line in (run / "split.csv").read_text().splitlines())
+    assert len(after.keys() - before.keys()) == 8 and all(
+        before.get(name, split) == split for name, split in after.items()
+    )
+
+
+def test_the_command_finds_its_run_and_overwrites_no_finished_one(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = [
+        "train",
+        str(images),
+        "--variant",
+        "cifar-18",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "24",
+        "--precision",
+        "fp32",
+    ]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("alexnet.console.TrainingBar.step", stop_after(3))
+        main([*asked, "--checkpoint-minutes", "0"])
+    main(["train", str(images), "--resume"])
+    assert "going on after epoch" in capsys.readouterr().out
+    finished = tmp_path / "runs" / "images-cifar-18-1"
+    for more, said in (([], "holds a finished run; choose another"), (["--resume"], "has finished")):
+        with pytest.raises(SystemExit):
+            main([*asked, "--output", str(finished), *more])
+        assert said in capsys.readouterr().err
+    main([*asked, "--output", "whole"])
+    assert kills.contents(finished) == kills.contents(tmp_path / "whole")
+
+
+def test_threads_other_than_those_of_the_run_are_named(images, tmp_path, capsys):
+    cut_off(images, tmp_path / "run", 2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        fit(images, tmp_path / "run", verbose=True)
+    finally:
+        torch.set_num_threads(before)
+    assert f"threads: {before} then, {before + 1} now" in capsys.readouterr().out
