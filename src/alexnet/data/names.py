@@ -30,7 +30,8 @@ class Names(Sequence[str]):
         block = bytearray()
         for name in names:
             block += name.replace("\n", " ").encode("utf-8", "surrogateescape") + SEPARATOR
-        return cls(np.frombuffer(bytes(block[:-1]), np.uint8))
+        del block[-1:]
+        return cls(np.frombuffer(block, np.uint8))
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -97,7 +97,7 @@ def cut_splits(
     """
     shares = {VAL: 0.1} if missing == "val" else {VAL: 0.1, TEST: 0.1}
     numbers = np.flatnonzero(splits == TRAIN)
-    hashes = np.array([_hash(f"{seed}:{names[number]}") for number in numbers], "S32")
+    hashes = np.fromiter((_hash(f"{seed}:{names[number]}") for number in numbers), "S32", len(numbers))
     order = numbers[np.lexsort((hashes, labels[numbers]))]
     cut = splits.copy()
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)

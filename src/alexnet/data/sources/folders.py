@@ -39,7 +39,7 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
     split_folders = {folder for folder in below if split_of(folder) and _holds_images(tree, f"{top}{folder}/")}
     numbers, splits, folders = array("q"), bytearray(), array("q")
     folder_names: dict[str, int] = {}
-    paths, label_files, elsewhere = [], [], []
+    label_files, elsewhere = [], array("q")
     for number, name in enumerate(tree.files):
         if not name.startswith(top):
             continue
@@ -54,21 +54,21 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
             numbers.append(number)
             splits.append(SPLITS.index(split) if split else UNSPLIT)
             folders.append(folder_names.setdefault(inside[0], len(folder_names)) if inside else NONE)
-            paths.append(path)
         else:
-            elsewhere.append(path)
+            elsewhere.append(number)
     if not numbers:
         raise ValueError(f"{tree.name} has no image in it ({', '.join(sorted(SUFFIXES))})")
     problems = []
     if elsewhere:
-        what = f"{len(elsewhere):,} images are in none of the folders of splits, the first {elsewhere[0]}"
+        first = tree.files[elsewhere[0]][len(top) :]
+        what = f"{len(elsewhere):,} images are in none of the folders of splits, the first {first}"
         problems.append(Problem(f"{tree.name}: {what}"))
     images = Images(
         np.array(numbers, np.int64),
         np.array(splits, np.uint8),
         _without_plain(np.array(folders, np.int64), np.array(splits, np.uint8), list(folder_names)),
         list(folder_names),
-        Names.of(paths),
+        Names.of(tree.files[number][len(top) :] for number in numbers),
     )
     found = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
     return labelled_source(tree, images, [*labels, *found], problems, split_seed)

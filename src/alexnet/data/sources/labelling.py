@@ -103,7 +103,7 @@ class _Labelled:
             ValueError: two labels are given to one image, or one to two images.
         """
         flat = np.flatnonzero(self.images.folders == NONE)
-        problems, used = [], set()
+        problems = []
         given = [file for file in files if file.indices is not None]
         if given:
             self.indices = dict(given[0].indices)
@@ -127,7 +127,7 @@ class _Labelled:
                                 f"{lookup.name} says {short(row.image)}, which may be {found[1]} and {path}; a path "
                                 f"from the folder of {lookup.name} tells them apart"
                             )
-                        used.add((lookup.name, row.image))
+                        lookup.used.add(row.image)
                         if split == UNSPLIT and (row.split or own is not None):
                             self.splits[image] = SPLITS.index(row.split) if row.split else own
             if row:
@@ -136,12 +136,10 @@ class _Labelled:
                     codes[token] = len(self.words)
                     self.words.append(token)
                 self.tokens[image] = codes[token]
-        self.files = [lookup.name for lookup in lookups if any(name == lookup.name for name, _ in used)]
-        missing = sum(len(lookup.rows) for lookup in lookups) - len(used)
+        self.files = [lookup.name for lookup in lookups if lookup.used]
+        missing = sum(len(lookup.rows) - len(lookup.used) for lookup in lookups)
         if missing:
-            first = next(
-                f"{each.name}: {short(key)}" for each in lookups for key in each.rows if (each.name, key) not in used
-            )
+            first = next(f"{each.name}: {short(key)}" for each in lookups for key in each.rows if key not in each.used)
             problems.append(Problem(f"{missing:,} labels are of images that are not there, the first {first}"))
         return problems + list(self._unlabelled(place, flat))
 
@@ -250,6 +248,8 @@ class _Lookup:
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
         self._keys = {image.replace("\\", "/").removeprefix("./"): row for image, row in self.rows.items()}
         self._found: dict[str, str] = {}
+        self.used: set[str] = set()
+        """What the rows that an image was found for call it."""
 
     def find(self, path: str) -> tuple[Row, str] | None:
         """The row of an image, and another image that it may mean, where there is one."""

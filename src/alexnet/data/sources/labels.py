@@ -44,7 +44,7 @@ class NoLabels(ValueError):
     """A file that holds no labels of images, nor names of classes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     image: str
     label: Label

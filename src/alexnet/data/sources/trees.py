@@ -97,8 +97,9 @@ class Packed:
         archive = Archive(path, cache, progress)
         self.name = path.name.split(".")[0]
         self._archive, self.opener = archive, _Members(archive)
-        visible = [number for number, name in enumerate(archive.names) if not _is_hidden(name)]
+        visible = array("q", (number for number, name in enumerate(archive.names) if not _is_hidden(name)))
         self.files = Names.of(archive.names[number] for number in visible)
+        archive.names = ()  # a million strings would stay in memory
         self._numbers = np.array(visible, np.int64)
         self.sizes = archive.sizes[self._numbers]
         self.stamp = archive.fingerprint()
