@@ -23,9 +23,11 @@ from alexnet.model.transfer import Pretrained, Transfer
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import Rates, Stage, Stages
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.loop import LAST, train, train_step
+from alexnet.training.checkpoints import LAST
+from alexnet.training.loop import train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
+from alexnet.training.step import train_step
 
 STEADY = replace(recipe("small"), name="steady", least_steps=0, epochs=2, batch_size=16)
 STEADY = replace(STEADY, schedule=Stages((Stage(1, Rates(0.002, 0.004)),)), averaging=None)

@@ -156,6 +156,7 @@ class Classifier(huggingface.HubMixin):
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
+            about |= {"jpeg": jpeg}
             if resume:
                 plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
@@ -320,7 +321,8 @@ class Classifier(huggingface.HubMixin):
                     f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
                 )
             progress = counting("packing") if verbose else None
-            packed = pack(source, self._ready().inputs.stored_size, progress=progress)
+            how = Packing(about.get("jpeg") if is_own else None)
+            packed = pack(source, self._ready().inputs.stored_size, how=how, progress=progress)
             order = np.array([self.classes.index(name) for name in packed.classes])
             packed = replace(packed, classes=self.classes, labels=order[packed.labels])
             if is_own and about and not source.has_splits:
