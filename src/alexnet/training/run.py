@@ -24,6 +24,8 @@ from .plan import Plan
 from .step import MicroBatch
 
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""Of files with the names of images, which may be any bytes."""
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "from_sha256")
 """Settings that a resumed run shares with the one that was interrupted, as it does the images."""
 ROUNDING = ("device", "threads", "micro_batch", "versions")
@@ -118,13 +120,13 @@ def write_run(folder: Path, about: Mapping) -> None:
 
 def write_splits(packed: Pack, folder: Path) -> None:
     """Which image is in which split, as CSV; and which were left out, and why, where there are any."""
-    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", newline="", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", "split"))
         for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
             writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
     if packed.unread:
-        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", **TEXT) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("image", "why"))
             writer.writerows((packed.names[number], reason) for number, reason in packed.unread.items())
@@ -144,7 +146,7 @@ def with_splits_of(folder: Path, packed: Pack, new_ones: bool = False) -> Pack:
 
 
 def _known_splits(folder: Path) -> dict[str, str]:
-    with (folder / SPLIT_FILE).open(encoding="utf-8", newline="") as file:
+    with (folder / SPLIT_FILE).open(newline="", **TEXT) as file:
         return {row["image"]: row["split"] for row in csv.DictReader(file)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ import numpy as np
 
 from ..names import Names
 from .base import SPLITS, TEST, TRAIN, VAL, Problem, Source, cut_splits
-from .labels import Label, LabelFile, Row, split_of
+from .labels import Label, LabelFile, Row, is_text, split_of
 from .trees import ImageFiles, Tree
 
 UNSPLIT = len(SPLITS)
@@ -194,7 +195,14 @@ class _Labelled:
             index = index_of.get(str(word), NONE)
             is_index = index == NONE and isinstance(word, int) and 0 <= word < len(classes)
             indices[token] = word if is_index else index
-        return classes, unused, indices, list(self._unknown(indices, classes, first, place))
+        problems = [
+            Problem(
+                f"{place} has a folder {os.fsencode(name)!r}, whose name is not UTF-8; it may be renamed", fatal=True
+            )
+            for name in classes
+            if not is_text(name)
+        ]
+        return classes, unused, indices, problems + list(self._unknown(indices, classes, first, place))
 
     def _unknown(self, indices: np.ndarray, classes: Sequence[str], first: int, place: str) -> Iterator[Problem]:
         known = f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"

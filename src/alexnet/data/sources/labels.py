@@ -288,7 +288,7 @@ def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row
     image, label = values[columns["image"]], values[columns["label"]]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
         raise ValueError(f"{_at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
-    if len(str(image)) > MOST_PATH or "\0" in str(image) or not _is_text(str(image)):
+    if len(str(image)) > MOST_PATH or "\0" in str(image) or not is_text(str(image)):
         raise ValueError(f"{_at(name, line)}: {short(image)} is no path")
     if wrong := _wrong(label):
         raise ValueError(f"{_at(name, line)}: the label is {wrong}")
@@ -305,11 +305,11 @@ def _wrong(label) -> str | None:
     """What a label is and may be, where it is none."""
     if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
         return f"{short(label)}; it may be a word or a whole number"
-    if len(str(label)) > MOST_LABEL or not _is_text(str(label)):
+    if len(str(label)) > MOST_LABEL or not is_text(str(label)):
         return f"{short(label)}; it may have {MOST_LABEL} characters of text"
     return None
 
 
-def _is_text(word: str) -> bool:
-    """Whether it can be written down: JSON may hold halves of characters."""
+def is_text(word: str) -> bool:
+    """Whether it can be written down: JSON may hold halves of characters, and names of folders other bytes."""
     return not any("\ud800" <= character <= "\udfff" for character in word)

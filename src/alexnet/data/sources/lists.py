@@ -16,7 +16,7 @@ from ...files import written_whole
 from ..names import Names
 from .base import SPLITS, Problem, Source
 from .labelling import NONE, UNSPLIT, Images, labelled_source
-from .labels import MOST_PATH, LabelFile, read_labels
+from .labels import MOST_PATH, LabelFile, is_text, read_labels
 from .trees import MOST_LABEL_BYTES, FilesBelow
 
 OF = "# images of "
@@ -71,7 +71,10 @@ def write_list(path: Path, source: Source, numbers: Iterable[int], data: str) ->
         writer.writerow(("image", "label", "split"))
         for number in numbers:
             label, split = source.classes[source.labels[number]], SPLITS[source.splits[number]]
-            writer.writerow((source.names[number], label, split))
+            name = source.names[number]
+            if not is_text(name):
+                raise ValueError(f"the name {os.fsencode(name)!r} is not UTF-8, as a list may be; rename the file")
+            writer.writerow((name, label, split))
 
 
 class _Listed:

@@ -156,12 +156,21 @@ def read_file(tree: Tree, number: int, most: int = MOST_LABEL_BYTES) -> bytes:
     name = f"{tree.name}/{tree.files[number]}"
     try:
         with tree.opener.open(tree.place(number)) as file:
-            content = file.read(most + 1)
+            content = read_most(file, most + 1)
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
     if len(content) > most:
         raise ValueError(f"{name} has more than {most:,} bytes, the most that such a file may have")
     return content
+
+
+def read_most(file: BinaryIO, most: int) -> bytes:
+    """What a file holds, up to so many bytes; `file.read(most)` would take memory for all of them first."""
+    blocks = []
+    while most > 0 and (block := file.read(min(most, 1 << 20))):
+        blocks.append(block)
+        most -= len(block)
+    return b"".join(blocks)
 
 
 def _files_below(root: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -1,0 +1,731 @@
+"""More than 10,000 damaged images, archives, files of labels and of arrays: read, left out by name, or refused by name.
+
+Everything is drawn from seeds, so a failure comes again. ALEXNET_DAMAGE multiplies the number of cases.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import tracemalloc
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from alexnet.data import packing
+from alexnet.data.check import check
+from alexnet.data.packing import pack
+from alexnet.data.sources import idx, recognise
+from alexnet.training.run import with_splits_of, write_splits
+
+TIMES = int(os.environ.get("ALEXNET_DAMAGE", "1"))
+CASES = {"images": 6000, "archives": 1500, "labels": 2500, "lists": 800, "cifar": 500, "pickles": 500, "idx": 800}
+SLOW_S = 10.0
+"""Seconds for a case on a busy machine; most take a few thousandths of one."""
+LONGEST_MESSAGE = 10_000
+
+
+def test_there_are_ten_thousand_cases():
+    assert sum(CASES.values()) >= 10_000
+
+
+# What is whole: made on the spot, small, of every kind that is read.
+
+
+def picture(draw, mode="RGB", size=(24, 20)):
+    image = Image.frombytes("RGB", size, draw.randbytes(size[0] * size[1] * 3)).resize(size, box=(0, 0, 6, 5))
+    return image.convert(mode)
+
+
+def image_of(format, mode="RGB", frames=1, seed=0, **options):
+    draw, buffer = random.Random(seed), io.BytesIO()
+    image = picture(draw, mode)
+    if frames > 1:
+        options |= {"save_all": True, "append_images": [picture(draw, mode) for _ in range(frames - 1)]}
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def whole_images():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (20, 24), np.uint16))
+    buffers = {suffix: io.BytesIO() for suffix in ("png", "tif", "pgm")}
+    for suffix, buffer in buffers.items():
+        deep.save(buffer, {"png": "PNG", "tif": "TIFF", "pgm": "PPM"}[suffix])
+    compressions = (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+    made = [
+        *(("jpg", image_of("JPEG", exif=exif)), ("jpg", image_of("JPEG", progressive=True))),
+        *(("jpg", image_of("JPEG", "L")), ("jpg", image_of("JPEG", "CMYK")), ("jpg", image_of("MPO", frames=2))),
+        *(("png", image_of("PNG", mode)) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *(("png", image_of("PNG", frames=3)), ("png", interlaced(random.Random(0)))),
+        *((suffix, buffer.getvalue()) for suffix, buffer in buffers.items()),
+        *(("gif", image_of("GIF", "P", frames)) for frames in (1, 4)),
+        *(("bmp", image_of("BMP", mode)) for mode in ("RGB", "RGBA", "P", "1")),
+        *(("tif", image_of("TIFF", compression=compression)) for compression in compressions),
+        *(("tif", image_of("TIFF", "1", compression=fax)) for fax in ("group3", "group4")),
+        *(("tif", image_of("TIFF", mode)) for mode in ("CMYK", "P", "F", "I", "LAB")),
+        *(("ppm", image_of("PPM", mode)) for mode in ("RGB", "L", "1")),
+        ("ppm", b"P3 2 2 255\n255 0 0  0 255 0\n0 0 255  9 9 9\n"),
+    ]
+    if features.check("webp"):
+        made += [
+            ("webp", image_of("WEBP")),
+            ("webp", image_of("WEBP", lossless=True)),
+            ("webp", image_of("WEBP", frames=3)),
+        ]
+    if features.check("jpg_2000"):
+        made += [("jp2", image_of("JPEG2000")), ("j2k", image_of("JPEG2000", no_jp2=True))]
+    if features.check("avif"):
+        made += [("avif", image_of("AVIF"))]
+    return made
+
+
+def chunk(kind, content):
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def interlaced(draw):
+    """A PNG file of 8 × 8 in Adam7's seven passes, which Pillow reads but does not write."""
+    passes = ((1, 1), (1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8))  # rows and columns
+    rows = b"".join(b"\0" + draw.randbytes(3 * width) for height, width in passes for _ in range(height))
+    header = chunk(b"IHDR", bytes((0, 0, 0, 8, 0, 0, 0, 8, 8, 2, 0, 0, 1)))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# What damages it.
+
+
+def damaged(content, draw, others=(b"",), tokens=()):
+    """Some bytes, damaged in one to three places."""
+    content = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        place = draw.randrange(len(content) + 1) if draw.random() < 0.6 else draw.randrange(min(len(content), 64) + 1)
+        span = draw.choice((1, 2, 4, 16, 200))
+        what = draw.choice(
+            ("flip", "cut", "splice", "double", "length", "zeros", "noise", "drop", *["token"] * 4)[
+                : 12 if tokens else 8
+            ]
+        )
+        if what == "flip" and content:
+            content[place % len(content)] ^= 1 << draw.randrange(8)
+        elif what == "cut":
+            del content[place:]
+        elif what == "splice":
+            other = draw.choice(others)
+            content[place:] = other[draw.randrange(len(other) + 1) :]
+        elif what == "double":
+            content[place:place] = content[place : place + span] * draw.choice((1, 1, 50))
+        elif what == "length":
+            number = draw.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, draw.randrange(2**32)))
+            content[place : place + 4] = number.to_bytes(4, draw.choice(("big", "little")))
+        elif what == "zeros":
+            content[place : place + span] = bytes(span)
+        elif what == "noise":
+            content[place : place + span] = draw.randbytes(span)
+        elif what == "drop":
+            del content[place : place + span]
+        elif what == "token":
+            content[place : place + draw.choice((0, 0, 1, 4))] = draw.choice(tokens)
+    return bytes(content)
+
+
+# What must hold.
+
+
+def state_of(folder):
+    """Every file below a folder, with a hash of what it holds."""
+    found = {}
+    for above, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(above, file)
+            with open(path, "rb") as opened:
+                found[path] = hashlib.sha256(opened.read()).hexdigest()
+    return found
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder for the data. Beside it, and where the program runs, nothing may be written."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "place").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(packing, "MOST_BROKEN", 1.0)
+    with warnings.catch_warnings(action="ignore"):  # Pillow's, of what it mends by itself
+        yield tmp_path / "place"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "place"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+class Outcomes:
+    """How many cases were read, in full or in part, and how many refused."""
+
+    def __init__(self):
+        self.read = self.refused = 0
+
+    def of(self, place, names, note):
+        """Recognise, look at and pack a place of few images; an error must name it, or one of `names` in it."""
+        started, before = time.monotonic(), state_of(place if place.is_dir() else place.parent)
+        try:
+            source = recognise(place)
+            found = check(source, 8, workers=1)
+            assert found.looked_at == len(source) == len(source.names) == len(source.labels)
+            assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
+            source.check_fatal()
+            packed = pack(source, 8, workers=1)
+            assert all(reason for reason in packed.unread.values()) and len(packed.names) == len(source)
+            self.read += 1
+        except ValueError as error:
+            told = str(error)
+            assert any(name in told for name in (place.name, place.name.split(".")[0], *names)), (note, told[:300])
+            assert len(told) < LONGEST_MESSAGE, (note, told[:300])
+            assert not isinstance(error, UnicodeError), (note, told[:300])
+            self.refused += 1
+        except BaseException as error:
+            raise AssertionError(f"{note}: {error!r:.300}") from error
+        assert time.monotonic() - started < SLOW_S, note
+        assert state_of(place if place.is_dir() else place.parent) == before, note
+
+
+def test_images(place):
+    """Each is decoded or left out with a reason, by check and by pack alike, in processes that may die."""
+    draw, whole = random.Random(2012), whole_images()
+    contents = [content for _, content in whole]
+    for number in range(CASES["images"] * TIMES):
+        suffix, content = whole[number % len(whole)]
+        path = place / f"class {number % 3}" / f"{number:06}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(damaged(content, draw, contents))
+    before, started = state_of(place), time.monotonic()
+    source = recognise(place)
+    assert len(source) == CASES["images"] * TIMES
+    looked = check(source, 16)
+    packed = pack(source, 16)
+    assert time.monotonic() - started < 0.02 * len(source) + 30
+    assert len(source) * 0.2 < len(packed.unread) < len(source) * 0.9
+    assert all(isinstance(reason, str) and reason for reason in packed.unread.values())
+    (said,) = (finding for finding in looked.findings if "cannot be read" in finding.text)
+    assert all(any(name in example for name in source.names) for example in said.examples[:1])
+    read = np.setdiff1d(np.arange(len(source)), list(packed.unread))
+    assert set(packed.splits[read].tolist()) <= {0, 1, 2} and packed.images[read].any((1, 2, 3)).mean() > 0.5
+    assert state_of(place) == before
+
+
+def classes_of_images(draw, whole):
+    return {
+        f"{name}/{n}.{whole[n][0]}": whole[n][1] for name in ("cat", "dog") for n in draw.sample(range(len(whole)), 2)
+    }
+
+
+def tar_of(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def zip_of(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def test_archives(place):
+    draw, outcomes = random.Random(1), Outcomes()
+    small = [(suffix, content) for suffix, content in whole_images() if len(content) < 1500]
+    files = classes_of_images(draw, small) | {"labels.csv": b"image,label\ncat/1.png,cat\n"}
+    whole = {"zip": zip_of(files), "tar": tar_of(files), "tar.gz": gzip.compress(tar_of(files))}
+    whole["tars.tar"] = tar_of({f"{name}.tar": tar_of(files) for name in ("cat", "dog")})
+    for number in range(CASES["archives"] * TIMES):
+        suffix = list(whole)[number % len(whole)]
+        path = place / f"some-{number}.{suffix}"
+        path.write_bytes(damaged(whole[suffix], draw, list(whole.values())))
+        outcomes.of(path, (), f"archive {number}")
+        path.unlink()
+    assert outcomes.read > 20 and outcomes.refused > 100
+
+
+TOKENS = [
+    *(
+        b"\0",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\xe2\x80\xa8",
+        b"\x0c",
+        b'"',
+        b"'",
+    ),
+    *(
+        b",",
+        b";",
+        b"\t",
+        b" ",
+        b"/",
+        b"\\",
+        b"..",
+        b"../../x.png",
+        b"/etc/passwd",
+        b"/dev/zero",
+        b"~",
+        b"#",
+        b"# images of ",
+    ),
+    *(
+        b"-1",
+        b"-5",
+        b"0",
+        b"1.5",
+        b"1e999",
+        b"NaN",
+        b"-Infinity",
+        b"9" * 30,
+        b"9" * 5000,
+        b"-" + b"9" * 5000,
+        b"\xd9\xa3",
+    ),
+    *(
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b":",
+        b"null",
+        b"true",
+        b"[" * 3000,
+        b'{"a":' * 3000,
+        b'"\\ud800"',
+        b"\\udcff",
+        b'"":',
+        b'"", ',
+    ),
+    *(
+        b"image",
+        b"label",
+        b"split",
+        b"train",
+        b"val",
+        b"0.png",
+        b"1",
+        b"x" * 200_000,
+        b"unused 3",
+        b"{}",
+        b"[]",
+        b"[[0, 1], 2]",
+    ),
+]
+
+
+def label_files():
+    images = [f"{n}.png" for n in range(6)]
+    labels = ["cat", "dog", "cat", "dog", "a cow", "a cow"]
+    rows = list(zip(images, labels, ["train"] * 4 + ["val", "test"], strict=True))
+    numbers = [0, 1, 0, 1, 2, 2]
+    records = [dict(zip(("image", "label", "split"), row, strict=True)) for row in rows]
+    table = "".join(f"{','.join(row)}\n" for row in rows)
+    return {
+        "labels.csv": f"image,label,split\n{table}",
+        "bare.csv": table,
+        "table.tsv": "filename\tclass\n" + "".join(f"{image}\t{label}\n" for image, label, _ in rows),
+        "semicolons.csv": table.replace(",", ";"),
+        "labels.txt": "".join(f"{image} {n}\n" for image, n in zip(images, numbers, strict=True)),
+        "map.json": json.dumps(dict(zip(images, labels, strict=True)), indent=1),
+        "numbers.json": json.dumps(dict(zip(images, numbers, strict=True))),
+        "records.json": json.dumps(records),
+        "records.jsonl": "".join(json.dumps(record) + "\n" for record in records),
+        "quoted.csv": "image,label\n" + "".join(f'"{image}","{label}"\n' for image, label, _ in rows),
+    }
+
+
+INDEX_FILES = {
+    "classes.txt": "cat\ndog\na cow\n",
+    "classes.json": '["cat", "dog", "a cow"]',
+    "class_to_idx.json": '{"cat": 0, "dog": 1, "a cow": 2}',
+    "idx_to_class.json": '{"0": "cat", "1": "dog", "2": ["n3", "a cow"]}',
+}
+
+
+def write_flat(place):
+    for n in range(6):
+        (place / f"{n}.png").write_bytes(image_of("PNG", seed=n))
+
+
+def test_files_of_labels(place):
+    """Beside a folder's images, with and without a file that gives an index to each class."""
+    draw, outcomes, whole = random.Random(2), Outcomes(), label_files()
+    whole_bytes = {name: text.encode() for name, text in (whole | INDEX_FILES).items()}
+    flat = place / "flat"
+    flat.mkdir()
+    write_flat(flat)
+    for number in range(CASES["labels"] * TIMES):
+        name = draw.choice(list(whole_bytes))
+        written = {name: damaged(whole_bytes[name], draw, list(whole_bytes.values()), TOKENS)}
+        if name in INDEX_FILES:
+            written["labels.txt"] = whole_bytes["labels.txt"]
+        elif draw.random() < 0.3:
+            written |= {draw.choice(list(INDEX_FILES)): whole_bytes["classes.txt"]}
+        for file, content in written.items():
+            (flat / file).write_bytes(content)
+        outcomes.of(flat, written, f"labels {number} {name}")
+        for file in written:
+            (flat / file).unlink()
+    assert min(outcomes.read, outcomes.refused) > 100
+
+
+def test_lists(place):
+    """Given as such; what they name is read from the folder they are in, or from wherever they say."""
+    draw, outcomes = random.Random(3), Outcomes()
+    write_flat(place)
+    whole = {name: text.encode() for name, text in label_files().items()}
+    whole["chosen.csv"] = f"# images of {place}\n".encode() + whole["labels.csv"]
+    for number in range(CASES["lists"] * TIMES):
+        name = draw.choice(list(whole))
+        path = place / name
+        path.write_bytes(damaged(whole[name], draw, list(whole.values()), TOKENS))
+        outcomes.of(path, [place.name], f"list {number} {name}")
+        path.unlink()
+    assert min(outcomes.read, outcomes.refused) > 50
+
+
+def cifar_binary(draw):
+    batches = [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]
+    files = {name: b"".join(bytes([n]) + draw.randbytes(3072) for n in range(10)) for name in batches}
+    return files | {"batches.meta.txt": b"\n".join(b"class%d" % n for n in range(10)) + b"\n\n"}
+
+
+def cifar_python(draw):
+    def batch():
+        data = np.frombuffer(draw.randbytes(30_720), np.uint8).reshape(10, 3072)
+        return pickle.dumps({b"data": data, b"labels": [*range(10)], b"batch_label": b"x"}, 3)
+
+    names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
+    meta = pickle.dumps({b"label_names": [b"class%d" % n for n in range(10)]}, 3)
+    return {name: batch() for name in names} | {"batches.meta": meta}
+
+
+def of_files(place, whole, count, seed, damage=damaged, tokens=()):
+    draw, outcomes = random.Random(seed), Outcomes()
+    for name, content in whole.items():
+        (place / name).write_bytes(content)
+    for number in range(count):
+        name = draw.choice(list(whole))
+        (place / name).write_bytes(damage(whole[name], draw, list(whole.values()), tokens))
+        outcomes.of(place, [*whole], f"{name} {number}")
+        (place / name).write_bytes(whole[name])
+    assert min(outcomes.read, outcomes.refused) > count / 50, vars(outcomes)
+
+
+def test_binary_files_of_cifar(place):
+    of_files(place, cifar_binary(random.Random(4)), CASES["cifar"] * TIMES, 4)
+
+
+def test_pickles_of_cifar(place):
+    def damage(content, draw, others, tokens):
+        edge = 200 if draw.random() < 0.8 else len(content)  # the program, rather than the pixels
+        return damaged(content[:edge], draw, others, tokens) + content[edge:]
+
+    tokens = [
+        b"\x93",
+        b"R",
+        b"b",
+        b"0",
+        b"2",
+        b"]",
+        b"}",
+        b"(",
+        b"t",
+        b"a",
+        b"e",
+        b"s",
+        b"u",
+        b"\x8a\x09" + b"\xff" * 9,
+    ]
+    tokens += [
+        b"j\xff\xff\xff\x7f",
+        b"r\xff\xff\xff\x7f",
+        b"cos\nsystem\n",
+        b"cnumpy\nndarray\n",
+        b"\x82\x01",
+        b"Pid\n",
+    ]
+    of_files(place, cifar_python(random.Random(5)), CASES["pickles"] * TIMES, 5, damage, tokens)
+
+
+def test_idx_files(place):
+    draw = random.Random(6)
+    whole = {}
+    for split in ("train", "t10k"):
+        images = bytes((0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0, 0, 4)) + draw.randbytes(6 * 5 * 4)
+        labels = bytes((0, 0, 8, 1, 0, 0, 0, 6)) + bytes((0, 1, 2, 0, 1, 2))
+        packed = gzip.compress if split == "t10k" else bytes
+        end = ".gz" if split == "t10k" else ""
+        whole |= {f"{split}-images-idx3-ubyte{end}": packed(images), f"{split}-labels-idx1-ubyte{end}": packed(labels)}
+    of_files(place, whole | {"classes.txt": b"a\nb\nc\n"}, CASES["idx"] * TIMES, 6)
+
+
+# What chance does not find.
+
+BOUND = 3 << 30
+"""Bytes of address space of a process that is given something hostile."""
+LOOK = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+from alexnet.data import check
+from alexnet.data.sources import recognise
+check.EXAMPLES = 10
+for place in sys.argv[2:]:
+    try:
+        found = check.check(recognise(place), 8, workers=1).findings
+        print(*(f"{finding.text} {finding.examples}" for finding in found))
+    except ValueError as error:
+        print(str(error).replace("\\n", " "))
+"""
+
+
+def looked_at(*places):
+    """What is said of each place, in a line, by a process with little memory."""
+    command = [sys.executable, "-W", "ignore", "-c", LOOK, str(BOUND), *map(str, places)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def png_of(width, height, *before):
+    header = chunk(b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 2, 0, 0, 0)))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100_000)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + pixels + chunk(b"IEND", b"")
+
+
+def tiff_of(width, height, compression, rows):
+    strip = bytes(100)
+    tags = [
+        (256, width),
+        (257, height),
+        (258, 8),
+        (259, compression),
+        (262, 1),
+        (273, 8),
+        (278, rows),
+        (279, len(strip)),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip + struct.pack("<H", len(tags)) + table + bytes(4)
+
+
+needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+
+
+@needs_limits
+def test_pictures_that_claim_to_be_huge(place):
+    bomb = zlib.compress(bytes(300_000_000))
+    huge = {
+        "side.png": png_of(50_000, 50_000),
+        "text.png": png_of(8, 8, chunk(b"zTXt", b"a\0\0" + bomb)),
+        "profile.png": png_of(8, 8, chunk(b"iCCP", b"a\0\0" + bomb)),
+        "side.tif": tiff_of(60_000, 60_000, 1, 60_000),
+        "most.tif": tiff_of(2**32 - 1, 2**32 - 1, 5, 1),
+        "strip.tif": tiff_of(10_000, 10_000, 5, 10_000),
+        "line.ppm": b"P6 " + b"1" * 1_000_000,
+        "side.ppm": b"P6 60000 60000 255\n",
+    }
+    for name in ("cat", "dog"):
+        (place / name).mkdir()
+        (place / name / "0.png").write_bytes(image_of("PNG", seed=len(name) + ord(name[0])))
+    for name, content in huge.items():
+        (place / "cat" / name).write_bytes(content)
+    (told,) = looked_at(place)
+    assert all(f"cat/{name}: " in told for name in huge), told
+
+
+HOSTILE_LABELS = [
+    ("x.json", b"[" * 200_000, "x.json is nested too deeply"),
+    ("x.jsonl", b'{"a":' * 15_000, "x.jsonl, line 1 is nested too deeply"),
+    ("x.jsonl", b'{"a":' * 200_000, "no file says what they show"),
+    ("x.json", b"[" + b"[]," * 20_000_000 + b"[]]", "no file says what they show"),
+    ("x.json", b'{"0.png": ' + b"9" * 5000 + b"}", "x.json: '999999999999...9999999999999' has 5,000 digits"),
+    ("x.json", b'{"0.png": "a", "1.png": "\\ud800"}', r"x.json: the label of '1.png' is '\ud800'; it may have 255"),
+    ("x.csv", b"image,label\n0.png," + b"x" * 100_000_000, "x.csv, line 2 has more than 100,000 characters"),
+    ("x.csv", b"image,label\n" + b"a," * 5_000_000, "x.csv, line 2 has more than 100,000 characters"),
+    ("x.csv", b"," * 10_000_000, "no file says what they show"),
+    ("x.txt", b"0.png cat\n1.png " + b"9" * 5000, "x.txt, line 2: the label is '9999"),
+    ("classes.txt", b"", "classes.txt is empty"),
+    ("idx_to_class.json", b'{"' + b"9" * 5000 + b'": "cat"}', "no file says what they show"),
+]
+
+
+@needs_limits
+def test_hostile_files_of_labels(place):
+    for number, (name, content, _) in enumerate(HOSTILE_LABELS):
+        (place / str(number)).mkdir()
+        write_flat(place / str(number))
+        (place / str(number) / name).write_bytes(content)
+    (place / "10" / "labels.txt").write_bytes(b"0.png 0\n1.png 1\n")
+    told = looked_at(*(place / str(number) for number in range(len(HOSTILE_LABELS))))
+    for (name, content, words), line in zip(HOSTILE_LABELS, told, strict=True):
+        assert words in line, (name, content[:40])
+
+
+def test_an_index_of_a_class_below_zero(place):
+    for split, label in (("train", "cat"), ("train", "dog"), ("val", -2), ("val", -(10**30))):
+        (place / split).mkdir(exist_ok=True)
+        (place / split / f"{label}.png").write_bytes(image_of("PNG"))
+        with (place / f"{split}.jsonl").open("a") as file:
+            file.write(json.dumps({"image": f"{label}.png", "label": label}) + "\n")
+    source = recognise(place)
+    assert source.classes == ("cat", "dog") and source.labels.tolist() == [0, 1]
+    assert sorted(problem.text.split("/")[2][:5] for problem in source.problems) == ["-1000", "-2 is"]
+
+
+HOSTILE_PICKLES = [
+    b"}r\xff\xff\xff\x3f.",  # remembered under the number of a billion, for which a table would be made
+    b"\x80\x05\x96" + (20 << 30).to_bytes(8, "little") + b".",  # an array of bytes of 20 GiB
+    b"\x80\x04\x8e" + (20 << 30).to_bytes(8, "little") + b".",
+    b"]" + b"".join(b"q%c](h%ch%ch%ch%ce" % (n, n, n, n, n) for n in range(40)) + b".",  # 4 to the power of 40
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(J\xff\xff\xff\x7ftU\1btR.",
+    b"cos\nsystem\n(S'touch owned'\ntR.",
+    b'cbuiltins\neval\n(S\'open("owned", "w")\'\ntR.',
+]
+
+
+@needs_limits
+def test_hostile_pickles(place):
+    for number, program in enumerate(HOSTILE_PICKLES):
+        (place / str(number)).mkdir()
+        for name, content in cifar_python(random.Random(7)).items():
+            (place / str(number) / name).write_bytes(content)
+        (place / str(number) / "data_batch_3").write_bytes(program)
+    for number, line in enumerate(looked_at(*(place / str(number) for number in range(len(HOSTILE_PICKLES))))):
+        assert f"{number}/data_batch_3 is no file of CIFAR-10: " in line
+
+
+def test_an_idx_file_that_unpacks_to_more_than_it_may(place, monkeypatch):
+    monkeypatch.setattr(idx, "MOST_BYTES", 10_000_000)
+    (place / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + bytes(200_000_000), 1))
+    (place / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, 1, 0)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz or .* it unpacks to more than 10,000,000 bytes"):
+        recognise(place)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000
+
+
+@pytest.fixture
+def classes(place):
+    for number in range(8):
+        path = place / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image_of("PNG", seed=number))
+    return place
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links, pipes and devices as Unix has them")
+def test_links_pipes_and_devices(classes):
+    os.symlink("nowhere.png", classes / "cat" / "to nothing.png")
+    os.symlink("itself.png", classes / "cat" / "itself.png")
+    os.symlink(classes, classes / "cat" / "up")
+    os.symlink("/dev/zero", classes / "cat" / "zero.png")
+    os.mkfifo(classes / "cat" / "pipe.png")
+    assert len(recognise(classes)) == 8
+    listed = [(f"cat/{n}.png", "cat") for n in (0, 2, 4, 6)] + [(f"dog/{n}.png", "dog") for n in (1, 3)]
+    listed += [(path, "cat") for path in ("cat/pipe.png", "cat/zero.png", "/dev/zero", "cat", "cat/to nothing.png")]
+    (classes / "some.csv").write_text("".join(f"{path},{label}\n" for path, label in listed))
+    packed = pack(recognise(classes / "some.csv"), 8)
+    assert len(packed.unread) == 5 and sum("it is no file" in reason for reason in packed.unread.values()) == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links as Unix has them")
+def test_folders_without_end(classes):
+    deep = classes / "dog"
+    for _ in range(700):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    (deep / "deep.png").write_bytes(image_of("PNG"))
+    assert len(recognise(classes)) == 9
+    ring = classes / "ring"
+    for one in range(12):
+        (ring / str(one)).mkdir(parents=True)
+        for other in range(12):
+            os.symlink(ring / str(other), ring / str(one) / f"to {other}")
+    with pytest.raises(ValueError, match=r"ring.* is a link in a link, 9 deep; that may be 8"):
+        recognise(classes)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
+def test_what_may_not_be_read(classes):
+    (classes / "cat" / "0.png").chmod(0)
+    assert ["Permission denied" in reason for reason in pack(recognise(classes), 8).unread.values()] == [True]
+    (classes / "cat").chmod(0)
+    try:
+        with pytest.raises(ValueError, match="cat cannot be read: Permission denied"):
+            recognise(classes)
+    finally:
+        (classes / "cat").chmod(0o755)
+
+
+def test_a_file_that_goes_between_listing_and_reading(classes):
+    source = recognise(classes)
+    (classes / source.names[3]).unlink()
+    assert "No such file" in pack(source, 8).unread[3]
+    assert any(source.names[3] in example for finding in check(source, 8).findings for example in finding.examples)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_of_any_bytes(classes):
+    os.rename(classes / "cat" / "0.png", os.fsencode(classes) + b"/cat/\xff\xfe.png")
+    os.rename(classes / "dog" / "1.png", classes / "dog" / "a\nb.png")
+    packed = pack(recognise(classes), 8)
+    assert "cat/\udcff\udcfe.png" in packed.names
+    assert [packed.names[number] for number in packed.unread] == ["dog/a b.png"]
+    write_splits(packed, classes)
+    assert (with_splits_of(classes, packed).splits == np.where(packed.splits == 255, 255, packed.splits)).all()
+    for file in ("split.csv", "left_out.csv"):
+        (classes / file).unlink()
+    os.rename(classes / "cat", os.fsencode(classes) + b"/c\xffat")
+    with pytest.raises(ValueError, match=r"place has a folder b'c\\xffat', whose name is not UTF-8; it may be renamed"):
+        recognise(classes).check_fatal()
+
+
+def test_long_names(classes):
+    long = classes / ("x" * 250)
+    (classes / "cat").rename(long)
+    assert long.name in pack(recognise(classes), 8).classes
+    (long / "1").mkdir()
+    (long / "2").mkdir()
+    for number, file in enumerate(long.glob("*.png")):
+        file.rename(long / str(number % 2 + 1) / file.name)
+    assert len(pack(recognise(long), 8).labels) == 4
+    content = zip_of({path.relative_to(long).as_posix(): path.read_bytes() for path in long.rglob("*.png")})
+    (classes / f"{'é' * 120}.zip").write_bytes(content)
+    assert len(pack(recognise(classes / f"{'é' * 120}.zip"), 8).labels) == 4
+
+
+def test_places_that_are_none(place, monkeypatch):
+    (place / "self.csv").write_text(f"# images of {place}/self.csv\nimage,label\na.png,cat\n")
+    with pytest.raises(ValueError, match=r"self.csv is, as it says, a list of images of itself"):
+        recognise(place / "self.csv")
+    for name in ("~nobody-of-that-name", "x" * 5000, "a\0b", place / "self.csv" / "b"):
+        with pytest.raises(ValueError, match=r"cannot be read|is not there"):
+            recognise(name)
