@@ -35,7 +35,7 @@ FILE = "layers.jsonl"
 SAMPLE = 32
 """Images of a batch that are looked at."""
 FIRST, APART = (1, 10, 100), 100
-"""Steps after which a line is due, and how far apart later ones are: a line takes less time than half a step."""
+"""Steps after which a line is due, and how far apart later ones are: a line takes about half the time of a step."""
 PIXELS, UNIT = 60.0, 1.0
 """How large inputs typically are: pixels of 0 … 255 minus their mean, and those divided by their deviation."""
 
