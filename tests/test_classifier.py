@@ -33,12 +33,12 @@ def run(tmp_path_factory):
 
 
 def test_training_leaves_all_that_the_readme_promises(run):
-    names = "best.safetensors last.safetensors metrics.jsonl run.json split.csv report.html"
-    pictures = "curves.png kernels.png confusion.png predictions.png"
+    names = "best.safetensors last.safetensors metrics.jsonl layers.jsonl run.json split.csv report.html"
+    pictures = "curves.png kernels.png confusion.png predictions.png layers.png"
     for name in f"{names} {pictures}".split():
         assert (run / name).stat().st_size > 0, name
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert 'src="http' not in page
     results = json.loads((run / "run.json").read_text())["results"]
     assert results["split"] == "test" and results["all_views"]["images"] == 6

@@ -24,9 +24,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from alexnet.data import packing
+from alexnet.data import writing
 from alexnet.data.check import check
-from alexnet.data.packing import pack
+from alexnet.data.packing import Packing, pack
 from alexnet.data.sources import idx, recognise
 from alexnet.training.run import with_splits_of, write_splits
 
@@ -162,7 +162,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(packing, "MOST_BROKEN", 1.0)
+    monkeypatch.setattr(writing, "MOST_BROKEN", 1.0)
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what it mends by itself
         yield tmp_path / "place"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "place"]
@@ -184,7 +184,7 @@ class Outcomes:
             assert found.looked_at == len(source) == len(source.names) == len(source.labels)
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
             source.check_fatal()
-            packed = pack(source, 8, workers=1)
+            packed = pack(source, 8, how=Packing(workers=1))
             assert all(reason for reason in packed.unread.values()) and len(packed.names) == len(source)
             self.read += 1
         except ValueError as error:

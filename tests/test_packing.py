@@ -52,19 +52,29 @@ def packer(photos, cache, workers=2, jpeg=0):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
+def until_it_begins(process, cache):
+    while not list(cache.glob("packs/*.log")) and process.poll() is None:
+        time.sleep(0.01)
+
+
+def seconds_from_its_beginning(process, cache):
+    until_it_begins(process, cache)
+    started = time.perf_counter()
+    process.communicate()
+    return time.perf_counter() - started
+
+
 @pytest.mark.parametrize(("jpeg", "times"), [(0, 20), (90, 6)])
 def test_packing_that_is_killed_often_ends_with_the_same_bytes(photos, tmp_path, jpeg, times):
     whole = pack(open_source(photos), 64, tmp_path / "whole", Packing(jpeg or None)).path
     assert len(open_pack(whole).unread) == 3
     dice, kills, resumed = random.Random(0), 0, set()
-    started = time.perf_counter()
-    finished = packer(photos, tmp_path / "undisturbed", jpeg=jpeg)
-    finished.communicate()
-    usual = time.perf_counter() - started
+    usual = seconds_from_its_beginning(packer(photos, tmp_path / "undisturbed", jpeg=jpeg), tmp_path / "undisturbed")
     for attempt in range(times):
         cache = tmp_path / f"cache {attempt // 3}"
         killed = packer(photos, cache, 1 + attempt % 2, jpeg)
-        time.sleep(dice.uniform(0.3, 1.0) * usual)
+        until_it_begins(killed, cache)
+        time.sleep(dice.uniform(0.0, 0.9) * usual)
         killed.send_signal(signal.SIGKILL)
         kills += killed.wait() == -signal.SIGKILL
         resumed |= {log.read_text().count("\n") > 0 for log in cache.glob("packs/*.log")}

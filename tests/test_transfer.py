@@ -23,9 +23,11 @@ from alexnet.model.transfer import Pretrained, Transfer
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import Rates, Stage, Stages
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.loop import LAST, train, train_step
+from alexnet.training.checkpoints import LAST
+from alexnet.training.loop import train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
+from alexnet.training.step import train_step
 
 STEADY = replace(recipe("small"), name="steady", least_steps=0, epochs=2, batch_size=16)
 STEADY = replace(STEADY, schedule=Stages((Stage(1, Rates(0.002, 0.004)),)), averaging=None)
@@ -271,7 +273,9 @@ def interrupted(steps, *arguments):
         main(["train", *arguments])
 
 
-def test_an_interrupted_fine_tuning_ends_as_one_that_never_was_without_the_file_that_it_began_with(run, tmp_path):
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is_damaged):
+    """Without the file that it began with; and where its last checkpoint is damaged, from the one before."""
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 8))
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes((run / LAST).read_bytes())
@@ -293,6 +297,8 @@ def test_an_interrupted_fine_tuning_ends_as_one_that_never_was_without_the_file_
     about = json.loads((tmp_path / "broken" / "run.json").read_text())
     assert about["from"] == str(weights) and len(about["from_sha256"]) == 64
     weights.unlink()
+    if is_damaged:
+        (tmp_path / "broken" / LAST).write_bytes(b"nothing")
     main(["train", data, "--resume", "--output", str(tmp_path / "broken")])
     whole, broken = (load_file(tmp_path / name / LAST) for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
@@ -312,7 +318,7 @@ def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with
     create_other.save(weights)
     with pytest.raises(SystemExit):
         main(["train", data, "--resume", "--output", str(folder)])
-    assert "from_sha256: " in capsys.readouterr().err
+    assert f"was begun with {weights}; what {weights} holds is not that" in capsys.readouterr().err
     weights.unlink()
     with pytest.raises(SystemExit):
         main(["train", data, "--resume", "--output", str(folder)])

@@ -277,6 +277,15 @@ def test_weights_under_our_names_are_recognised_where_shapes_leave_no_doubt(tmp_
     assert import_weights(tmp_path / "net.pt", variant="cifar-11-no-norm")[1].variant == "cifar-11-no-norm"
 
 
+def test_the_means_that_batch_norm_keeps_come_with_its_weights(tmp_path):
+    network = alexnet.create("batch-norm", 4)
+    network.norm1.running_mean.uniform_()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    trained, report = import_weights(tmp_path / "weights.pth", "batch-norm")
+    assert torch.equal(trained.network.norm1.running_mean, network.norm1.running_mean)
+    assert report.new == () and report.skipped == ("norm1.num_batches_tracked", "norm2.num_batches_tracked")
+
+
 def test_what_does_not_fit_is_told_or_left_new(tmp_path):
     state = alexnet.create("cifar-18", 10).state_dict() | {"neck.weight": torch.zeros(3)}
     del state["conv3.bias"]

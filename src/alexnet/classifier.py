@@ -9,6 +9,7 @@ classifier.save("pets")
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,7 @@ from .specs.recipes import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
 from .training import run as runs
-from .training.checkpoints import BEST, LAST, MINUTES, Progress
+from .training.checkpoints import BEST, EARLIER, LAST, MINUTES, Progress
 from .training.events import Events
 from .training.journal import History
 from .training.loop import train
@@ -156,6 +157,7 @@ class Classifier(huggingface.HubMixin):
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
+            about |= {"jpeg": jpeg}
             if resume:
                 plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:
@@ -320,7 +322,8 @@ class Classifier(huggingface.HubMixin):
                     f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
                 )
             progress = counting("packing") if verbose else None
-            packed = pack(source, self._ready().inputs.stored_size, progress=progress)
+            how = Packing(about.get("jpeg") if is_own else None)
+            packed = pack(source, self._ready().inputs.stored_size, how=how, progress=progress)
             order = np.array([self.classes.index(name) for name in packed.classes])
             packed = replace(packed, classes=self.classes, labels=order[packed.labels])
             if is_own and about and not source.has_splits:
@@ -396,15 +399,26 @@ class _BestWeights:
 def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) -> Pretrained | None:
     """What a run goes on from: the network asked for, or the one that an interrupted run began with.
 
-    That is needed until the first checkpoint, which holds all that was taken.
+    Its file is needed until the first checkpoint, which holds all that was taken.
+
+    Args:
+        begun: run.json of the interrupted run; empty for a new one.
+
+    Raises:
+        ValueError: the interrupted run began with other weights.
     """
     path = path or begun.get("from")
     if path is None:
         return None
-    if begun.get("from") == str(path) and (folder / LAST).exists():
-        return Pretrained(Trained.load(folder / LAST), folder / LAST, begun["from_sha256"])
+    if str(path) == begun.get("from"):
+        for name in (LAST, *EARLIER):
+            with contextlib.suppress(ValueError):  # it is not there, or damaged
+                return Pretrained(Trained.load(folder / name), Path(path), begun["from_sha256"], is_under_way=True)
     file = _weights_file(Path(path).expanduser())
-    return Pretrained.of(_read(file), file)
+    start = Pretrained.of(_read(file), file)
+    if begun and start.sha256 != begun.get("from_sha256"):
+        raise ValueError(f"{folder} was begun with {begun.get('from') or 'new weights'}; what {file} holds is not that")
+    return start
 
 
 def _read(file: Path) -> Trained:

@@ -125,6 +125,31 @@ def _layer_scale(freeze: Iterable[str], slow: Iterable[str]) -> dict[str, float]
     return scale or None
 
 
+def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """Say whether a run learns and, where it does not, the likely cause and what helps. Exit status 1 says it does not.
+
+    Args:
+        run: Its folder; it may still be going on.
+        as_json: Print JSON.
+    """
+    from dataclasses import asdict
+
+    from .console import console, print_table
+    from .training.diagnosis import diagnosed, examined
+    from .training.layers import HEAD, layer_rows
+
+    facts = examined(run)
+    found = diagnosed(facts)
+    if as_json:
+        print_json({"diagnosis": asdict(found) if found else None, "layers": facts.now})
+    else:
+        console.print(f"{facts}\n")
+        print_table(layer_rows(facts.now), HEAD, range(1, len(HEAD)))
+        console.print(f"\n{found or 'It learns.'}", soft_wrap=True)
+    if found:
+        raise SystemExit(1)
+
+
 def evaluate(
     run: Positional[Path],
     more: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA|RUN")] = (),
@@ -611,7 +636,8 @@ def _all_images(images: Iterable[str]) -> Iterable[str]:
 def main(arguments: list[str] | None = None) -> None:
     """The command `alexnet`."""
     commands = {
-        function.__name__: function for function in (train, evaluate, predict, describe, check, pack, export, bench)
+        function.__name__: function
+        for function in (train, doctor, evaluate, predict, describe, check, pack, export, bench)
     }
     commands["import"] = import_file  # whose own name is a keyword
     try:

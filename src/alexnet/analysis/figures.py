@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -90,6 +91,33 @@ def predictions_figure(
         bars.set_xticks([])
         bars.set_yticks([])
         bars.invert_yaxis()
+    return figure
+
+
+def layers_figure(lines: Sequence[dict]) -> Figure:
+    """How far a step changes the weights of each layer, and which share of its units is dead, over the steps.
+
+    Args:
+        lines: of layers.jsonl.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    ratio, dead = figure.subplots(1, 2)
+    names = list(lines[0]["layers"])
+    steps = [line["step"] for line in lines]
+    for number, name in enumerate(names):
+        color = colormaps["viridis"](number / max(len(names) - 1, 1) * 0.9)
+        for axes, what, scale in ((ratio, "ratio", 1), (dead, "dead", 100)):
+            values = [line["layers"][name].get(what) for line in lines]
+            if any(value is not None for value in values):
+                shown = [np.nan if value is None else scale * value for value in values]
+                axes.plot(steps, shown, color=color, marker="o", markersize=3, label=name)
+    ratio.set(title="Update over weights", yscale="log")
+    dead.set(title="Units that never answer (%)", ylim=(-2, 102))
+    for axes in (ratio, dead):
+        axes.set(xlabel="Step", xscale="log")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=8)
     return figure
 
 

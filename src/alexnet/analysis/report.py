@@ -13,9 +13,11 @@ from ..evaluation.metrics import Metrics
 from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
 from ..evaluation.views import Evaluation
 from ..model.trained import Trained
+from ..training.diagnosis import Facts, diagnosed
 from ..training.journal import History
+from ..training.layers import read_layers
 from ..training.run import read_run
-from .figures import confusion_figure, kernels_figure, pick_examples, predictions_figure
+from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
 
 EXAMPLES = 16
 """Images on the page of predictions."""
@@ -32,7 +34,7 @@ tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
 
 
 def write_report(folder: Path, history: History, trained: Trained, evaluation: Evaluation) -> Path:
-    """Draw curves.png, predictions.png, confusion.png and kernels.png, and put them into report.html.
+    """Draw curves.png, predictions.png, confusion.png, kernels.png and layers.png, and put them into report.html.
 
     Args:
         folder: of the run.
@@ -53,6 +55,9 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
         "confusion.png": ("Confusion", confusion_figure(metrics, classes)),
         "kernels.png": ("What the first layer sees", kernels_figure(trained.network)),
     }
+    lines = read_layers(folder)
+    if lines:
+        pictures["layers.png"] = ("Inside while it learnt", layers_figure(lines))
     sections = []
     for name, (title, figure) in pictures.items():
         figure.savefig(folder / name, dpi=110)
@@ -66,6 +71,7 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
             table(list(_facts(folder, evaluation).items())),
             "<h2>Errors</h2>",
             table(error_rows(evaluation), ERROR_HEAD),
+            *(_diagnosis(history, lines)),
             *sections,
             "<h2>By class</h2>",
             table(class_rows(metrics, classes), CLASS_HEAD),
@@ -75,6 +81,12 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _diagnosis(history: History, lines: Sequence[dict]) -> list[str]:
+    """A section, where something is wrong."""
+    found = diagnosed(Facts(history, lines)) if lines else None
+    return [f"<h2>It does not learn as it should</h2>\n<p>{html.escape(str(found))}</p>"] if found else []
 
 
 def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:

@@ -89,7 +89,7 @@ def serve() -> None:
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is not taken for a reply
     task = pickle.load(requests)
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the other side has ended, or died
         while True:
             chunk = pickle.load(requests)
             try:

@@ -57,6 +57,28 @@ class Metrics:
         pairs = self.labels * classes + self.probabilities.argmax(1)
         return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
+    @cached_property
+    def largest_answer(self) -> float:
+        """Share of the images that get the most frequent answer."""
+        return (self.confusion.sum(0).max() / len(self.labels)).item()
+
+    @cached_property
+    def top1_renamed(self) -> float:
+        """Share that would be right if the classes were called what they are most often taken for, each name once.
+
+        Names are given away in the order of how often they fit.
+        """
+        truths, answers = self.confusion.nonzero(as_tuple=True)
+        counts = self.confusion[truths, answers]
+        order = counts.argsort(descending=True, stable=True)
+        right, named, taken = 0, set(), set()
+        for truth, answer, count in zip(*(each[order].tolist() for each in (truths, answers, counts)), strict=True):
+            if truth not in named and answer not in taken:
+                named.add(truth)
+                taken.add(answer)
+                right += count
+        return right / len(self.labels)
+
     def summary(self) -> dict[str, float]:
         return {
             "images": len(self.labels),

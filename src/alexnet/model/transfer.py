@@ -30,6 +30,8 @@ class Pretrained:
     trained: Trained
     file: Path
     sha256: str
+    is_under_way: bool = False
+    """Whether the network is that of a run that began with the file, and is being gone on with."""
 
     @classmethod
     def of(cls, trained: Trained, file: Path) -> Pretrained:
@@ -117,6 +119,8 @@ class Transfer:
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""
+        if self.source.is_under_way:
+            return {"began with": f"{self.source.file}"}
         is_moved = self.classes is not None and self.classes != tuple(sorted(self.classes))
         facts = {
             "goes on from": f"{self.source.file}, {self.source.trained.network.architecture.name}",

@@ -5,15 +5,16 @@ epoch are written in this order, and a run that goes on makes up for what was cu
 
 1. LAST: weights, velocities, where the run stands, the lines of the journal; those before it become EARLIER.
 2. BEST, where this epoch is the best so far: the same weights, so it can be made again from LAST.
-3. The journal, whose lines LAST holds too.
+3. The journal, whose lines LAST holds too, as it does those of layers.jsonl, which are written when they come up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..files import PART, sync_folder
 from ..model.trained import Trained, read_extra, read_notes
 from .averaging import Averaging
 from .journal import History, write_journal
+from .layers import write_layers
 from .optimizer import PaperUpdate
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -56,6 +58,10 @@ class Progress:
     seen: int = 0
     epochs: list[dict] = field(default_factory=list)
     """The journal so far."""
+    layers: list[dict] = field(default_factory=list)
+    """The lines of layers.jsonl so far."""
+    diagnosed: bool = False
+    """Whether it was said what the run suffers from."""
     at_a_time: int | None = None
     """Images of a step that were found to fit into the memory, where they had to be counted."""
 
@@ -130,16 +136,10 @@ class Checkpoints:
         """
         if self.run is None:
             return
-        try:
+        with self._writing(progress):
             self._save_last(progress)
             if progress.batch == 0:
                 self._save_what_follows(progress)
-        except (OSError, SafetensorError) as error:
-            whole = next((f"; {name} is whole" for name in (LAST, *EARLIER) if (self.run / name).exists()), "")
-            raise NotSaved(
-                f"{self.run}: the checkpoint {progress} could not be written ({error}){whole}. "
-                f"Once there is room, go on with --resume"
-            ) from error
         self._saved = time.monotonic()
 
     def restore(self, batch_size: int) -> Progress:
@@ -150,6 +150,7 @@ class Checkpoints:
 
         Raises:
             ValueError: none is whole, or they are of another network.
+            NotSaved: what a kill has cut off cannot be written.
         """
         assert self.run is not None
         for abandoned in (*self.run.glob(f"*{PART}"), self.run / NEXT):
@@ -162,19 +163,36 @@ class Checkpoints:
             except _Unusable as reason:
                 reasons.append(str(reason))
                 continue
-            for damaged in there[: len(reasons)]:
-                os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
+            progress.batch = math.ceil(progress.seen / batch_size)  # as it was, unless batches have another size now
             if reasons:
                 self.say(f"{'; '.join(reasons)}. Going on from {path.name}, {progress}")
-            progress.batch = math.ceil(progress.seen / batch_size)  # as it was, unless batches have another size now
-            if progress.batch == 0:
+            with self._writing(progress):
+                for damaged in there[: len(reasons)]:
+                    os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
                 self._save_what_follows(progress)
+                write_layers(self.run, progress.layers)
             return progress
         if reasons:
             raise ValueError(
                 f"{self.run} has no checkpoint to go on from: {'; '.join(reasons)}. Remove them to begin anew"
             )
         return Progress()
+
+    @contextlib.contextmanager
+    def _writing(self, progress: Progress) -> Iterator[None]:
+        """Make a failure to write one that says what is left.
+
+        Raises:
+            NotSaved: it failed.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            whole = next((f"; {name} is whole" for name in (LAST, *EARLIER) if (self.run / name).exists()), "")
+            raise NotSaved(
+                f"{self.run}: the checkpoint {progress} could not be written ({error}){whole}. "
+                f"Once it can be, go on with --resume"
+            ) from error
 
     def _save_last(self, progress: Progress) -> None:
         extra = {f"velocity.{name}": velocity for name, velocity in self.optimizer.velocities().items()}

@@ -15,8 +15,9 @@ class History(Sequence):
     """The epochs of a run, oldest first, each a dict; `history["val_error"]` is one number of each epoch.
 
     Keys: epoch (from 1), steps (so far), train_loss (nats) and train_error (with dropout and augmentation on),
-    val_loss, val_error, val_error_top5 (0 … 1), rate (of weights, at the end of the epoch), images_per_s, waiting
-    (share of the time spent waiting for data), elapsed_s (training and validation of this epoch).
+    val_loss, val_error, val_error_top5 (0 … 1), val_error_renamed (were classes called what they are most often taken
+    for), val_largest_answer (share of the most frequent one), rate (of weights, at the end of the epoch), images_per_s,
+    waiting (share of the time spent waiting for data), elapsed_s (training and validation of this epoch).
     """
 
     def __init__(self, epochs: Sequence[dict] = ()):

@@ -21,6 +21,7 @@ from ..model.trained import Trained
 from ..specs.schedules import Rates
 from .averaging import Averaging
 from .checkpoints import MINUTES, Checkpoints, Progress
+from .diagnosis import Facts, Watch, diagnosed
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
 from .journal import History
@@ -94,6 +95,7 @@ def train(
     checkpoints = Checkpoints(run, trained, optimizer, averaging, minutes, say)
     progress = checkpoints.restore(recipe.batch_size) if resume and run else Progress()
     micro_batches = MicroBatches(network, micro_batch, progress.at_a_time, say)
+    watch = Watch(network, optimizer, plan, precision, run, say)
     on_start(progress)
     training, validation = packed.numbers("train"), packed.numbers("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
@@ -119,9 +121,10 @@ def train(
                     scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
                     loss, right = micro_batches.train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
                     averaging.update()
-                    _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch + 1}", rates)
                     progress.count(loss, right, len(batch.labels))
                     progress.at_a_time = micro_batches.at_a_time
+                    watch.after_step(progress, loss, rates.weights, views)
+                    _check_finite(loss, f"in epoch {progress.epoch + 1}, step {progress.batch}", rates, progress)
                     waited += wait
                     here = progress.epoch + 1, progress.batch, per_epoch
                     on_step(Report(*here, loss, progress.mean, len(batch.labels), wait))
@@ -143,10 +146,13 @@ def train(
             }
             if len(validation):
                 metrics = evaluate(trained, packed, validation, all_views=False, precision=precision).center
-                _check_finite(metrics.loss, f"after epoch {progress.epoch + 1}, on val", rates_at(per_epoch - 1))
+                where = f"after epoch {progress.epoch + 1}, on val"
+                _check_finite(metrics.loss, where, rates_at(per_epoch - 1), progress)
                 row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}
+                row |= {"val_error_renamed": 1 - metrics.top1_renamed, "val_largest_answer": metrics.largest_answer}
             row["elapsed_s"] = time.perf_counter() - started
             progress = progress.next_epoch(row)
+            watch.after_epoch(progress)
             checkpoints.save(progress)
             on_epoch(row)
             if ctrl_c.pressed:
@@ -160,12 +166,11 @@ def step_seed(seed: int, epoch: int, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
 
 
-def _check_finite(loss: float, where: str, rates: Rates) -> None:
+def _check_finite(loss: float, where: str, rates: Rates, progress: Progress) -> None:
     if not math.isfinite(loss):
-        raise Diverged(
-            f"the loss became {loss} {where}, at a rate of {rates.weights:g}; a lower --lr or the recipe made for this "
-            f"network may help"
-        )
+        found = diagnosed(Facts(progress.epochs, progress.layers))
+        why = f"\n{found}" if found else ""
+        raise Diverged(f"the loss became {loss} {where}, at a rate of {rates.weights:g}{why}")
 
 
 def _timed(read: Iterable[Batch]) -> Iterable[tuple[Batch, float]]:

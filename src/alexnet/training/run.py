@@ -26,7 +26,7 @@ from .step import MicroBatch
 FILE, SPLIT_FILE, LEFT_OUT_FILE = "run.json", "split.csv", "left_out.csv"
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 """Of files with the names of images, which may be any bytes."""
-MATHEMATICS = ("architecture", "recipe", "seed", "precision", "from_sha256")
+MATHEMATICS = ("architecture", "recipe", "seed", "precision")
 """Settings that a resumed run shares with the one that was interrupted, as it does the images."""
 ROUNDING = ("device", "threads", "micro_batch", "versions")
 """Settings that it may have changed; the bits are then not quite the same."""

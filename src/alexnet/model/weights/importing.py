@@ -94,7 +94,8 @@ def import_weights(
             names = tuple(map(str, range(len(tensors[last]))))
         expected = _shapes(architecture, len(names) or architecture.classes, _channels(architecture, tensors), size)
         loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
-        new = [name for name in expected if name not in loaded]
+        counts = ".num_batches_tracked"  # of batch norm, whose answers do not depend on it
+        new = [name for name in expected if name not in loaded and not name.endswith(counts)]
         if strict and new:
             raise ValueError(f"{_misfit(new[0], expected, tensors)} (new weights instead: strict=False, or --partial)")
         if not loaded:

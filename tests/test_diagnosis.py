@@ -1,0 +1,187 @@
+"""A run that cannot learn is told why; one that learns is left in peace."""
+
+import contextlib
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import kills
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from alexnet import Classifier, create
+from alexnet.cli import main
+from alexnet.data.batches import Batch
+from alexnet.evaluation.metrics import Metrics
+from alexnet.specs.recipes import Input, recipe
+from alexnet.training.diagnosis import Facts, diagnosed, examined
+from alexnet.training.journal import read_journal
+from alexnet.training.layers import SAMPLE, layer_sizes, read_layers
+from alexnet.training.loop import Diverged
+from alexnet.training.optimizer import paper_update
+from alexnet.training.step import train_step
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return kills.write_images(tmp_path_factory.mktemp("images") / "images", 40)
+
+
+def write_noise(folder, counts, deviation=60.0, seed=0):
+    """Images in which nothing is to be seen, so many of each class."""
+    drawn = np.random.default_rng(seed)
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = (128 + drawn.normal(0, deviation, (40, 40, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+    return folder
+
+
+def found_in(data, run, variant="cifar-18", epochs=20, ends=None, **how):
+    """What the files of a run say about it; where it is to end by an error, so does the message."""
+    how = {"epochs": epochs, "batch_size": 16, "verbose": False} | how
+    with pytest.raises(ends, match="Likely cause") if ends else contextlib.nullcontext():
+        Classifier(variant, "cpu", "fp32").fit(data, output=run, **how)
+    return diagnosed(examined(run))
+
+
+def test_a_run_that_learns_is_left_in_peace(images, tmp_path, capsys):
+    for variant in ("cifar-18", "small"):
+        assert found_in(images, tmp_path / variant, variant, 8, verbose=True) is None
+        assert "Likely cause" not in capsys.readouterr().out
+        main(["doctor", str(tmp_path / variant)])
+        assert "It learns." in capsys.readouterr().out
+
+
+def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, capsys):
+    unit = replace(recipe("cifar-18"), input=Input(std=(255.0, 255.0, 255.0)))
+    found = found_in(images, tmp_path / "run", recipe=unit, verbose=True)
+    assert found.cause == "small-inputs" and "inputs are 0.2" in found.because
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Likely cause: inputs are 0.2") == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", str(tmp_path / "run"), "--json"])
+    assert stop.value.code == 1
+    assert json.loads(capsys.readouterr().out)["diagnosis"]["cause"] == "small-inputs"
+    with pytest.raises(SystemExit):
+        main(["doctor", str(tmp_path / "run")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " ".join(str(found).split()) in printed and "conv1" in printed
+
+
+@pytest.mark.parametrize(("variant", "lr", "ends"), [("cifar-18", 100.0, Diverged), ("small", 30.0, None)])
+def test_a_rate_that_is_far_too_high(images, tmp_path, variant, lr, ends):
+    """To a loss that is no number; and, with short gradients, to dead units."""
+    assert found_in(images, tmp_path / "run", variant, 8, ends, lr=lr).cause == "high-rate"
+
+
+def test_a_rate_that_is_far_too_low(images, tmp_path):
+    for variant, lr in (("cifar-18", 1e-7), ("small", 1e-6)):
+        assert found_in(images, tmp_path / variant, variant, epochs=8, lr=lr).cause == "low-rate"
+
+
+def test_labels_that_do_not_belong_to_the_images(images, tmp_path):
+    shuffled = tmp_path / "shuffled"
+    labels = np.random.default_rng(0).permutation(np.repeat(["blue", "green", "red"], 40))
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        (shuffled / labels[number]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, shuffled / labels[number] / f"{number:03}.png")
+    assert found_in(shuffled, tmp_path / "run", epochs=40).cause == "labels"
+
+
+@pytest.mark.parametrize("variant", ["cifar-18", "small"])
+def test_images_that_are_all_alike(tmp_path, variant):
+    black = tmp_path / "black"
+    for name in ("a", "b", "c"):
+        (black / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (40, 40)).save(black / name / f"{number}.png")
+    assert found_in(black, tmp_path / "run", variant, epochs=8).cause == "constant-images"
+
+
+def test_classes_in_another_order_in_val(tmp_path):
+    data = tmp_path / "data"
+    for split in ("train", "val", "test"):
+        kills.write_images(data / split, 20)
+    for old, new in (("red", "x"), ("green", "red"), ("blue", "green"), ("x", "blue")):
+        (data / "val" / old).rename(data / "val" / new)
+    found = found_in(data, tmp_path / "run", epochs=10)
+    assert found.cause == "class-order" and "would be 0% instead of 100%" in found.because
+
+
+def test_one_class_that_is_hard_to_beat(tmp_path):
+    data = write_noise(tmp_path / "data", {"cat": 72, "dog": 8})
+    found = found_in(data, tmp_path / "run")
+    assert found.cause == "dominant-class" and "91% of the training images are cat" in found.because
+
+
+def test_a_run_that_is_too_short(tmp_path):
+    data = write_noise(tmp_path / "data", {"a": 40, "b": 40})
+    assert found_in(data, tmp_path / "run", epochs=3).cause == "few-steps"
+
+
+def test_sizes_of_layers_are_those_of_their_tensors():
+    """By the definitions, slowly; and nothing in the network or the generator changes by looking."""
+    torch.manual_seed(0)
+    network, chosen = create("small", num_classes=5).train(), recipe("small")
+    optimizer = paper_update(network, chosen)
+    optimizer.set_rates(chosen.rates(0.5, []))
+    views = torch.randn(SAMPLE + 8, 3, 56, 56)
+    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
+    batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
+    train_step(network, optimizer, views, batch, chosen, "fp32")
+    state = torch.get_rng_state()
+    found = layer_sizes(network, optimizer, views, "fp32")
+    assert torch.equal(state, torch.get_rng_state()) and network.training
+    assert list(found["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    activations = network.eval().features(views[:SAMPLE])
+    for name, sizes in found["layers"].items():
+        weight = dict(network.named_parameters())[f"{name}.weight"]
+        moved = (weight - before[f"{name}.weight"]).square().mean().sqrt().item()
+        assert sizes["updates"] == pytest.approx(moved, rel=1e-3)
+        assert sizes["weights"] == pytest.approx(weight.square().mean().sqrt().item())
+        assert sizes["ratio"] == pytest.approx(sizes["updates"] / sizes["weights"])
+        output = activations[name].detach()
+        assert sizes["activations"] == pytest.approx(output.square().mean().sqrt().item(), rel=1e-4)
+        around = (output - output.mean(0)).square().mean().sqrt().item()
+        assert sizes["spread"] == pytest.approx(around, rel=1e-4)
+        if name != "fc8":
+            answers = activations[f"relu{name[-1]}"]
+            dead = np.mean([not (answers[:, unit] > 0).any() for unit in range(answers.shape[1])])
+            assert sizes["dead"] == pytest.approx(dead, abs=1e-6)
+    assert "dead" not in found["layers"]["fc8"]
+
+
+def test_lines_are_few_and_the_journal_keeps_one_an_epoch(images, tmp_path):
+    found_in(images, tmp_path / "run", epochs=40)
+    assert [line["step"] for line in read_layers(tmp_path / "run")] == [1, 10, 100, 204, 240]
+    assert len(read_journal(tmp_path / "run")) == 40
+    first = read_layers(tmp_path / "run")[0]["data"]
+    assert first["guess"] == pytest.approx(math.log(3)) and first["inputs"] == 60
+
+
+def test_errors_with_other_names_for_the_classes():
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    answers = torch.tensor([1, 1, 2, 2, 0, 1])
+    metrics = Metrics(torch.nn.functional.one_hot(answers, 3).float(), labels)
+    assert metrics.top1 == 0 and metrics.top1_renamed == pytest.approx(5 / 6)
+    one_class = Metrics(torch.tensor([[1.0, 0.0, 0.0]] * 6), labels)
+    assert one_class.top1_renamed == pytest.approx(1 / 3) and one_class.largest_answer == 1
+
+
+def test_a_loss_above_guessing_is_not_taken_for_learning():
+    sizes = {"ratio": 1e-3, "dead": 0.1}
+    data = {"classes": 10, "guess": math.log(10), "largest": 0.1, "largest_class": "a", "spread": 60.0, "inputs": 60.0}
+    line = {"step": 1, "loss": 9.0, "rate": 0.1, "inputs": 60.0, "layers": {"conv1": sizes}, "data": data}
+    assert diagnosed(Facts([], [line])).cause == "high-rate"
+    assert diagnosed(Facts([], [line | {"loss": 1.0}])) is None
+
+
+def test_a_folder_without_a_run_has_no_doctor(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", str(tmp_path)])
+    assert "has no layers.jsonl" in capsys.readouterr().err
