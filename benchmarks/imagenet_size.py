@@ -11,15 +11,16 @@ FOLDER is where all is written and removed again: 1.4 million files, then an arc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -197,10 +198,10 @@ PARTS = {
     "reading an epoch": of_epoch,
     "reading an epoch by blocks": of_epoch_by_blocks,
 }
+WRITTEN = {"listing a folder": write_tree, "listing a tar file of tar files": write_archive}
+"""What is written before a part."""
 IMPORTS, TORCH = "imports", "imports, torch too"
 """Parts that do nothing else: what they take is no part's own."""
-WRITTEN = {of_folder: write_tree, of_archive: write_archive}
-"""What is written before a part."""
 
 
 def measured(part: str, folder: Path, count: int, side: int) -> dict:
@@ -214,13 +215,27 @@ def measured(part: str, folder: Path, count: int, side: int) -> dict:
 def measure(part: str, folder: Path, count: int, side: int):
     if part == TORCH or "epoch" in part:
         import alexnet.data.batches  # noqa: F401
+    of_worker = [0]
+    threading.Thread(target=watch_workers, args=(of_worker,), daemon=True).start()
     started = time.perf_counter()
     kept = PARTS[part](folder, count, side) if part in PARTS else None  # noqa: F841
     seconds = time.perf_counter() - started
-    own, started = (
-        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(json.dumps({"seconds": seconds, "memory": own, "of_worker": started}))
+    print(json.dumps({"seconds": seconds, "memory": most_memory("self"), "of_worker": max(of_worker)}))
+
+
+def most_memory(process: str) -> int:
+    """Bytes that a process had in memory at most. What getrusage says of it may be its parent's."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 if "VmHWM:" in status else 0
+
+
+def watch_workers(most: list[int]):
+    while True:
+        for process in Path("/proc/self/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it has just ended
+                most += [most_memory(number) for number in process.read_text().split()]
+        most[:] = [max(most)]
+        time.sleep(1)
 
 
 def main() -> None:
@@ -243,8 +258,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     try:
         for part in chosen:
-            if PARTS[part] in WRITTEN:
-                WRITTEN[PARTS[part]](folder, asked.images)
+            if part in WRITTEN:
+                WRITTEN[part](folder, asked.images)
             found = measured(part, folder, asked.images, asked.side)
             seconds, memory = found["seconds"], found["memory"] - base[TORCH if "epoch" in part else IMPORTS]
             worker = f"{found['of_worker'] / 1e6:.0f} MB" if found["of_worker"] else ""
