@@ -33,6 +33,12 @@ class Names(Sequence[str]):
         del block[-1:]
         return cls(np.frombuffer(block, np.uint8))
 
+    def chosen(self, numbers: Sequence[int]) -> Names:
+        """Those of some numbers, in their order; itself where these are all in theirs."""
+        if len(numbers) == len(self) and (np.diff(numbers) > 0).all():
+            return self
+        return Names.of(self[number] for number in numbers)
+
     def __len__(self) -> int:
         return len(self._ends)
 

@@ -68,7 +68,7 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         np.array(splits, np.uint8),
         _without_plain(np.array(folders, np.int64), np.array(splits, np.uint8), list(folder_names)),
         list(folder_names),
-        Names.of(tree.files[number][len(top) :] for number in numbers),
+        Names.of(tree.files[number][len(top) :] for number in numbers) if top else tree.files.chosen(numbers),
     )
     found = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
     return labelled_source(tree, images, [*labels, *found], problems, split_seed)

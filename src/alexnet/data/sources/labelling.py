@@ -64,7 +64,7 @@ def labelled_source(
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(labelled.splits[kept], kind="stable")]
     numbers, labels, splits = images.numbers[kept], labels[kept], labelled.splits[kept]
-    names = Names.of(tree.files[number] for number in numbers)
+    names = tree.files.chosen(numbers)
     present = set(splits.tolist())
     if TRAIN in present and VAL not in present:
         splits = cut_splits(names, labels, splits, split_seed, "val" if TEST in present else "val and test")
