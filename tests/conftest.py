@@ -1,5 +1,9 @@
 """Small data sets, made on the spot."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and threads of several programs wait for one another
+
 from pathlib import Path
 
 import numpy as np
