@@ -19,6 +19,7 @@ from ..files import cache_folder
 from .decoding import Failed, results
 from .machine import fits_memory, memory, processors
 from .packing import MOST_BROKEN
+from .resizing import ORIENTATION
 from .sources.base import SPLITS, TRAIN, Reader, Source
 
 Level = Literal["error", "warning", "note"]
@@ -167,7 +168,7 @@ def _kinds(image: Image.Image) -> Iterator[str]:
     mode = image.mode
     if getattr(image, "is_animated", False):
         yield "animated"
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(ORIENTATION, 1) != 1:
         yield "turned"
     if max(image.size) > LONG * min(image.size):
         yield "long"

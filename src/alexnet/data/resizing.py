@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 from ..kernels import library
 
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is to be turned."""
 _REACH = 2
 """Of the bicubic filter to each side, in the pixels of the smaller of both images."""
 _POINT = 22
@@ -28,7 +30,9 @@ def square(image: Image.Image, side: int) -> np.ndarray:
     Returns:
         (side, side, 3), uint8.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied for nothing
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
