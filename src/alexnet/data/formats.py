@@ -10,13 +10,15 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF")
 """By Pillow's names. It knows others, some of which call programs or are hardly ever tested."""
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif"),
-    )
-)
-"""Of files that are taken for images."""
+SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ("PPM",)),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("JPEG2000",)),
+    **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
+    **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "GIF", "AVIF")},
+}
+"""Of files that are taken for images, and the formats that they promise."""
 
 
 def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
@@ -35,5 +37,14 @@ def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
 
 def is_image(path: str) -> bool:
     """Whether a file is taken for an image, by its suffix."""
+    return _suffix(path) in SUFFIXES
+
+
+def is_mislabelled(path: str, format: str | None) -> bool:
+    """Whether a file's suffix promises another format than it has."""
+    return bool(format) and format not in SUFFIXES.get(_suffix(path), (format,))
+
+
+def _suffix(path: str) -> str:
     dot = path.rfind(".")
-    return dot >= 0 and path[dot:].lower() in SUFFIXES
+    return path[dot:].lower() if dot >= 0 else ""
