@@ -13,7 +13,7 @@ import numpy as np
 
 from ..names import Names
 from .base import SPLITS, TEST, TRAIN, VAL, Problem, Source, cut_splits
-from .labels import Label, LabelFile, Row, is_text, split_of
+from .labels import Label, LabelFile, Row, at, is_text, split_of
 from .trees import ImageFiles, Tree
 
 UNSPLIT = len(SPLITS)
@@ -111,31 +111,25 @@ class _Labelled:
         codes: dict[Label, int] = {}
         for image in flat:
             path, split = self.images.paths[image], int(self.splits[image])
-            row = None
-            for lookup in lookups:
-                if lookup.split in (None, split) or split == UNSPLIT:
-                    found = lookup.find(path)
-                    if found and row and found[0].label != row.label:
-                        raise ValueError(
-                            f"{path} is {row.label!r} by one file of labels and {found[0].label!r} by {lookup.name}, "
-                            f"line {found[0].line}"
-                        )
-                    if found:
-                        row, own, as_index = found[0], lookup.split, lookup.only_indices
-                        if found[1]:
-                            raise ValueError(
-                                f"{lookup.name} says {short(row.image)}, which may be {found[1]} and {path}; a path "
-                                f"from the folder of {lookup.name} tells them apart"
-                            )
-                        lookup.used.add(row.image)
-                        if split == UNSPLIT and (row.split or own is not None):
-                            self.splits[image] = SPLITS.index(row.split) if row.split else own
-            if row:
-                token = int(row.label) if as_index else row.label
-                if token not in codes:
-                    codes[token] = len(self.words)
-                    self.words.append(token)
-                self.tokens[image] = codes[token]
+            about = [each for each in lookups if each.split in (None, split) or split == UNSPLIT]
+            found = [(lookup, row) for lookup in about if (row := lookup.find(path))]
+            if not found:
+                continue
+            lookup, row = found[0]
+            for other, again in found[1:]:
+                if again.label != row.label:
+                    raise ValueError(
+                        f"{path} is {row.label!r} by {at(lookup.name, row.line)}, and {again.label!r} by "
+                        f"{at(other.name, again.line)}"
+                    )
+            if split == UNSPLIT:
+                self.splits[image] = next(
+                    (own for each, row in found if (own := each.split_of(row)) is not None), split
+                )
+            token = int(row.label) if lookup.only_indices else row.label
+            self.tokens[image] = codes.setdefault(token, len(self.words))
+            if codes[token] == len(self.words):
+                self.words.append(token)
         self.files = [lookup.name for lookup in lookups if lookup.used]
         missing = sum(len(lookup.rows) - len(lookup.used) for lookup in lookups)
         if missing:
@@ -251,13 +245,28 @@ class _Lookup:
         self.used: set[str] = set()
         """What the rows that an image was found for call it."""
 
-    def find(self, path: str) -> tuple[Row, str] | None:
-        """The row of an image, and another image that it may mean, where there is one."""
+    def split_of(self, row: Row) -> int | None:
+        """The split that a row puts its image into, where it or the file says."""
+        return SPLITS.index(row.split) if row.split else self.split
+
+    def find(self, path: str) -> Row | None:
+        """The row of an image.
+
+        Raises:
+            ValueError: it may be another image's as well.
+        """
         parts = path.split("/")
         for first in range(len(parts)):
             whole = "/".join(parts[first:])
             for key in (whole, whole.rpartition(".")[0]):
-                if key in self._keys:
-                    other = self._found.setdefault(key, path)
-                    return self._keys[key], other if other != path else ""
+                if key not in self._keys:
+                    continue
+                row, other = self._keys[key], self._found.setdefault(key, path)
+                if other != path:
+                    raise ValueError(
+                        f"{self.name} says {short(row.image)}, which may be {other} and {path}; a path from the folder "
+                        f"of {self.name} tells them apart"
+                    )
+                self.used.add(row.image)
+                return row
         return None

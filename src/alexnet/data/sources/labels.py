@@ -108,7 +108,7 @@ def _parsed(name: str, text: str, line: int = 0):
         if len(found) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{_at(name, line)}: {short(twice)} stands there twice")
+            raise ValueError(f"{at(name, line)}: {short(twice)} stands there twice")
         return found
 
     try:
@@ -116,16 +116,17 @@ def _parsed(name: str, text: str, line: int = 0):
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}, line {line or error.lineno}: {error.msg}, column {error.colno}") from None
     except RecursionError:
-        raise ValueError(f"{_at(name, line)} is nested too deeply for a file of labels") from None
+        raise ValueError(f"{at(name, line)} is nested too deeply for a file of labels") from None
 
 
 def _whole(name: str, line: int, digits: str) -> int:
     if len(digits) > MOST_LABEL:
-        raise ValueError(f"{_at(name, line)}: {short(digits)} has {len(digits):,} digits; it may have {MOST_LABEL}")
+        raise ValueError(f"{at(name, line)}: {short(digits)} has {len(digits):,} digits; it may have {MOST_LABEL}")
     return int(digits)
 
 
-def _at(name: str, line: int) -> str:
+def at(name: str, line: int) -> str:
+    """Where a row stands, in words; rows of a JSON map have no line."""
     return f"{name}, line {line}" if line else name
 
 
@@ -287,17 +288,17 @@ def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row
         raise ValueError(f"{name}, line {line}: {len(values)} fields; an image and a label are needed")
     image, label = values[columns["image"]], values[columns["label"]]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
-        raise ValueError(f"{_at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
+        raise ValueError(f"{at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
     if len(str(image)) > MOST_PATH or "\0" in str(image) or not is_text(str(image)):
-        raise ValueError(f"{_at(name, line)}: {short(image)} is no path")
+        raise ValueError(f"{at(name, line)}: {short(image)} is no path")
     if wrong := _wrong(label):
-        raise ValueError(f"{_at(name, line)}: the label is {wrong}")
+        raise ValueError(f"{at(name, line)}: the label is {wrong}")
     split = None
     if "split" in columns and len(values) > columns["split"]:
         word = str(values[columns["split"]])
         split = split_of(word)
         if split is None:
-            raise ValueError(f"{_at(name, line)}: the split is {short(word)}; it may be {', '.join(SPLITS)}")
+            raise ValueError(f"{at(name, line)}: the split is {short(word)}; it may be {', '.join(SPLITS)}")
     return Row(str(image), label, split, line)
 
 
