@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
-from .download import shown
+from ..files import locked, short_name, written_whole
+from .download import BLOCK, MOST_BYTES, shown
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """Remote stores: the scheme, and the package by which fsspec reaches it."""
@@ -39,6 +42,28 @@ def open_remote(url: str) -> BinaryIO:
         return store.open(path, "rb")
     except Exception as error:  # each store has errors of its own
         raise ValueError(f"{shown(url)} cannot be opened: {error}") from error
+
+
+def kept_remote(url: str, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
+    """A file of a remote store, in a cache: copied now, unless it was before.
+
+    Args:
+        folder: the cache; the file is kept under its own name and a hash of its address.
+
+    Raises:
+        ValueError: as by `remote_files`; or it has more than `most_bytes`.
+    """
+    path = folder / f"{short_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if path.exists():
+            return path
+        with written_whole(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
+            while block := remote.read(BLOCK):
+                file.write(block)
+                if file.tell() > most_bytes:
+                    raise ValueError(f"{shown(url)} has more than {most_bytes:,} bytes, the most that a file may have")
+    return path
 
 
 def _store(url: str):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from functools import partial
 from pathlib import Path
 
-from ...files import cache_folder, locked, short_name, written_whole
+from ...files import cache_folder
 from ..archives import is_archive
 from ..download import SCHEMES, download, shown
 from ..formats import is_image
-from ..remote import STORES, open_remote
+from ..remote import STORES, kept_remote
 from .base import SPLITS, Problem, Source
 from .bundled import emoji_source
 from .cifar import cifar_source
@@ -109,11 +107,5 @@ def _remote_source(url: str, folder: Path, split_seed: int, progress) -> Source:
             )
         return _tree_source(Packed(path, folder, progress), split_seed)
     if scheme in STORES and url.lower().endswith(ARCHIVES):
-        path = folder / f"{short_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(path):
-            if not path.exists():
-                with written_whole(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
-                    shutil.copyfileobj(remote, file, 1 << 20)
-        return _tree_source(Packed(path, folder, progress), split_seed)
+        return _tree_source(Packed(kept_remote(url, folder), folder, progress), split_seed)
     return _tree_source(Remote(url), split_seed)

@@ -49,7 +49,7 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
         return _chosen(path, listed, whole)
     tree = _Listed(path, listed)
     count = len(tree.files)
-    images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], Names.of(tree.files))
+    images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
     if tree.missing == count:
         raise ValueError(
             f"{path}: none of its {count:,} images is there, the first {short(tree.files[0])}; paths are those from "

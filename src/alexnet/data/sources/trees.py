@@ -123,7 +123,7 @@ class Remote:
         visible = [(file, size) for file, size in listed if not _is_hidden(file)]
         self.name, self.opener = root.split("/")[-2], _FilesOfStore(f"{scheme}://{root}")
         self.files = Names.of(file for file, _ in visible)
-        self.sizes = np.array([size for _, size in visible], np.int64)
+        self.sizes = np.array([-1 if size is None else size for _, size in visible], np.int64)
         self.stamp = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def place(self, number: int) -> str:
