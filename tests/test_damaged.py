@@ -180,7 +180,7 @@ class Outcomes:
         started, before = time.monotonic(), state_of(place if place.is_dir() else place.parent)
         try:
             source = recognise(place)
-            found = check(source, 8, workers=1)
+            found = check(source, 8, Packing(workers=1))
             assert found.looked_at == len(source) == len(source.names) == len(source.labels)
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
             source.check_fatal()
@@ -495,7 +495,7 @@ from alexnet.data.sources import recognise
 check.EXAMPLES = 10
 for place in sys.argv[2:]:
     try:
-        found = check.check(recognise(place), 8, workers=1).findings
+        found = check.check(recognise(place), 8, check.Packing(workers=1)).findings
         print(*(f"{finding.text} {finding.examples}" for finding in found))
     except ValueError as error:
         print(str(error).replace("\\n", " "))

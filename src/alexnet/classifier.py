@@ -157,7 +157,6 @@ class Classifier(huggingface.HubMixin):
         plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
         if output is not None:
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
-            about |= {"jpeg": jpeg}
             if resume:
                 plan = runs.accept_changes(folder, about, plan, allow_changes, say)
             else:

@@ -398,7 +398,7 @@ def pack(
     Args:
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
-        jpeg: Quality of JPEG, 1 to 95, by which they are stored. By default their pixels are, which take about eight
+        jpeg: Quality of JPEG, 1 to 95, by which they are stored. By default their pixels are, which take about ten
             times the room of JPEGs of quality 90, and no time to read.
         workers: Processes that decode. By default one per core.
         strict: Whether one image that cannot be read is an error. By default up to 1 % are left out.
@@ -515,13 +515,14 @@ def check(
     """
     from .console import console, counting, print_facts, print_table
     from .data.check import check as check_source
+    from .data.packing import Packing
     from .data.sources import SPLITS, recognise, spoken, write_list
     from .specs.variants import variant
     from .training.plan import data_name, default_variant
 
     source = recognise(data, progress=counting("reading"))
     size = variant(default_variant(source)).stored_size if size is None else size
-    found = check_source(source, size, brief, workers, counting("looking"), strict)
+    found = check_source(source, size, Packing(None, workers, strict), brief, counting("looking"))
     if fix is not None:
         kept = [number for number in range(len(source)) if number not in found.dropped]
         write_list(fix, source, kept, data_name(data))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from os import PathLike
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +16,12 @@ from PIL import Image
 
 from ..files import cache_folder
 from .decoding import Failed, results
+from .formats import is_mislabelled
 from .machine import fits_memory, memory, processors
-from .packing import MOST_BROKEN
+from .packing import Packing
 from .resizing import ORIENTATION
 from .sources.base import SPLITS, TRAIN, Reader, Source
+from .writing import most_unread
 
 Level = Literal["error", "warning", "note"]
 EXAMPLES = 5
@@ -30,15 +31,6 @@ LONG = 3.0
 """Ratio of the sides beyond which the central square shows little of a picture."""
 UNEVEN = 10.0
 """Times as many images as the smallest class has."""
-SUFFIXES = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO")),
-    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
-    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ("PPM",)),
-    **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("JPEG2000",)),
-    **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
-    **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "GIF", "AVIF")},
-}
-"""Formats that a suffix promises, by Pillow's names."""
 KINDS = {
     "grey": "grey values become three equal colors",
     "palette": "palettes become colors",
@@ -60,6 +52,9 @@ class Finding:
     """An error must be put right before training; a warning should be looked at; a note is good to know."""
     text: str
     examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text}{f' ({self.examples[0]} …)' if self.examples else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +108,18 @@ class Check:
 
 
 def check(
-    source: Source, side: int, brief: bool = False, workers: int | None = None, progress=None, strict: bool = False
+    source: Source,
+    side: int,
+    how: Packing = Packing(),
+    brief: bool = False,
+    progress=None,
 ) -> Check:
     """Look at a data set: every image is decoded, or BRIEF of them.
 
     Args:
         side: of the stored squares that it would be packed to, pixels.
-        workers, progress, strict: as for `pack`.
+        how: it would be packed.
+        progress: as for `pack`.
     """
     count = len(source)
     numbers = (
@@ -130,16 +130,17 @@ def check(
         _Look(source.reader, side),
         ((int(number), source.place(int(number))) for number in numbers),
         len(numbers),
-        workers or processors(),
+        how.workers or processors(),
     )
     seen: list[Seen | Failed] = []
-    for some in progress(_counted(looked, seen), len(numbers)) if progress else _counted(looked, seen):
-        del some
+    counted = _counted(looked, seen)
+    for _ in progress(counted, len(numbers)) if progress else counted:
+        pass
     seconds = time.perf_counter() - started
     facts = _facts(source, side, seconds / max(len(numbers), 1))
     findings = [Finding("error" if problem.fatal else "warning", problem.text) for problem in source.problems]
     findings += _of_classes(source)
-    most = len(numbers) if brief else 0 if strict else max(1, int(MOST_BROKEN * count))  # packing counts them all
+    most = len(numbers) if brief else most_unread(count, how.strict)  # packing counts them all
     found, dropped = _of_images(source, numbers, seen, side, most)
     room = shutil.disk_usage(_existing(cache_folder())).free
     if room < count * side * side * 3:
@@ -258,7 +259,7 @@ def _of_images(
     if small:
         text = f"{len(small):,} images are smaller than half of {side} pixels: they are enlarged"
         findings.append(Finding("warning" if len(small) * 10 > len(whole) else "note", text, _some(names, small)))
-    wrong = [number for number, each in whole.items() if _is_mislabelled(names[number], each.format)]
+    wrong = [number for number, each in whole.items() if is_mislabelled(names[number], each.format)]
     if wrong:
         said = tuple(f"{names[number]} is {whole[number].format}" for number in wrong[:EXAMPLES])
         findings.append(
@@ -311,11 +312,6 @@ def _facts(source: Source, side: int, seconds_an_image: float) -> dict[str, str]
         largest = int(counts.argmax())
         facts["baseline"] = f"{counts[largest] / counts.sum():.1%} right by always answering {source.classes[largest]}"
     return facts
-
-
-def _is_mislabelled(name: str, format: str | None) -> bool:
-    promised = SUFFIXES.get(PurePosixPath(name).suffix.lower())
-    return bool(promised and format and format not in promised)
 
 
 def _some(names: Sequence[str], numbers: Sequence[int]) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ class Plan:
     """Of the training images."""
     transfer: Transfer | None = None
     """What the network has from a trained one; None for new weights."""
+    jpeg: int | None = None
+    """Quality by which the images are packed; None for their pixels."""
 
     @property
     def name(self) -> str:
@@ -99,7 +101,7 @@ def make_plan(
     changes: Mapping[str, object] | None = None,
     lr: float | None = None,
     split_seed: int = 0,
-    packing: Packing = Packing(),  # noqa: B008
+    packing: Packing = Packing(),
     progress=None,
     say: Callable[[str], object] = lambda words: None,
     pretrained: Pretrained | None = None,
@@ -137,18 +139,18 @@ def make_plan(
         chosen = replace(chosen, input=PRETRAINED, new_layers=new)
     elif chosen.input == PRETRAINED:
         raise ValueError(f"the recipe {chosen.name} goes on from a trained network; name it by --from (pretrained=…)")
-    for finding in check(source, architecture.stored_size, brief=True).findings:
+    for finding in check(source, architecture.stored_size, packing, brief=True).findings:
         if finding.level == "error":
-            raise ValueError(f"{source.name}: {finding.text}")
+            raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
-            say(f"{source.name}: {finding.text}; see alexnet check {data}")
+            say(f"{source.name}: {finding}; see alexnet check {data}")
     packed = pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
     if not fits_memory(packed.images.nbytes):
         chosen = replace(chosen, shuffle="blocks")
     chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
-    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer)
+    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer, packing.jpeg)
 
 
 def _check_layers(chosen: Recipe, layers: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ def settings(
     return {
         "data": plan.data,
         "pack": plan.packed.path.name,
+        "jpeg": plan.jpeg,
         "from": str(source.file) if source else None,
         "from_sha256": source.sha256 if source else None,
         "variant": plan.architecture.name,
