@@ -37,7 +37,7 @@ class Packing:
     """How a pack is made."""
 
     jpeg: int | None = None
-    """Quality of JPEG, 1 to 95, by which squares are stored: about an eighth of the disk at 90, decoded whenever they
+    """Quality of JPEG, 1 to 95, by which squares are stored: about a tenth of the disk at 90, decoded whenever they
     are read. Where None, their pixels are stored."""
     workers: int | None = None
     """Processes that decode; one per core where None."""
