@@ -1,13 +1,14 @@
 """Mixup, cutmix and the running mean of weights against their formulas and PyTorch's own."""
 
 from dataclasses import replace
+from math import factorial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from alexnet.data import draws
 from alexnet.data.batches import Batch
@@ -103,17 +104,20 @@ def test_the_running_mean_is_that_of_pytorch():
     """Batch norm's own numbers included; swapped in and out again, nothing is lost."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    ours, theirs = (
-        Averaging(network, 0.9),
-        AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
-    )
+
+    def documented(mean, weights, steps):
+        """As TensorFlow documents num_updates of its ExponentialMovingAverage."""
+        decay = min(0.3, float((1 + steps) / (10 + steps)))
+        return decay * mean + (1 - decay) * weights
+
+    ours, theirs = Averaging(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
     ours.show_weights()
     theirs.update_parameters(network)  # the first only copies the initial weights
-    for _ in range(5):
+    for step in range(1, 6):  # (1 + t) / (10 + t) reaches 0.3 at the third
         network(torch.randn(2, 3, 5, 5))
         with torch.no_grad():
             network[0].weight += torch.randn_like(network[0].weight)
-        ours.update()
+        ours.update(step)
         theirs.update_parameters(network)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     ours.show_mean()
@@ -122,3 +126,16 @@ def test_the_running_mean_is_that_of_pytorch():
             torch.testing.assert_close(network.state_dict()[name], expected)
     ours.show_weights()
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_the_running_mean_soon_forgets_the_initial_weights():
+    """The shares (1 + t) / (10 + t) of n steps leave 10! (n + 1)! / (n + 10)!; 0.998 alone would leave 99 %."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    averaging = Averaging(network, 0.998)
+    averaging.show_weights()
+    nn.init.zeros_(network.weight)
+    for step in range(1, 6):
+        averaging.update(step)
+    averaging.show_mean()
+    assert network.weight.item() == pytest.approx(factorial(10) * factorial(6) / factorial(15), rel=1e-5)

@@ -220,9 +220,7 @@ def test_contradictions_and_absurd_indices_are_refused(flat):
     labels = {Path(path).name: label for path, label in shown.items()}
     (root / "labels.json").write_text(json.dumps(labels))
     (root / "more.csv").write_text("image,label\ntrain_000.png,red\n")
-    with pytest.raises(
-        ValueError, match=r"train_000.png is 'blue' by labels.json, and 'red' by more.csv, line 2"
-    ):
+    with pytest.raises(ValueError, match=r"train_000.png is 'blue' by labels.json, and 'red' by more.csv, line 2"):
         open_source(root)
     (root / "more.csv").unlink()
     for indices, said in (

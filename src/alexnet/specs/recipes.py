@@ -78,7 +78,7 @@ class Recipe:
     `mixup` as well, each batch gets one of the two."""
     averaging: float | None = None
     """What is validated and kept is a running mean of the weights: mean ← averaging · mean + (1 − averaging) · weights
-    after each step."""
+    after each step, with a smaller share of the mean in the first ones, so that it forgets the initial weights."""
     largest_gradient: float | None = None
     """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
     trust: float | None = None

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 
 class Averaging:
-    """mean ← decay · mean + (1 − decay) · weights after each step, begun at the initial weights.
+    """mean ← d · mean + (1 − d) · weights after each step t, with d = min(decay, (1 + t) / (10 + t)).
 
-    The numbers that batch norm keeps are averaged too, and counts copied. The network holds one of the two, weights or
-    mean, and `aside` the other; at first the mean. With decay None there is no mean, and nothing is done.
+    The mean begins at the initial weights. It reaches back over a tenth of the steps so far, until that is 1 / (1 −
+    decay) of them; with `decay` from the start, the initial weights would spoil the mean of a short run. So does
+    TensorFlow's ExponentialMovingAverage with num_updates. The numbers that batch norm keeps are averaged too, and
+    counts copied. The network holds one of the two, weights or mean, and `aside` the other; at first the mean. With
+    decay None there is no mean, and nothing is done.
     """
 
     def __init__(self, network: nn.Module, decay: float | None):
@@ -22,15 +25,16 @@ class Averaging:
         self._shows_mean = True
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the weights, which the network holds, into the mean."""
+    def update(self, step: int) -> None:
+        """Take the weights, which the network holds, into the mean; steps of a run count from 1."""
         if self.decay is None:
             return
+        decay = min(self.decay, (1 + step) / (10 + step))
         weights = self.network.state_dict()
         counts = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
         for name in counts:
             self.aside[name].copy_(weights.pop(name))
-        torch._foreach_lerp_([self.aside[name] for name in weights], list(weights.values()), 1 - self.decay)
+        torch._foreach_lerp_([self.aside[name] for name in weights], list(weights.values()), 1 - decay)
 
     def show_weights(self) -> None:
         if self._shows_mean:

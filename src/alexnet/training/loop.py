@@ -120,7 +120,7 @@ def train(
                     mix = drawn_mix(batch, trained.inputs.crop_size, recipe, seed, progress.epoch)
                     scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
                     loss, right = micro_batches.train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
-                    averaging.update()
+                    averaging.update(progress.epoch * per_epoch + progress.batch + 1)
                     progress.count(loss, right, len(batch.labels))
                     progress.at_a_time = micro_batches.at_a_time
                     watch.after_step(progress, loss, rates.weights, views)
