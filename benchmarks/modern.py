@@ -19,7 +19,7 @@ from alexnet.evaluation.views import evaluate
 from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
-from alexnet.training.plan import make_plan, reported_split
+from alexnet.training.plan import evaluation_images, make_plan
 
 
 def accuracy(name: str, data: str, side: int | None, epochs: int | None, seed: int, device, precision: str) -> float:
@@ -31,7 +31,7 @@ def accuracy(name: str, data: str, side: int | None, epochs: int | None, seed: i
     plan = make_plan(data, architecture, changes={"epochs": epochs})
     trained = plan.untrained(seed, device)
     train(trained, plan, seed=seed, precision=precision)
-    numbers = plan.packed.numbers(reported_split(plan.packed))
+    numbers = evaluation_images(plan.packed, None)
     return evaluate(trained, plan.packed, numbers, precision=precision).mean.top1
 
 

@@ -21,8 +21,8 @@ import torch
 
 from .console import TrainingBar, console, counting, print_facts
 from .data.images import ImageLike, stored_image
-from .data.packing import Pack, Packing, describe_splits, pack
-from .data.sources import SPLITS, open_source
+from .data.packing import Pack, Packing, pack
+from .data.sources import open_source
 from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, evaluate, probabilities
 from .model.device import describe_device, pick_device, pick_precision
@@ -41,7 +41,7 @@ from .training.checkpoints import BEST, EARLIER, LAST, MINUTES, Progress
 from .training.events import Events
 from .training.journal import History
 from .training.loop import train
-from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.plan import Plan, data_name, evaluation_images, make_plan
 from .training.step import MicroBatch
 
 
@@ -185,7 +185,8 @@ class Classifier(huggingface.HubMixin):
             ValueError: the data or the split is not there, or has classes that the network does not know.
         """
         trained = self._ready()
-        packed, numbers = self._evaluation_images(data, split, verbose)
+        packed, has_splits = self._evaluation_pack(data, verbose)
+        numbers = evaluation_images(packed, split, has_splits)
         progress = counting("evaluating") if verbose else None
         return evaluate(trained, packed, numbers, all_views, self.precision, progress)
 
@@ -306,36 +307,28 @@ class Classifier(huggingface.HubMixin):
             trained.network.requires_grad_(True)
         return history
 
-    def _evaluation_images(self, data: str | Path | None, split: str | None, verbose: bool) -> tuple[Pack, np.ndarray]:
+    def _evaluation_pack(self, data: str | Path | None, verbose: bool) -> tuple[Pack, bool]:
+        """Images with the classes of this network, and whether their splits mean anything to it."""
         about = runs.read_run(self.run) if self.run else {}
         if data is None and self._packed is not None:
-            packed, is_own = self._packed, True
-        elif data is None and "data" not in about:
+            return self._packed, True
+        if data is None and "data" not in about:
             raise ValueError("no data is named, and this classifier does not know what it was trained on")
-        else:
-            source = open_source(about["data"] if data is None else data)
-            is_own = data is None or data_name(data) == about.get("data")
-            if unknown := sorted(set(source.classes) - set(self.classes)):
-                raise ValueError(
-                    f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
-                    f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
-                )
-            progress = counting("packing") if verbose else None
-            how = Packing(about.get("jpeg") if is_own else None)
-            packed = pack(source, self._ready().inputs.stored_size, how=how, progress=progress)
-            order = np.array([self.classes.index(name) for name in packed.classes])
-            packed = replace(packed, classes=self.classes, labels=order[packed.labels])
-            if is_own and about and not source.has_splits:
-                packed = runs.with_splits_of(self.run, packed)
-            if split is None and not is_own and not source.has_splits:
-                return packed, np.flatnonzero(packed.splits < len(SPLITS))
-        if split is not None and split not in SPLITS:
-            raise ValueError(f"split is {split!r}; it may be one of {', '.join(SPLITS)}")
-        split = split or reported_split(packed)
-        numbers = packed.numbers(split)
-        if not len(numbers):
-            raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
-        return packed, numbers
+        source = open_source(about["data"] if data is None else data)
+        is_own = data is None or data_name(data) == about.get("data")
+        if unknown := sorted(set(source.classes) - set(self.classes)):
+            raise ValueError(
+                f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
+                f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
+            )
+        progress = counting("packing") if verbose else None
+        how = Packing(about.get("jpeg") if is_own else None)
+        packed = pack(source, self._ready().inputs.stored_size, how=how, progress=progress)
+        order = np.array([self.classes.index(name) for name in packed.classes])
+        packed = replace(packed, classes=self.classes, labels=order[packed.labels])
+        if is_own and about and not source.has_splits:
+            packed = runs.with_splits_of(self.run, packed)
+        return packed, is_own or source.has_splits
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same") -> Classifier:

@@ -13,7 +13,7 @@ from ..data.augmentation import Preprocessing
 from ..data.check import check
 from ..data.machine import fits_memory
 from ..data.packing import Pack, Packing, describe_splits, pack
-from ..data.sources import Source, open_source
+from ..data.sources import SPLITS, Source, open_source
 from ..data.statistics import Statistics, pack_statistics
 from ..model.network import AlexNet, tensor_shapes
 from ..model.trained import Trained
@@ -174,6 +174,23 @@ def data_name(data: str | Path) -> str:
 def reported_split(packed: Pack) -> str:
     """Where the final errors are counted: test, or val where there is no test, or train where there is neither."""
     return next((split for split in ("test", "val") if len(packed.numbers(split))), "train")
+
+
+def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
+    """Where errors are counted: a split by name, or the one that is reported; or all images, without splits.
+
+    Raises:
+        ValueError: there is no such split, or no image in it.
+    """
+    if split is None and not has_splits:
+        return np.flatnonzero(packed.splits < len(SPLITS))
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it may be one of {', '.join(SPLITS)}")
+    split = split or reported_split(packed)
+    numbers = packed.numbers(split)
+    if not len(numbers):
+        raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
+    return numbers
 
 
 def default_variant(source: Source) -> str:
