@@ -416,7 +416,7 @@ MODERN = replace(
     ORIGINAL,
     name="modern",
     about="What came later, for accuracy, not history: cosine, mixup, cutmix, smoothed labels, averaged weights.",
-    schedule=Fall(start=0.02, factor=1000, along="cosine", warm=0.05),
+    schedule=Fall(start=0.05, factor=1000, along="cosine", warm=0.05),
     epochs=90,
     color=ColorShift(divide=False),
     crop_group=1,
