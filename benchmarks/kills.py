@@ -102,9 +102,9 @@ def contents(run: Path) -> dict[str, object]:
     from safetensors.numpy import load_file
 
     found: dict[str, object] = {}
-    for name in ("last.safetensors", "best.safetensors"):
-        for key, tensor in load_file(run / name).items():
-            found[f"{name} {key}"] = hashlib.sha256(tensor.tobytes()).hexdigest()
+    for path in sorted(run.glob("*st.safetensors")):  # best and last
+        for key, tensor in load_file(path).items():
+            found[f"{path.name} {key}"] = hashlib.sha256(tensor.tobytes()).hexdigest()
     for path in sorted(run.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         found[path.name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]

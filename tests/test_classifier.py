@@ -190,7 +190,7 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "is no folder to write a.csv into"),
         (["predict", str(run), str(tmp_path)], "no images are named, or in"),
-        (["train", "emoji", "--seed", "-1"], "seed is -1; it may be 0"),
+        (["train", "emoji", "--seed", "-1"], "seed is -1; it may be a whole number, 0"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

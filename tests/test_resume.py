@@ -136,16 +136,30 @@ def test_a_damaged_checkpoint_is_skipped_with_a_word(spoil, newest, images, expe
     assert (run / f"{LAST}.damaged").exists()
 
 
-def test_damaged_best_weights_are_made_again_where_they_can_be(images, expected, tmp_path):
-    run = tmp_path / "run"
-    cut_off(images, run, 9)  # in the third epoch
-    best = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
-    assert checkpoints.read_notes(run / LAST)["progress"]["epochs"][0] == best
-    (run / BEST).write_bytes((run / BEST).read_bytes()[:-1])
-    with pytest.raises(ValueError, match=f"{BEST}.*after epoch"):
-        fit(images, run)
-    (run / BEST).unlink()
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-1])])
+def test_best_weights_that_are_gone_are_made_again_where_they_can_be(spoil, images, expected, tmp_path, capsys):
+    run, lost = tmp_path / "run", tmp_path / "lost"
+    cut_off(images, run, 5)  # two steps after the first epoch, whose checkpoint is still there
+    spoil(run / BEST)
     fit(images, run)
+    assert kills.contents(run) == expected
+    cut_off(images, lost, 9)
+    best = json.loads((lost / "metrics.jsonl").read_text().splitlines()[0])
+    assert checkpoints.read_notes(lost / LAST)["progress"]["epochs"][0] == best, "the first epoch is the best"
+    spoil(lost / BEST)
+    fit(images, lost, verbose=True)
+    assert "nothing can make it again" in " ".join(capsys.readouterr().out.split())
+    found = kills.contents(lost)
+    assert all(found[key] == value for key, value in expected.items() if BEST not in key)
+
+
+def test_weights_of_a_run_that_are_gone_are_not_replaced_by_others(images, tmp_path):
+    run = tmp_path / "run"
+    fit(images, run)
+    chosen = run / json.loads((run / "run.json").read_text())["weights"]
+    chosen.unlink()
+    with pytest.raises(ValueError, match=f"{chosen.name}, the weights of this run, is not there"):
+        Classifier.load(run)
 
 
 def test_without_a_whole_checkpoint_the_user_decides(images, tmp_path):
@@ -246,6 +260,85 @@ def test_a_data_set_that_changed_is_refused_and_its_images_stay_in_their_splits(
     assert len(after.keys() - before.keys()) == 8 and all(
         before.get(name, split) == split for name, split in after.items()
     )
+
+
+def test_a_split_that_was_kept_once_is_kept_ever_after(images, expected, tmp_path):
+    """Also by the mean image, so that a run cut off once more ends as one that was not."""
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for run in (once, twice):
+        cut_off(images, run, 2)
+        before = (run / "split.csv").read_bytes()
+    with pytest.raises(ValueError, match="in another split"):
+        fit(images, once, split_seed=5)
+    fit(images, once, split_seed=5, allow_changes=True)
+    cut_off(images, twice, 3, split_seed=5, allow_changes=True)
+    fit(images, twice)
+    assert (twice / "split.csv").read_bytes() == before
+    assert kills.contents(once) == kills.contents(twice) == expected
+
+
+def test_images_that_were_moved_or_touched_are_the_same(images, expected, tmp_path):
+    data, run, moved = tmp_path / "one" / "images", tmp_path / "run", tmp_path / "two" / "photos"
+    shutil.copytree(images, data)
+    cut_off(data, run, 4)
+    shutil.copytree(data, moved)
+    shutil.rmtree(data)
+    (moved / "README.txt").write_text("about them")
+    os.utime(moved / "red" / "00.png", (1, 1))
+    fit(moved, run)
+    assert kills.contents(run) == expected
+    assert json.loads((run / "run.json").read_text())["data"] == str(moved)
+
+
+def test_what_is_refused_leaves_the_run_as_it_was(images, tmp_path):
+    from alexnet.training.run import held
+
+    run, new = tmp_path / "run", tmp_path / "new"
+    cut_off(images, run, 4)
+    files = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with held(run), pytest.raises(ValueError, match="another process is training in"):
+        fit(images, run, replace(QUICK, momentum=0.5), allow_changes=True)
+    more = kills.write_images(tmp_path / "more", 40)
+    shutil.copytree(more / "red", more / "pink")
+    with pytest.raises(ValueError, match="of another network or other classes"):
+        fit(more, run, allow_changes=True)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    with pytest.raises(ValueError, match="micro_batch is 0"):
+        fit(images, new, micro_batch=0)
+    fit(images, new)  # nothing is in the way
+
+
+def test_output_may_hold_nothing_and_foreign_files_are_no_runs(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine, damaged = tmp_path / "mine", tmp_path / "runs" / "damaged-1"
+    mine.mkdir()
+    (mine / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"mine holds report\.html; --output may be an empty folder"):
+        fit(images, mine)
+    with pytest.raises(ValueError, match=r"report\.html is a file; --output may be"):
+        fit(images, mine / "report.html", resume=False)
+    assert (mine / "report.html").read_text() == "mine"
+    cut_off(images, tmp_path / "runs" / "images-1", 2)
+    for number, content in enumerate(("", "[1]", '{"name": "wandb"}')):
+        other = damaged.with_name(f"damaged-{number}")
+        other.mkdir(parents=True)
+        (other / "run.json").write_text(content)
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(images, output="auto", resume=True, verbose=False)
+    assert classifier.run == tmp_path.joinpath("runs", "images-1").relative_to(tmp_path)
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        Classifier.load(tmp_path / "runs" / "damaged-0")
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        classifier.save(classifier.run)
+
+
+def test_runs_among_the_images_are_no_class(images, tmp_path):
+    data = tmp_path / "images"
+    shutil.copytree(images, data)
+    cut_off(data, data / "runs" / "one", 4)
+    shutil.copy(images / "red" / "00.png", data / "runs" / "one" / "curves.png")
+    assert len(fit(data, data / "runs" / "one")) == 3
+    assert Classifier.load(data / "runs" / "one").classes == ("blue", "green", "red")
 
 
 def test_the_command_finds_its_run_and_overwrites_no_finished_one(images, tmp_path, monkeypatch, capsys):

@@ -66,6 +66,7 @@ class Classifier(huggingface.HubMixin):
         self.run: Path | None = None
         """Folder of the run that it was trained in or loaded from."""
         self._packed: Pack | None = None  # what it was trained on, where it was trained by this object
+        self._data: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -134,8 +135,10 @@ class Classifier(huggingface.HubMixin):
         """
         if resume and output is None:
             raise ValueError("resume needs the output folder of the run to go on with")
-        if seed is not None and not 0 <= seed < 2**63:
-            raise ValueError(f"seed is {seed}; it may be 0 to 2**63 - 1")
+        if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**63):
+            raise ValueError(f"seed is {seed!r}; it may be a whole number, 0 to 2**63 - 1")
+        if not (isinstance(checkpoint_minutes, (int, float)) and checkpoint_minutes >= 0):
+            raise ValueError(f"checkpoint_minutes is {checkpoint_minutes!r}; it may be 0 or more")
         folder, architecture = None if output in (None, "auto") else Path(output), self._architecture
         begun: dict = {}
         if resume:
@@ -154,21 +157,21 @@ class Classifier(huggingface.HubMixin):
         say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         start = _pretrained(pretrained, folder, begun)
         packing = Packing(jpeg, workers, strict)
-        plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
-        if output is not None:
-            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
+        with runs.held(folder if resume else None):
+            plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
+            about: dict = {}
+            if output is not None:
+                about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
             if resume:
-                plan = runs.accept_changes(folder, about, plan, allow_changes, say)
-            else:
+                plan, about = runs.accepted(folder, about, plan, allow_changes, say)
+            elif output is not None:
                 folder = runs.new_folder(folder, plan.name)
-                runs.write_splits(plan.packed, folder)
-                runs.write_run(folder, about)  # from now on it is a run that can be gone on with
-        if verbose:
-            facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
-            print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
-        with runs.held(folder):
+            if verbose:
+                facts = plan.facts() | {"seed": f"{seed}", "device": describe_device(self.device, self.precision)}
+                print_facts(facts | ({"output": f"{folder} (Ctrl-C saves; --resume goes on)"} if folder else {}))
             how = {"minutes": checkpoint_minutes, "micro_batch": micro_batch, "say": say}
-            return self._fit(plan, seed, folder, resume, verbose, **how)
+            with runs.held(None if resume else folder):
+                return self._fit(plan, seed, folder, about, resume, verbose, **how)
 
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
@@ -224,10 +227,18 @@ class Classifier(huggingface.HubMixin):
         return likeliest(self.predict(image, all_views), self.classes, n)
 
     def save(self, folder: str | Path) -> Path:
-        """Write network, preprocessing and class names into a folder; `alexnet.load` reads it."""
-        folder = Path(folder)
+        """Write network, preprocessing and class names into a folder; `alexnet.load` reads it.
+
+        Which images it was trained on is not among them; the folder of a run knows.
+
+        Raises:
+            ValueError: the folder is that of a run, which has weights of its own.
+        """
+        folder, trained = Path(folder), self._ready()
+        if runs.read_run(folder):
+            raise ValueError(f"{folder} is the folder of a run; save to another one")
         folder.mkdir(parents=True, exist_ok=True)
-        self._ready().save(folder / MODEL_FILE)
+        trained.save(folder / MODEL_FILE)
         return folder
 
     @classmethod
@@ -266,14 +277,19 @@ class Classifier(huggingface.HubMixin):
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
         return self.trained
 
-    def _fit(self, plan: Plan, seed: int, folder: Path | None, resume: bool, verbose: bool, **how) -> History:
+    def _fit(
+        self, plan: Plan, seed: int, folder: Path | None, about: Mapping, resume: bool, verbose: bool, **how
+    ) -> History:
         trained = self.trained = plan.untrained(seed, self.device)
-        self._packed, self.run = plan.packed, folder
+        self._packed, self._data, self.run = plan.packed, plan.data, folder
         best = _BestWeights(trained.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
         with bar, Events(folder) as events:
 
-            def on_start(progress: Progress) -> None:
+            def on_start(progress: Progress) -> None:  # all that may be refused has been by now
+                if folder:
+                    runs.write_run(folder, about)  # from now on it is a run that can be gone on with
+                    runs.write_splits(plan.packed, folder)
                 events.go_on(progress.epochs)
                 if resume and verbose:
                     console.print(
@@ -310,7 +326,7 @@ class Classifier(huggingface.HubMixin):
     def _evaluation_pack(self, data: str | Path | None, verbose: bool) -> tuple[Pack, bool]:
         """Images with the classes of this network, and whether their splits mean anything to it."""
         about = runs.read_run(self.run) if self.run else {}
-        if data is None and self._packed is not None:
+        if self._packed is not None and (data is None or (data_name(data) == self._data and not about)):
             return self._packed, True
         if data is None and "data" not in about:
             raise ValueError("no data is named, and this classifier does not know what it was trained on")
@@ -421,11 +437,14 @@ def _weights_file(path: Path) -> Path:
     """The file of weights that a path stands for.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or that of the best epoch of a run is gone.
     """
     if not path.is_dir():
         return path
-    for name in (runs.read_run(path).get("weights"), LAST, MODEL_FILE):
+    chosen = runs.read_run(path).get("weights")
+    if chosen and not (path / chosen).exists():
+        raise ValueError(f"{path / chosen}, the weights of this run, is not there; name another file of weights")
+    for name in (chosen, LAST, MODEL_FILE):
         if name and (path / name).exists():
             return path / name
     raise ValueError(f"{path} holds no trained network ({MODEL_FILE}, {BEST} or {LAST})")

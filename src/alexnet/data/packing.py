@@ -67,6 +67,8 @@ class Pack:
     names: Names
     unread: dict[int, str]
     """Which images could not be read, and why."""
+    sum: int = 0
+    """Of names, classes, labels, splits and pixels, wherever the images lie: a CRC-32."""
 
     @property
     def side(self) -> int:
@@ -148,6 +150,7 @@ def open_pack(path: Path) -> Pack:
         np.array(tables["splits"]),
         Names(tables["names"]),
         {int(number): reason for number, reason in json.loads(bytes(tables["unread"])).items()},
+        zlib.crc32(repr((about["classes"], about["tables"])).encode()),
     )
     some = np.unique(np.linspace(0, len(packed.labels) - 1, COMPARED).astype(np.int64)) if len(packed.labels) else []
     for number in damaged(packed, some):

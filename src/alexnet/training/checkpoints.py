@@ -145,8 +145,9 @@ class Checkpoints:
     def restore(self, batch_size: int) -> Progress:
         """Bring network, velocities and mean of the weights to where the newest whole checkpoint has them.
 
-        Checkpoints that cannot be read are set aside. Where there are none at all, nothing was saved yet, and the run
-        begins anew.
+        Checkpoints that cannot be read are set aside. Where BEST is gone, so are those before the one that can make it
+        again; if none can, the best of the epochs to come is kept. Where there are no checkpoints at all, nothing was
+        saved yet, and the run begins anew.
 
         Raises:
             ValueError: none is whole, or they are of another network.
@@ -156,22 +157,30 @@ class Checkpoints:
         for abandoned in (*self.run.glob(f"*{PART}"), self.run / NEXT):
             abandoned.unlink(missing_ok=True)
         there = [self.run / name for name in (LAST, *EARLIER) if (self.run / name).exists()]
-        reasons = []
-        for path in there:
-            try:
-                progress = self._read(path)
-            except _Unusable as reason:
-                reasons.append(str(reason))
-                continue
-            progress.batch = math.ceil(progress.seen / batch_size)  # as it was, unless batches have another size now
-            if reasons:
-                self.say(f"{'; '.join(reasons)}. Going on from {path.name}, {progress}")
-            with self._writing(progress):
-                for damaged in there[: len(reasons)]:
-                    os.replace(damaged, damaged.with_name(damaged.name + DAMAGED))
-                self._save_what_follows(progress)
-                write_layers(self.run, progress.layers)
-            return progress
+        reasons: list[str] = []
+        for needs_best in (True, False):
+            lost, reasons = reasons, []
+            for path in there:
+                try:
+                    progress = self._read(path, needs_best)
+                except _Unusable as reason:
+                    reasons.append(str(reason))
+                    continue
+                progress.batch = math.ceil(
+                    progress.seen / batch_size
+                )  # as it was, unless batches have another size now
+                damaged = there[: len(reasons)]
+                if not needs_best:
+                    reasons += [f"{lost[len(reasons)]}, and nothing can make it again: the best from now on is kept"]
+                    damaged += [self.run / BEST] * (self.run / BEST).exists()
+                if reasons:
+                    self.say(f"{'; '.join(reasons)}. Going on from {path.name}, {progress}")
+                with self._writing(progress):
+                    for each in damaged:
+                        os.replace(each, each.with_name(each.name + DAMAGED))
+                    self._save_what_follows(progress)
+                    write_layers(self.run, progress.layers)
+                return progress
         if reasons:
             raise ValueError(
                 f"{self.run} has no checkpoint to go on from: {'; '.join(reasons)}. Remove them to begin anew"
@@ -210,11 +219,11 @@ class Checkpoints:
             self.trained.save(self.run / BEST, notes={"epoch": progress.epoch})
         write_journal(self.run, History(progress.epochs))
 
-    def _read(self, path: Path) -> Progress:
+    def _read(self, path: Path, needs_best: bool) -> Progress:
         """Restore from one file; all of it is read, and held to its sums, before anything changes.
 
         Raises:
-            _Unusable: it is damaged, or BEST is and only an earlier checkpoint can make it again.
+            _Unusable: it is damaged; or, where BEST is needed, that is, and only an earlier one can make it again.
             ValueError: it is of another network.
         """
         try:
@@ -223,7 +232,7 @@ class Checkpoints:
             progress = Progress(**read_notes(path)["progress"])
         except (ValueError, KeyError, TypeError) as error:
             raise _Unusable(str(error)) from error
-        if progress.best_epoch and not progress.has_just_become_best and (self.run / BEST).exists():
+        if needs_best and progress.best_epoch and not progress.has_just_become_best:
             try:
                 Trained.load(self.run / BEST)
             except ValueError as error:

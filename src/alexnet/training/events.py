@@ -13,19 +13,11 @@ class Events:
     """Writes each line of the journal as scalars over the number of steps; does nothing where it cannot.
 
     Args:
-        run: folder of the run; nothing is written where None.
+        run: folder of the run; nothing is written where None, nor before `go_on`.
     """
 
     def __init__(self, run: Path | None):
-        self.writer = None
-        if run is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        # What an interrupted attempt wrote disappears, and `go_on` writes what counts again.
-        self.writer = SummaryWriter(str(run / FOLDER), purge_step=0)
+        self.run, self.writer = run, None
 
     def __enter__(self) -> Events:
         return self
@@ -35,7 +27,14 @@ class Events:
             self.writer.close()
 
     def go_on(self, epochs: Sequence[dict]) -> None:
-        """Write the lines of the epochs before an interruption."""
+        """Begin with the lines of the epochs before an interruption; what that attempt wrote disappears."""
+        if self.run is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self.writer = SummaryWriter(str(self.run / FOLDER), purge_step=0)
         for row in epochs:
             self.epoch(row)
 

@@ -18,7 +18,8 @@ import torch
 
 from ..data.packing import BROKEN, Pack
 from ..data.sources import SPLITS
-from ..files import is_locked, locked, written_whole
+from ..data.statistics import statistics
+from ..files import PART, is_locked, locked, written_whole
 from ..specs.storage import from_json, to_json
 from .plan import Plan
 from .step import MicroBatch
@@ -35,11 +36,11 @@ ROUNDING = ("device", "threads", "micro_batch", "versions")
 def settings(
     plan: Plan, seed: int, split_seed: int, precision: str, device: str, micro_batch: MicroBatch = None
 ) -> dict:
-    """What run.json says of a run at its start. The name of the pack changes with every image, label and split."""
+    """What run.json says of a run at its start; `images` changes with every image, label and split."""
     source = plan.transfer and plan.transfer.source
     return {
         "data": plan.data,
-        "pack": plan.packed.path.name,
+        "images": plan.packed.sum,
         "jpeg": plan.jpeg,
         "from": str(source.file) if source else None,
         "from_sha256": source.sha256 if source else None,
@@ -60,14 +61,10 @@ def new_folder(output: Path | None, name: str) -> Path:
     """The folder of a new run: `output`, or the next free runs/NAME-1, runs/NAME-2 …
 
     Raises:
-        ValueError: `output` holds a run already, or cannot be written to.
+        ValueError: `output` is no folder, holds anything, or cannot be written to.
     """
     if output is not None:
-        about = read_run(output)
-        if "results" in about:
-            raise ValueError(f"{output} holds a finished run; choose another --output")
-        if about:
-            raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
+        check_free(output)
         output.mkdir(parents=True, exist_ok=True)
         if not os.access(output, os.W_OK):
             raise ValueError(f"{output} cannot be written to")
@@ -78,6 +75,24 @@ def new_folder(output: Path | None, name: str) -> Path:
             (Path("runs") / f"{name}-{number}").mkdir(parents=True)
             return Path("runs") / f"{name}-{number}"
         number += 1
+
+
+def check_free(output: Path) -> None:
+    """Refuse a folder for a new run in which something would be overwritten.
+
+    Raises:
+        ValueError: there is something in it, or it is no folder.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; --output may be a new or an empty folder")
+    about = read_run(output)
+    if "results" in about:
+        raise ValueError(f"{output} holds a finished run; choose another --output")
+    if about:
+        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
+    held = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART))
+    if held:
+        raise ValueError(f"{output} holds {held[0]}{' and more' if held[1:] else ''}; --output may be an empty folder")
 
 
 def interrupted_folder(output: Path | None, data: str, variant: str | None) -> Path:
@@ -99,19 +114,31 @@ def interrupted_folder(output: Path | None, data: str, variant: str | None) -> P
         return output
     candidates = []
     for path in Path("runs").glob(f"*/{FILE}"):
-        about = read_run(path.parent)
-        fits = about["data"] == data and variant in (None, about["variant"]) and "results" not in about
-        if fits and not is_locked(path):
-            candidates.append((path.stat().st_mtime_ns, path.parent))
+        about: dict = {}
+        with contextlib.suppress(ValueError):  # a damaged one is not gone on with
+            about = read_run(path.parent)
+        fits = about.get("data") == data and variant in (None, about["variant"]) and "results" not in about
+        if fits and not is_locked(path):  # one that only lacks its results was trained to the end
+            candidates.append(("weights" not in about, path.stat().st_mtime_ns, path.parent))
     if not candidates:
         raise ValueError(f"no interrupted run on {data} is in runs/; name its folder by --output")
-    return max(candidates)[1]
+    return max(candidates)[-1]
 
 
 def read_run(folder: Path) -> dict:
-    """run.json of a folder, empty where there is none."""
+    """run.json of a folder; empty where there is none, or it is that of another program.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return about if isinstance(about, dict) and about.keys() >= {"data", "recipe", "architecture"} else {}
 
 
 def write_run(folder: Path, about: Mapping) -> None:
@@ -137,6 +164,9 @@ def with_splits_of(folder: Path, packed: Pack, new_ones: bool = False) -> Pack:
     """The same images in the splits that a run had them in, so that an image that was trained on stays one.
 
     Those that the run did not have are left out, or with `new_ones` stay where they are.
+
+    Raises:
+        ValueError: split.csv of the run is damaged or not there.
     """
     known = _known_splits(folder)
     splits = [
@@ -147,20 +177,31 @@ def with_splits_of(folder: Path, packed: Pack, new_ones: bool = False) -> Pack:
 
 
 def _known_splits(folder: Path) -> dict[str, str]:
-    with (folder / SPLIT_FILE).open(newline="", **TEXT) as file:
-        return {row["image"]: row["split"] for row in csv.DictReader(file)}
-
-
-def accept_changes(
-    folder: Path, now: Mapping, plan: Plan, allowed: bool, say: Callable[[str], object] = lambda words: None
-) -> Plan:
-    """Compare a run's settings with those of now, to go on with it; say which have changed.
-
-    Where changes of the mathematics are allowed, run.json and split.csv take them over, and images that the run knows
-    stay in their splits.
+    """Of each image that a run had.
 
     Raises:
-        ValueError: a setting that changes the mathematics is not what it was.
+        ValueError: split.csv is damaged or not there.
+    """
+    path = folder / SPLIT_FILE
+    try:
+        with path.open(newline="", **TEXT) as file:
+            return {row["image"]: row["split"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, csv.Error) as error:
+        raise ValueError(f"{path}, which says what was trained on, cannot be read: {error}") from error
+
+
+def accepted(
+    folder: Path, now: Mapping, plan: Plan, allowed: bool, say: Callable[[str], object] = lambda words: None
+) -> tuple[Plan, dict]:
+    """Compare a run's settings with those of now, to go on with it; say which have changed.
+
+    Images that the run knows stay in their splits. Nothing is written.
+
+    Returns:
+        The plan, and what run.json is to say.
+
+    Raises:
+        ValueError: a setting that changes the mathematics is not what it was, or split.csv cannot be read.
     """
     begun = read_run(folder)
     before = json.loads(json.dumps(to_json(from_json(begun))))  # with fields that are younger than the run
@@ -169,10 +210,13 @@ def accept_changes(
     if harmless:
         say("changed since it was begun, so that sums may round otherwise:\n  " + "\n  ".join(harmless))
     changed = [line for key in MATHEMATICS for line in _changes(key, before.get(key), now[key])]
-    if before["pack"] != now["pack"]:
+    if before.get("images") != now["images"]:
         changed.append(f"data: {_changed_images(folder, plan.packed)}")
+    if changed or begun.get("changed"):  # otherwise they are as they were cut
+        kept = with_splits_of(folder, plan.packed, new_ones=True)
+        plan = replace(plan, packed=kept, found=statistics(kept.images, kept.numbers("train")))
     if not changed:
-        return plan
+        return plan, begun | {"data": now["data"]}
     listed = "\n  ".join(changed)
     if not allowed:
         raise ValueError(
@@ -180,11 +224,7 @@ def accept_changes(
             f"  {listed}"
         )
     say(f"changed since it was begun, so that this is another run from here on:\n  {listed}")
-    if before["pack"] != now["pack"]:
-        plan = replace(plan, packed=with_splits_of(folder, plan.packed, new_ones=True))
-        write_splits(plan.packed, folder)
-    write_run(folder, begun | now | {"changed": [*begun.get("changed", ()), *changed]})
-    return plan
+    return plan, begun | dict(now) | {"changed": [*begun.get("changed", ()), *changed]}
 
 
 def _changes(name: str, was: Any, is_now: Any) -> list[str]:

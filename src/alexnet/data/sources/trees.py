@@ -22,6 +22,8 @@ from ..remote import open_remote, remote_files
 
 MOST_LABEL_BYTES = 1_000_000_000
 """Of a file of labels."""
+RUN = ("run.json", "split.csv")
+"""Files of a run of ours: a folder that holds them is no part of the data, even if runs/ lies among it."""
 MOST_LINKS = 8
 """Links to folders, each inside of the one before: folders that link to one another have ever more paths."""
 
@@ -192,6 +194,8 @@ def _files_below(root: str) -> Iterator[tuple[str, os.stat_result]]:
         if stat.S_ISREG(status.st_mode):  # no device, no pipe
             yield below + entry.name, status
         elif stat.S_ISDIR(status.st_mode) and (here := _identity(entry.path)) not in above:  # that would have no end
+            if all(os.path.exists(f"{entry.path}/{name}") for name in RUN):
+                continue
             links += entry.is_symlink()
             if links > MOST_LINKS:
                 raise ValueError(f"{entry.path} is a link in a link, {links} deep; that may be {MOST_LINKS}")
