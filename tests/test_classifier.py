@@ -269,3 +269,13 @@ def test_describe_needs_no_torch():
     code += "main(['describe', '--recipe', 'levels'])\n"
     code += "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_the_data_fitted_on_is_known_by_name_without_a_run(folder):
+    """Else its own split is unknown, and images that it was trained on are counted."""
+    classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(folder, epochs=1, split_seed=3, verbose=False)
+    own, named = classifier.evaluate(verbose=False), classifier.evaluate(folder, verbose=False)
+    trained_on = set(classifier.evaluate(folder, "train", verbose=False).numbers)
+    assert np.array_equal(own.numbers, named.numbers) and not trained_on & set(named.numbers)
+    assert not trained_on & set(classifier.evaluate(folder, "val", verbose=False).numbers)

@@ -118,6 +118,8 @@ def _layer_scale(freeze: Iterable[str], slow: Iterable[str]) -> dict[str, float]
     scale = dict.fromkeys(freeze, 0.0)
     for each in slow:
         layer, _, share = each.partition("=")
+        if layer in freeze:
+            raise ValueError(f"{layer} is to be frozen and to be slow; it may be one of the two")
         try:
             scale[layer] = float(share)
         except ValueError:
@@ -337,7 +339,11 @@ def describe(
     from .specs.variants import VARIANTS, variant
 
     if recipe or recipes:
+        if name or num_classes or input_size:
+            raise ValueError("a network and recipes are described one at a time; leave out the network, or the recipe")
         return _describe_recipes(recipe, output)
+    if name is None and (num_classes or input_size):
+        raise ValueError("num-classes and input-size are of a network; name one")
     if output is not None:
         raise ValueError("output is for a drawing of rates; name a recipe, or say --recipes")
     if name is None:
@@ -368,6 +374,8 @@ def _describe_recipes(name: str | None, output: Path | None) -> None:
     from .specs.recipes import RECIPES, recipe
     from .specs.timeline import SPAN_HEAD, span_rows
 
+    if output is not None and not output.suffix:
+        raise ValueError(f"output is {output}; it may be a file that ends in .png, .svg, .pdf ...")
     shown = [recipe(name)] if name else list(RECIPES.values())
     if name:
         console.print(f"{name}: {shown[0].about}\n", style="bold")

@@ -47,8 +47,8 @@ class Packing:
     def __post_init__(self):
         if self.jpeg is not None and not 1 <= self.jpeg <= 95:
             raise ValueError(f"jpeg is {self.jpeg}; it may be a quality of 1 to 95")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; it may be 1 or more")
+        if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
+            raise ValueError(f"workers is {self.workers!r}; it may be a whole number, 1 or more")
 
 
 @dataclass(frozen=True)

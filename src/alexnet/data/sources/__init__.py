@@ -70,10 +70,11 @@ def _source_of(data: str | Path, split_seed: int, progress, lists: tuple[Path, .
     if "://" in name:
         return _remote_source(name, folder, split_seed, progress)
     path = Path(data).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return imagenet_source(path, folder, split_seed, progress) or _tree_source(Folder(path), split_seed)
     if not path.is_file():
-        raise ValueError(f"{data} is {'no file or folder' if path.exists() else 'not there'}; {MAY_BE}")
+        kind = "no file or folder" if name and path.exists() else "not there"
+        raise ValueError(f"{name or 'no name'} is {kind}; {MAY_BE}")
     if is_archive(path):
         return _tree_source(Packed(path, folder, progress), split_seed)
     if IDX_IMAGES.fullmatch(path.name):
