@@ -49,7 +49,7 @@ def test_the_average_is_the_mean_by_hand_and_counts_every_image_once(runs, tmp_p
         np.testing.assert_allclose(row, np.mean([first[name], second[name]], axis=0), atol=2e-6)
     right = [("blue", "green", "red")[row.argmax()] in name for name, row in average.items()]
     assert printed["all_views"]["top1_accuracy"] == pytest.approx(np.mean(right))
-    assert [each["weight"] for each in printed["networks"]] == [1, 1]
+    assert [each["weight"] for each in printed["networks"]] == [0.5, 0.5]
 
 
 def test_the_table_has_each_network_alone_and_the_search_says_its_danger(runs, capsys):

@@ -335,6 +335,14 @@ again = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", device="cpu"
 assert again.classes == classifier.classes and str(again.device) == "cpu"
 image = numpy.zeros((40, 40, 3), numpy.uint8)
 assert (again.predict(image) == classifier.predict(image)).all()
+smaller = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", connected="bf16")
+assert smaller.trained.connected == "bf16"
+try:
+    alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", devcie="cpu")
+except ValueError as error:
+    assert "devcie is no setting" in str(error)
+else:
+    raise AssertionError
 if sys.argv[2] == "without":
     for what in (lambda: again.push_to_hub("a/b"), lambda: alexnet.Classifier.from_pretrained("a/b")):
         try:
@@ -537,6 +545,12 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "mine.npy").exists() and "BGR" in capsys.readouterr().out
     main(["export", "mine", "--format", "caffe", "--output", "back"])
     assert (tmp_path / "back" / "deploy.prototxt").exists()
-    with pytest.raises(SystemExit):
-        main(["export", "mine", "--format", "npy", "--preprocessing"])
-    assert "preprocessing goes into onnx and torch-export" in capsys.readouterr().err
+    for refused, said in (
+        (["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"], "preprocessing goes into onnx"),
+        (["export", "mine", "--format", "npy"], "mine.npy is there already"),
+        (["export", "mine.npy", "--format", "npy", "--output", "./mine.npy"], "mine.npy is what is read"),
+        (["import", "mine.npy", "--output", "mine"], "mine is a classifier already"),
+    ):
+        with pytest.raises(SystemExit):
+            main(refused)
+        assert said in capsys.readouterr().err

@@ -269,8 +269,10 @@ class Classifier(huggingface.HubMixin):
         huggingface.write(self._ready(), save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, device: str = "auto", precision: str = "auto", **how) -> Classifier:
-        return cls.load(huggingface.local_folder(model_id, **how), device, precision)
+    def _from_pretrained(
+        cls, *, model_id: str, device: str = "auto", precision: str = "auto", connected: Connected = "same", **how
+    ) -> Classifier:
+        return cls.load(huggingface.local_folder(model_id, **how), device, precision, connected)
 
     def _ready(self) -> Trained:
         if self.trained is None:

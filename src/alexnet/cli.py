@@ -188,6 +188,8 @@ def evaluate(
     from .model.device import keep_freed_memory
 
     keep_freed_memory()
+    if table is not None and table.is_dir():
+        raise ValueError(f"{table} is a folder; --csv may be a file")
     if table is not None and not table.parent.is_dir():
         raise ValueError(f"{table.parent} is no folder to write {table.name} into")
     if average:
@@ -241,7 +243,8 @@ def _evaluate_together(
         write_probabilities(table, average, average.packed.classes)
     if as_json:
         each = zip(runs, found.weights, found.each, strict=True)
-        alone = [{"network": run, "weight": weight} | one.mean.summary() for run, weight, one in each]
+        whole = sum(found.weights)
+        alone = [{"network": run, "weight": weight / whole} | one.mean.summary() for run, weight, one in each]
         views = {"center": average.center.summary(), "all_views": average.mean.summary()}
         searched = {"searched_on": chosen_on.mean.summary()} if chosen_on else {}
         return print_json({"data": average.packed.name, "split": _part(average), "networks": alone} | views | searched)
@@ -455,8 +458,13 @@ def import_file(
     """
     from .classifier import Classifier
     from .console import console, print_facts
+    from .model.trained import FILE
     from .model.weights.importing import import_weights, read_classes
 
+    if output.is_file() or (output / FILE).exists():
+        raise ValueError(
+            f"{output} is {'a file' if output.is_file() else 'a classifier'}; --output may be a new folder"
+        )
     names = read_classes(classes) if classes else None
     classifier = Classifier(device="cpu")
     classifier.trained, report = import_weights(path, variant, names, mean, std, input_size, strict=not partial)
@@ -486,6 +494,10 @@ def export(
     trained = load(run, device="cpu").trained
     name = run.resolve().name if run.is_dir() else run.stem
     named = Path(name + (FORMATS[format].suffix or f"-{format}"))
+    if output is None and named.exists():
+        raise ValueError(f"{named} is there already; --output may be another name, or the same to replace it")
+    if output is not None and output.exists() and output.samefile(run):
+        raise ValueError(f"{output} is what is read; --output may be another name")
     path = export_weights(trained, output or named, format, preprocessing)
     inputs = trained.inputs
     mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))

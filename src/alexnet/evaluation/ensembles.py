@@ -49,7 +49,7 @@ def together(evaluations: Sequence[Evaluation], validation: Sequence[Evaluation]
     if both := set(_names(each[0])) & set(_names(validation[0])):
         raise ValueError(
             f"{len(both):,} images, {min(both)} the first, would choose the weights and be counted as well; weights "
-            f"are searched on val, so errors are to be counted on test"
+            f"are searched on val, so errors may be counted on test or train, or weights be equal"
         )
     weights = searched_weights(validation)
     return Together(tuple(each), averaged(each, weights), weights, averaged(validation, weights))

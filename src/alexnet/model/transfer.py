@@ -127,7 +127,7 @@ class Transfer:
             "taken": ", ".join(self.taken) + (", its classes in their new order" if is_moved else ""),
             "new": ", ".join(self.new),
             "left": ", ".join(self.left),
-            "inputs": "with the mean and deviation that those weights know, not those of the new images",
+            "inputs": "with the mean and deviation that those weights came with, not those of the new images",
         }
         return {name: value for name, value in facts.items() if value}
 

@@ -35,8 +35,18 @@ except ImportError:
             raise ImportError(NEEDED)
 
 
+HOW = {"revision", "cache_dir", "force_download", "local_files_only", "token", "proxies", "resume_download"}
+"""What a fetch from the Hub may be told."""
+
+
 def local_folder(model_id: str, **how) -> Path:
-    """A folder as it is, or one that is fetched from the Hub: weights and config, nothing else."""
+    """A folder as it is, or one that is fetched from the Hub: weights and config, nothing else.
+
+    Raises:
+        ValueError: `how` has what is not in HOW.
+    """
+    if unknown := sorted(how.keys() - HOW):
+        raise ValueError(f"{', '.join(unknown)} is no setting of from_pretrained")
     if Path(model_id).is_dir():
         return Path(model_id)
     from huggingface_hub import snapshot_download
