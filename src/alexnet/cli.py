@@ -462,9 +462,8 @@ def import_file(
     from .model.weights.importing import import_weights, read_classes
 
     if output.is_file() or (output / FILE).exists():
-        raise ValueError(
-            f"{output} is {'a file' if output.is_file() else 'a classifier'}; --output may be a new folder"
-        )
+        kind = "a file" if output.is_file() else "a classifier already"
+        raise ValueError(f"{output} is {kind}; --output may be a new folder")
     names = read_classes(classes) if classes else None
     classifier = Classifier(device="cpu")
     classifier.trained, report = import_weights(path, variant, names, mean, std, input_size, strict=not partial)
