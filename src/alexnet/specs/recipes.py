@@ -49,6 +49,7 @@ KINDS = {
     "decay_biases": (bool, "True or False"),
     "layer_scale": (Mapping, "a number for each of some layers"),
 }
+"""Types of settings, and the words for them."""
 BOUNDS = {
     "1 or more, whole": (lambda x: isinstance(x, Integral) and x >= 1, ("epochs", "batch_size", "crop_group")),
     "0 or more, whole": (lambda x: isinstance(x, Integral) and x >= 0, ("least_steps",)),
