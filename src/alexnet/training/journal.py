@@ -79,7 +79,7 @@ def read_lines(path: Path, needed: Mapping[str, type]) -> list[dict]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where} is cut short or no JSON: {error}") from error
+            raise ValueError(f"{where} is cut short or no JSON") from error
         check_keys(row, needed, where)
         rows.append(row)
     return rows
