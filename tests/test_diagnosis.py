@@ -17,11 +17,13 @@ from alexnet.cli import main
 from alexnet.data.batches import Batch
 from alexnet.evaluation.metrics import Metrics
 from alexnet.specs.recipes import Input, recipe
+from alexnet.specs.variants import VARIANTS
 from alexnet.training.diagnosis import Facts, diagnosed, examined
 from alexnet.training.journal import read_journal
-from alexnet.training.layers import SAMPLE, layer_sizes, read_layers
+from alexnet.training.layers import SAMPLE, data_facts, layer_sizes, read_layers
 from alexnet.training.loop import Diverged
 from alexnet.training.optimizer import paper_update
+from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 
 
@@ -160,6 +162,7 @@ def test_lines_are_few_and_the_journal_keeps_one_an_epoch(images, tmp_path):
     found_in(images, tmp_path / "run", epochs=40)
     assert [line["step"] for line in read_layers(tmp_path / "run")] == [1, 10, 100, 204, 240]
     assert len(read_journal(tmp_path / "run")) == 40
+    assert {line["highest_rate"] for line in read_layers(tmp_path / "run")} == {0.001}
     first = read_layers(tmp_path / "run")[0]["data"]
     assert first["guess"] == pytest.approx(math.log(3)) and first["inputs"] == 60
 
@@ -173,12 +176,104 @@ def test_errors_with_other_names_for_the_classes():
     assert one_class.top1_renamed == pytest.approx(1 / 3) and one_class.largest_answer == 1
 
 
+SIZES = {"activations": 1.0, "spread": 1.0, "weights": 0.01, "updates": 1e-5, "ratio": 1e-3, "dead": 0.1}
+DATA = {"classes": 10, "guess": math.log(10), "largest": 0.1, "largest_class": "a", "spread": 60.0, "inputs": 60.0}
+LINE = {"step": 1, "loss": 1.0, "rate": 0.1, "inputs": 60.0, "layers": {"conv1": SIZES}, "data": DATA}
+EPOCH = {"epoch": 1, "steps": 240, "train_loss": 1.0, "train_error": 0.3}
+
+
 def test_a_loss_above_guessing_is_not_taken_for_learning():
-    sizes = {"ratio": 1e-3, "dead": 0.1}
-    data = {"classes": 10, "guess": math.log(10), "largest": 0.1, "largest_class": "a", "spread": 60.0, "inputs": 60.0}
-    line = {"step": 1, "loss": 9.0, "rate": 0.1, "inputs": 60.0, "layers": {"conv1": sizes}, "data": data}
-    assert diagnosed(Facts([], [line])).cause == "high-rate"
-    assert diagnosed(Facts([], [line | {"loss": 1.0}])) is None
+    assert diagnosed(Facts([], [LINE | {"loss": 9.0}])).cause == "high-rate"
+    assert diagnosed(Facts([], [LINE])) is None
+
+
+def test_val_with_other_shares_than_train_is_held_against_its_own_guessing():
+    """Of 90:10 in train and 50:50 in val, an error of 12 % on val is far from that of guessing, 50 %."""
+    data = DATA | {"guess": 0.325, "largest": 0.9, "largest_in_val": 0.5}
+    epoch = EPOCH | {"train_loss": 0.1, "train_error": 0.02, "val_loss": 0.3, "val_error": 0.12}
+    assert diagnosed(Facts([epoch], [LINE | {"data": data}])) is None
+    assert diagnosed(Facts([epoch | {"val_error": 0.5}], [LINE | {"data": data}])).cause == "labels"
+    alone = epoch | {"val_error": 0.0, "val_largest_answer": 1.0}
+    assert diagnosed(Facts([alone], [LINE | {"data": data | {"largest_in_val": 1.0}}])) is None
+    named = alone | {"val_error": 0.5}
+    assert diagnosed(Facts([named], [LINE | {"data": data}])).cause == "dominant-class"
+
+
+def test_the_share_of_the_largest_class_is_counted_in_val_as_well(tmp_path):
+    write_noise(tmp_path / "data" / "train", {"cat": 9, "dog": 1})
+    write_noise(tmp_path / "data" / "val", {"cat": 2, "dog": 3}, seed=1)
+    facts = data_facts(make_plan(tmp_path / "data", VARIANTS["cifar-18"]))
+    assert facts["largest"] == 0.9 and facts["largest_class"] == "cat" and facts["largest_in_val"] == 0.4
+
+
+def test_what_helps_is_told_from_the_highest_rate():
+    """The schedule has fallen to a hundredth when the run ends."""
+    lines = [LINE | {"rate": rate, "highest_rate": 0.3, "loss": 9.0} for rate in (0.3, 0.003)]
+    for rows in (lines, [{key: line[key] for key in line if key != "highest_rate"} for line in lines]):
+        found = diagnosed(Facts([], rows))
+        assert found.remedy.endswith("--lr 0.03") and "up to 0.3" in found.because
+    slow = LINE | {"rate": 1e-8, "highest_rate": 1e-6, "loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
+    slow["data"] = DATA | {"guess": 9.0}
+    assert "a higher rate than 1e-06" in diagnosed(Facts([], [slow])).remedy
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_are_not_blamed_where_errors_are_below_those_of_guessing(split):
+    data = DATA | {"guess": math.log(3), "largest": 1 / 3}
+    epoch = EPOCH | {"train_loss": 1.09, "val_loss": 1.09, "train_error": 0.66, "val_error": 0.66}
+    assert diagnosed(Facts([epoch], [LINE | {"data": data}])).cause == "labels"
+    found = diagnosed(Facts([epoch | {f"{split}_error": 0.38}], [LINE | {"data": data}]))
+    assert found.cause == "few-steps" and "a higher rate than 0.1" in found.remedy
+
+
+def test_frozen_layers_are_not_slow_ones():
+    still = SIZES | {"updates": 0.0, "ratio": 0.0}
+    layers = {"conv1": still, "conv2": still, "conv3": SIZES, "fc8": SIZES}
+    assert Facts([], [LINE | {"layers": layers}]).usual_ratio == 1e-3
+    assert Facts([], [LINE | {"layers": dict.fromkeys(layers, still)}]).usual_ratio == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "layers.jsonl"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{}", "has no"),
+        ("[]", "is no object with"),
+        ("7", "is no object with"),
+        ('{"epoch": 1}', "has no 'step"),
+        (None, "is cut short or no JSON"),
+        ("\udcff", "is cut short or no JSON"),
+        ("", "is cut short or no JSON"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_damaged_lines_are_named(tmp_path, capsys, name, line, said, place):
+    for file, row in (("metrics.jsonl", EPOCH), ("layers.jsonl", LINE)):
+        lines = [json.dumps(row)] * 2
+        if file == name:
+            lines[place] = lines[place][:-9] if line is None else line
+        (tmp_path / file).write_text("\n".join(lines) + "\n", errors="surrogateescape")
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", str(tmp_path)])
+    assert stop.value.code == 1
+    assert f"{tmp_path / name}, line {place + 1} {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layers": {"conv1": {}}}, "line 1, conv1 has no 'activations'"),
+        ({"layers": {"conv1": SIZES | {"ratio": "x"}}}, "line 1, conv1 has 'x' for 'ratio'"),
+        ({"layers": []}, r"line 1 has \[\] for 'layers'"),
+        ({"rate": None}, "line 1 has None for 'rate'"),
+        ({"data": {"guess": 1.0}}, "line 1, data has no 'largest'"),
+        ({"data": None}, "line 1, data is no object with guess, largest"),
+    ],
+)
+def test_damaged_sizes_are_named(tmp_path, change, said):
+    (tmp_path / "layers.jsonl").write_text(json.dumps(LINE | change))
+    with pytest.raises(ValueError, match=said):
+        examined(tmp_path)
 
 
 def test_a_folder_without_a_run_has_no_doctor(tmp_path, capsys):

@@ -95,6 +95,17 @@ def test_batch_norm_is_not_split(little_memory):
         MicroBatches(network, 4, None, print)
 
 
+@pytest.mark.parametrize("asked", [0, -1, 2.5, float("nan"), "foo", "7", True, [1]])
+def test_a_size_of_parts_that_cannot_be_is_refused(asked):
+    with pytest.raises(ValueError, match=r"micro_batch is .*; it may be 1 or more, whole, or 'auto'"):
+        MicroBatches(create("small", num_classes=5), asked, None, print)
+
+
+def test_a_number_of_numpy_is_a_size_of_parts():
+    parts = MicroBatches(create("small", num_classes=5), np.int64(7), None, print)
+    assert parts.at_a_time == 7 and type(parts.asked) is int
+
+
 def test_other_errors_pass(monkeypatch):
     def fail(*args):
         raise RuntimeError("shapes do not fit")

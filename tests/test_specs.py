@@ -1,7 +1,9 @@
 """Rates of the recipes against tables written by hand from the released parameter files and the papers."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -238,8 +240,6 @@ def test_a_scaled_rate_scales_all_of_them():
 
 
 def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
-    import json
-
     for architecture in VARIANTS.values():
         assert architecture.recipe in RECIPES
     for each in RECIPES.values():
@@ -250,3 +250,44 @@ def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
         replace(recipe("modern"), averaging=1.0)
     with pytest.raises(ValueError, match=r"no recipe 'fast'; it may be one of original, paper"):
         recipe("fast")
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "may_be"),
+    [
+        *(
+            (name, wrong, "1 or more, whole")
+            for name in ("epochs", "batch_size", "crop_group")
+            for wrong in (1.5, NAN, 0)
+        ),
+        *(("epochs", wrong, "1 or more, whole") for wrong in ("3", True, None)),
+        *(("least_steps", wrong, "0 or more, whole") for wrong in (NAN, -1, 2.5)),
+        *(("stretch", wrong, "1 or more") for wrong in (NAN, INF, 0.5)),
+        *((name, wrong, "0 or more") for name in ("mixup", "cutmix", "rate_scale") for wrong in (NAN, INF, -1, "1")),
+        *(("weight_decay", wrong, "0 or more") for wrong in (-1, NAN, None, {"fc8": NAN}, {"fc8": -1.0})),
+        *(("layer_scale", wrong, "0 or more") for wrong in ({"conv1": NAN}, {"conv1": INF}, {"conv1": "slow"})),
+        ("layer_scale", 0.5, "a number for each of some layers"),
+        *((name, wrong, "above 0") for name in ("largest_gradient", "trust") for wrong in (-1, 0, NAN, INF, "1")),
+        *((name, NAN, "0 to below 1") for name in ("momentum", "label_smoothing", "averaging")),
+        *((name, wrong, "True or False") for name in ("mirror", "decay_biases") for wrong in ("x", 1, None)),
+        *(("zoom", wrong, "two shares") for wrong in (0.5, (0.5,), (), (0.5, NAN), (0, 1), (0.5, 2), ("a", "b"))),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be(name, wrong, may_be):
+    with pytest.raises(ValueError) as error:
+        replace(recipe("modern"), **{name: wrong})
+    assert str(error.value).startswith(f"recipe modern: {name} is {wrong!r}; it may be {may_be}")
+
+
+def test_a_recipe_names_the_layers_that_are_wrong():
+    with pytest.raises(ValueError, match=r"weight_decay is \{'fc8': -1\}; it may be 0 or more"):
+        replace(recipe("modern"), weight_decay={"conv1": 0.1, "fc8": -1})
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"epochs": np.int64(3), "rate_scale": np.float32(0.5), "layer_scale": {"fc8": np.float64(2)}}
+    chosen = replace(recipe("modern"), **given)
+    assert from_json(json.loads(json.dumps(to_json(chosen)))) == chosen

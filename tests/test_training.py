@@ -285,6 +285,19 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
     assert all(torch.equal(broken[name], whole[name]) for name in whole)
 
 
+def test_a_rate_that_is_asked_for_again_is_the_same_recipe(colors):
+    """0.003 is three times the rate of cifar-18, but for rounding."""
+    first = make_plan(colors, VARIANTS["cifar-18"], lr=0.003).recipe
+    assert first.first_rate() == pytest.approx(0.003)
+    assert make_plan(colors, VARIANTS["cifar-18"], first, lr=0.003).recipe == first
+
+
+@pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), "0.1", True])
+def test_a_rate_that_cannot_be_is_refused(colors, lr):
+    with pytest.raises(ValueError, match=rf"lr is {lr!r}; it may be above 0"):
+        make_plan(colors, VARIANTS["cifar-18"], lr=lr)
+
+
 def test_plateau_goes_on_where_it_was(colors, tmp_path):
     """The rate depends on the errors of the epochs before the interruption, and order and crops on the groups."""
     chosen = replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Literal
 
 from .schedules import NEW, Drops, Fall, Levels, Plateau, Rates, Schedule, Stage, Stages, Switched, WarmThenLinear
@@ -41,6 +42,25 @@ class ColorShift:
     """What scales the draws: eigenvalues as printed (of colors of 0 … 1), their square roots as run in 2012."""
     divide: bool = True
     """Divide the image by 1 + deviation afterwards, as run in 2012; images to be tested are not."""
+
+
+KINDS = {
+    "mirror": (bool, "True or False"),
+    "decay_biases": (bool, "True or False"),
+    "layer_scale": (Mapping, "a number for each of some layers"),
+}
+"""Types of settings, and the words for them."""
+BOUNDS = {
+    "1 or more, whole": (lambda x: isinstance(x, Integral) and x >= 1, ("epochs", "batch_size", "crop_group")),
+    "0 or more, whole": (lambda x: isinstance(x, Integral) and x >= 0, ("least_steps",)),
+    "1 or more": (lambda x: 1 <= x < math.inf, ("stretch",)),
+    "0 or more": (lambda x: 0 <= x < math.inf, ("rate_scale", "weight_decay", "layer_scale", "mixup", "cutmix")),
+    "above 0": (lambda x: 0 < x < math.inf, ("largest_gradient", "trust")),
+    "0 to below 1": (lambda x: 0 <= x < 1, ("momentum", "label_smoothing", "averaging")),
+}
+"""What numbers of a recipe may be, by the words that say so; each is False for nan."""
+OPTIONAL, BY_LAYER = ("largest_gradient", "trust", "averaging"), ("weight_decay", "layer_scale")
+"""Numbers that may be None, and those that may be given by layer."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +112,21 @@ class Recipe:
     """Those that the schedule's rates of new layers are for; the plan of a run finds them where None."""
 
     def __post_init__(self):
-        ones, zeros = ("epochs", "batch_size", "crop_group", "stretch"), ("rate_scale", "mixup", "cutmix")
-        for name, least in (*((name, 1) for name in ones), *((name, 0) for name in zeros)):
-            if getattr(self, name) < least:
-                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be {least} or more")
-        if self.zoom and not 0 < self.zoom[0] <= self.zoom[1] <= 1:
+        for name, (kind, may_be) in KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"recipe {self.name}: {name} is {value!r}; it may be {may_be}")
+        for may_be, (fits, names) in BOUNDS.items():
+            for name in names:
+                value = getattr(self, name)
+                by_layer = value if name in BY_LAYER and isinstance(value, Mapping) else {None: value}
+                wrong = {layer: each for layer, each in by_layer.items() if not (is_number(each) and fits(each))}
+                if wrong and not (value is None and name in OPTIONAL):
+                    shown = wrong if by_layer is value else value
+                    raise ValueError(f"recipe {self.name}: {name} is {shown!r}; it may be {may_be}")
+        if self.zoom is not None and not _are_shares(self.zoom):
             raise ValueError(
-                f"recipe {self.name}: zoom is {self.zoom}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
+                f"recipe {self.name}: zoom is {self.zoom!r}; it may be two shares, 0 < smallest ≤ largest ≤ 1"
             )
-        if slower := {layer: scale for layer, scale in self.layer_scale.items() if scale < 0}:
-            raise ValueError(f"recipe {self.name}: layer_scale is {slower}; it may be 0 or more")
-        for name in ("label_smoothing", "averaging"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise ValueError(f"recipe {self.name}: {name} is {getattr(self, name)}; it may be 0 to below 1")
 
     def epochs_for(self, images: int) -> int:
         """Passes over a training set of that many images."""
@@ -134,6 +156,17 @@ class Recipe:
 
     def decay_of(self, layer: str) -> float:
         return self.weight_decay.get(layer, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, Python's or NumPy's; nan and inf are."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _are_shares(zoom: object) -> bool:
+    if not isinstance(zoom, (tuple, list)) or len(zoom) != 2 or not all(map(is_number, zoom)):
+        return False
+    return 0 < zoom[0] <= zoom[1] <= 1
 
 
 def _frozen(*layers: str) -> dict[str, tuple[float, float]]:

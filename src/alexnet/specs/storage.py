@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from . import architecture, recipes, schedules
@@ -16,11 +17,13 @@ KNOWN = {
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses of `specs` as objects with their kind under "is"; tuples as lists."""
+    """Dataclasses of `specs` as objects with their kind under "is"; tuples as lists, NumPy's numbers as Python's."""
     if is_dataclass(value):
         return {"is": type(value).__name__} | {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, dict):
         return {key: to_json(each) for key, each in value.items()}
+    if isinstance(value, Real) and not isinstance(value, (bool, int, float)):
+        return int(value) if isinstance(value, Integral) else float(value)
     return [to_json(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -35,6 +35,8 @@ ALIKE = 2.0
 """Images whose pixels differ by less than this, of 255, are all alike."""
 DEAD = 0.9
 """Share of a layer's units that never answer, from which on it passes on nothing to speak of."""
+BEGUN = 0.7
+"""Of the error of guessing: one below that share of it is not had by chance."""
 SLOW = 2e-5
 """Updates over weights, in half of the layers, below which nothing happens in thousands of steps."""
 DOMINANT = 0.7
@@ -91,8 +93,26 @@ class Facts:
 
     @property
     def guessing_error(self) -> float:
-        """Of naming the largest class always."""
+        """Of naming the largest class of the training images for all of them."""
         return 1 - self.data["largest"]
+
+    @property
+    def val_guessing_error(self) -> float:
+        """Of naming that class for all validation images, which may be otherwise shared out."""
+        share = self.data.get("largest_in_val")  # younger than some runs
+        return self.guessing_error if share is None else 1 - share
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether errors are clearly below those of guessing, whatever the loss."""
+        last = self.epochs[-1] if self.epochs else {}
+        guessed = {"train_error": self.guessing_error, "val_error": self.val_guessing_error}
+        return any(last.get(key, 1) < BEGUN * error for key, error in guessed.items())
+
+    @property
+    def highest_rate(self) -> float:
+        """Of the whole run, as far as is known: what `--lr` stands for."""
+        return self.now.get("highest_rate", max(row["rate"] for row in self.layers))
 
     def sizes(self, what: str) -> dict[str, float]:
         """By layer, now."""
@@ -100,12 +120,10 @@ class Facts:
 
     @property
     def usual_ratio(self) -> float:
-        """Of updates to weights, in the layer in the middle, at the time when it was largest."""
-        largest = (
-            max((row["layers"][name]["ratio"] or 0.0 for row in self.layers), default=0.0)
-            for name in self.now["layers"]
-        )
-        return median(largest)
+        """Of updates to weights, in the layer in the middle of those that move, at the time when it was largest."""
+        rows = [row["layers"] for row in self.layers]
+        largest = [max(row[name]["ratio"] or 0.0 for row in rows if name in row) for name in self.now["layers"]]
+        return median([ratio for ratio in largest if ratio] or [0.0])
 
 
 def diagnosed(facts: Facts) -> Diagnosis | None:
@@ -134,7 +152,7 @@ def is_guessing(facts: Facts) -> str | None:
 def names_one_class(facts: Facts) -> str | None:
     """On the validation images, whatever the loss."""
     share = facts.epochs[-1].get("val_largest_answer", 0) if facts.epochs else 0
-    if share < 0.99 or facts.epochs[-1]["val_error"] < 0.9 * facts.guessing_error:
+    if share < 0.99 or facts.epochs[-1]["val_error"] <= 0.9 * facts.val_guessing_error:
         return None
     return f"It names one class for {share:.0%} of the validation images, after {facts.steps:,} steps"
 
@@ -144,7 +162,7 @@ def learns_what_does_not_hold(facts: Facts) -> str | None:
     if not facts.epochs or "val_error" not in facts.epochs[-1]:
         return None
     train, val = facts.epochs[-1]["train_error"], facts.epochs[-1]["val_error"]
-    if train > 0.5 * facts.guessing_error or val < 0.95 * facts.guessing_error:
+    if train > 0.5 * facts.guessing_error or val <= 0.95 * facts.val_guessing_error:
         return None
     return f"It errs on {train:.0%} of the training images and on {val:.0%} of the validation images, as by guessing"
 
@@ -183,9 +201,9 @@ def large_inputs(facts: Facts) -> Found:
 
 
 def high_rate(facts: Facts) -> Found:
-    lower = f"a tenth of the rate, --lr {facts.now['rate'] / 10:.1g}"
+    lower = f"a tenth of the rate, --lr {facts.highest_rate / 10:.2g}"
     if facts.loss is None or facts.loss > 1.5 * facts.data["guess"]:
-        return f"at a rate of {facts.now['rate']:.2g} the steps are too long", lower
+        return f"with rates of up to {facts.highest_rate:.2g} the steps are too long", lower
     dead = facts.sizes("dead")
     most = max(dead, key=dead.get, default=None)
     if most and dead[most] >= DEAD:
@@ -199,7 +217,7 @@ def low_rate(facts: Facts) -> Found:
     return (
         f"in half of the layers a step changes the weights by less than {facts.usual_ratio:.1g} of their size; a "
         f"thousandth is usual",
-        f"a higher rate than {facts.now['rate']:.2g}, or leave --lr out",
+        f"a higher rate than {facts.highest_rate:.2g}, or leave --lr out",
     )
 
 
@@ -225,9 +243,14 @@ def dominant_class(facts: Facts) -> Found:
 
 
 def few_steps(facts: Facts) -> Found:
-    if facts.steps >= FEW:
-        return None
-    return f"{facts.steps} steps are few: networks take 70 to 800 to begin", "more --epochs"
+    if facts.steps < FEW:
+        return f"{facts.steps} steps are few: networks take 70 to 800 to begin", "more --epochs"
+    if facts.has_begun:
+        return (
+            "the errors are below those of guessing already, so it has begun, with few steps or with short ones",
+            f"more --epochs, or a higher rate than {facts.highest_rate:.2g}",
+        )
+    return None
 
 
 def labels(facts: Facts) -> Found:
@@ -304,6 +327,7 @@ class Watch:
         if math.isfinite(loss) and not is_due(step, ends_epoch, is_last, progress.layers):
             return
         row = {"epoch": progress.epoch + 1, "step": step, "loss": loss if math.isfinite(loss) else None, "rate": rate}
+        row["highest_rate"] = self.plan.recipe.first_rate()
         row |= layer_sizes(self.network, self.optimizer, views, self.precision)
         if not progress.layers:
             row["data"] = data_facts(self.plan)

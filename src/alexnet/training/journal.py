@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 
 from ..files import written_whole
 
 FILE = "metrics.jsonl"
+NEEDED = {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}
+"""What every line has, whichever splits there are."""
 
 
 class History(Sequence):
@@ -53,8 +56,47 @@ class History(Sequence):
 
 
 def read_journal(folder: Path) -> History:
-    path = folder / FILE
-    return History([json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [])
+    """The lines so far, none where nothing was written yet.
+
+    Raises:
+        ValueError: one is damaged.
+    """
+    return History(read_lines(folder / FILE, NEEDED))
+
+
+def read_lines(path: Path, needed: Mapping[str, type]) -> list[dict]:
+    """A file of JSON lines as dicts; none where there is no such file.
+
+    Args:
+        needed: what each line has, and of what type.
+
+    Raises:
+        ValueError: a line is cut short, no JSON, or has not what is needed.
+    """
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is cut short or no JSON") from error
+        check_keys(row, needed, where)
+        rows.append(row)
+    return rows
+
+
+def check_keys(value: object, needed: Mapping[str, type], where: str) -> None:
+    """Refuse what is no dict with such keys and values of such types.
+
+    Args:
+        where: it stands, in words.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is no object with {', '.join(needed)}")
+    if missing := [key for key in needed if key not in value]:
+        raise ValueError(f"{where} has no {missing[0]!r}; it needs {', '.join(needed)}")
+    if wrong := [key for key, kind in needed.items() if not isinstance(value[key], kind)]:
+        raise ValueError(f"{where} has {value[wrong[0]]!r} for {wrong[0]!r}")
 
 
 def write_journal(folder: Path, history: History) -> None:

@@ -1,8 +1,8 @@
 """How large things are inside a network while it learns: lines of layers.jsonl, from which a stuck run is diagnosed.
 
 A line is written after steps 1, 10 and 100, and at the end of epochs that are at least APART steps apart. It has epoch,
-step, loss (nats; null where it is no number), rate (of weights), inputs (root mean square of what the network sees),
-and for each layer with weights
+step, loss (nats; null where it is no number), rate (of weights), highest_rate (in the whole run, what `--lr` stands
+for), inputs (root mean square of what the network sees), and for each layer with weights
 
 - activations: root mean square of its output, before the nonlinearity, without dropout;
 - spread: the part of it that differs from image to image;
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,15 @@ from ..files import written_whole
 from ..model.device import Precision, autocast
 from ..model.network import AlexNet
 from ..specs.recipes import recipe
+from .journal import check_keys, read_lines
 from .optimizer import PaperUpdate
 from .plan import Plan
 
 FILE = "layers.jsonl"
+NEEDED = {"step": int, "loss": Real | None, "rate": Real, "inputs": Real | None, "layers": dict}
+SIZES = dict.fromkeys(("activations", "spread", "weights", "updates", "ratio"), Real | None)
+DATA = {"guess": Real, "largest": Real, "largest_class": str, "spread": Real, "inputs": Real}
+"""What every line has, each of its layers, and `data`."""
 SAMPLE = 32
 """Images of a batch that are looked at."""
 FIRST, APART = (1, 10, 100), 100
@@ -91,9 +97,10 @@ def layer_sizes(network: AlexNet, optimizer: PaperUpdate, views: Tensor, precisi
 
 def data_facts(plan: Plan) -> dict:
     """What is to be known of the images: classes, the loss of guessing by their shares in nats, the largest class and
-    its share, how much pixels differ from image to image (0 … 255), and how large inputs the network is made for."""
+    its share, and its share of val (None without val), how much pixels differ from image to image (0 … 255), and how
+    large inputs the network is made for."""
     packed = plan.packed
-    numbers = packed.numbers("train")
+    numbers, validation = packed.numbers("train"), packed.numbers("val")
     shares = np.bincount(packed.labels[numbers], minlength=len(packed.classes)) / len(numbers)
     some = packed.images[np.unique(numbers[np.linspace(0, len(numbers) - 1, 2 * SAMPLE).astype(np.int64)])]
     pixels = recipe(plan.architecture.recipe).input.std == "one"
@@ -101,6 +108,7 @@ def data_facts(plan: Plan) -> dict:
         "classes": len(packed.classes),
         "guess": -sum(share * math.log(share) for share in shares.tolist() if share),
         "largest": shares.max().item(),
+        "largest_in_val": np.mean(packed.labels[validation] == shares.argmax()).item() if len(validation) else None,
         "largest_class": packed.classes[shares.argmax()],
         "spread": some.std(0, dtype=np.float64).mean().item(),
         "inputs": PIXELS if pixels else UNIT,
@@ -120,8 +128,19 @@ def layer_rows(line: dict) -> list[list[str]]:
 
 
 def read_layers(folder: Path) -> list[dict]:
+    """The lines so far, none where nothing was written yet.
+
+    Raises:
+        ValueError: one is damaged.
+    """
     path = folder / FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = read_lines(path, NEEDED)
+    for number, row in enumerate(rows, 1):
+        for name, sizes in row["layers"].items():
+            check_keys(sizes, SIZES, f"{path}, line {number}, {name}")
+    if rows:
+        check_keys(rows[0].get("data"), DATA, f"{path}, line 1, data")
+    return rows
 
 
 def write_layers(folder: Path, rows: Sequence[dict]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..model.transfer import Pretrained, Transfer
 from ..specs.architecture import Architecture
 from ..specs.description import recipe_in_words, scales_in_words
 from ..specs.geometry import place
-from ..specs.recipes import PRETRAINED, Recipe, recipe
+from ..specs.recipes import PRETRAINED, Recipe, is_number, recipe
 from ..specs.variants import variant
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
@@ -128,9 +129,10 @@ def make_plan(
     chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or own)
     chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
     if lr is not None:
-        if lr <= 0:
-            raise ValueError(f"lr is {lr}; it may be above 0")
-        chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
+        if not (is_number(lr) and 0 < lr < math.inf):
+            raise ValueError(f"lr is {lr!r}; it may be above 0")
+        if not math.isclose(lr, chosen.first_rate(), rel_tol=1e-9):  # as rounding would make it another recipe
+            chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
     placed = place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
     _check_layers(chosen, list(dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed))))
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -21,6 +22,19 @@ from .optimizer import PaperUpdate
 
 MicroBatch = int | Literal["auto"] | None
 """How many images of a step are worked on at a time: so many, as many as fit into the memory, or all."""
+
+
+def checked_micro_batch(asked: MicroBatch) -> MicroBatch:
+    """What was asked for, as Python's int where it is a number.
+
+    Raises:
+        ValueError: it is below 1, no whole number, or another word.
+    """
+    if asked in (None, "auto"):
+        return asked
+    if not isinstance(asked, Integral) or isinstance(asked, bool) or asked < 1:
+        raise ValueError(f"micro_batch is {asked!r}; it may be 1 or more, whole, or 'auto'")
+    return int(asked)
 
 
 class OutOfMemory(ValueError):
@@ -107,17 +121,15 @@ class MicroBatches:
         say: is told once what fits.
 
     Raises:
-        ValueError: the network has batch norm, or `asked` is below 1.
+        ValueError: the network has batch norm and is to be split, or `asked` is no MicroBatch.
     """
 
     def __init__(self, network: AlexNet, asked: MicroBatch, at_a_time: int | None, say: Callable[[str], object]):
-        self.network, self.asked, self.say = network, asked, say
-        self.at_a_time = asked if isinstance(asked, int) else at_a_time
+        self.network, self.asked, self.say = network, checked_micro_batch(asked), say
+        self.at_a_time = self.asked if isinstance(self.asked, int) else at_a_time
         self._given = 0  # images of the batch that the network was given so far
         self.has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.children())
-        if isinstance(asked, int) and asked < 1:
-            raise ValueError(f"micro_batch is {asked}; it may be 1 or more, or 'auto'")
-        if isinstance(asked, int) and self.has_batch_norm:
+        if isinstance(self.asked, int) and self.has_batch_norm:
             raise ValueError(
                 f"{network.architecture.name} has batch norm, whose means are over the whole batch: in parts it would "
                 f"be another network. Choose a smaller batch size instead of micro_batch"
