@@ -42,7 +42,7 @@ from .training.events import Events
 from .training.journal import History
 from .training.loop import train
 from .training.plan import Plan, data_name, evaluation_images, make_plan
-from .training.step import MicroBatch
+from .training.step import MicroBatch, checked_micro_batch
 
 
 class Classifier(huggingface.HubMixin):
@@ -150,7 +150,7 @@ class Classifier(huggingface.HubMixin):
                 self.precision = begun["precision"]
         seed = begun.get("seed", 0) if seed is None else seed
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
-        micro_batch = begun.get("micro_batch") if micro_batch is None else micro_batch
+        micro_batch = checked_micro_batch(begun.get("micro_batch") if micro_batch is None else micro_batch)
         jpeg = begun.get("jpeg") if jpeg is None else jpeg
         changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror, "layer_scale": layer_scale}
         progress = counting("packing") if verbose else None
