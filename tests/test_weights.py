@@ -364,6 +364,13 @@ def test_class_names_of_a_file(tmp_path):
         read_classes(tmp_path / "names")
 
 
+def test_1000_classes_without_names_are_imagenets(tmp_path):
+    network = AlexNet(narrow("torchvision").architecture, 1000)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    found, _ = import_weights(tmp_path / "net.pth", "torchvision")
+    assert found.classes[:2] == ("n01440764", "n01443537") and len(found.classes) == 1000
+
+
 class Hostile:
     def __reduce__(self):
         return print, ("this pickle ran",)

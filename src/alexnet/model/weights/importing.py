@@ -65,7 +65,6 @@ def import_weights(
         variant: which network it is, where the file does not say and shapes fit several. Its widths may be others.
         classes: names in the order of the scores; where None, the file's own; else ImageNet's where there are 1,000,
             and "0", "1" … elsewhere.
-            1,000, and "0", "1" … elsewhere.
         mean: taken off the pixels of 0 … 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: what pixels less the mean are divided by, RGB.
         input_size: side of the images that it sees, pixels; the file's or the variant's own where None.
@@ -90,9 +89,8 @@ def import_weights(
         size = _side(architecture, tensors, input_size, found.input_size)
         last = f"{architecture.layers[-1].name}.weight"
         names = tuple(classes or found.classes or ())
-        if not names and last in tensors:
-            names = tuple(map(str, range(len(tensors[last]))))
-        expected = _shapes(architecture, len(names) or architecture.classes, _channels(architecture, tensors), size)
+        count = len(names) or len(tensors.get(last, ())) or architecture.classes
+        expected = _shapes(architecture, count, _channels(architecture, tensors), size)
         loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
         counts = ".num_batches_tracked"  # of batch norm, whose answers do not depend on it
         new = [name for name in expected if name not in loaded and not name.endswith(counts)]
@@ -105,14 +103,11 @@ def import_weights(
         raise ValueError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
-    network = AlexNet(architecture, len(names) or None, _channels(architecture, tensors), size)
+    network = AlexNet(architecture, count, _channels(architecture, tensors), size)
     network.load_state_dict(loaded, strict=False)
     skipped += [name for name in tensors if name not in loaded]
     report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
-    if not names:
-        listed = names_of_classes()
-        names = tuple(listed) if network.num_classes == len(listed) else tuple(map(str, range(network.num_classes)))
-    return Trained(network.eval(), inputs, names), report
+    return Trained(network.eval(), inputs, names or _usual_names(count)), report
 
 
 def is_ours(path: Path) -> bool:
@@ -140,6 +135,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{path} has no class names; it may have one a line, or be a list in JSON")
     return tuple(names)
+
+
+def _usual_names(count: int) -> tuple[str, ...]:
+    """Of classes that no file names."""
+    listed = names_of_classes()
+    return tuple(listed) if count == len(listed) else tuple(map(str, range(count)))
 
 
 def read(path: Path) -> Found:
