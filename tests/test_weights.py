@@ -355,13 +355,56 @@ def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
     assert (tmp_path / "second" / "README.md").exists() == (extra == "with")
 
 
-def test_class_names_of_a_file(tmp_path):
-    for content in ("cat\n dog \n\n", '["cat", "dog"]', '{"1": ["n02", "dog"], "0": ["n01", "cat"]}'):
-        (tmp_path / "names").write_text(content, encoding="utf-8")
-        assert read_classes(tmp_path / "names") == ("cat", "dog")
-    (tmp_path / "names").write_text("\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no class names"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\n dog \n\n",
+        "\ufeffcat\ndog",
+        '["cat", "dog"]',
+        '{"1": ["n02", "dog"], "0": ["n01", "cat"]}',
+        '{"1": "dog", "0": "cat"}',
+        '{"dog": 1, "cat": 0}',
+    ],
+)
+def test_class_names_of_a_file(content, tmp_path):
+    (tmp_path / "names").write_text(content, encoding="utf-8")
+    assert read_classes(tmp_path / "names") == ("cat", "dog")
+
+
+def test_classes_of_imagenet_are_known_by_wordnets_numbers(tmp_path):
+    numbers = ("n01440764", "n01443537")
+    (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", encoding="utf-8")
+    assert read_classes(tmp_path / "synset_words.txt") == numbers
+    (tmp_path / "index.json").write_text('{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}')
+    assert read_classes(tmp_path / "index.json") == numbers
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\n", "has no class names"),
+        (b'[{"a": 1}, {"b": 2}]', "has no class names"),
+        (b'"abc"', "has no class names"),
+        (b"[[], []]", "has no class names"),
+        (b'{"a": "x", "b": "y"}', "has no class names"),
+        (b'{"a": 1, "b": 1}', "has no class names"),
+        (b"cat\ndog\ncat\n", "has the class 'cat' twice"),
+        (b"caf\xe9\n", "is not text in UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_named(content, message, tmp_path):
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(ValueError, match=f"names {message}"):
         read_classes(tmp_path / "names")
+
+
+def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n", encoding="utf-8")
+    assert import_weights(tmp_path / "net.pt", "cifar-18", str(tmp_path / "names.txt"))[0].classes == ("x", "y", "z")
+    for classes, message in (([], "classes is"), (["a", "b", "a"], "'a' twice"), ("nothing.txt", "nothing.txt is not")):
+        with pytest.raises(ValueError, match=message):
+            import_weights(tmp_path / "net.pt", "cifar-18", classes)
 
 
 def test_1000_classes_without_names_are_imagenets(tmp_path):

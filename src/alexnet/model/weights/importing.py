@@ -6,7 +6,9 @@ A format is recognised by the file's first bytes, never by its name.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +28,9 @@ from ..network import AlexNet, tensor_shapes
 from ..trained import FILE, Trained
 from . import caffe, huggingface, keras, npy, state_dict
 from .layout import Found
+
+WORDNET = re.compile(r"n[0-9]{8}")
+"""Its numbers of nouns, which are the names of ImageNet's classes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Report:
 def import_weights(
     path: str | Path,
     variant: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: str | Path | Sequence[str] | None = None,
     mean: str | Path | Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
@@ -63,8 +68,8 @@ def import_weights(
     Args:
         path: a file; or a folder with model.safetensors and perhaps config.json.
         variant: which network it is, where the file does not say and shapes fit several. Its widths may be others.
-        classes: names in the order of the scores; where None, the file's own; else ImageNet's where there are 1,000,
-            and "0", "1" … elsewhere.
+        classes: names in the order of the scores, or a file of them (`read_classes`); where None, the file's own; else
+            ImageNet's where there are 1,000, and "0", "1" … elsewhere.
         mean: taken off the pixels of 0 … 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: what pixels less the mean are divided by, RGB.
         input_size: side of the images that it sees, pixels; the file's or the variant's own where None.
@@ -83,12 +88,13 @@ def import_weights(
         trained = Trained.load(path)
         said = "as the file says"
         return trained, Report("alexnet", trained.network.architecture.name, tuple(trained.network.state_dict()), said)
+    asked = None if classes is None else _asked_classes(classes)
     try:
         found = read(path)
         architecture, tensors, skipped = _matched(found, variant)
         size = _side(architecture, tensors, input_size, found.input_size)
         last = f"{architecture.layers[-1].name}.weight"
-        names = tuple(classes or found.classes or ())
+        names = asked or found.classes or ()
         count = len(names) or len(tensors.get(last, ())) or architecture.classes
         expected = _shapes(architecture, count, _channels(architecture, tensors), size)
         loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
@@ -119,22 +125,66 @@ def is_ours(path: Path) -> bool:
         return not path.exists()
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names of a file: JSON, a list or an object by number, or one a line.
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Class names of a file, in the order of the scores: one a line, or JSON.
+
+    JSON may be a list of names, or an object of names by number or of numbers by name. Of "n01440764 tench, Tinca
+    tinca" and of ["n01440764", "tench"] WordNet's number is the name, as it is the name of ImageNet's folders.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the file cannot be read, or holds something else; a name is there twice.
     """
-    content = path.read_text(encoding="utf-8")
+    path = Path(path).expanduser()
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; classes may be a file of their names") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8, which class names may be: {error}") from None
     try:
         value = json.loads(content)
-        listed = [value[number] for number in sorted(value, key=int)] if isinstance(value, dict) else list(value)
-        names = [each if isinstance(each, str) else each[-1] for each in listed]  # as ["n01440764", "tench"]
-    except (ValueError, TypeError):
-        names = [line.strip() for line in content.splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} has no class names; it may have one a line, or be a list in JSON")
+    except (ValueError, RecursionError):
+        value = [line.strip() for line in content.splitlines() if line.strip()]
+    names = [_class_name(each) for each in _in_order(value)]
+    if not names or None in names:
+        raise ValueError(
+            f"{path} has no class names; it may have one a line, or be JSON: a list of names, names by number or "
+            f"numbers by name"
+        )
+    return _distinct(names, str(path))
+
+
+def _in_order(value) -> list:
+    """What a file's JSON has for each class; nothing where that cannot be told."""
+    if isinstance(value, dict) and all(type(number) is int for number in value.values()):
+        return sorted(value, key=value.get) if len(set(value.values())) == len(value) else []
+    if isinstance(value, dict):
+        return [value[number] for number in sorted(value, key=int)] if all(map(str.isdecimal, value)) else []
+    return value if isinstance(value, list) else []
+
+
+def _class_name(given) -> str | None:
+    """A name of a line, or of a list as Keras's ["n01440764", "tench"]; None where it is neither."""
+    words = given.split() if isinstance(given, str) else given
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        return None
+    if WORDNET.fullmatch(words[0]):
+        return words[0]
+    return given if isinstance(given, str) else words[-1]
+
+
+def _distinct(names: Sequence[str], origin: str) -> tuple[str, ...]:
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"{origin} has the class {twice!r} twice; each may have a name of its own")
     return tuple(names)
+
+
+def _asked_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, (str, Path)):
+        return read_classes(classes)
+    if not len(classes) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes is {classes!r}; it may be names in the order of the scores, or a file of them")
+    return _distinct(classes, "classes")
 
 
 def _usual_names(count: int) -> tuple[str, ...]:
