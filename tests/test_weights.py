@@ -407,6 +407,28 @@ def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
             import_weights(tmp_path / "net.pt", "cifar-18", classes)
 
 
+def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
+    changes = {name: {"maps": 8, "groups": 1} for name in ("conv2", "conv3", "conv4", "conv5")}
+    network = AlexNet(narrow("one-tower").architecture.with_layers(**changes), 5)
+    state = {}
+    for number, row in enumerate(network.architecture.layers, 6):  # b6 … b13; conv3 is b8, conv5 b10
+        for kind in ("weight", "bias"):
+            state[f"b{number}.{kind}"] = network.state_dict()[f"{row.name}.{kind}"].contiguous()
+    save_file(state, tmp_path / "net.safetensors")
+    found, _ = import_weights(tmp_path / "net.safetensors", "one-tower")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("format", ["caffe", "npy", "keras", "torchvision"])
+def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
+    network = alexnet.create("batch-norm", 3)
+    ours = Trained(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"norm1 normalizes by means of batches|does other work"):
+        alexnet.export_weights(ours, tmp_path / "net.weights.h5", format)
+    assert not list(tmp_path.iterdir())
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

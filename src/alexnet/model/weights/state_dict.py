@@ -6,6 +6,7 @@ refuses whatever is more than tensors.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,13 +56,16 @@ def read_torch(path: Path) -> Found:
 
 
 def read_safetensors(path: Path) -> Found:
-    """Raises:
-    ValueError: it is damaged.
+    """Such a file keeps no order: layers are taken by the numbers in their names, b9 before b10.
+
+    Raises:
+        ValueError: it is damaged.
     """
     try:
-        return _named("safetensors", load_file(path), [])
+        values = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it cannot be read as safetensors: {error}") from error
+    return _named("safetensors", {name: values[name] for name in sorted(values, key=_by_numbers)}, [])
 
 
 def write_torchvision(trained: Trained, path: Path) -> None:
@@ -100,6 +104,10 @@ def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
         tensors[own] = value.float()
     format = "torchvision's alexnet" if likely else format
     return Found(format, tensors, tuple(skipped), likely=likely, rescaled=False)
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _without_prefixes(name: str) -> str:
