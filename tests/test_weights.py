@@ -429,6 +429,12 @@ def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_keras_would_not_load_another_name(tmp_path):
+    with pytest.raises(ValueError, match=r"net\.h5: Keras loads weights from names that end in \.weights\.h5"):
+        alexnet.export_weights(trained("caffe"), tmp_path / "new" / "net.h5", "keras")
+    assert not list(tmp_path.iterdir())
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

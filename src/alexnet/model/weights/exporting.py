@@ -45,12 +45,14 @@ def export_weights(trained: Trained, path: str | Path, format: str, preprocessin
     """
     if format not in FORMATS:
         raise ValueError(f"there is no format {format!r}; it may be one of {', '.join(FORMATS)}")
-    path = Path(path).expanduser()
+    path, programs = Path(path).expanduser(), ("onnx", "torch-export")
+    if preprocessing and format not in programs:
+        raise ValueError(f"preprocessing goes into onnx and torch-export, not into {format}")
+    if format == "keras" and not path.name.endswith(FORMATS[format].suffix):
+        raise ValueError(f"{path}: Keras loads weights from names that end in {FORMATS[format].suffix} alone")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if format in ("onnx", "torch-export"):
+    if format in programs:
         FORMATS[format].write(trained.network, path, trained.inputs if preprocessing else None)
-    elif preprocessing:
-        raise ValueError(f"{format} holds weights alone; preprocessing goes into onnx and torch-export")
     else:
         FORMATS[format].write(trained, path)
     return path
