@@ -435,6 +435,31 @@ def test_keras_would_not_load_another_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_are_none_are_named(number, tmp_path):
+    state = alexnet.create("cifar-18", 3).state_dict()
+    torch.save(state, tmp_path / "net.pt")
+    np.save(tmp_path / "mean.npy", np.full((3, 32, 32), number))
+    for asked, message in (
+        ({"mean": (1, number, 3)}, "mean is"),
+        ({"std": (1, number, 3)}, "std is"),
+        ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite numbers or NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            import_weights(tmp_path / "net.pt", "cifar-18", **asked)
+    state["conv2.bias"][5] = number
+    torch.save(state, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net.pt: conv2\.bias has infinite numbers or NaN"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_have_three_channels(channels, tmp_path):
+    torch.save(AlexNet(variant("cifar-18"), 3, channels).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=f"conv1 reads images of {channels} color channels; here they have three"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

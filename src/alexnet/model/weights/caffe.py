@@ -164,7 +164,10 @@ def read_mean(path: Path) -> Tensor:
     values = values.reshape(values.shape[-3:])
     if values.ndim != 3 or values.shape[0] not in (1, 3) or values.shape[1] != values.shape[2]:
         raise ValueError(f"{path} has shape {values.shape}; a mean image may be (3, side, side)")
-    return torch.from_numpy(np.array(values[::-1].transpose(1, 2, 0), np.float32, order="C"))
+    mean = np.array(values[::-1].transpose(1, 2, 0), np.float32, order="C")
+    if not np.isfinite(mean).all():
+        raise ValueError(f"{path} has infinite numbers or NaN in it; a mean image has pixels of 0 to 255")
+    return torch.from_numpy(mean)
 
 
 def write(trained: Trained, folder: Path) -> None:

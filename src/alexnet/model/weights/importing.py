@@ -29,6 +29,8 @@ from ..trained import FILE, Trained
 from . import caffe, huggingface, keras, npy, state_dict
 from .layout import Found
 
+CHANNELS = 3
+"""Of images: red, green and blue."""
 WORDNET = re.compile(r"n[0-9]{8}")
 """Its numbers of nouns, which are the names of ImageNet's classes."""
 
@@ -96,7 +98,7 @@ def import_weights(
         last = f"{architecture.layers[-1].name}.weight"
         names = asked or found.classes or ()
         count = len(names) or len(tensors.get(last, ())) or architecture.classes
-        expected = _shapes(architecture, count, _channels(architecture, tensors), size)
+        expected = _shapes(architecture, count, CHANNELS, size)
         loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
         counts = ".num_batches_tracked"  # of batch norm, whose answers do not depend on it
         new = [name for name in expected if name not in loaded and not name.endswith(counts)]
@@ -104,12 +106,14 @@ def import_weights(
             raise ValueError(f"{_misfit(new[0], expected, tensors)} (new weights instead: strict=False, or --partial)")
         if not loaded:
             raise ValueError(f"no weight of {architecture.name} is in it")
+        if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
+            raise ValueError(f"{broken} has infinite numbers or NaN in it, with which nothing can be predicted")
         inputs, said = _preprocessing(architecture, found, size, mean, std)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
-    network = AlexNet(architecture, count, _channels(architecture, tensors), size)
+    network = AlexNet(architecture, count, CHANNELS, size)
     network.load_state_dict(loaded, strict=False)
     skipped += [name for name in tensors if name not in loaded]
     report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
@@ -251,9 +255,14 @@ def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Te
     if found.rescaled and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
     tensors = _renamed(architecture, found.tensors)
-    own = _shapes(architecture, architecture.classes, 3, architecture.input_size)
+    own = _shapes(architecture, architecture.classes, CHANNELS, architecture.input_size)
     skipped = [each for each in tensors if each not in own]
     tensors = {each: tensor for each, tensor in tensors.items() if each in own}
+    if (channels := _channels(architecture, tensors)) != CHANNELS:
+        first = architecture.layers[0].name
+        raise ValueError(
+            f"{first} reads images of {channels} color channels; here they have three, red, green and blue"
+        )
     return _as_wide_as(architecture, tensors), tensors, skipped
 
 
@@ -284,7 +293,7 @@ def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
 def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Architecture:
     """The network with the maps, groups and units that the tensors have."""
     changes: dict[str, dict] = {}
-    maps = _channels(architecture, tensors)
+    maps = CHANNELS
     for row in architecture.layers:
         weight = tensors.get(f"{row.name}.weight")
         if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
@@ -298,7 +307,7 @@ def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Archi
 def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
     """Color channels, as the first layer reads them."""
     first = tensors.get(f"{architecture.layers[0].name}.weight")
-    return first.shape[1] if first is not None and first.dim() == 4 else 3
+    return first.shape[1] if first is not None and first.dim() == 4 else CHANNELS
 
 
 def _shapes(architecture: Architecture, classes: int, channels: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -308,7 +317,7 @@ def _shapes(architecture: Architecture, classes: int, channels: int, size: int) 
 def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:
     """The side of the images: as asked, or as the file says if its weights fit, or the network's own."""
     if asked is None and said is not None and said <= 4096:
-        expected = _shapes(architecture, 1, _channels(architecture, tensors), said)
+        expected = _shapes(architecture, 1, CHANNELS, said)
         if all(expected[name][1:] == tensors[name].shape[1:] for name in expected if name in tensors):
             return said
     return asked or architecture.input_size
@@ -362,7 +371,10 @@ def _preprocessing(
 def _color(name: str, given: Sequence[float]) -> Tensor:
     if len(given) != 3:
         raise ValueError(f"{name} has {len(given)} numbers; it may have three, of red, green and blue")
-    return torch.tensor([float(each) for each in given])
+    color = torch.tensor([float(each) for each in given])
+    if not color.isfinite().all():
+        raise ValueError(f"{name} is {color.tolist()}; it may be three finite numbers")
+    return color
 
 
 def _numbers(values: Tensor) -> str:
