@@ -460,6 +460,15 @@ def test_images_have_three_channels(channels, tmp_path):
         import_weights(tmp_path / "net.pt", "cifar-18")
 
 
+@pytest.mark.parametrize("name", ["fc8.weight", "conv1.weight"])
+def test_a_number_is_no_weight(name, tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict() | {name: torch.tensor(1.0)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=f"it has no {name}"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+    with pytest.raises(ValueError, match="of no variant"):
+        import_weights(tmp_path / "net.pt")
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

@@ -94,7 +94,7 @@ def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
     tensors: dict[str, Tensor] = {}
     likely = None
     for name, value in values.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
             skipped.append(str(name))
             continue
         own = _without_prefixes(str(name))
