@@ -324,6 +324,29 @@ def test_a_folder_of_hugging_face(tmp_path):
         alexnet.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"image_mean": [0.5]}, r"its mean is \[0\.5\]; it may be three numbers of 0 to 1"),
+        ({"image_mean": {"r": 1}}, "its mean is {'r': 1}; it may be three"),
+        ({"image_mean": [123, 117, 104]}, "its mean is .*; it may be three numbers of 0 to 1"),
+        ({"image_mean": [math.nan, 0, 0]}, "its mean is"),
+        ({"image_std": [0.5, 0, 0.5]}, "its std is"),
+        ({"label_names": 5}, "its class names are 5; they may be a list"),
+        ({"label_names": "abcdefg"}, "its class names are abcdefg; they may be a list"),
+        ({"id2label": {"0": ["a"]}}, "its class names are"),
+        ({"id2label": ["a"]}, ""),
+        ({"pretrained_cfg": 1}, ""),
+    ],
+)
+def test_what_a_config_says_wrongly_is_named(config, message, tmp_path):
+    state = {name: each.contiguous() for name, each in alexnet.create("cifar-13", 7).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"config\.json beside it is not understood: .*{message}"):
+        import_weights(tmp_path)
+
+
 HUB = """
 import sys
 if sys.argv[2] == "without":
