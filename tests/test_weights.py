@@ -492,6 +492,25 @@ def test_a_number_is_no_weight(name, tmp_path):
         import_weights(tmp_path / "net.pt")
 
 
+def test_what_was_read_is_not_written_over(tmp_path):
+    ours = trained("torchvision")
+    file = alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
+    folder = alexnet.export_weights(ours, tmp_path / "hub", "huggingface")
+    (tmp_path / "link.pth").symlink_to(file)
+    before = file.read_bytes(), (folder / "model.safetensors").read_bytes()
+    for target, format, source in (
+        (file, "torchvision", file),
+        (tmp_path / "link.pth", "npy", file),
+        (folder, "huggingface", folder),
+        (folder, "huggingface", folder / "model.safetensors"),
+        (folder / "model.safetensors", "safetensors", folder),
+    ):
+        with pytest.raises(ValueError, match="is what the network was read from"):
+            alexnet.export_weights(trained("torchvision", MEAN), target, format, source=source)
+    alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
+    assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")
