@@ -511,6 +511,22 @@ def test_what_was_read_is_not_written_over(tmp_path):
     assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
 
 
+def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"^\S*none\.npy is not there; mean may be"):
+        import_weights(tmp_path / "net.pt", "cifar-18", mean=tmp_path / "none.npy")
+    with pytest.raises(ValueError, match="input_size is 0; it may be 1 or more"):
+        import_weights(tmp_path / "net.pt", "cifar-18", input_size=0)
+
+
+def test_colors_that_nobody_said_are_a_guess(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    _, report = import_weights(tmp_path / "net.pt", "cifar-18")
+    assert report.guessed and "guess" in report.inputs
+    _, report = import_weights(tmp_path / "net.pt", "cifar-18", mean=(1, 2, 3))
+    assert not report.guessed and "guess" not in report.inputs
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

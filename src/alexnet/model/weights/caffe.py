@@ -159,6 +159,8 @@ def read_mean(path: Path) -> Tensor:
         with path.open("rb") as file:
             is_npy = file.read(6) == b"\x93NUMPY"
         values = np.load(path, allow_pickle=False) if is_npy else _values(Message(_mapped(path), BLOB))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; mean may be a color, or a file with a mean image") from None
     except ValueError as error:
         raise ValueError(f"{path} holds no mean image, as a .binaryproto or an .npy: {error}") from error
     values = values.reshape(values.shape[-3:])

@@ -48,6 +48,8 @@ class Report:
     """In the file, and not in the network."""
     new: tuple[str, ...] = ()
     """In the network, and not in the file: as they were initialized."""
+    guessed: bool = False
+    """Whether it is not known what images are made into."""
 
     def facts(self) -> dict[str, str]:
         """Name and value of each line of the report."""
@@ -108,15 +110,16 @@ def import_weights(
             raise ValueError(f"no weight of {architecture.name} is in it")
         if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
             raise ValueError(f"{broken} has infinite numbers or NaN in it, with which nothing can be predicted")
-        inputs, said = _preprocessing(architecture, found, size, mean, std)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
+    inputs, said, guessed = _preprocessing(architecture, found, size, mean, std)
     network = AlexNet(architecture, count, CHANNELS, size)
     network.load_state_dict(loaded, strict=False)
     skipped += [name for name in tensors if name not in loaded]
-    report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
+    skipped = (*found.skipped, *skipped)
+    report = Report(found.format, architecture.name, tuple(loaded), said, skipped, tuple(new), guessed)
     return Trained(network.eval(), inputs, names or _usual_names(count)), report
 
 
@@ -316,11 +319,13 @@ def _shapes(architecture: Architecture, classes: int, channels: int, size: int) 
 
 def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:
     """The side of the images: as asked, or as the file says if its weights fit, or the network's own."""
-    if asked is None and said is not None and said <= 4096:
+    if asked is not None:
+        return asked
+    if said is not None and said <= 4096:
         expected = _shapes(architecture, 1, CHANNELS, said)
         if all(expected[name][1:] == tensors[name].shape[1:] for name in expected if name in tensors):
             return said
-    return asked or architecture.input_size
+    return architecture.input_size
 
 
 def _misfit(name: str, expected: dict[str, tuple], tensors: dict[str, Tensor]) -> str:
@@ -341,8 +346,11 @@ def _preprocessing(
     size: int,
     mean: str | Path | Sequence[float] | None,
     std: Sequence[float] | None,
-) -> tuple[Preprocessing, str]:
-    """What images are made into, and how that is known: as asked, as the file or its format says, or assumed."""
+) -> tuple[Preprocessing, str, bool]:
+    """What images are made into, how that is known, and whether it is a guess.
+
+    It is as asked, as the file or its format says, or assumed.
+    """
     spec = find_recipe(architecture.recipe).input
     colors, scale, origin = found.mean, found.std, "as the file or its format has it"
     if colors is None and isinstance(spec.mean, tuple):
@@ -350,6 +358,7 @@ def _preprocessing(
         scale = torch.tensor(spec.std) if scale is None and isinstance(spec.std, tuple) else scale
     elif colors is None:
         colors, origin = torch.tensor(caffe.MEAN_COLOR).view(1, 1, 3), "which is a guess; say mean and std"
+    guessed = mean is None and origin.startswith("which is a guess")
     if mean is not None:
         is_file = isinstance(mean, (str, Path))
         colors = caffe.read_mean(Path(mean).expanduser()) if is_file else _color("mean", mean).view(1, 1, 3)
@@ -365,7 +374,7 @@ def _preprocessing(
         raise ValueError(f"the mean image of {stored} × {stored} is smaller than the images of {size} × {size} it sees")
     taken = f"a mean image of {stored} × {stored}" if is_image else f"({_numbers(colors.flatten())})"
     said = f"pixels less {taken}, divided by ({_numbers(scale)}), {origin}"
-    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said
+    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said, guessed
 
 
 def _color(name: str, given: Sequence[float]) -> Tensor:
