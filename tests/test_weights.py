@@ -527,6 +527,15 @@ def test_colors_that_nobody_said_are_a_guess(tmp_path):
     assert not report.guessed and "guess" not in report.inputs
 
 
+def test_what_has_no_weights_of_ours_is_told(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net\.pt: it holds no tensors of numbers"):
+        import_weights(tmp_path / "net.pt")
+    torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"if it is one of other widths, name that: .* alexnet import FILE --variant"):
+        alexnet.load(tmp_path / "net.pt")
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")
@@ -608,7 +617,7 @@ PROTOBUFS = {
 
 @pytest.mark.parametrize("message", PROTOBUFS)
 def test_a_hostile_protobuf_is_refused(message, tmp_path):
-    (tmp_path / "net").write_bytes(PROTOBUFS[message])
+    (tmp_path / "net").write_bytes(frameworks.field(1, b"name") + PROTOBUFS[message])
     with pytest.raises(ValueError, match=message):
         import_weights(tmp_path / "net")
 
@@ -679,7 +688,10 @@ def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path)
 def test_other_files_are_told_apart(tmp_path):
     for content, message in (
         (b"", "empty"),
-        (b"some text\n", "kind|beyond|cut off"),
+        (b"some text\n", "of no format that is known; it may be PyTorch's"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "of no format"),
+        (b"\x08\x08\x12\x07pytorch", "of no format"),
+        (pickle.dumps({"conv1.weight": [1.0]}, 0), "of no format"),
         (b"PK\x03\x04 broken", "archive"),
         (
             frameworks.npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"\0" * 4,

@@ -113,6 +113,9 @@ NO_WORK = {
 }
 """Types of layers that change nothing on the way from an image to the scores."""
 
+STARTS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")
+"""First bytes of a network, as fields are written in order: its name, or where it has none a layer, old or new, or an
+input."""
 MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 """Of the training images of ILSVRC-2012, RGB: the mean of Caffe's own `ilsvrc_2012_mean.npy`."""
 

@@ -31,6 +31,8 @@ from .layout import Found
 
 CHANNELS = 3
 """Of images: red, green and blue."""
+NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
+"""How one says which variant a file is of."""
 WORDNET = re.compile(r"n[0-9]{8}")
 """Its numbers of nouns, which are the names of ImageNet's classes."""
 
@@ -105,7 +107,10 @@ def import_weights(
         counts = ".num_batches_tracked"  # of batch norm, whose answers do not depend on it
         new = [name for name in expected if name not in loaded and not name.endswith(counts)]
         if strict and new:
-            raise ValueError(f"{_misfit(new[0], expected, tensors)} (new weights instead: strict=False, or --partial)")
+            misfit = _misfit(new[0], expected, tensors)
+            raise ValueError(
+                f"{misfit} (new weights instead: import_weights(…, strict=False), alexnet import --partial)"
+            )
         if not loaded:
             raise ValueError(f"no weight of {architecture.name} is in it")
         if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
@@ -208,6 +213,8 @@ def read(path: Path) -> Found:
     """
     with path.open("rb") as file:
         start = file.read(16)
+    if not start:
+        raise ValueError("an empty file")
     if start.startswith(state_dict.LEGACY_MAGIC):
         return state_dict.read_torch(path)
     if start.startswith(b"PK"):
@@ -220,7 +227,12 @@ def read(path: Path) -> Found:
         return huggingface.with_config(state_dict.read_safetensors(path), path.parent)
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         raise ValueError("a pickle, which may run anything when it is read; it is not")
-    return caffe.read(path)
+    if start.startswith(caffe.STARTS):
+        return caffe.read(path)
+    raise ValueError(
+        "of no format that is known; it may be PyTorch's (.pth, .pt), safetensors, Caffe's .caffemodel, an .npy of "
+        "layers, or Keras 3's (.weights.h5, .keras)"
+    )
 
 
 def _read_archive(path: Path) -> Found:
@@ -246,14 +258,16 @@ def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Te
         candidates = [each for each in VARIANTS.values() if _fits(each, found.tensors)]
         if found.likely and (not candidates or found.likely in [each.name for each in candidates]):
             candidates = [find_variant(found.likely)]
+    if not found.tensors:
+        raise ValueError("it holds no tensors of numbers, which weights are")
     if not candidates:
         raise ValueError(
-            f"its tensors ({_listed(found.tensors)}) have the shapes of no variant; name the one that it is like "
-            f"(variant=…, --variant …)"
+            f"its tensors ({_listed(found.tensors)}) have the shapes of no variant; if it is one of other widths, name "
+            f"that: {NAMING}"
         )
     if len(candidates) > 1:
         names = ", ".join(each.name for each in candidates)
-        raise ValueError(f"its tensors fit {names}; say which it is (variant=…, --variant …)")
+        raise ValueError(f"its tensors fit {names}; say which it is: {NAMING}")
     architecture = candidates[0]
     if found.rescaled and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
@@ -358,7 +372,7 @@ def _preprocessing(
         scale = torch.tensor(spec.std) if scale is None and isinstance(spec.std, tuple) else scale
     elif colors is None:
         colors, origin = torch.tensor(caffe.MEAN_COLOR).view(1, 1, 3), "which is a guess; say mean and std"
-    guessed = mean is None and origin.startswith("which is a guess")
+    guessed = mean is None and found.mean is None and not isinstance(spec.mean, tuple)
     if mean is not None:
         is_file = isinstance(mean, (str, Path))
         colors = caffe.read_mean(Path(mean).expanduser()) if is_file else _color("mean", mean).view(1, 1, 3)
