@@ -536,6 +536,13 @@ def test_what_has_no_weights_of_ours_is_told(tmp_path):
         alexnet.load(tmp_path / "net.pt")
 
 
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_refused_pickle_is_told_by_what_it_asks_for(form, tmp_path):
+    (tmp_path / "net").write_bytes(hostile_pickle(form))
+    with pytest.raises(ValueError, match=r"\(it asks for print\)$"):
+        import_weights(tmp_path / "net")
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")
