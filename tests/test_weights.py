@@ -543,6 +543,13 @@ def test_a_refused_pickle_is_told_by_what_it_asks_for(form, tmp_path):
         import_weights(tmp_path / "net")
 
 
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    state = alexnet.create("cifar-18", 3).state_dict()
+    torch.save(state | {"module.conv1.weight": state["conv1.weight"] + 1}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"both conv1\.weight and module\.conv1\.weight in it would be conv1\.weight"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")

@@ -92,8 +92,13 @@ def write_torchvision(trained: Trained, path: Path) -> None:
 
 
 def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
-    """Tensors under our names, where theirs are torchvision's or ours with something before them."""
+    """Tensors under our names, where theirs are torchvision's or ours with something before them.
+
+    Raises:
+        ValueError: two would have one name.
+    """
     tensors: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}
     likely = None
     for name, value in values.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
@@ -103,7 +108,9 @@ def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
         module, _, kind = own.rpartition(".")
         if module in TORCHVISION_NAMES:
             own, likely = f"{TORCHVISION_NAMES[module]}.{kind}", "torchvision"
-        tensors[own] = value.float()
+        if own in tensors:
+            raise ValueError(f"both {theirs[own]} and {name} in it would be {own}; leave one of them out")
+        tensors[own], theirs[own] = value.float(), str(name)
     format = "torchvision's alexnet" if likely else format
     return Found(format, tensors, tuple(skipped), likely=likely, rescaled=False)
 
