@@ -39,8 +39,8 @@ def read_torch(path: Path) -> Found:
     try:
         value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
-        asked = re.search(r"Unsupported (?:global|class|type)\S* (?:GLOBAL )?(\S+)", str(error))
-        said = str(error).split("\n")[0].split("This file can still be loaded")[0].strip()
+        asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        said, *_ = str(error).split("Weights only load failed")[0].split("\n")  # what follows is advice to run it
         why = f"it asks for {asked[1]}" if asked else said or type(error).__name__
         raise ValueError(
             f"a file of torch.save that is refused, as it is damaged or holds more than tensors, and a pickle may run "
