@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import pickle
 import struct
 import subprocess
@@ -324,6 +325,29 @@ def test_a_folder_of_hugging_face(tmp_path):
         alexnet.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"image_mean": [0.5]}, r"its mean is \[0\.5\]; it may be three numbers of 0 to 1"),
+        ({"image_mean": {"r": 1}}, "its mean is {'r': 1}; it may be three"),
+        ({"image_mean": [123, 117, 104]}, "its mean is .*; it may be three numbers of 0 to 1"),
+        ({"image_mean": [math.nan, 0, 0]}, "its mean is"),
+        ({"image_std": [0.5, 0, 0.5]}, "its std is"),
+        ({"label_names": 5}, "its class names are 5; they may be a list"),
+        ({"label_names": "abcdefg"}, "its class names are abcdefg; they may be a list"),
+        ({"id2label": {"0": ["a"]}}, "its class names are"),
+        ({"id2label": ["a"]}, ""),
+        ({"pretrained_cfg": 1}, ""),
+    ],
+)
+def test_what_a_config_says_wrongly_is_named(config, message, tmp_path):
+    state = {name: each.contiguous() for name, each in alexnet.create("cifar-13", 7).state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"config\.json beside it is not understood: .*{message}"):
+        import_weights(tmp_path)
+
+
 HUB = """
 import sys
 if sys.argv[2] == "without":
@@ -363,13 +387,185 @@ def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
     assert (tmp_path / "second" / "README.md").exists() == (extra == "with")
 
 
-def test_class_names_of_a_file(tmp_path):
-    for content in ("cat\n dog \n\n", '["cat", "dog"]', '{"1": ["n02", "dog"], "0": ["n01", "cat"]}'):
-        (tmp_path / "names").write_text(content, encoding="utf-8")
-        assert read_classes(tmp_path / "names") == ("cat", "dog")
-    (tmp_path / "names").write_text("\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no class names"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "cat\n dog \n\n",
+        "\ufeffcat\ndog",
+        '["cat", "dog"]',
+        '{"1": ["n02", "dog"], "0": ["n01", "cat"]}',
+        '{"1": "dog", "0": "cat"}',
+        '{"dog": 1, "cat": 0}',
+    ],
+)
+def test_class_names_of_a_file(content, tmp_path):
+    (tmp_path / "names").write_text(content, encoding="utf-8")
+    assert read_classes(tmp_path / "names") == ("cat", "dog")
+
+
+def test_classes_of_imagenet_are_known_by_wordnets_numbers(tmp_path):
+    numbers = ("n01440764", "n01443537")
+    (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", encoding="utf-8")
+    assert read_classes(tmp_path / "synset_words.txt") == numbers
+    (tmp_path / "index.json").write_text('{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}')
+    assert read_classes(tmp_path / "index.json") == numbers
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"\n", "has no class names"),
+        (b'[{"a": 1}, {"b": 2}]', "has no class names"),
+        (b'"abc"', "has no class names"),
+        (b"[[], []]", "has no class names"),
+        (b'{"a": "x", "b": "y"}', "has no class names"),
+        (b'{"a": 1, "b": 1}', "has no class names"),
+        (b"cat\ndog\ncat\n", "has the class 'cat' twice"),
+        (b"caf\xe9\n", "is not text in UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_classes_is_named(content, message, tmp_path):
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(ValueError, match=f"names {message}"):
         read_classes(tmp_path / "names")
+
+
+def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    (tmp_path / "names.txt").write_text("x\ny\nz\n", encoding="utf-8")
+    assert import_weights(tmp_path / "net.pt", "cifar-18", str(tmp_path / "names.txt"))[0].classes == ("x", "y", "z")
+    for classes, message in (([], "classes is"), (["a", "b", "a"], "'a' twice"), ("nothing.txt", "nothing.txt is not")):
+        with pytest.raises(ValueError, match=message):
+            import_weights(tmp_path / "net.pt", "cifar-18", classes)
+
+
+def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
+    changes = {name: {"maps": 8, "groups": 1} for name in ("conv2", "conv3", "conv4", "conv5")}
+    network = AlexNet(narrow("one-tower").architecture.with_layers(**changes), 5)
+    state = {}
+    for number, row in enumerate(network.architecture.layers, 6):  # b6 … b13; conv3 is b8, conv5 b10
+        for kind in ("weight", "bias"):
+            state[f"b{number}.{kind}"] = network.state_dict()[f"{row.name}.{kind}"].contiguous()
+    save_file(state, tmp_path / "net.safetensors")
+    found, _ = import_weights(tmp_path / "net.safetensors", "one-tower")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("format", ["caffe", "npy", "keras", "torchvision"])
+def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
+    network = alexnet.create("batch-norm", 3)
+    ours = Trained(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"norm1 normalizes by means of batches|does other work"):
+        alexnet.export_weights(ours, tmp_path / "net.weights.h5", format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_keras_would_not_load_another_name(tmp_path):
+    with pytest.raises(ValueError, match=r"net\.h5: Keras loads weights from names that end in \.weights\.h5"):
+        alexnet.export_weights(trained("caffe"), tmp_path / "new" / "net.h5", "keras")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_are_none_are_named(number, tmp_path):
+    state = alexnet.create("cifar-18", 3).state_dict()
+    torch.save(state, tmp_path / "net.pt")
+    np.save(tmp_path / "mean.npy", np.full((3, 32, 32), number))
+    for asked, message in (
+        ({"mean": (1, number, 3)}, "mean is"),
+        ({"std": (1, number, 3)}, "std is"),
+        ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite numbers or NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            import_weights(tmp_path / "net.pt", "cifar-18", **asked)
+    state["conv2.bias"][5] = number
+    torch.save(state, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net.pt: conv2\.bias has infinite numbers or NaN"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_have_three_channels(channels, tmp_path):
+    torch.save(AlexNet(variant("cifar-18"), 3, channels).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=f"conv1 reads images of {channels} color channels; here they have three"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
+@pytest.mark.parametrize("name", ["fc8.weight", "conv1.weight"])
+def test_a_number_is_no_weight(name, tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict() | {name: torch.tensor(1.0)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=f"it has no {name}"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+    with pytest.raises(ValueError, match="of no variant"):
+        import_weights(tmp_path / "net.pt")
+
+
+def test_what_was_read_is_not_written_over(tmp_path):
+    ours = trained("torchvision")
+    file = alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
+    folder = alexnet.export_weights(ours, tmp_path / "hub", "huggingface")
+    (tmp_path / "link.pth").symlink_to(file)
+    before = file.read_bytes(), (folder / "model.safetensors").read_bytes()
+    for target, format, source in (
+        (file, "torchvision", file),
+        (tmp_path / "link.pth", "npy", file),
+        (folder, "huggingface", folder),
+        (folder, "huggingface", folder / "model.safetensors"),
+        (folder / "model.safetensors", "safetensors", folder),
+    ):
+        with pytest.raises(ValueError, match="is what the network was read from"):
+            alexnet.export_weights(trained("torchvision", MEAN), target, format, source=source)
+    alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
+    assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
+
+
+def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"^\S*none\.npy is not there; mean may be"):
+        import_weights(tmp_path / "net.pt", "cifar-18", mean=tmp_path / "none.npy")
+    with pytest.raises(ValueError, match="input_size is 0; it may be 1 or more"):
+        import_weights(tmp_path / "net.pt", "cifar-18", input_size=0)
+
+
+def test_colors_that_nobody_said_are_a_guess(tmp_path):
+    torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
+    _, report = import_weights(tmp_path / "net.pt", "cifar-18")
+    assert report.guessed and "guess" in report.inputs
+    _, report = import_weights(tmp_path / "net.pt", "cifar-18", mean=(1, 2, 3))
+    assert not report.guessed and "guess" not in report.inputs
+
+
+def test_what_has_no_weights_of_ours_is_told(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net\.pt: it holds no tensors of numbers"):
+        import_weights(tmp_path / "net.pt")
+    torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"if it is one of other widths, name that: .* alexnet import FILE --variant"):
+        alexnet.load(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize("function", [print, os.getcwd])
+def test_a_refused_pickle_is_told_by_what_it_asks_for(function, form, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hostile, "__reduce__", lambda self: (function, ()))
+    (tmp_path / "net").write_bytes(hostile_pickle(form))
+    with pytest.raises(ValueError, match=rf"\(it asks for \S*{function.__name__}\)$"):
+        import_weights(tmp_path / "net")
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    state = alexnet.create("cifar-18", 3).state_dict()
+    torch.save(state | {"module.conv1.weight": state["conv1.weight"] + 1}, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"both conv1\.weight and module\.conv1\.weight in it would be conv1\.weight"):
+        import_weights(tmp_path / "net.pt", "cifar-18")
+
+
+def test_1000_classes_without_names_are_imagenets(tmp_path):
+    network = AlexNet(narrow("torchvision").architecture, 1000)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    found, _ = import_weights(tmp_path / "net.pth", "torchvision")
+    assert found.classes[:2] == ("n01440764", "n01443537") and len(found.classes) == 1000
 
 
 class Hostile:
@@ -446,7 +642,7 @@ PROTOBUFS = {
 
 @pytest.mark.parametrize("message", PROTOBUFS)
 def test_a_hostile_protobuf_is_refused(message, tmp_path):
-    (tmp_path / "net").write_bytes(PROTOBUFS[message])
+    (tmp_path / "net").write_bytes(frameworks.field(1, b"name") + PROTOBUFS[message])
     with pytest.raises(ValueError, match=message):
         import_weights(tmp_path / "net")
 
@@ -517,7 +713,10 @@ def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path)
 def test_other_files_are_told_apart(tmp_path):
     for content, message in (
         (b"", "empty"),
-        (b"some text\n", "kind|beyond|cut off"),
+        (b"some text\n", "of no format that is known; it may be PyTorch's"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "of no format"),
+        (b"\x08\x08\x12\x07pytorch", "of no format"),
+        (pickle.dumps({"conv1.weight": [1.0]}, 0), "of no format"),
         (b"PK\x03\x04 broken", "archive"),
         (
             frameworks.npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"\0" * 4,

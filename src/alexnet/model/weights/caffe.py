@@ -113,6 +113,9 @@ NO_WORK = {
 }
 """Types of layers that change nothing on the way from an image to the scores."""
 
+STARTS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")
+"""First bytes of a network, as fields are written in order: its name, or where it has none a layer, old or new, or an
+input."""
 MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 """Of the training images of ILSVRC-2012, RGB: the mean of Caffe's own `ilsvrc_2012_mean.npy`."""
 
@@ -159,12 +162,17 @@ def read_mean(path: Path) -> Tensor:
         with path.open("rb") as file:
             is_npy = file.read(6) == b"\x93NUMPY"
         values = np.load(path, allow_pickle=False) if is_npy else _values(Message(_mapped(path), BLOB))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; mean may be a color, or a file with a mean image") from None
     except ValueError as error:
         raise ValueError(f"{path} holds no mean image, as a .binaryproto or an .npy: {error}") from error
     values = values.reshape(values.shape[-3:])
     if values.ndim != 3 or values.shape[0] not in (1, 3) or values.shape[1] != values.shape[2]:
         raise ValueError(f"{path} has shape {values.shape}; a mean image may be (3, side, side)")
-    return torch.from_numpy(np.array(values[::-1].transpose(1, 2, 0), np.float32, order="C"))
+    mean = np.array(values[::-1].transpose(1, 2, 0), np.float32, order="C")
+    if not np.isfinite(mean).all():
+        raise ValueError(f"{path} has infinite numbers or NaN in it; a mean image has pixels of 0 to 255")
+    return torch.from_numpy(mean)
 
 
 def write(trained: Trained, folder: Path) -> None:

@@ -87,7 +87,9 @@ def with_config(found: Found, folder: Path) -> Found:
         config |= config.get("pretrained_cfg", {})
         named = config.get("id2label", {})
         classes = [named[number] for number in sorted(named, key=int)] or config.get("label_names", [])
-        mean, std = _color(config, "mean"), _color(config, "std")
+        if not isinstance(classes, list) or not all(isinstance(name, (str, int)) for name in classes):
+            raise ValueError(f"its class names are {str(classes)[:80]}; they may be a list of names")
+        mean, std = _color(config, "mean", 0.0), _color(config, "std", 1e-6)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{CONFIG} beside it is not understood: {error}") from error
     return replace(
@@ -99,7 +101,12 @@ def with_config(found: Found, folder: Path) -> Found:
     )
 
 
-def _color(config: dict, name: str) -> torch.Tensor | None:
+def _color(config: dict, name: str, least: float) -> torch.Tensor | None:
     """Three numbers of 0 … 1 under `image_mean` or `mean`, in pixel units."""
     given = config.get(f"image_{name}", config.get(name))
-    return None if given is None else 255 * torch.tensor([float(given[color]) for color in range(3)])
+    if given is None:
+        return None
+    fits = isinstance(given, list) and len(given) == 3 and all(isinstance(each, (int, float)) for each in given)
+    if not fits or not all(least <= each <= 1 for each in given):
+        raise ValueError(f"its {name} is {str(given)[:80]}; it may be three numbers of {least:g} to 1")
+    return 255 * torch.tensor([float(each) for each in given])

@@ -6,7 +6,9 @@ A format is recognised by the file's first bytes, never by its name.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,13 @@ from ..trained import FILE, Trained
 from . import caffe, huggingface, keras, npy, state_dict
 from .layout import Found
 
+CHANNELS = 3
+"""Of images: red, green and blue."""
+NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
+"""How one says which variant a file is of."""
+WORDNET = re.compile(r"n[0-9]{8}")
+"""Its numbers of nouns, which are the names of ImageNet's classes."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,6 +50,8 @@ class Report:
     """In the file, and not in the network."""
     new: tuple[str, ...] = ()
     """In the network, and not in the file: as they were initialized."""
+    guessed: bool = False
+    """Whether it is not known what images are made into."""
 
     def facts(self) -> dict[str, str]:
         """Name and value of each line of the report."""
@@ -52,7 +63,7 @@ class Report:
 def import_weights(
     path: str | Path,
     variant: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: str | Path | Sequence[str] | None = None,
     mean: str | Path | Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_size: int | None = None,
@@ -63,9 +74,8 @@ def import_weights(
     Args:
         path: a file; or a folder with model.safetensors and perhaps config.json.
         variant: which network it is, where the file does not say and shapes fit several. Its widths may be others.
-        classes: names in the order of the scores; where None, the file's own; else ImageNet's where there are 1,000,
-            and "0", "1" … elsewhere.
-            1,000, and "0", "1" … elsewhere.
+        classes: names in the order of the scores, or a file of them (`read_classes`); where None, the file's own; else
+            ImageNet's where there are 1,000, and "0", "1" … elsewhere.
         mean: taken off the pixels of 0 … 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: what pixels less the mean are divided by, RGB.
         input_size: side of the images that it sees, pixels; the file's or the variant's own where None.
@@ -84,35 +94,38 @@ def import_weights(
         trained = Trained.load(path)
         said = "as the file says"
         return trained, Report("alexnet", trained.network.architecture.name, tuple(trained.network.state_dict()), said)
+    asked = None if classes is None else _asked_classes(classes)
     try:
         found = read(path)
         architecture, tensors, skipped = _matched(found, variant)
         size = _side(architecture, tensors, input_size, found.input_size)
         last = f"{architecture.layers[-1].name}.weight"
-        names = tuple(classes or found.classes or ())
-        if not names and last in tensors:
-            names = tuple(map(str, range(len(tensors[last]))))
-        expected = _shapes(architecture, len(names) or architecture.classes, _channels(architecture, tensors), size)
+        names = asked or found.classes or ()
+        count = len(names) or len(tensors.get(last, ())) or architecture.classes
+        expected = _shapes(architecture, count, CHANNELS, size)
         loaded = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tuple(tensor.shape)}
         counts = ".num_batches_tracked"  # of batch norm, whose answers do not depend on it
         new = [name for name in expected if name not in loaded and not name.endswith(counts)]
         if strict and new:
-            raise ValueError(f"{_misfit(new[0], expected, tensors)} (new weights instead: strict=False, or --partial)")
+            misfit = _misfit(new[0], expected, tensors)
+            raise ValueError(
+                f"{misfit} (new weights instead: import_weights(…, strict=False), alexnet import --partial)"
+            )
         if not loaded:
             raise ValueError(f"no weight of {architecture.name} is in it")
-        inputs, said = _preprocessing(architecture, found, size, mean, std)
+        if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
+            raise ValueError(f"{broken} has infinite numbers or NaN in it, with which nothing can be predicted")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except FileNotFoundError:
         raise ValueError(f"{path} is not there") from None
-    network = AlexNet(architecture, len(names) or None, _channels(architecture, tensors), size)
+    inputs, said, guessed = _preprocessing(architecture, found, size, mean, std)
+    network = AlexNet(architecture, count, CHANNELS, size)
     network.load_state_dict(loaded, strict=False)
     skipped += [name for name in tensors if name not in loaded]
-    report = Report(found.format, architecture.name, tuple(loaded), said, (*found.skipped, *skipped), tuple(new))
-    if not names:
-        listed = names_of_classes()
-        names = tuple(listed) if network.num_classes == len(listed) else tuple(map(str, range(network.num_classes)))
-    return Trained(network.eval(), inputs, names), report
+    skipped = (*found.skipped, *skipped)
+    report = Report(found.format, architecture.name, tuple(loaded), said, skipped, tuple(new), guessed)
+    return Trained(network.eval(), inputs, names or _usual_names(count)), report
 
 
 def is_ours(path: Path) -> bool:
@@ -124,22 +137,72 @@ def is_ours(path: Path) -> bool:
         return not path.exists()
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Class names of a file: JSON, a list or an object by number, or one a line.
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Class names of a file, in the order of the scores: one a line, or JSON.
+
+    JSON may be a list of names, or an object of names by number or of numbers by name. Of "n01440764 tench, Tinca
+    tinca" and of ["n01440764", "tench"] WordNet's number is the name, as it is the name of ImageNet's folders.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the file cannot be read, or holds something else; a name is there twice.
     """
-    content = path.read_text(encoding="utf-8")
+    path = Path(path).expanduser()
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; classes may be a file of their names") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8, which class names may be: {error}") from None
     try:
         value = json.loads(content)
-        listed = [value[number] for number in sorted(value, key=int)] if isinstance(value, dict) else list(value)
-        names = [each if isinstance(each, str) else each[-1] for each in listed]  # as ["n01440764", "tench"]
-    except (ValueError, TypeError):
-        names = [line.strip() for line in content.splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path} has no class names; it may have one a line, or be a list in JSON")
+    except (ValueError, RecursionError):
+        value = [line.strip() for line in content.splitlines() if line.strip()]
+    names = [_class_name(each) for each in _in_order(value)]
+    if not names or None in names:
+        raise ValueError(
+            f"{path} has no class names; it may have one a line, or be JSON: a list of names, names by number or "
+            f"numbers by name"
+        )
+    return _distinct(names, str(path))
+
+
+def _in_order(value) -> list:
+    """What a file's JSON has for each class; nothing where that cannot be told."""
+    if isinstance(value, dict) and all(type(number) is int for number in value.values()):
+        return sorted(value, key=value.get) if len(set(value.values())) == len(value) else []
+    if isinstance(value, dict):
+        return [value[number] for number in sorted(value, key=int)] if all(map(str.isdecimal, value)) else []
+    return value if isinstance(value, list) else []
+
+
+def _class_name(given) -> str | None:
+    """A name of a line, or of a list as Keras's ["n01440764", "tench"]; None where it is neither."""
+    words = given.split() if isinstance(given, str) else given
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        return None
+    if WORDNET.fullmatch(words[0]):
+        return words[0]
+    return given if isinstance(given, str) else words[-1]
+
+
+def _distinct(names: Sequence[str], origin: str) -> tuple[str, ...]:
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise ValueError(f"{origin} has the class {twice!r} twice; each may have a name of its own")
     return tuple(names)
+
+
+def _asked_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(classes, (str, Path)):
+        return read_classes(classes)
+    if not len(classes) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes is {classes!r}; it may be names in the order of the scores, or a file of them")
+    return _distinct(classes, "classes")
+
+
+def _usual_names(count: int) -> tuple[str, ...]:
+    """Of classes that no file names."""
+    listed = names_of_classes()
+    return tuple(listed) if count == len(listed) else tuple(map(str, range(count)))
 
 
 def read(path: Path) -> Found:
@@ -150,6 +213,8 @@ def read(path: Path) -> Found:
     """
     with path.open("rb") as file:
         start = file.read(16)
+    if not start:
+        raise ValueError("an empty file")
     if start.startswith(state_dict.LEGACY_MAGIC):
         return state_dict.read_torch(path)
     if start.startswith(b"PK"):
@@ -162,7 +227,12 @@ def read(path: Path) -> Found:
         return huggingface.with_config(state_dict.read_safetensors(path), path.parent)
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         raise ValueError("a pickle, which may run anything when it is read; it is not")
-    return caffe.read(path)
+    if start.startswith(caffe.STARTS):
+        return caffe.read(path)
+    raise ValueError(
+        "of no format that is known; it may be PyTorch's (.pth, .pt), safetensors, Caffe's .caffemodel, an .npy of "
+        "layers, or Keras 3's (.weights.h5, .keras)"
+    )
 
 
 def _read_archive(path: Path) -> Found:
@@ -188,21 +258,28 @@ def _matched(found: Found, name: str | None) -> tuple[Architecture, dict[str, Te
         candidates = [each for each in VARIANTS.values() if _fits(each, found.tensors)]
         if found.likely and (not candidates or found.likely in [each.name for each in candidates]):
             candidates = [find_variant(found.likely)]
+    if not found.tensors:
+        raise ValueError("it holds no tensors of numbers, which weights are")
     if not candidates:
         raise ValueError(
-            f"its tensors ({_listed(found.tensors)}) have the shapes of no variant; name the one that it is like "
-            f"(variant=…, --variant …)"
+            f"its tensors ({_listed(found.tensors)}) have the shapes of no variant; if it is one of other widths, name "
+            f"that: {NAMING}"
         )
     if len(candidates) > 1:
         names = ", ".join(each.name for each in candidates)
-        raise ValueError(f"its tensors fit {names}; say which it is (variant=…, --variant …)")
+        raise ValueError(f"its tensors fit {names}; say which it is: {NAMING}")
     architecture = candidates[0]
     if found.rescaled and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
     tensors = _renamed(architecture, found.tensors)
-    own = _shapes(architecture, architecture.classes, 3, architecture.input_size)
+    own = _shapes(architecture, architecture.classes, CHANNELS, architecture.input_size)
     skipped = [each for each in tensors if each not in own]
     tensors = {each: tensor for each, tensor in tensors.items() if each in own}
+    if (channels := _channels(architecture, tensors)) != CHANNELS:
+        first = architecture.layers[0].name
+        raise ValueError(
+            f"{first} reads images of {channels} color channels; here they have three, red, green and blue"
+        )
     return _as_wide_as(architecture, tensors), tensors, skipped
 
 
@@ -233,7 +310,7 @@ def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
 def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Architecture:
     """The network with the maps, groups and units that the tensors have."""
     changes: dict[str, dict] = {}
-    maps = _channels(architecture, tensors)
+    maps = CHANNELS
     for row in architecture.layers:
         weight = tensors.get(f"{row.name}.weight")
         if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
@@ -247,7 +324,7 @@ def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Archi
 def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
     """Color channels, as the first layer reads them."""
     first = tensors.get(f"{architecture.layers[0].name}.weight")
-    return first.shape[1] if first is not None and first.dim() == 4 else 3
+    return first.shape[1] if first is not None and first.dim() == 4 else CHANNELS
 
 
 def _shapes(architecture: Architecture, classes: int, channels: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -256,11 +333,13 @@ def _shapes(architecture: Architecture, classes: int, channels: int, size: int) 
 
 def _side(architecture: Architecture, tensors: dict[str, Tensor], asked: int | None, said: int | None) -> int:
     """The side of the images: as asked, or as the file says if its weights fit, or the network's own."""
-    if asked is None and said is not None and said <= 4096:
-        expected = _shapes(architecture, 1, _channels(architecture, tensors), said)
+    if asked is not None:
+        return asked
+    if said is not None and said <= 4096:
+        expected = _shapes(architecture, 1, CHANNELS, said)
         if all(expected[name][1:] == tensors[name].shape[1:] for name in expected if name in tensors):
             return said
-    return asked or architecture.input_size
+    return architecture.input_size
 
 
 def _misfit(name: str, expected: dict[str, tuple], tensors: dict[str, Tensor]) -> str:
@@ -281,8 +360,11 @@ def _preprocessing(
     size: int,
     mean: str | Path | Sequence[float] | None,
     std: Sequence[float] | None,
-) -> tuple[Preprocessing, str]:
-    """What images are made into, and how that is known: as asked, as the file or its format says, or assumed."""
+) -> tuple[Preprocessing, str, bool]:
+    """What images are made into, how that is known, and whether it is a guess.
+
+    It is as asked, as the file or its format says, or assumed.
+    """
     spec = find_recipe(architecture.recipe).input
     colors, scale, origin = found.mean, found.std, "as the file or its format has it"
     if colors is None and isinstance(spec.mean, tuple):
@@ -290,6 +372,7 @@ def _preprocessing(
         scale = torch.tensor(spec.std) if scale is None and isinstance(spec.std, tuple) else scale
     elif colors is None:
         colors, origin = torch.tensor(caffe.MEAN_COLOR).view(1, 1, 3), "which is a guess; say mean and std"
+    guessed = mean is None and found.mean is None and not isinstance(spec.mean, tuple)
     if mean is not None:
         is_file = isinstance(mean, (str, Path))
         colors = caffe.read_mean(Path(mean).expanduser()) if is_file else _color("mean", mean).view(1, 1, 3)
@@ -305,13 +388,16 @@ def _preprocessing(
         raise ValueError(f"the mean image of {stored} × {stored} is smaller than the images of {size} × {size} it sees")
     taken = f"a mean image of {stored} × {stored}" if is_image else f"({_numbers(colors.flatten())})"
     said = f"pixels less {taken}, divided by ({_numbers(scale)}), {origin}"
-    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said
+    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said, guessed
 
 
 def _color(name: str, given: Sequence[float]) -> Tensor:
     if len(given) != 3:
         raise ValueError(f"{name} has {len(given)} numbers; it may have three, of red, green and blue")
-    return torch.tensor([float(each) for each in given])
+    color = torch.tensor([float(each) for each in given])
+    if not color.isfinite().all():
+        raise ValueError(f"{name} is {color.tolist()}; it may be three finite numbers")
+    return color
 
 
 def _numbers(values: Tensor) -> str:

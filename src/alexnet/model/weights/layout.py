@@ -58,7 +58,7 @@ def layers_of(network: AlexNet, target: str) -> Layers:
     Plain dropout's factor goes into the weights that follow it.
 
     Raises:
-        ValueError: a layer is unshared, which the target does not know.
+        ValueError: a layer is unshared or normalizes over the batch, which the target's file does not hold.
     """
     layers: Layers = {}
     factors = plain_dropout(network.placed)
@@ -66,6 +66,8 @@ def layers_of(network: AlexNet, target: str) -> Layers:
         match step.operation:
             case words.Local():
                 raise ValueError(f"{step.name} has weights of its own at every place, which {target} does not know")
+            case words.BatchNorm():
+                raise ValueError(f"{step.name} normalizes by means of batches, for which {target} has no place here")
             case words.Conv() | words.Linear():
                 module, keep = network.get_submodule(step.name), factors[step.name]
                 weight, bias = (each.detach().float().cpu().numpy() for each in (module.weight, module.bias))

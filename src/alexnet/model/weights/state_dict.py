@@ -6,6 +6,7 @@ refuses whatever is more than tensors.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,9 @@ def read_torch(path: Path) -> Found:
     try:
         value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        said, *_ = str(error).split("Weights only load failed")[0].split("\n")  # what follows is advice to run it
+        why = f"it asks for {asked[1]}" if asked else said or type(error).__name__
         raise ValueError(
             f"a file of torch.save that is refused, as it is damaged or holds more than tensors, and a pickle may run "
             f"anything; save model.state_dict() instead ({why})"
@@ -55,13 +58,16 @@ def read_torch(path: Path) -> Found:
 
 
 def read_safetensors(path: Path) -> Found:
-    """Raises:
-    ValueError: it is damaged.
+    """Such a file keeps no order: layers are taken by the numbers in their names, b9 before b10.
+
+    Raises:
+        ValueError: it is damaged.
     """
     try:
-        return _named("safetensors", load_file(path), [])
+        values = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it cannot be read as safetensors: {error}") from error
+    return _named("safetensors", {name: values[name] for name in sorted(values, key=_by_numbers)}, [])
 
 
 def write_torchvision(trained: Trained, path: Path) -> None:
@@ -86,20 +92,31 @@ def write_torchvision(trained: Trained, path: Path) -> None:
 
 
 def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
-    """Tensors under our names, where theirs are torchvision's or ours with something before them."""
+    """Tensors under our names, where theirs are torchvision's or ours with something before them.
+
+    Raises:
+        ValueError: two would have one name.
+    """
     tensors: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}
     likely = None
     for name, value in values.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
             skipped.append(str(name))
             continue
         own = _without_prefixes(str(name))
         module, _, kind = own.rpartition(".")
         if module in TORCHVISION_NAMES:
             own, likely = f"{TORCHVISION_NAMES[module]}.{kind}", "torchvision"
-        tensors[own] = value.float()
+        if own in tensors:
+            raise ValueError(f"both {theirs[own]} and {name} in it would be {own}; leave one of them out")
+        tensors[own], theirs[own] = value.float(), str(name)
     format = "torchvision's alexnet" if likely else format
     return Found(format, tensors, tuple(skipped), likely=likely, rescaled=False)
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _without_prefixes(name: str) -> str:
