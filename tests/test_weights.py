@@ -747,9 +747,22 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     for refused, said in (
         (["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"], "preprocessing goes into onnx"),
         (["export", "mine", "--format", "npy"], "mine.npy is there already"),
-        (["export", "mine.npy", "--format", "npy", "--output", "./mine.npy"], "mine.npy is what is read"),
+        (
+            ["export", "mine.npy", "--format", "npy", "--output", "./mine.npy"],
+            "mine.npy is what the network was read from",
+        ),
         (["import", "mine.npy", "--output", "mine"], "mine is a classifier already"),
     ):
         with pytest.raises(SystemExit):
             main(refused)
         assert said in capsys.readouterr().err
+
+
+def test_what_is_guessed_of_images_is_said(tmp_path, capsys):
+    network = alexnet.create("cifar-11", num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "mine.pth")
+    torch.save(alexnet.create("torchvision", num_classes=3).state_dict(), tmp_path / "theirs.pth")
+    alexnet.load(tmp_path / "theirs.pth")
+    assert "does not say" not in capsys.readouterr().err, "torchvision's have fixed colors"
+    alexnet.load(tmp_path / "mine.pth")
+    assert "does not say how images are prepared" in capsys.readouterr().err

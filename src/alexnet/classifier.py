@@ -10,6 +10,7 @@ classifier.save("pets")
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -432,7 +433,14 @@ def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) ->
 
 
 def _read(file: Path) -> Trained:
-    return Trained.load(file) if is_ours(file) else import_weights(file)[0]
+    """The network of a file, with a word where it does not say how images are prepared."""
+    if is_ours(file):
+        return Trained.load(file)
+    trained, report = import_weights(file)
+    if report.guessed:
+        said = f"{file} does not say how images are prepared: {report.inputs}, by alexnet import"
+        print(f"alexnet: {said}", file=sys.stderr)
+    return trained
 
 
 def _weights_file(path: Path) -> Path:

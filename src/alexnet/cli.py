@@ -495,9 +495,7 @@ def export(
     named = Path(name + (FORMATS[format].suffix or f"-{format}"))
     if output is None and named.exists():
         raise ValueError(f"{named} is there already; --output may be another name, or the same to replace it")
-    if output is not None and output.exists() and output.samefile(run):
-        raise ValueError(f"{output} is what is read; --output may be another name")
-    path = export_weights(trained, output or named, format, preprocessing)
+    path = export_weights(trained, output or named, format, preprocessing, source=run)
     inputs = trained.inputs
     mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))
     side = f"{trained.network.input_size} × {trained.network.input_size}"
