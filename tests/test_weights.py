@@ -759,7 +759,7 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
 
 
 def test_what_is_guessed_of_images_is_said(tmp_path, capsys):
-    network = alexnet.create("cifar-11", num_classes=3)
+    network = alexnet.create("small", num_classes=3)
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     torch.save(alexnet.create("torchvision", num_classes=3).state_dict(), tmp_path / "theirs.pth")
     alexnet.load(tmp_path / "theirs.pth")
