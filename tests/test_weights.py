@@ -516,7 +516,8 @@ def test_what_was_read_is_not_written_over(tmp_path):
     ):
         with pytest.raises(ValueError, match="is what the network was read from"):
             alexnet.export_weights(trained("torchvision", MEAN), target, format, source=source)
-    alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
+    for _ in range(2):  # of what was exported, a newer one may take the place
+        alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
     assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
 
 

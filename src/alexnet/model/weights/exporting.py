@@ -72,7 +72,8 @@ def export_weights(
 
 
 def _is_of(file: Path, source: Path) -> bool:
-    """Whether a file is the source itself, or there is one of its name in the source's folder."""
+    """Whether a file is the source itself, or is among the weights and notes of the source's folder."""
     if not file.exists() or not source.exists():
         return False
-    return file.samefile(source) or (source.is_dir() and file.parent.samefile(source))
+    is_kept = file.suffix in (".safetensors", ".json") and source.is_dir()
+    return file.samefile(source) or (is_kept and file.parent.samefile(source))

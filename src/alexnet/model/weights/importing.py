@@ -186,8 +186,8 @@ def _class_name(given) -> str | None:
 
 
 def _distinct(names: Sequence[str], origin: str) -> tuple[str, ...]:
-    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise ValueError(f"{origin} has the class {twice!r} twice; each may have a name of its own")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{origin} has the class {twice[0]!r} twice; each may have a name of its own")
     return tuple(names)
 
 

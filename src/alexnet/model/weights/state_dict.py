@@ -116,7 +116,7 @@ def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
 
 
 def _by_numbers(name: str) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def _without_prefixes(name: str) -> str:
