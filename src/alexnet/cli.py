@@ -459,14 +459,13 @@ def import_file(
     from .classifier import Classifier
     from .console import console, print_facts
     from .model.trained import FILE
-    from .model.weights.importing import import_weights, read_classes
+    from .model.weights.importing import import_weights
 
     if output.is_file() or (output / FILE).exists():
         kind = "a file" if output.is_file() else "a classifier already"
         raise ValueError(f"{output} is {kind}; --output may be a new folder")
-    names = read_classes(classes) if classes else None
     classifier = Classifier(device="cpu")
-    classifier.trained, report = import_weights(path, variant, names, mean, std, input_size, strict=not partial)
+    classifier.trained, report = import_weights(path, variant, classes, mean, std, input_size, strict=not partial)
     print_facts(report.facts())
     console.print(f"\nnext:   alexnet predict {classifier.save(output)} IMAGE", soft_wrap=True)
 
