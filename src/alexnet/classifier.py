@@ -149,7 +149,7 @@ class Classifier(huggingface.HubMixin):
             recipe = recipe or from_json(begun["recipe"])
             if self._asked_precision == "auto":
                 self.precision = begun["precision"]
-        seed = begun.get("seed", 0) if seed is None else seed
+        seed = int(begun.get("seed", 0) if seed is None else seed)
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
         micro_batch = checked_micro_batch(begun.get("micro_batch") if micro_batch is None else micro_batch)
         jpeg = begun.get("jpeg") if jpeg is None else jpeg
@@ -160,9 +160,7 @@ class Classifier(huggingface.HubMixin):
         packing = Packing(jpeg, workers, strict)
         with runs.held(folder if resume else None):
             plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
-            about: dict = {}
-            if output is not None:
-                about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
+            about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
             if resume:
                 plan, about = runs.accepted(folder, about, plan, allow_changes, say)
             elif output is not None:
