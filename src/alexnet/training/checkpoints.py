@@ -166,9 +166,7 @@ class Checkpoints:
                 except _Unusable as reason:
                     reasons.append(str(reason))
                     continue
-                progress.batch = math.ceil(
-                    progress.seen / batch_size
-                )  # as it was, unless batches have another size now
+                progress.batch = math.ceil(progress.seen / batch_size)  # batches may have another size now
                 damaged = there[: len(reasons)]
                 if not needs_best:
                     reasons += [f"{lost[len(reasons)]}, and nothing can make it again: the best from now on is kept"]

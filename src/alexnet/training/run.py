@@ -212,17 +212,18 @@ def accepted(
     changed = [line for key in MATHEMATICS for line in _changes(key, before.get(key), now[key])]
     if before.get("images") != now["images"]:
         changed.append(f"data: {_changed_images(folder, plan.packed)}")
-    if changed or begun.get("changed"):  # otherwise they are as they were cut
-        kept = with_splits_of(folder, plan.packed, new_ones=True)
-        plan = replace(plan, packed=kept, found=statistics(kept.images, kept.numbers("train")))
-    if not changed:
-        return plan, begun | {"data": now["data"]}
     listed = "\n  ".join(changed)
-    if not allowed:
+    if changed and not allowed:
         raise ValueError(
             f"{folder} was begun with other settings or data, so going on makes another run (--allow-changes does):\n"
             f"  {listed}"
         )
+    if changed or begun.get("changed"):  # otherwise the splits are as they were cut
+        kept = with_splits_of(folder, plan.packed, new_ones=True)
+        if not np.array_equal(kept.splits, plan.packed.splits):
+            plan = replace(plan, packed=kept, found=statistics(kept.images, kept.numbers("train")))
+    if not changed:
+        return plan, begun | {"data": now["data"]}
     say(f"changed since it was begun, so that this is another run from here on:\n  {listed}")
     return plan, begun | dict(now) | {"changed": [*begun.get("changed", ()), *changed]}
 
