@@ -64,7 +64,7 @@ def new_folder(output: Path | None, name: str) -> Path:
         ValueError: `output` is no folder, holds anything, or cannot be written to.
     """
     if output is not None:
-        check_free(output)
+        _check_free(output)
         output.mkdir(parents=True, exist_ok=True)
         if not os.access(output, os.W_OK):
             raise ValueError(f"{output} cannot be written to")
@@ -75,24 +75,6 @@ def new_folder(output: Path | None, name: str) -> Path:
             (Path("runs") / f"{name}-{number}").mkdir(parents=True)
             return Path("runs") / f"{name}-{number}"
         number += 1
-
-
-def check_free(output: Path) -> None:
-    """Refuse a folder for a new run in which something would be overwritten.
-
-    Raises:
-        ValueError: there is something in it, or it is no folder.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; --output may be a new or an empty folder")
-    about = read_run(output)
-    if "results" in about:
-        raise ValueError(f"{output} holds a finished run; choose another --output")
-    if about:
-        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
-    held = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART))
-    if held:
-        raise ValueError(f"{output} holds {held[0]}{' and more' if held[1:] else ''}; --output may be an empty folder")
 
 
 def interrupted_folder(output: Path | None, data: str, variant: str | None) -> Path:
@@ -264,6 +246,24 @@ def held(folder: Path | None) -> Iterator[None]:
         raise ValueError(f"another process is training in {folder}")
     with locked(folder / FILE):
         yield
+
+
+def _check_free(output: Path) -> None:
+    """Refuse a folder for a new run in which something would be overwritten.
+
+    Raises:
+        ValueError: there is something in it, or it is no folder.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; --output may be a new or an empty folder")
+    about = read_run(output)
+    if "results" in about:
+        raise ValueError(f"{output} holds a finished run; choose another --output")
+    if about:
+        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
+    held = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART))
+    if held:
+        raise ValueError(f"{output} holds {held[0]}{' and more' if held[1:] else ''}; --output may be an empty folder")
 
 
 def _numbered(name: str) -> list[int]:
