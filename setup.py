@@ -7,12 +7,13 @@ setup(
         Extension(
             "alexnet._kernels",
             [
-                "src/alexnet/kernels.c",
-                "src/alexnet/data/kernels.c",
+                "src/alexnet/kernels/threads.c",
+                "src/alexnet/data/pack/kernels.c",
                 "src/alexnet/normalization/kernels.c",
+                "src/alexnet/preprocessing/kernels.c",
                 "src/alexnet/training/kernels.c",
             ],
-            depends=["src/alexnet/kernels.h"],
+            depends=["src/alexnet/kernels/kernels.h"],
             extra_compile_args=["-O3", "-fno-math-errno"],
             py_limited_api=True,
             optional=True,

@@ -13,13 +13,13 @@ from skimage.feature import hog
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from alexnet.data.packing import pack
+from alexnet.data.pack.packing import pack
 from alexnet.data.sources import open_source
 
 
 def main() -> None:
     packed = pack(open_source("emoji"), 64)
-    training, validation, test = (packed.numbers(split) for split in ("train", "val", "test"))
+    training, validation, test = (packed.indices(split) for split in ("train", "val", "test"))
     labels, images = packed.labels, np.asarray(packed.images)
     majority = np.bincount(labels[training]).argmax()
     print(f"always {packed.classes[majority]}: {(labels[test] == majority).mean():.1%}", flush=True)

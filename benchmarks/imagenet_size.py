@@ -25,14 +25,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from alexnet.data.machine import processors
 from PIL import Image
 
-from alexnet.data.decoding import results
-from alexnet.data.machine import processors
-from alexnet.data.names import Names
-from alexnet.data.packing import open_pack, pack
+from alexnet.data.pack.decoding import results
+from alexnet.data.pack.packing import open_pack, pack
+from alexnet.data.source import TRAIN, VAL, Source
 from alexnet.data.sources import recognise
-from alexnet.data.sources.base import TRAIN, VAL, Source
+from alexnet.data.storage.names import Names
 
 IMAGES, CLASSES, KINDS = 1_281_167, 1000, 8
 """Of ILSVRC2012's train part; and different contents."""
@@ -127,7 +127,7 @@ def of_packing(folder: Path, count: int, side: int):
 
 def of_opening(folder: Path, count: int, side: int):
     packed = open_pack(next((folder / "packs").glob("*.safetensors")))
-    return packed.numbers("train")
+    return packed.indices("train")
 
 
 def of_order(folder: Path, count: int, side: int, shuffle: str = "epoch"):
@@ -144,7 +144,7 @@ def of_epoch(folder: Path, count: int, side: int, shuffle: str = "epoch"):
     from alexnet.data.batches import batches, epoch_order
 
     packed = open_pack(next((folder / "packs").glob("*.safetensors")))
-    for batch in batches(packed, epoch_order(packed.numbers("train"), 0, 0, shuffle), 128):
+    for batch in batches(packed, epoch_order(packed.indices("train"), 0, 0, shuffle), 128):
         del batch
 
 

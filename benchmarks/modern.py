@@ -15,8 +15,8 @@ from statistics import mean, stdev
 
 import torch
 
+from alexnet.device import describe_device, keep_freed_memory, pick_device, pick_precision
 from alexnet.evaluation.views import evaluate
-from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
 from alexnet.training.plan import evaluation_images, make_plan
@@ -29,10 +29,10 @@ def accuracy(name: str, data: str, side: int | None, epochs: int | None, seed: i
         stored = round(side * architecture.stored_size / architecture.input_size)
         architecture = replace(architecture, input_size=side, stored_size=stored)
     plan = make_plan(data, architecture, changes={"epochs": epochs})
-    trained = plan.untrained(seed, device)
-    train(trained, plan, seed=seed, precision=precision)
+    bundle = plan.untrained(seed, device)
+    train(bundle, plan, seed=seed, precision=precision)
     numbers = evaluation_images(plan.packed, None)
-    return evaluate(trained, plan.packed, numbers, precision=precision).mean.top1
+    return evaluate(bundle, plan.packed, numbers, precision=precision).mean.top1
 
 
 def main() -> None:

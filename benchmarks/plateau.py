@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 
-from alexnet.model.device import describe_device, keep_freed_memory, pick_device, pick_precision
+from alexnet.device import describe_device, keep_freed_memory, pick_device, pick_precision
 from alexnet.specs.recipes import recipe
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train

@@ -14,8 +14,8 @@ import zipfile
 
 import pytest
 
-from alexnet.data import archives
-from alexnet.data.archives import Archive, is_archive
+from alexnet.data.storage import archives
+from alexnet.data.storage.archives import Archive, is_archive
 
 LONG = "/".join(f"folder-{n}-{'x' * 50}" for n in range(5))
 FILES = {

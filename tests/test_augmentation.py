@@ -5,12 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet.data import crops, draws
-from alexnet.data.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
+from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.data.statistics import statistics
+from alexnet.data.pack.statistics import statistics
 from alexnet.kernels import library
-from alexnet.specs.recipes import RECIPES, ColorShift, Input, recipe
+from alexnet.preprocessing import crops
+from alexnet.preprocessing.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
+from alexnet.specs.recipe import ColorShift, Input
+from alexnet.specs.recipes import RECIPES, recipe
 
 SIDE, CROP = 12, 8
 
@@ -53,13 +55,13 @@ def test_ten_views_are_corners_center_and_their_mirror_images(images, each_way):
 
 def test_a_network_trained_without_mirroring_has_five_views(images):
     inputs, _ = prepared(images)
-    upright = replace(inputs, mirror=False)
+    upright = replace(inputs, flip=False)
     ten, five = (each.all_views(torch.from_numpy(images[:3])) for each in (inputs, upright))
     assert torch.equal(five.unflatten(0, (3, 5)), ten.unflatten(0, (3, 10))[:, :5])
 
 
 def test_every_offset_is_cut_by_training_views(each_way):
-    """An image that holds its own coordinates tells where it was cut, and whether it was mirrored."""
+    """An image that holds its own coordinates tells where it was cut, and whether it was flipped."""
     y, x = np.mgrid[:SIDE, :SIDE]
     images = np.tile(np.stack([y, x, x], -1).astype(np.uint8), (4000, 1, 1, 1))
     inputs = Preprocessing(SIDE, CROP, torch.zeros(1, 1, 3), torch.ones(3))
@@ -70,17 +72,17 @@ def test_every_offset_is_cut_by_training_views(each_way):
     assert torch.minimum(left, right).unique().tolist() == list(range(SIDE - CROP + 1))
     assert ((right - left).abs() == CROP - 1).all()
     assert (left > right).float().mean().item() == pytest.approx(0.5, abs=0.03)
-    upright = training_views(batch, replace(recipe("paper"), color=None, mirror=False), inputs, None, 0, 0)
+    upright = training_views(batch, replace(recipe("paper"), color=None, flip=False), inputs, None, 0, 0)
     assert (upright[:, 1, 0, 0] < upright[:, 1, 0, -1]).all()
 
 
 def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images, each_way):
     """2012 subtracts the center of the mean image whatever the crop; Caffe the part behind the crop."""
     inputs, found = prepared(images, mean="aligned image")
-    top, left, mirrored = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
+    top, left, flipped = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
     difference = images[0] - found.mean_image
     expected = difference[1 : 1 + CROP, 3 : 3 + CROP][:, ::-1].transpose(2, 0, 1)
-    view = inputs.normalize(torch.from_numpy(images[:1]), top, left, mirrored)
+    view = inputs.normalize(torch.from_numpy(images[:1]), top, left, flipped)
     np.testing.assert_allclose(view[0], expected, atol=1e-4)
 
 
@@ -126,7 +128,7 @@ def test_the_image_is_divided_as_run_and_not_as_printed(images, each_way):
 
 
 def test_a_window_is_the_crop_that_pillow_resizes():
-    """A smooth image, so that the ways of interpolating hardly differ; also mirrored."""
+    """A smooth image, so that the ways of interpolating hardly differ; also flipped."""
     y, x = np.mgrid[:64, :64]
     image = np.stack([127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), (x + y)], -1).round().astype(np.uint8)
     inputs = Preprocessing(64, 56, torch.zeros(1, 1, 3), torch.ones(3))
@@ -136,9 +138,9 @@ def test_a_window_is_the_crop_that_pillow_resizes():
         (56, 56), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
     )
     expected = np.asarray(resized).astype(np.float32).transpose(2, 0, 1)
-    for mirrored in (False, True):
-        view = inputs.normalize_resized(torch.from_numpy(image[None]), window, torch.tensor([mirrored]))[0].numpy()
-        assert np.abs(view - (expected[:, :, ::-1] if mirrored else expected)).max() < 2.5
+    for flipped in (False, True):
+        view = inputs.normalize_resized(torch.from_numpy(image[None]), window, torch.tensor([flipped]))[0].numpy()
+        assert np.abs(view - (expected[:, :, ::-1] if flipped else expected)).max() < 2.5
 
 
 def test_windows_stay_inside_and_have_the_sizes_asked_for():
@@ -163,7 +165,7 @@ def test_draws_do_not_depend_on_how_images_are_batched(images):
         assert not torch.equal(other, whole)
 
 
-def test_in_original_32_images_share_crop_and_mirroring():
+def test_in_original_32_images_share_crop_and_flip():
     images = np.tile(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(1, SIDE, SIDE, 1), (96, 1, 1, 3))
     inputs, found = prepared(images)
     views = training_views(
@@ -222,9 +224,9 @@ def test_the_kernel_never_reads_outside_an_image(images):
         pytest.skip("plain torch checks by itself")
     one, far = torch.tensor([0]), torch.tensor([SIDE - CROP + 1])
     with pytest.raises(IndexError, match=r"top holds 5 … 5; it may hold 0 … 4"):
-        inputs.normalize(torch.from_numpy(images), far, one, one > 0, numbers=one)
-    with pytest.raises(IndexError, match=r"numbers holds 40 … 40; it may hold 0 … 39"):
-        inputs.normalize(torch.from_numpy(images), one, one, one > 0, numbers=one + 40)
+        inputs.normalize(torch.from_numpy(images), far, one, one > 0, indices=one)
+    with pytest.raises(IndexError, match=r"indices holds 40 … 40; it may hold 0 … 39"):
+        inputs.normalize(torch.from_numpy(images), one, one, one > 0, indices=one + 40)
 
 
 def test_crops_larger_than_the_image_are_refused(images):

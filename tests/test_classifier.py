@@ -62,7 +62,7 @@ def test_ten_views_are_the_mean_of_ten_predictions(run):
     import torch
 
     classifier = alexnet.load(run, precision="fp32")
-    inputs, network = classifier.trained.inputs, classifier.network
+    inputs, network = classifier.bundle.preprocessing, classifier.network
     stored = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     views = []
     for top, left in ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8)):
@@ -251,7 +251,7 @@ def test_other_variants_train_too(name, tmp_path):
     """One step with the network's own recipe, on as few images as can be."""
     from conftest import write_colors
 
-    chosen = replace(recipe(VARIANTS[name].recipe), epochs=1, least_steps=0, batch_size=4)
+    chosen = replace(recipe(VARIANTS[name].recipe), epochs=1, min_steps=0, batch_size=4)
     classifier = alexnet.Classifier(name, "cpu", "fp32")
     history = classifier.fit(write_colors(tmp_path / "data", 2), recipe=chosen, verbose=False)
     assert np.isfinite(history["train_loss"]).all()
@@ -276,6 +276,6 @@ def test_the_data_fitted_on_is_known_by_name_without_a_run(folder):
     classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
     classifier.fit(folder, epochs=1, split_seed=3, verbose=False)
     own, named = classifier.evaluate(verbose=False), classifier.evaluate(folder, verbose=False)
-    trained_on = set(classifier.evaluate(folder, "train", verbose=False).numbers)
-    assert np.array_equal(own.numbers, named.numbers) and not trained_on & set(named.numbers)
-    assert not trained_on & set(classifier.evaluate(folder, "val", verbose=False).numbers)
+    trained_on = set(classifier.evaluate(folder, "train", verbose=False).indices)
+    assert np.array_equal(own.indices, named.indices) and not trained_on & set(named.indices)
+    assert not trained_on & set(classifier.evaluate(folder, "val", verbose=False).indices)

@@ -24,11 +24,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from alexnet.data import writing
 from alexnet.data.check import check
-from alexnet.data.packing import Packing, pack
+from alexnet.data.pack import writing
+from alexnet.data.pack.packing import Packing, pack
 from alexnet.data.sources import idx, recognise
-from alexnet.training.run import with_splits_of, write_splits
+from alexnet.runs.run import with_splits_of, write_splits
 
 TIMES = int(os.environ.get("ALEXNET_DAMAGE", "1"))
 CASES = {"images": 6000, "archives": 1500, "labels": 2500, "lists": 800, "cifar": 500, "pickles": 500, "idx": 800}
@@ -185,7 +185,7 @@ class Outcomes:
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
             source.check_fatal()
             packed = pack(source, 8, how=Packing(workers=1))
-            assert all(reason for reason in packed.unread.values()) and len(packed.names) == len(source)
+            assert all(reason for reason in packed.unreadable.values()) and len(packed.names) == len(source)
             self.read += 1
         except ValueError as error:
             told = str(error)
@@ -214,11 +214,11 @@ def test_images(place):
     looked = check(source, 16)
     packed = pack(source, 16)
     assert time.monotonic() - started < 0.02 * len(source) + 30
-    assert len(source) * 0.2 < len(packed.unread) < len(source) * 0.9
-    assert all(isinstance(reason, str) and reason for reason in packed.unread.values())
+    assert len(source) * 0.2 < len(packed.unreadable) < len(source) * 0.9
+    assert all(isinstance(reason, str) and reason for reason in packed.unreadable.values())
     (said,) = (finding for finding in looked.findings if "cannot be read" in finding.text)
     assert all(any(name in example for name in source.names) for example in said.examples[:1])
-    read = np.setdiff1d(np.arange(len(source)), list(packed.unread))
+    read = np.setdiff1d(np.arange(len(source)), list(packed.unreadable))
     assert set(packed.splits[read].tolist()) <= {0, 1, 2} and packed.images[read].any((1, 2, 3)).mean() > 0.5
     assert state_of(place) == before
 
@@ -653,7 +653,7 @@ def test_links_pipes_and_devices(classes):
     listed += [(path, "cat") for path in ("cat/pipe.png", "cat/zero.png", "/dev/zero", "cat", "cat/to nothing.png")]
     (classes / "some.csv").write_text("".join(f"{path},{label}\n" for path, label in listed))
     packed = pack(recognise(classes / "some.csv"), 8)
-    assert len(packed.unread) == 5 and sum("it is no file" in reason for reason in packed.unread.values()) == 4
+    assert len(packed.unreadable) == 5 and sum("it is no file" in reason for reason in packed.unreadable.values()) == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links as Unix has them")
@@ -676,7 +676,7 @@ def test_folders_without_end(classes):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
 def test_what_may_not_be_read(classes):
     (classes / "cat" / "0.png").chmod(0)
-    assert ["Permission denied" in reason for reason in pack(recognise(classes), 8).unread.values()] == [True]
+    assert ["Permission denied" in reason for reason in pack(recognise(classes), 8).unreadable.values()] == [True]
     (classes / "cat").chmod(0)
     try:
         with pytest.raises(ValueError, match="cat cannot be read: Permission denied"):
@@ -688,7 +688,7 @@ def test_what_may_not_be_read(classes):
 def test_a_file_that_goes_between_listing_and_reading(classes):
     source = recognise(classes)
     (classes / source.names[3]).unlink()
-    assert "No such file" in pack(source, 8).unread[3]
+    assert "No such file" in pack(source, 8).unreadable[3]
     assert any(source.names[3] in example for finding in check(source, 8).findings for example in finding.examples)
 
 
@@ -698,7 +698,7 @@ def test_names_of_any_bytes(classes):
     os.rename(classes / "dog" / "1.png", classes / "dog" / "a\nb.png")
     packed = pack(recognise(classes), 8)
     assert "cat/\udcff\udcfe.png" in packed.names
-    assert [packed.names[number] for number in packed.unread] == ["dog/a b.png"]
+    assert [packed.names[number] for number in packed.unreadable] == ["dog/a b.png"]
     write_splits(packed, classes)
     assert (with_splits_of(classes, packed).splits == np.where(packed.splits == 255, 255, packed.splits)).all()
     for file in ("split.csv", "left_out.csv"):

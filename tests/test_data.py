@@ -9,13 +9,13 @@ from conftest import COLORS
 from PIL import Image
 from safetensors import safe_open
 
-from alexnet.data import decoding
 from alexnet.data.batches import BLOCK, MIXED, _resident_batches, batches, epoch_order
-from alexnet.data.images import stored_image
-from alexnet.data.packing import Packing, open_pack, pack
-from alexnet.data.resizing import square
+from alexnet.data.pack import decoding
+from alexnet.data.pack.packing import Packing, open_pack, pack
+from alexnet.data.pack.resizing import square
+from alexnet.data.source import cut_splits
 from alexnet.data.sources import SPLITS, open_source
-from alexnet.data.sources.base import cut_splits
+from alexnet.preprocessing.images import stored_image
 
 
 def splits_of(source):
@@ -26,7 +26,7 @@ def test_a_folder_with_splits_keeps_them(split_folder):
     packed = pack(open_source(split_folder), 16)
     assert packed.classes == tuple(sorted(COLORS))
     for split, count in (("train", 16), ("val", 4), ("test", 5)):
-        numbers = packed.numbers(split)
+        numbers = packed.indices(split)
         assert Counter(packed.labels[numbers]) == {0: count, 1: count, 2: count}
         assert all(packed.names[number].startswith(split) for number in numbers)
     for number in range(len(packed.labels)):
@@ -175,8 +175,8 @@ def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
     root = write_colors(tmp_path / "many", 50)
     (root / "red" / "07.png").write_bytes(b"no picture")
     packed = pack(open_source(root), 8)
-    assert [packed.names[number] for number in packed.unread] == ["red/07.png"]
-    assert sum(len(packed.numbers(split)) for split in SPLITS) == 149
+    assert [packed.names[number] for number in packed.unreadable] == ["red/07.png"]
+    assert sum(len(packed.indices(split)) for split in SPLITS) == 149
     for number in range(5):
         (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; up to 1% of 150 are left out"):
@@ -270,7 +270,7 @@ def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
         strict=True,
     ):
         assert torch.equal(read.images, resident.images) and torch.equal(read.labels, resident.labels)
-        assert read.first == resident.first and (read.numbers == resident.numbers).all()
+        assert read.first == resident.first and (read.indices == resident.indices).all()
 
 
 def test_batches_hold_every_image_once_and_start_where_told(folder):
@@ -278,11 +278,11 @@ def test_batches_hold_every_image_once_and_start_where_told(folder):
     order = epoch_order(np.arange(60), 0, 0, "epoch")
     read = list(batches(packed, order, 16))
     assert [len(batch.labels) for batch in read] == [16, 16, 16, 12]
-    np.testing.assert_array_equal(np.concatenate([batch.numbers for batch in read]), order)
+    np.testing.assert_array_equal(np.concatenate([batch.indices for batch in read]), order)
     for batch in read:
-        np.testing.assert_array_equal(batch.images, packed.images[batch.numbers])
-        np.testing.assert_array_equal(batch.labels, packed.labels[batch.numbers])
-        assert order[batch.first] == batch.numbers[0]
+        np.testing.assert_array_equal(batch.images, packed.images[batch.indices])
+        np.testing.assert_array_equal(batch.labels, packed.labels[batch.indices])
+        assert order[batch.first] == batch.indices[0]
     rest = list(batches(packed, order, 16, start=2))
     assert torch.equal(rest[0].images, read[2].images) and len(rest) == 2
 

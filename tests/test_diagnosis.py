@@ -15,12 +15,13 @@ from PIL import Image
 from alexnet import Classifier, create
 from alexnet.cli import main
 from alexnet.data.batches import Batch
+from alexnet.diagnosis.causes import Facts, diagnosed, examined
+from alexnet.diagnosis.layers import SAMPLE, data_facts, layer_sizes, read_layers
 from alexnet.evaluation.metrics import Metrics
-from alexnet.specs.recipes import Input, recipe
+from alexnet.runs.history import read_journal
+from alexnet.specs.recipe import Input
+from alexnet.specs.recipes import recipe
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.diagnosis import Facts, diagnosed, examined
-from alexnet.training.journal import read_journal
-from alexnet.training.layers import SAMPLE, data_facts, layer_sizes, read_layers
 from alexnet.training.loop import Diverged
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan

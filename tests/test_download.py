@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from alexnet.data import download as module
-from alexnet.data import images, remote
-from alexnet.data.download import download, fetched, shown
-from alexnet.data.images import stored_image
-from alexnet.data.remote import open_remote, remote_files
+from alexnet.data.storage import download as module
+from alexnet.data.storage import remote
+from alexnet.data.storage.download import download, fetched, shown
+from alexnet.data.storage.remote import open_remote, remote_files
+from alexnet.preprocessing import images
+from alexnet.preprocessing.images import stored_image
 
 CONTENT = random.Random(2012).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -313,7 +314,7 @@ def test_a_password_goes_to_its_server_alone_and_is_not_written_down(serve, tmp_
 
 def test_two_processes_download_once(serve, tmp_path):
     site = serve(delay_s=1.0)
-    program = "import sys; from pathlib import Path; from alexnet.data.download import download; "
+    program = "import sys; from pathlib import Path; from alexnet.data.storage.download import download; "
     program += "print(download(sys.argv[1], Path(sys.argv[2])).stat().st_size)"
     command = [sys.executable, "-c", program, site.url, tmp_path]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -324,7 +325,7 @@ def test_two_processes_download_once(serve, tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from alexnet.data.download import download
+from alexnet.data.storage.download import download
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))

@@ -140,7 +140,7 @@ def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
     arguments = list(map(str, runs))
     for asked, said in (
         (arguments, "several networks with --average"),
-        ([*arguments, "--average", "--connected", "int8"], "with --average it may be same"),
+        ([*arguments, "--average", "--fc-precision", "int8"], "with --average it may be same"),
         ([*arguments, "--average", "--weights", "search", "--split", "val"], "would choose the weights"),
         ([arguments[0], str(tmp_path), "--average"], "holds no trained network"),
     ):

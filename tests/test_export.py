@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import alexnet
-from alexnet.data.augmentation import Preprocessing
-from alexnet.data.packing import pack
+from alexnet.data.pack.packing import pack
 from alexnet.data.sources import open_source
-from alexnet.model.export import write_onnx, write_program
+from alexnet.interchange.onnx import write_onnx, write_program
+from alexnet.preprocessing.augmentation import Preprocessing
 from alexnet.specs.variants import VARIANTS
 
 SIDE = 99

@@ -13,16 +13,16 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from alexnet.data.augmentation import Preprocessing
 from alexnet.normalization import reference
+from alexnet.preprocessing.augmentation import Preprocessing
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if READY := torch.cuda.is_available() or INTERPRETED:
-    from alexnet.data import gpu as data
     from alexnet.normalization import gpu as normalization
+    from alexnet.preprocessing import gpu as data
     from alexnet.training import gpu as training
 
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -6,19 +6,8 @@ from pathlib import Path
 import alexnet
 
 ORDER = [
-    *(
-        "specs",
-        "files",
-        "kernels",
-        "normalization",
-        "data",
-        "model",
-        "parallel",
-        "evaluation",
-        "training",
-        "analysis",
-        "experiments",
-    ),
+    *("specs", "files", "device", "counter_rng", "kernels", "normalization", "data", "preprocessing", "model"),
+    *("parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis", "session", "experiments"),
     *("bench", "console", "classifier", "cli"),
 ]
 ROOT = Path(alexnet.__file__).parent

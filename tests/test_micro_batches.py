@@ -9,10 +9,10 @@ import torch
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
-from alexnet.data.mixing import drawn_mix
+from alexnet.preprocessing.mixing import drawn_mix
+from alexnet.runs.checkpoints import LAST, read_notes
 from alexnet.specs.recipes import recipe
 from alexnet.training import step
-from alexnet.training.checkpoints import LAST, read_notes
 from alexnet.training.optimizer import paper_update
 from alexnet.training.step import MicroBatches, OutOfMemory, train_step
 
@@ -35,7 +35,7 @@ def after_a_step(name, chosen, take, dtype=torch.float64):
 @pytest.mark.parametrize("size", [1, 3, 64])
 def test_a_step_in_parts_is_the_step(name, size):
     """Mixed images, smoothed labels, shortened gradients, and on the processor the very draws of dropout."""
-    chosen = replace(recipe("modern"), largest_gradient=1.0)
+    chosen = replace(recipe("modern"), max_grad_norm=1.0)
     whole = after_a_step(name, chosen, lambda network: train_step)
     parts = after_a_step(name, chosen, lambda network: MicroBatches(network, size, None, print).train_step)
     assert parts[0] == pytest.approx(whole[0], rel=1e-6) and parts[1] == whole[1]

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from alexnet.data import draws
+from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.data.mixing import Mix, drawn_mix
+from alexnet.preprocessing.mixing import Mix, drawn_mix
 from alexnet.specs.recipes import RECIPES
-from alexnet.training.averaging import Averaging
+from alexnet.training.ema import Averaging
 from alexnet.training.optimizer import paper_update
 from alexnet.training.step import train_step
 

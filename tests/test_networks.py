@@ -5,7 +5,7 @@ import alexnet
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.specs.architecture import Conv, Linear
 from alexnet.specs.description import differences
-from alexnet.specs.geometry import place, smallest_input
+from alexnet.specs.shapes import place, smallest_input
 from alexnet.specs.storage import from_json, to_json
 from alexnet.specs.variants import VARIANTS, variant
 

@@ -16,15 +16,15 @@ import pytest
 from conftest import write_colors
 from PIL import Image
 
-from alexnet.data import writing
-from alexnet.data.packing import Packing, damaged, open_pack, pack
+from alexnet.data.pack import writing
+from alexnet.data.pack.packing import Packing, damaged, open_pack, pack
 from alexnet.data.sources import open_source
 from alexnet.files import locked
 
 PACKER = """
 import sys
 from pathlib import Path
-from alexnet.data import decoding, packing, writing
+from alexnet.data.pack import decoding, packing, writing
 from alexnet.data.sources import open_source
 
 writing.LOG_S, decoding.ALONE = 0.01, 0
@@ -74,7 +74,7 @@ def seconds_from_its_beginning(process, cache):
 @pytest.mark.parametrize(("jpeg", "times"), [(0, 20), (90, 6)])
 def test_packing_that_is_killed_often_ends_with_the_same_bytes(photos, tmp_path, jpeg, times):
     whole = pack(open_source(photos), 64, tmp_path / "whole", Packing(jpeg or None)).path
-    assert len(open_pack(whole).unread) == 3
+    assert len(open_pack(whole).unreadable) == 3
     dice, kills, resumed = random.Random(0), 0, set()
     usual = seconds_from_its_beginning(packer(photos, tmp_path / "undisturbed", jpeg=jpeg), tmp_path / "undisturbed")
     for attempt in range(times):
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
 
 def test_strict_takes_no_unreadable_image(photos, tmp_path):
     source = open_source(photos)
-    assert len(pack(source, 8, tmp_path / "cache").unread) == 3
+    assert len(pack(source, 8, tmp_path / "cache").unreadable) == 3
     for _ in range(2):  # also of a pack that is there
         with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be left out \(--strict\)"):
             pack(source, 8, tmp_path / "cache", how=Packing(strict=True))
@@ -243,7 +243,7 @@ def test_a_pack_of_jpegs_holds_what_pillow_writes_and_takes_less_room(tmp_path):
     np.testing.assert_array_equal(small.images[np.arange(30)], expected)
     np.testing.assert_array_equal(small.images[5], expected[5])
     np.testing.assert_array_equal(small.images[3:9:2], expected[3:9:2])
-    assert small.unread == raw.unread and (small.splits == raw.splits).all()
+    assert small.unreadable == raw.unreadable and (small.splits == raw.splits).all()
     assert list(damaged(small, range(30))) == []
     content = small.path.read_bytes()
     small.path.write_bytes(content.replace(small.images.stored(7), small.images.stored(7)[:-3] + b"abc"))

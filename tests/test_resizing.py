@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.resizing import central_square
+from alexnet.data.pack.resizing import central_square
 from alexnet.kernels import library
 
 

@@ -14,15 +14,15 @@ import torch
 
 from alexnet import Classifier
 from alexnet.cli import main
-from alexnet.model.trained import Trained
+from alexnet.model.bundle import ModelBundle
+from alexnet.runs import checkpoints
+from alexnet.runs.checkpoints import BEST, EARLIER, LAST, NotSaved
+from alexnet.runs.history import read_journal
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import WarmThenLinear
-from alexnet.training import checkpoints
-from alexnet.training.checkpoints import BEST, EARLIER, LAST, NotSaved
-from alexnet.training.journal import read_journal
 
 QUICK = replace(
-    recipe("cifar-18"), name="quick", schedule=WarmThenLinear(peak=0.001), epochs=3, least_steps=0, batch_size=24
+    recipe("cifar-18"), name="quick", schedule=WarmThenLinear(peak=0.001), epochs=3, min_steps=0, batch_size=24
 )
 """Few steps, in which the validation error falls."""
 
@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(images, tmp_path, name):
         with pytest.raises(ValueError, match=path.name):
             checkpoints.read_notes(path)
             checkpoints.read_extra(path, "velocity.")
-            Trained.load(path)
+            ModelBundle.load(path)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "flipped", "emptied"])
@@ -219,7 +219,7 @@ def test_a_read_only_output_is_refused_before_training(images, tmp_path):
 
 
 def test_only_one_process_trains_in_a_folder(images, tmp_path):
-    from alexnet.training.run import held
+    from alexnet.runs.run import held
 
     cut_off(images, tmp_path / "run", 2)
     with held(tmp_path / "run"), pytest.raises(ValueError, match="another process is training in"):
@@ -291,7 +291,7 @@ def test_images_that_were_moved_or_touched_are_the_same(images, expected, tmp_pa
 
 
 def test_what_is_refused_leaves_the_run_as_it_was(images, tmp_path):
-    from alexnet.training.run import held
+    from alexnet.runs.run import held
 
     run, new = tmp_path / "run", tmp_path / "new"
     cut_off(images, run, 4)

@@ -8,7 +8,7 @@ from torch import nn
 
 import alexnet
 from alexnet.cli import main
-from alexnet.model.smaller import Int8Linear, with_smaller_connected
+from alexnet.model.quantization import Int8Linear, with_fc_precision
 
 
 def test_whole_numbers_are_multiplied_exactly():
@@ -24,12 +24,12 @@ def test_whole_numbers_are_multiplied_exactly():
     assert torch.equal(Int8Linear(linear)(torch.zeros(2, 300)), linear.bias.detach().expand(2, -1))
 
 
-@pytest.mark.parametrize(("connected", "least", "most"), [("bf16", 1e-4, 0.01), ("int8", 1e-3, 0.05)])
+@pytest.mark.parametrize(("fc_precision", "least", "most"), [("bf16", 1e-4, 0.01), ("int8", 1e-3, 0.05)])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_scores_hardly_change_and_do_change(connected, least, most, precision):
+def test_scores_hardly_change_and_do_change(fc_precision, least, most, precision):
     network = alexnet.create("small", num_classes=5).eval()
     x = torch.randn(4, 3, 56, 56)
-    smaller = with_smaller_connected(copy.deepcopy(network), connected).to(precision)
+    smaller = with_fc_precision(copy.deepcopy(network), fc_precision).to(precision)
     with torch.inference_mode():
         scores = network(x)
         change = (smaller(x.to(precision)).float() - scores).norm() / scores.norm()
@@ -41,7 +41,7 @@ def test_evaluate_says_what_smaller_weights_change(tmp_path, capsys):
     classifier = alexnet.Classifier("small", precision="fp32")
     classifier.fit(data, epochs=2, batch_size=8, lr=0.02, verbose=False)
     saved = str(classifier.save(tmp_path / "saved"))
-    command = ["evaluate", saved, str(data), "--precision", "fp32", "--connected", "int8"]
+    command = ["evaluate", saved, str(data), "--precision", "fp32", "--fc_precision", "int8"]
     main(command)
     printed = capsys.readouterr().out
     assert "changed by fully connected layers in int8, all views" in printed
@@ -49,7 +49,7 @@ def test_evaluate_says_what_smaller_weights_change(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     main([*command[:-2], "--json"])
     whole = json.loads(capsys.readouterr().out)
-    assert told["connected"] == "int8" and told["same"]["all_views"] == whole["all_views"]
+    assert told["fc_precision"] == "int8" and told["same"]["all_views"] == whole["all_views"]
     assert 0 < abs(told["all_views"]["loss"] - whole["all_views"]["loss"]) < 0.05
-    with pytest.raises(ValueError, match="connected is 'int4'; it may be same, bf16, int8"):
-        alexnet.load(saved, connected="int4")
+    with pytest.raises(ValueError, match="fc_precision is 'int4'; it may be same, bf16, int8"):
+        alexnet.load(saved, fc_precision="int4")

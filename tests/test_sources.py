@@ -20,7 +20,7 @@ from conftest import COLORS, write_colors
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.data.packing import pack
+from alexnet.data.pack.packing import pack
 from alexnet.data.sources import SPLITS, open_source, recognise, write_list
 from alexnet.data.sources.imagenet import names_of_classes, spoken
 
@@ -506,7 +506,7 @@ def test_an_archive_at_an_address(split_folder, server):
 
 def test_a_folder_of_a_remote_store_is_read_where_it_is(split_folder, monkeypatch, tmp_path):
     fsspec = pytest.importorskip("fsspec")
-    from alexnet.data import remote
+    from alexnet.data.storage import remote
 
     monkeypatch.setitem(remote.STORES, "memory", "fsspec")
     store = fsspec.filesystem("memory")
@@ -516,7 +516,7 @@ def test_a_folder_of_a_remote_store_is_read_where_it_is(split_folder, monkeypatc
     for url in ("memory://bucket/colors", "memory://bucket/colors.zip"):
         source = open_source(url)
         assert len(source) == 75 and is_of_its_color(source), url
-        assert len(pack(source, 8).unread) == 0
+        assert len(pack(source, 8).unreadable) == 0
     with pytest.raises(ValueError, match="memory://bucket/nowhere cannot be listed"):
         open_source("memory://bucket/nowhere")
     store.rm("/bucket", recursive=True)

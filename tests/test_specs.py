@@ -234,9 +234,9 @@ def test_modern_rises_and_falls_by_half_a_cosine():
 
 
 def test_a_scaled_rate_scales_all_of_them():
-    halved = replace(recipe("original"), rate_scale=0.5)
+    halved = replace(recipe("original"), lr_factor=0.5)
     assert halved.rates(67 / 95, []).of("conv1") == pytest.approx((0.000005, 0.001))
-    assert halved.first_rate() == pytest.approx(0.005)
+    assert halved.peak_lr() == pytest.approx(0.005)
 
 
 def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
@@ -246,8 +246,8 @@ def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
         assert from_json(json.loads(json.dumps(to_json(each)))) == each
     with pytest.raises(ValueError, match=r"cutmix is -1; it may be 0 or more"):
         replace(recipe("modern"), cutmix=-1)
-    with pytest.raises(ValueError, match=r"averaging is 1.0; it may be 0 to below 1"):
-        replace(recipe("modern"), averaging=1.0)
+    with pytest.raises(ValueError, match=r"ema_decay is 1.0; it may be 0 to below 1"):
+        replace(recipe("modern"), ema_decay=1.0)
     with pytest.raises(ValueError, match=r"no recipe 'fast'; it may be one of original, paper"):
         recipe("fast")
 
@@ -264,16 +264,16 @@ NAN, INF = float("nan"), float("inf")
             for wrong in (1.5, NAN, 0)
         ),
         *(("epochs", wrong, "1 or more, whole") for wrong in ("3", True, None)),
-        *(("least_steps", wrong, "0 or more, whole") for wrong in (NAN, -1, 2.5)),
-        *(("stretch", wrong, "1 or more") for wrong in (NAN, INF, 0.5)),
-        *((name, wrong, "0 or more") for name in ("mixup", "cutmix", "rate_scale") for wrong in (NAN, INF, -1, "1")),
+        *(("min_steps", wrong, "0 or more, whole") for wrong in (NAN, -1, 2.5)),
+        *(("crop_ratio", wrong, "1 or more") for wrong in (NAN, INF, 0.5)),
+        *((name, wrong, "0 or more") for name in ("mixup", "cutmix", "lr_factor") for wrong in (NAN, INF, -1, "1")),
         *(("weight_decay", wrong, "0 or more") for wrong in (-1, NAN, None, {"fc8": NAN}, {"fc8": -1.0})),
-        *(("layer_scale", wrong, "0 or more") for wrong in ({"conv1": NAN}, {"conv1": INF}, {"conv1": "slow"})),
-        ("layer_scale", 0.5, "a number for each of some layers"),
-        *((name, wrong, "above 0") for name in ("largest_gradient", "trust") for wrong in (-1, 0, NAN, INF, "1")),
-        *((name, NAN, "0 to below 1") for name in ("momentum", "label_smoothing", "averaging")),
-        *((name, wrong, "True or False") for name in ("mirror", "decay_biases") for wrong in ("x", 1, None)),
-        *(("zoom", wrong, "two shares") for wrong in (0.5, (0.5,), (), (0.5, NAN), (0, 1), (0.5, 2), ("a", "b"))),
+        *(("lr_scale", wrong, "0 or more") for wrong in ({"conv1": NAN}, {"conv1": INF}, {"conv1": "slow"})),
+        ("lr_scale", 0.5, "a number for each of some layers"),
+        *((name, wrong, "above 0") for name in ("max_grad_norm", "trust") for wrong in (-1, 0, NAN, INF, "1")),
+        *((name, NAN, "0 to below 1") for name in ("momentum", "label_smoothing", "ema_decay")),
+        *((name, wrong, "True or False") for name in ("flip", "decay_biases") for wrong in ("x", 1, None)),
+        *(("crop_scale", wrong, "two shares") for wrong in (0.5, (0.5,), (), (0.5, NAN), (0, 1), (0.5, 2), ("a", "b"))),
     ],
 )
 def test_a_recipe_refuses_what_cannot_be(name, wrong, may_be):
@@ -288,6 +288,6 @@ def test_a_recipe_names_the_layers_that_are_wrong():
 
 
 def test_numbers_of_numpy_are_numbers():
-    given = {"epochs": np.int64(3), "rate_scale": np.float32(0.5), "layer_scale": {"fc8": np.float64(2)}}
+    given = {"epochs": np.int64(3), "lr_factor": np.float32(0.5), "lr_scale": {"fc8": np.float64(2)}}
     chosen = replace(recipe("modern"), **given)
     assert from_json(json.loads(json.dumps(to_json(chosen)))) == chosen

@@ -12,15 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
-from alexnet.data.mixing import drawn_mix
+from alexnet.device import torch_dtype
 from alexnet.kernels import library
-from alexnet.model.device import TYPES
-from alexnet.model.trained import Trained
+from alexnet.model.bundle import ModelBundle
+from alexnet.preprocessing.mixing import drawn_mix
+from alexnet.runs.checkpoints import BEST, LAST
+from alexnet.runs.history import read_journal
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinear
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.checkpoints import BEST, LAST
-from alexnet.training.journal import read_journal
 from alexnet.training.loop import Diverged, train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
@@ -29,14 +29,14 @@ from alexnet.training.step import train_step
 QUICK = replace(
     recipe("small"),
     name="quick",
-    least_steps=0,
+    min_steps=0,
     label_smoothing=0.0,
     epochs=3,
     batch_size=16,
     schedule=WarmThenLinear(peak=0.005),
     color=recipe("paper").color,
 )
-"""A recipe with every kind of draw: order, crop, mirror, color, and dropout in the network."""
+"""A recipe with every kind of draw: order, crop, flip, color, and dropout in the network."""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     network, chosen = create(name, num_classes=5, input_size=side).train(), recipe(VARIANTS[name].recipe)
     optimizer = paper_update(network, chosen)
     optimizer.set_rates(chosen.rates(0, []))
-    views = torch.randn(4, side, side, 3, dtype=TYPES[precision]).permute(0, 3, 1, 2)
+    views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
         train_step(network, optimizer, views, batch, chosen, precision, drawn_mix(batch, side, chosen, 0, 0))
@@ -131,7 +131,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path,
 @pytest.mark.parametrize("interrupt_at", [2, 6])
 def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, interrupt_at):
     """Within the first epoch and between two, with a val split whose errors are those of the mean."""
-    modern = replace(recipe("modern"), epochs=3, batch_size=16, least_steps=0, averaging=0.8)
+    modern = replace(recipe("modern"), epochs=3, batch_size=16, min_steps=0, ema_decay=0.8)
     architecture = VARIANTS["batch-norm"].with_layers(fc6={"units": 16}, fc7={"units": 16})
     plan = make_plan(colors, replace(architecture, input_size=67, stored_size=76), modern)
 
@@ -144,9 +144,9 @@ def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, in
             if steps == until:
                 signal.raise_signal(signal.SIGINT)
 
-        trained = plan.untrained(3, torch.device("cpu"))
+        bundle = plan.untrained(3, torch.device("cpu"))
         folder.mkdir(exist_ok=True)
-        return trained.network, train(trained, plan, run=folder, resume=resume, on_step=on_step)
+        return bundle.network, train(bundle, plan, run=folder, resume=resume, on_step=on_step)
 
     network, whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -168,7 +168,7 @@ def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, in
 
 def test_the_mean_of_the_weights_is_what_is_validated_and_kept(colors, tmp_path):
     """Without averaging the same steps are taken, so their weights are those that the mean is of."""
-    averaged = replace(QUICK, averaging=0.5)
+    averaged = replace(QUICK, ema_decay=0.5)
     classifier, history = fit(colors, tmp_path / "mean", chosen=averaged)
     _, plain = fit(colors, tmp_path / "plain")
     assert history["train_loss"] == plain["train_loss"] and history["val_loss"] != plain["val_loss"]
@@ -246,7 +246,7 @@ def test_a_run_begun_before_a_field_was_known_resumes(colors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
-    del about["recipe"]["averaging"], about["recipe"]["mixup"]
+    del about["recipe"]["ema_decay"], about["recipe"]["mixup"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     _, resumed = fit(colors, tmp_path / "run", resume=True)
     assert without_times(resumed) == without_times(whole)
@@ -288,7 +288,7 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
 def test_a_rate_that_is_asked_for_again_is_the_same_recipe(colors):
     """0.003 is three times the rate of cifar-18, but for rounding."""
     first = make_plan(colors, VARIANTS["cifar-18"], lr=0.003).recipe
-    assert first.first_rate() == pytest.approx(0.003)
+    assert first.peak_lr() == pytest.approx(0.003)
     assert make_plan(colors, VARIANTS["cifar-18"], first, lr=0.003).recipe == first
 
 
@@ -375,14 +375,14 @@ def test_curves_are_drawn(colors, tmp_path):
 @pytest.mark.parametrize(("name", "side"), [("small", 56), ("batch-norm", 67)])
 def test_weights_cast_for_inference_are_kept_until_they_change(name, side, each_way):
     network = create(name, num_classes=5, input_size=side)
-    trained, x = Trained(network, None, ()), torch.randn(4, 3, side, side)
+    bundle, x = ModelBundle(network, None, ()), torch.randn(4, 3, side, side)
     optimizer = paper_update(network, recipe("small"))
     optimizer.set_rates(Rates(0.1, 0.1))
     for _ in range(2):
-        cast = trained.for_inference("bf16")
-        assert trained.for_inference("bf16") is cast
+        cast = bundle.for_inference("bf16")
+        assert bundle.for_inference("bf16") is cast
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(cast(x.bfloat16()), network(x))
         network(x).square().mean().backward()
         optimizer.step()
-    assert trained.for_inference("bf16") is not cast
+    assert bundle.for_inference("bf16") is not cast

@@ -15,22 +15,22 @@ from safetensors.torch import load_file
 import alexnet
 from alexnet import Classifier, create
 from alexnet.cli import main
-from alexnet.data.augmentation import Preprocessing
 from alexnet.data.batches import Batch
+from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
-from alexnet.model.trained import Trained
-from alexnet.model.transfer import Pretrained, Transfer
+from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.runs.checkpoints import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import Rates, Stage, Stages
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.checkpoints import LAST
 from alexnet.training.loop import train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
+from alexnet.training.transfer import Pretrained, Transfer
 
-STEADY = replace(recipe("small"), name="steady", least_steps=0, epochs=2, batch_size=16)
-STEADY = replace(STEADY, schedule=Stages((Stage(1, Rates(0.002, 0.004)),)), averaging=None)
+STEADY = replace(recipe("small"), name="steady", min_steps=0, epochs=2, batch_size=16)
+STEADY = replace(STEADY, schedule=Stages((Stage(1, Rates(0.002, 0.004)),)), ema_decay=None)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def pretrained(variant, classes, tmp_path, **changes):
     network = create(variant, len(classes), seed=7, **changes).eval()
     side = network.input_size
     inputs = Preprocessing(side + 8, side, torch.full((1, 1, 3), 100.0), torch.ones(3))
-    trained = Trained(network, inputs, tuple(classes))
-    trained.save(tmp_path / "model.safetensors")
-    return Pretrained.of(trained, tmp_path / "model.safetensors")
+    bundle = ModelBundle(network, inputs, tuple(classes))
+    bundle.save(tmp_path / "model.safetensors")
+    return Pretrained.of(bundle, tmp_path / "model.safetensors")
 
 
 def begun(architecture, classes, source):
@@ -85,7 +85,7 @@ def test_a_new_last_layer_and_all_others_bit_by_bit(tmp_path):
     transfer, state = begun(VARIANTS["small"], ("a", "b", "d", "e"), source)
     assert (transfer.new, transfer.left) == (("fc8",), ("fc8",))
     fresh = create("small", 4).state_dict()
-    for name, tensor in source.trained.network.state_dict().items():
+    for name, tensor in source.bundle.network.state_dict().items():
         assert torch.equal(state[name], fresh[name] if name.startswith("fc8") else tensor), name
 
 
@@ -93,8 +93,8 @@ def test_conv6_begins_with_the_convolutions_of_original_as_in_2012(tmp_path):
     """Configuration 146 began with conv1 to conv5 of 145; what stands behind the new conv6 was new too."""
     network = AlexNet(narrow("original"), 3, seed=7).eval()
     inputs = Preprocessing(75, 67, torch.zeros(1, 1, 3), torch.ones(3))
-    Trained(network, inputs, ("a", "b", "c")).save(tmp_path / "model.safetensors")
-    source = Pretrained.of(Trained.load(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
+    ModelBundle(network, inputs, ("a", "b", "c")).save(tmp_path / "model.safetensors")
+    source = Pretrained.of(ModelBundle.load(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
     transfer, state = begun(narrow("conv6"), ("a", "b", "c"), source)
     assert transfer.taken == ("conv1", "conv2", "conv3", "conv4", "conv5")
     assert transfer.new == ("conv6", "fc6", "fc7", "fc8") and transfer.left == ("fc6", "fc7", "fc8")
@@ -112,7 +112,7 @@ def test_the_same_classes_in_another_order_get_the_same_probabilities(tmp_path):
     network.load_state_dict(state)
     x = torch.randn(4, 3, 56, 56)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), source.trained.network(x)[:, [2, 0, 1]])
+        torch.testing.assert_close(network(x), source.bundle.network(x)[:, [2, 0, 1]])
 
 
 def test_dropout_of_2012_and_of_today_give_the_same_scores(tmp_path):
@@ -124,18 +124,18 @@ def test_dropout_of_2012_and_of_today_give_the_same_scores(tmp_path):
     network.load_state_dict(state)
     x = torch.randn(4, 3, 56, 56)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), source.trained.network(x))
+        torch.testing.assert_close(network(x), source.bundle.network(x))
 
 
 def test_images_are_made_into_what_the_weights_know(run, tmp_path):
     """Whatever the recipe and the new images are: the mean image of 2012 belongs to other weights."""
     data = write_squares(tmp_path / "dark", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
-    before = Trained.load(run / LAST).inputs
+    before = ModelBundle.load(run / LAST).preprocessing
     for chosen in (None, "original", "torchvision"):
         classifier = Classifier(device="cpu", precision="fp32")
         classifier.fit(data, epochs=1, recipe=chosen, pretrained=run, verbose=False)
-        after = classifier.trained.inputs
-        assert torch.equal(before.mean, after.mean) and torch.equal(before.std, after.std) and after.mirror
+        after = classifier.bundle.preprocessing
+        assert torch.equal(before.mean, after.mean) and torch.equal(before.std, after.std) and after.flip
         assert (after.stored_size, after.crop_size) == (before.stored_size, before.crop_size) == (64, 56)
 
 
@@ -144,7 +144,7 @@ def test_a_mean_image_is_resized_with_the_images(tmp_path):
     source = pretrained("small", ("a", "b"), tmp_path)
     images = torch.rand(5, 3, 80, 80) * 255
     inputs = Preprocessing(80, 56, images.mean(0).permute(1, 2, 0), torch.ones(3))
-    source = replace(source, trained=Trained(source.trained.network, inputs, source.trained.classes))
+    source = replace(source, bundle=ModelBundle(source.bundle.network, inputs, source.bundle.classes))
     transfer = Transfer.to(VARIANTS["small"], ("a", "b"), source)
     smaller = F.interpolate(images, (64, 64), mode="bilinear", antialias=True).mean(0).permute(1, 2, 0)
     torch.testing.assert_close(transfer.inputs(VARIANTS["small"], True).mean, smaller)
@@ -154,7 +154,7 @@ def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
     data = write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 8)
     classifier = Classifier(device="cpu", precision="fp32")
     scale = {"conv1": 0.0, "conv2": 0.0, "fc6": 0.0}
-    classifier.fit(data, recipe=STEADY, pretrained=run, layer_scale=scale, verbose=False)
+    classifier.fit(data, recipe=STEADY, pretrained=run, lr_scale=scale, verbose=False)
     before, after = load_file(next(run.glob("best*"))), classifier.network.state_dict()
     for name, tensor in after.items():
         layer = name.rpartition(".")[0]
@@ -164,7 +164,7 @@ def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
 
 
 def test_leading_frozen_layers_cost_no_gradient_and_frozen_batch_norm_keeps_its_means(folder):
-    chosen = replace(recipe("modern"), layer_scale={"conv1": 0.0, "norm1": 0.0}, batch_size=8)
+    chosen = replace(recipe("modern"), lr_scale={"conv1": 0.0, "norm1": 0.0}, batch_size=8)
     plan = make_plan(folder, narrow("batch-norm"), chosen)
     network = plan.untrained(0, torch.device("cpu")).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -178,7 +178,7 @@ def test_leading_frozen_layers_cost_no_gradient_and_frozen_batch_norm_keeps_its_
 
 def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_share_of_the_rate():
     """v ← −share · rate · (decay · w + g); w ← w + v (section 5), with the gradient that torch finds."""
-    chosen = replace(STEADY, layer_scale={"conv3": 0.1, "fc7": 0.5}, label_smoothing=0.0, largest_gradient=None)
+    chosen = replace(STEADY, lr_scale={"conv3": 0.1, "fc7": 0.5}, label_smoothing=0.0, max_grad_norm=None)
     network = create("small", 3).train()
     views = torch.randn(6, 3, 56, 56).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -192,14 +192,14 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
     train_step(network, optimizer, views, Batch(None, labels, np.arange(6), 0), chosen, "fp32")
     for (name, after), w, g in zip(network.named_parameters(), before, gradients, strict=True):
         rate, decay = (0.002, 0.0005) if name.endswith("weight") else (0.004, 0.0)
-        share = chosen.layer_scale.get(name.rpartition(".")[0], 1.0)
+        share = chosen.lr_scale.get(name.rpartition(".")[0], 1.0)
         torch.testing.assert_close(after.detach() - w, -share * rate * (decay * w + g), rtol=1e-3, atol=1e-7)
 
 
 def test_new_layers_learn_at_the_rates_of_2012(run, tmp_path):
     """0.01 after 300 of the 10,010 batches of an epoch, 0.001 from epoch 9 of 54; conv1 frozen from epoch 7."""
     data = write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
-    source = Pretrained.of(Trained.load(run / LAST), run / LAST)
+    source = Pretrained.of(ModelBundle.load(run / LAST), run / LAST)
     chosen = make_plan(data, pretrained=source).recipe
     assert chosen.new_layers == ("fc8",)
     for epoch, body, new, conv1 in (
@@ -239,20 +239,22 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     maps = {"conv1": 24, "conv2": 32, "conv3": 64, "conv4": 64, "conv5": 48}
     changes = {name: {"maps": each} for name, each in maps.items()} | {"fc6": {"units": 128}, "fc7": {"units": 128}}
     little = replace(VARIANTS["small"].with_layers(**changes), dropout=None)
-    same = {"mirror": False, "color": None, "least_steps": 0, "crop_group": 1}
-    first = replace(recipe("small"), **same, zoom=None, label_smoothing=0.0, rate_scale=0.5, epochs=12, batch_size=8)
+    same = {"flip": False, "color": None, "min_steps": 0, "crop_group": 1}
+    first = replace(
+        recipe("small"), **same, crop_scale=None, label_smoothing=0.0, lr_factor=0.5, epochs=12, batch_size=8
+    )
     tuned = replace(recipe("fine-tune"), **same, epochs=10, batch_size=4)
     fresh = replace(tuned, input=first.input, new_layers=("fc8",))
 
     def errors(data, chosen, seed=0, source=None):
         plan = make_plan(data, little, chosen, pretrained=source)
-        trained = plan.untrained(seed, torch.device("cpu"))
-        return trained, train(trained, plan, seed=seed)["val_error"][-1]
+        bundle = plan.untrained(seed, torch.device("cpu"))
+        return bundle, train(bundle, plan, seed=seed)["val_error"][-1]
 
-    trained, error = errors(many, first)
+    bundle, error = errors(many, first)
     assert error < 0.4
-    trained.save(tmp_path / "many.safetensors")
-    source = Pretrained.of(trained, tmp_path / "many.safetensors")
+    bundle.save(tmp_path / "many.safetensors")
+    source = Pretrained.of(bundle, tmp_path / "many.safetensors")
     with_old = np.mean([errors(few, tuned, seed, source)[1] for seed in range(2)])
     with_new = np.mean([errors(few, fresh, seed)[1] for seed in range(2)])
     assert with_old < 0.6 and with_new > 0.65, "a guess is wrong at 0.75"
@@ -312,7 +314,7 @@ def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with
     weights.write_bytes((run / LAST).read_bytes())
     interrupted(1, data, "--from", str(weights), "--epochs", "1", "--output", str(folder))
     (folder / LAST).unlink()
-    create_other = Classifier.load(weights, "cpu").trained
+    create_other = Classifier.load(weights, "cpu").bundle
     with torch.no_grad():
         create_other.network.conv1.weight.add_(1)
     create_other.save(weights)
@@ -354,10 +356,10 @@ def test_torchvisions_file_is_gone_on_from_with_its_own_inputs(tmp_path, folder)
         layer, _, kind = name.rpartition(".")
         state[f"{names[layer]}.{kind}"] = tensor
     torch.save(state, tmp_path / "alexnet.pth")
-    trained, _ = alexnet.import_weights(tmp_path / "alexnet.pth")
-    plan = make_plan(folder, pretrained=Pretrained.of(trained, tmp_path / "alexnet.pth"))
+    bundle, _ = alexnet.import_weights(tmp_path / "alexnet.pth")
+    plan = make_plan(folder, pretrained=Pretrained.of(bundle, tmp_path / "alexnet.pth"))
     assert plan.architecture.name == "torchvision" and plan.transfer.new == ("fc8",)
-    inputs = plan.untrained(0, torch.device("cpu")).inputs
+    inputs = plan.untrained(0, torch.device("cpu")).preprocessing
     torch.testing.assert_close(inputs.std, torch.tensor([58.395, 57.12, 57.375]))
 
 
@@ -371,7 +373,7 @@ def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
             "there is no layer 'conv9' to freeze or slow down, but conv1, conv2",
         ),
         (["--from", str(run), "--slow", "conv3"], "slow is 'conv3'; it may be a layer and a number"),
-        (["--from", str(run), "--slow", "conv3=-1"], "layer_scale is {'conv3': -1.0}; it may be 0 or more"),
+        (["--from", str(run), "--slow", "conv3=-1"], "lr_scale is {'conv3': -1.0}; it may be 0 or more"),
         (
             ["--from", str(run), "--variant", "cifar-18"],
             "no layer of its network, small, fits cifar-18; conv1.weight is 48 ×",

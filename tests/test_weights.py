@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 
 import alexnet
 from alexnet.cli import main
-from alexnet.data.augmentation import Preprocessing
+from alexnet.interchange.importing import import_weights, read_classes
+from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
-from alexnet.model.trained import Trained
-from alexnet.model.weights.importing import import_weights, read_classes
+from alexnet.preprocessing.augmentation import Preprocessing
 from alexnet.specs.architecture import Conv, Linear
 from alexnet.specs.variants import variant
 
@@ -46,10 +46,10 @@ def narrow(name):
     return network
 
 
-def trained(name, std=STD):
+def bundle(name, std=STD):
     network = narrow(name)
     inputs = Preprocessing(network.architecture.stored_size, network.input_size, MEAN.view(1, 1, 3), std)
-    return Trained(network, inputs, CLASSES)
+    return ModelBundle(network, inputs, CLASSES)
 
 
 def images(side):
@@ -120,9 +120,9 @@ def test_the_mean_image_of_caffe_is_taken_off_in_rgb(tmp_path):
         found, _ = import_weights(tmp_path / "net", mean=tmp_path / name)
         pixels = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
         expected = pixels[0].float().numpy() - mean[::-1].transpose(1, 2, 0)
-        seen = found.inputs.center(pixels)[0].permute(1, 2, 0).numpy()
+        seen = found.preprocessing.center(pixels)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(seen, expected[14:241, 14:241], atol=1e-4)
-        assert found.inputs.aligned
+        assert found.preprocessing.aligned
 
 
 def test_a_network_that_is_no_alexnet_is_named(tmp_path):
@@ -136,19 +136,19 @@ def test_a_network_that_is_no_alexnet_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["caffe", "caffenet", "torchvision", "paper"])
 def test_what_is_written_for_caffe_reads_as_the_same_network(name, tmp_path):
-    ours = trained(name)
+    ours = bundle(name)
     alexnet.export_weights(ours, tmp_path / "net", "caffe")
     found, report = import_weights(tmp_path / "net" / "network.caffemodel", mean=tmp_path / "net" / "mean.binaryproto")
     assert report.variant == name and found.network.input_size == ours.network.input_size
     pixels = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
-    assert_same(found.network(found.inputs.center(pixels)), ours.network(ours.inputs.center(pixels)))
+    assert_same(found.network(found.preprocessing.center(pixels)), ours.network(ours.preprocessing.center(pixels)))
     text = (tmp_path / "net" / "deploy.prototxt").read_text(encoding="utf-8")
     assert 'type: "InnerProduct"' in text and "num_output: 7" in text and "blobs" not in text
 
 
 def test_what_caffe_cannot_say_is_named(tmp_path):
     with pytest.raises(ValueError, match="conv1: Caffe has no layer for Conv"):
-        alexnet.export_weights(trained("original"), tmp_path / "net", "caffe")
+        alexnet.export_weights(bundle("original"), tmp_path / "net", "caffe")
 
 
 @pytest.mark.parametrize("writer", ["Python 2", "Python 3", "dicts"])
@@ -167,7 +167,7 @@ def test_the_npy_of_tensorflow_users_gives_what_tensorflow_gives(writer, tmp_pat
 
 
 def test_what_is_written_as_npy_gives_the_same_under_tensorflows_rules(tmp_path):
-    ours = trained("caffe")
+    ours = bundle("caffe")
     alexnet.export_weights(ours, tmp_path / "net.npy", "npy")
     layers = np.load(tmp_path / "net.npy", allow_pickle=True).item()
     x = images(227)
@@ -191,7 +191,7 @@ def test_keras_weights_give_what_keras_gives(archive, tmp_path):
 
 
 def test_what_is_written_for_keras_gives_the_same_under_its_rules(tmp_path):
-    ours = trained("caffe")
+    ours = bundle("caffe")
     alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
     with h5py.File(tmp_path / "net.weights.h5") as file:
         names = [f"conv2d{each}" for each in ("", "_1", "_2", "_3", "_4")] + ["dense", "dense_1", "dense_2"]
@@ -202,7 +202,7 @@ def test_what_is_written_for_keras_gives_the_same_under_its_rules(tmp_path):
 
 
 def test_a_net_of_keras_is_recognised_by_its_shapes(tmp_path):
-    ours = Trained(
+    ours = ModelBundle(
         alexnet.create("cifar-keras", 10), Preprocessing(32, 32, MEAN.view(1, 1, 3), STD), tuple("0123456789")
     )
     alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
@@ -227,7 +227,7 @@ def test_torchvisions_weights_give_what_torchvision_gives(form, tmp_path):
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     classifier = alexnet.load(path, device="cpu")
     assert classifier.network.architecture.name == "torchvision" and classifier.classes == tuple("0123456")
-    assert torch.allclose(classifier.trained.inputs.std, torch.tensor([58.395, 57.12, 57.375]))
+    assert torch.allclose(classifier.bundle.preprocessing.std, torch.tensor([58.395, 57.12, 57.375]))
     x = images(224) / 60
     assert_same(classifier.network(x), theirs(x.double()))
 
@@ -244,7 +244,7 @@ def theirs_like(network):
 
 
 def test_what_is_written_for_torchvision_loads_there(tmp_path):
-    ours = trained("torchvision")
+    ours = bundle("torchvision")
     alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
     theirs = theirs_like(narrow("torchvision"))
     for parameter in theirs.parameters():
@@ -253,12 +253,12 @@ def test_what_is_written_for_torchvision_loads_there(tmp_path):
     x = images(224) / 60
     assert_same(ours.network(x), theirs(x.double()))
     with pytest.raises(ValueError, match="caffe does other work than torchvision's alexnet"):
-        alexnet.export_weights(trained("caffe"), tmp_path / "net.pth", "torchvision")
+        alexnet.export_weights(bundle("caffe"), tmp_path / "net.pth", "torchvision")
 
 
 def test_plain_dropout_is_no_dropout_elsewhere(tmp_path):
     """The factor of 2012 goes into the weights that are written, and is not asked for a second time."""
-    ours = trained("half", std=torch.ones(3))
+    ours = bundle("half", std=torch.ones(3))
     x = images(224)
     for format, suffix in (("npy", ".npy"), ("keras", ".weights.h5")):
         path = alexnet.export_weights(ours, tmp_path / f"net{suffix}", format)
@@ -282,8 +282,8 @@ def test_the_means_that_batch_norm_keeps_come_with_its_weights(tmp_path):
     network = alexnet.create("batch-norm", 4)
     network.norm1.running_mean.uniform_()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
-    trained, report = import_weights(tmp_path / "weights.pth", "batch-norm")
-    assert torch.equal(trained.network.norm1.running_mean, network.norm1.running_mean)
+    bundle, report = import_weights(tmp_path / "weights.pth", "batch-norm")
+    assert torch.equal(bundle.network.norm1.running_mean, network.norm1.running_mean)
     assert report.new == () and report.skipped == ("norm1.num_batches_tracked", "norm2.num_batches_tracked")
 
 
@@ -316,10 +316,10 @@ def test_a_folder_of_hugging_face(tmp_path):
     config = {"id2label": {"0": "z", "2": "x", "1": "y", "3": "d", "10": "e", "4": "f", "9": "g"}}
     config |= {"pretrained_cfg": {"mean": [0.5, 0.25, 0.75], "std": [0.1, 0.2, 0.3]}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    found = alexnet.load(tmp_path, device="cpu").trained
+    found = alexnet.load(tmp_path, device="cpu").bundle
     assert found.classes == ("z", "y", "x", "d", "f", "g", "e")
-    torch.testing.assert_close(found.inputs.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
-    torch.testing.assert_close(found.inputs.std, torch.tensor([25.5, 51.0, 76.5]))
+    torch.testing.assert_close(found.preprocessing.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
+    torch.testing.assert_close(found.preprocessing.std, torch.tensor([25.5, 51.0, 76.5]))
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json beside it is not understood"):
         alexnet.load(tmp_path)
@@ -359,8 +359,8 @@ again = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", device="cpu"
 assert again.classes == classifier.classes and str(again.device) == "cpu"
 image = numpy.zeros((40, 40, 3), numpy.uint8)
 assert (again.predict(image) == classifier.predict(image)).all()
-smaller = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", connected="bf16")
-assert smaller.trained.connected == "bf16"
+smaller = alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", fc_precision="bf16")
+assert smaller.bundle.fc_precision == "bf16"
 try:
     alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", devcie="cpu")
 except ValueError as error:
@@ -380,7 +380,7 @@ if sys.argv[2] == "without":
 
 @pytest.mark.parametrize("extra", ["with", "without"])
 def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
-    alexnet.export_weights(trained("caffe"), tmp_path / "first", "huggingface")
+    alexnet.export_weights(bundle("caffe"), tmp_path / "first", "huggingface")
     subprocess.run([sys.executable, "-c", HUB, tmp_path, extra], check=True, env={"HF_HUB_OFFLINE": "1", "PATH": ""})
     config = json.loads((tmp_path / "second" / "config.json").read_text(encoding="utf-8"))
     assert config["architecture"] == "caffe" and config["id2label"]["6"] == "g"
@@ -455,7 +455,7 @@ def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
 @pytest.mark.parametrize("format", ["caffe", "npy", "keras", "torchvision"])
 def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
     network = alexnet.create("batch-norm", 3)
-    ours = Trained(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
+    ours = ModelBundle(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"norm1 normalizes by means of batches|does other work"):
         alexnet.export_weights(ours, tmp_path / "net.weights.h5", format)
     assert not list(tmp_path.iterdir())
@@ -463,7 +463,7 @@ def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
 
 def test_keras_would_not_load_another_name(tmp_path):
     with pytest.raises(ValueError, match=r"net\.h5: Keras loads weights from names that end in \.weights\.h5"):
-        alexnet.export_weights(trained("caffe"), tmp_path / "new" / "net.h5", "keras")
+        alexnet.export_weights(bundle("caffe"), tmp_path / "new" / "net.h5", "keras")
     assert not list(tmp_path.iterdir())
 
 
@@ -502,7 +502,7 @@ def test_a_number_is_no_weight(name, tmp_path):
 
 
 def test_what_was_read_is_not_written_over(tmp_path):
-    ours = trained("torchvision")
+    ours = bundle("torchvision")
     file = alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
     folder = alexnet.export_weights(ours, tmp_path / "hub", "huggingface")
     (tmp_path / "link.pth").symlink_to(file)
@@ -515,7 +515,7 @@ def test_what_was_read_is_not_written_over(tmp_path):
         (folder / "model.safetensors", "safetensors", folder),
     ):
         with pytest.raises(ValueError, match="is what the network was read from"):
-            alexnet.export_weights(trained("torchvision", MEAN), target, format, source=source)
+            alexnet.export_weights(bundle("torchvision", MEAN), target, format, source=source)
     for _ in range(2):  # of what was exported, a newer one may take the place
         alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
     assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
@@ -677,7 +677,7 @@ def test_a_hostile_safetensors_header_is_refused(what, tmp_path):
 
 
 def test_an_absurd_architecture_is_refused_before_memory_is_asked_for(tmp_path):
-    ours = trained("caffe")
+    ours = bundle("caffe")
     ours.save(tmp_path / "net")
     content = (tmp_path / "net").read_bytes()
     length = struct.unpack("<Q", content[:8])[0]

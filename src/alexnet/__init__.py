@@ -17,8 +17,8 @@ _FROM = {
     "evaluate_together": "classifier",
     "load": "classifier",
     "create": "model.network",
-    "export_weights": "model.weights.exporting",
-    "import_weights": "model.weights.importing",
+    "export_weights": "interchange.exporting",
+    "import_weights": "interchange.importing",
     "response_norm": "normalization",
     "spatial_norm": "normalization",
 }

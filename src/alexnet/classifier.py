@@ -21,29 +21,29 @@ import numpy as np
 import torch
 
 from .console import TrainingBar, console, counting, print_facts
-from .data.images import ImageLike, stored_image
-from .data.packing import Pack, Packing, pack
+from .data.pack.packing import Pack, Packing, pack
 from .data.sources import open_source
+from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, evaluate, probabilities
-from .model.device import describe_device, pick_device, pick_precision
+from .interchange import huggingface
+from .interchange.importing import import_weights, is_ours
+from .model.bundle import FILE as MODEL_FILE
+from .model.bundle import ModelBundle
 from .model.network import AlexNet
-from .model.smaller import Connected
-from .model.trained import FILE as MODEL_FILE
-from .model.trained import Trained
-from .model.transfer import Pretrained
-from .model.weights import huggingface
-from .model.weights.importing import import_weights, is_ours
-from .specs.recipes import Recipe
+from .model.quantization import FcPrecision
+from .preprocessing.images import ImageLike, stored_image
+from .runs import run as runs
+from .runs.checkpoints import BEST, EARLIER, LAST, MINUTES, Progress
+from .runs.history import History
+from .runs.tensorboard import Events
+from .specs.recipe import Recipe
 from .specs.storage import from_json
 from .specs.variants import variant as find_variant
-from .training import run as runs
-from .training.checkpoints import BEST, EARLIER, LAST, MINUTES, Progress
-from .training.events import Events
-from .training.journal import History
 from .training.loop import train
 from .training.plan import Plan, data_name, evaluation_images, make_plan
 from .training.step import MicroBatch, checked_micro_batch
+from .training.transfer import Pretrained
 
 
 class Classifier(huggingface.HubMixin):
@@ -63,7 +63,7 @@ class Classifier(huggingface.HubMixin):
         self.device = pick_device(device)
         self._asked_precision = precision
         self.precision = pick_precision(precision, self.device)
-        self.trained: Trained | None = None
+        self.bundle: ModelBundle | None = None
         self.run: Path | None = None
         """Folder of the run that it was trained in or loaded from."""
         self._packed: Pack | None = None  # what it was trained on, where it was trained by this object
@@ -84,7 +84,7 @@ class Classifier(huggingface.HubMixin):
         batch_size: int | None = None,
         lr: float | None = None,
         recipe: str | Recipe | None = None,
-        mirror: bool | None = None,
+        flip: bool | None = None,
         seed: int | None = None,
         split_seed: int | None = None,
         output: str | Path | Literal["auto"] | None = None,
@@ -94,7 +94,7 @@ class Classifier(huggingface.HubMixin):
         strict: bool = False,
         verbose: bool = True,
         pretrained: str | Path | None = None,
-        layer_scale: Mapping[str, float] | None = None,
+        lr_scale: Mapping[str, float] | None = None,
         checkpoint_minutes: float = MINUTES,
         micro_batch: MicroBatch = None,
         allow_changes: bool = False,
@@ -109,7 +109,7 @@ class Classifier(huggingface.HubMixin):
             epochs, batch_size: the recipe's where None.
             lr: highest rate of the weights; all others change in proportion.
             recipe: a name of `alexnet.recipes()`; the variant's own, or "fine-tune" with `pretrained`, where None.
-            mirror: whether mirror images are as good as the images; as the recipe says where None.
+            flip: whether flipped images are as good as the images; as the recipe says where None.
             seed: of initial weights, order, crops and dropout; 0 where None.
             split_seed: of the split of a folder that has none; 0 where None.
             output: folder for checkpoints and journal; "auto" takes the next free runs/DATA-VARIANT-1, -2 …; nothing is
@@ -122,7 +122,7 @@ class Classifier(huggingface.HubMixin):
             pretrained: folder of a run, saved classifier or file of weights (docs/weights.md) to go on from. Its
                 network is the variant unless that was named; layers of the same name and shape are taken, and images
                 are made into what they know (docs/training.md).
-            layer_scale: by layer, what its rates are multiplied by; 0 freezes it.
+            lr_scale: by layer, what its rates are multiplied by; 0 freezes it.
             checkpoint_minutes: between checkpoints within an epoch; there is one after each epoch in any case.
             micro_batch: images of a step worked on at a time, with the same result but for rounding; "auto" takes as
                 many as fit into the memory. All where None.
@@ -153,7 +153,7 @@ class Classifier(huggingface.HubMixin):
         split_seed = begun.get("split_seed", 0) if split_seed is None else split_seed
         micro_batch = checked_micro_batch(begun.get("micro_batch") if micro_batch is None else micro_batch)
         jpeg = begun.get("jpeg") if jpeg is None else jpeg
-        changes = {"epochs": epochs, "batch_size": batch_size, "mirror": mirror, "layer_scale": layer_scale}
+        changes = {"epochs": epochs, "batch_size": batch_size, "flip": flip, "lr_scale": lr_scale}
         progress = counting("packing") if verbose else None
         say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         start = _pretrained(pretrained, folder, begun)
@@ -186,11 +186,11 @@ class Classifier(huggingface.HubMixin):
         Raises:
             ValueError: the data or the split is not there, or has classes that the network does not know.
         """
-        trained = self._ready()
+        bundle = self._ready()
         packed, has_splits = self._evaluation_pack(data, verbose)
         numbers = evaluation_images(packed, split, has_splits)
         progress = counting("evaluating") if verbose else None
-        return evaluate(trained, packed, numbers, all_views, self.precision, progress)
+        return evaluate(bundle, packed, numbers, all_views, self.precision, progress)
 
     def predict(self, image: ImageLike | Sequence[ImageLike], all_views: bool = True) -> np.ndarray:
         """Probabilities of all classes, in the order of `classes`.
@@ -207,11 +207,13 @@ class Classifier(huggingface.HubMixin):
         """
         if not isinstance(image, (list, tuple)):
             return self.predict([image], all_views)[0]
-        trained = self._ready()
+        bundle = self._ready()
         parts = []
         for start in range(0, len(image), 50):
-            stored = np.stack([stored_image(each, trained.inputs.stored_size) for each in image[start : start + 50]])
-            center, mean = probabilities(trained, torch.from_numpy(stored).to(self.device), all_views, self.precision)
+            stored = np.stack(
+                [stored_image(each, bundle.preprocessing.stored_size) for each in image[start : start + 50]]
+            )
+            center, mean = probabilities(bundle, torch.from_numpy(stored).to(self.device), all_views, self.precision)
             parts.append((mean if all_views else center).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
@@ -233,34 +235,34 @@ class Classifier(huggingface.HubMixin):
         Raises:
             ValueError: the folder is that of a run, which has weights of its own.
         """
-        folder, trained = Path(folder), self._ready()
+        folder, bundle = Path(folder), self._ready()
         if runs.read_run(folder):
             raise ValueError(f"{folder} is the folder of a run; save to another one")
         folder.mkdir(parents=True, exist_ok=True)
-        trained.save(folder / MODEL_FILE)
+        bundle.save(folder / MODEL_FILE)
         return folder
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same"
+        cls, path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
     ) -> Classifier:
         """A classifier from a saved folder, the folder of a run, or a file of weights.
 
         Files of other frameworks are understood where they leave no doubt; `import_weights` says more, and asks more.
 
         Args:
-            connected: what the fully connected layers, which hold most of the weights, multiply in: the "same" as the
+            fc_precision: precision of the fully connected layers, which hold most of the weights: the "same" as the
                 others, "bf16", or "int8" with a scale for each output. Smaller is faster for few images; `alexnet
                 evaluate RUN --connected int8` says what it changes.
 
         Raises:
-            ValueError: nothing that can be loaded is there, or `connected` is another word.
+            ValueError: nothing that can be loaded is there, or `fc_precision` is another word.
         """
         path = Path(path).expanduser()
         classifier = cls(device=device, precision=precision)
-        trained = _read(_weights_file(path))
-        classifier.trained = replace(trained.to(classifier.device), connected=connected)
-        classifier._architecture = classifier.trained.network.architecture
+        bundle = _read(_weights_file(path))
+        classifier.bundle = replace(bundle.to(classifier.device), fc_precision=fc_precision)
+        classifier._architecture = classifier.bundle.network.architecture
         classifier.run = path if path.is_dir() else path.parent
         return classifier
 
@@ -269,21 +271,21 @@ class Classifier(huggingface.HubMixin):
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, device: str = "auto", precision: str = "auto", connected: Connected = "same", **how
+        cls, *, model_id: str, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same", **how
     ) -> Classifier:
-        return cls.load(huggingface.local_folder(model_id, **how), device, precision, connected)
+        return cls.load(huggingface.local_folder(model_id, **how), device, precision, fc_precision)
 
-    def _ready(self) -> Trained:
-        if self.trained is None:
+    def _ready(self) -> ModelBundle:
+        if self.bundle is None:
             raise ValueError("this classifier knows nothing yet; fit it, or load one with alexnet.load(folder)")
-        return self.trained
+        return self.bundle
 
     def _fit(
         self, plan: Plan, seed: int, folder: Path | None, about: Mapping, resume: bool, verbose: bool, **how
     ) -> History:
-        trained = self.trained = plan.untrained(seed, self.device)
+        bundle = self.bundle = plan.untrained(seed, self.device)
         self._packed, self._data, self.run = plan.packed, plan.data, folder
-        best = _BestWeights(trained.network)
+        best = _BestWeights(bundle.network)
         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
         with bar, Events(folder) as events:
 
@@ -304,7 +306,7 @@ class Classifier(huggingface.HubMixin):
                     best.consider(row)
 
             history = train(
-                trained,
+                bundle,
                 plan,
                 seed=seed,
                 precision=self.precision,
@@ -318,10 +320,10 @@ class Classifier(huggingface.HubMixin):
         if folder:
             weights = BEST if plan.has_test and (folder / BEST).exists() else LAST
             runs.write_run(folder, runs.read_run(folder) | {"weights": weights})
-            self.trained = Trained.load(folder / weights, self.device)
+            self.bundle = ModelBundle.load(folder / weights, self.device)
         else:
             best.restore()
-            trained.network.requires_grad_(True)
+            bundle.network.requires_grad_(True)
         return history
 
     def _evaluation_pack(self, data: str | Path | None, verbose: bool) -> tuple[Pack, bool]:
@@ -340,7 +342,7 @@ class Classifier(huggingface.HubMixin):
             )
         progress = counting("packing") if verbose else None
         how = Packing(about.get("jpeg") if is_own else None)
-        packed = pack(source, self._ready().inputs.stored_size, how=how, progress=progress)
+        packed = pack(source, self._ready().preprocessing.stored_size, how=how, progress=progress)
         order = np.array([self.classes.index(name) for name in packed.classes])
         packed = replace(packed, classes=self.classes, labels=order[packed.labels])
         if is_own and about and not source.has_splits:
@@ -348,9 +350,11 @@ class Classifier(huggingface.HubMixin):
         return packed, is_own or source.has_splits
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "auto", connected: Connected = "same") -> Classifier:
+def load(
+    path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
+) -> Classifier:
     """The classifier of a saved folder, of a run or of a file of weights; see `Classifier.load`."""
-    return Classifier.load(path, device, precision, connected)
+    return Classifier.load(path, device, precision, fc_precision)
 
 
 def evaluate_together(
@@ -422,7 +426,7 @@ def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) ->
     if str(path) == begun.get("from"):
         for name in (LAST, *EARLIER):
             with contextlib.suppress(ValueError):  # it is not there, or damaged
-                return Pretrained(Trained.load(folder / name), Path(path), begun["from_sha256"], is_under_way=True)
+                return Pretrained(ModelBundle.load(folder / name), Path(path), begun["from_sha256"], is_under_way=True)
     file = _weights_file(Path(path).expanduser())
     start = Pretrained.of(_read(file), file)
     if begun and start.sha256 != begun.get("from_sha256"):
@@ -430,15 +434,15 @@ def _pretrained(path: str | Path | None, folder: Path | None, begun: Mapping) ->
     return start
 
 
-def _read(file: Path) -> Trained:
+def _read(file: Path) -> ModelBundle:
     """The network of a file, with a word where it does not say how images are prepared."""
     if is_ours(file):
-        return Trained.load(file)
-    trained, report = import_weights(file)
+        return ModelBundle.load(file)
+    bundle, report = import_weights(file)
     if report.guessed:
         said = f"{file} does not say how images are prepared: {report.inputs}, by alexnet import"
         print(f"alexnet: {said}", file=sys.stderr)
-    return trained
+    return bundle
 
 
 def _weights_file(path: Path) -> Path:

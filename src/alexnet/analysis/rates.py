@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..specs.recipes import Recipe
+from ..specs.recipe import Recipe
 from ..specs.schedules import NEW, Plateau
 from ..specs.timeline import spans, with_known_rates
 
@@ -55,7 +55,7 @@ def rates_figure(recipes: Sequence[Recipe], columns: int = 4) -> Figure:
 
 
 def _same_rates(one: Recipe, other: Recipe) -> bool:
-    return (one.schedule, one.epochs, one.rate_scale) == (other.schedule, other.epochs, other.rate_scale)
+    return (one.schedule, one.epochs, one.lr_factor) == (other.schedule, other.epochs, other.lr_factor)
 
 
 def _draw(axes: Axes, recipe: Recipe) -> None:

@@ -7,16 +7,16 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.packing import describe_splits
+from ..data.pack.packing import describe_splits
 from ..data.sources import SPLITS, spoken
+from ..diagnosis.causes import Facts, diagnosed
+from ..diagnosis.layers import read_layers
 from ..evaluation.metrics import Metrics
 from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
 from ..evaluation.views import Evaluation
-from ..model.trained import Trained
-from ..training.diagnosis import Facts, diagnosed
-from ..training.journal import History
-from ..training.layers import read_layers
-from ..training.run import read_run
+from ..model.bundle import ModelBundle
+from ..runs.history import History
+from ..runs.run import read_run
 from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
 
 EXAMPLES = 16
@@ -33,7 +33,7 @@ tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
 """
 
 
-def write_report(folder: Path, history: History, trained: Trained, evaluation: Evaluation) -> Path:
+def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation: Evaluation) -> Path:
     """Draw curves.png, predictions.png, confusion.png, kernels.png and layers.png, and put them into report.html.
 
     Args:
@@ -43,9 +43,9 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
     Returns:
         The path of the page.
     """
-    metrics, classes = evaluation.mean, [*map(spoken, trained.classes)]
+    metrics, classes = evaluation.mean, [*map(spoken, bundle.classes)]
     shown = pick_examples(metrics, EXAMPLES)
-    images = evaluation.packed.images[evaluation.numbers[shown]]
+    images = evaluation.packed.images[evaluation.indices[shown]]
     pictures = {
         "curves.png": ("Training", history.plot()),
         "predictions.png": (
@@ -53,7 +53,7 @@ def write_report(folder: Path, history: History, trained: Trained, evaluation: E
             predictions_figure(images, Metrics(metrics.probabilities[shown], metrics.labels[shown]), classes),
         ),
         "confusion.png": ("Confusion", confusion_figure(metrics, classes)),
-        "kernels.png": ("What the first layer sees", kernels_figure(trained.network)),
+        "kernels.png": ("What the first layer sees", kernels_figure(bundle.network)),
     }
     lines = read_layers(folder)
     if lines:
@@ -91,7 +91,7 @@ def _diagnosis(history: History, lines: Sequence[dict]) -> list[str]:
 
 def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
     """What was trained on what, and how."""
-    run, numbers = read_run(folder), evaluation.numbers
+    run, numbers = read_run(folder), evaluation.indices
     split = SPLITS[evaluation.packed.splits[numbers[0]]]
     recipe = run["recipe"]
     return {

@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.augmentation import Preprocessing, training_views
 from ..data.batches import Batch, batches, epoch_order
-from ..data.packing import Pack, pack
+from ..data.pack.packing import Pack, pack
+from ..data.pack.statistics import statistics
 from ..data.sources import open_source
-from ..data.statistics import statistics
+from ..device import Precision, torch_dtype
 from ..evaluation.views import probabilities
+from ..interchange.onnx import write_onnx
 from ..kernels import library
-from ..model.device import TYPES, Precision
-from ..model.export import write_onnx
+from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, create
-from ..model.trained import Trained
 from ..normalization import response_norm
-from ..specs.geometry import place
-from ..specs.recipes import Recipe, recipe
+from ..preprocessing.augmentation import Preprocessing, training_views
+from ..specs.recipe import Recipe
+from ..specs.recipes import recipe
+from ..specs.shapes import place
 from ..specs.variants import variant
 from ..training.optimizer import PaperUpdate, paper_update
 from ..training.step import train_step
@@ -68,7 +69,7 @@ def machine(settings: Settings) -> Iterator[Result]:
 def norm(settings: Settings) -> Iterator[Result]:
     """Forward and backward, against `nn.LocalResponseNorm`."""
     for channels, side in ((96, 55), (256, 27)):
-        x = torch.randn(32, side, side, channels, device=settings.device, dtype=TYPES[settings.precision])
+        x = torch.randn(32, side, side, channels, device=settings.device, dtype=torch_dtype(settings.precision))
         x = x.permute(0, 3, 1, 2).requires_grad_()
         g = torch.randn_like(x)
 
@@ -102,16 +103,16 @@ def step(settings: Settings) -> Iterator[Result]:
 
 def inference(settings: Settings) -> Iterator[Result]:
     """Class probabilities of stored images by the center view, against networks that are handed views."""
-    trained = _trained("original", settings)
+    bundle = _trained("original", settings)
     stored = torch.randint(256, (settings.batch_size, 256, 256, 3), dtype=torch.uint8, device=settings.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = write_onnx(trained.network, Path(folder) / "network.onnx")
+            path = write_onnx(bundle.network, Path(folder) / "network.onnx")
         except ImportError as error:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
         for number, connected in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
-            used = replace(trained, connected=connected)
+            used = replace(bundle, connected=connected)
 
             def ours(used=used, images=stored[:number]):
                 probabilities(used, images, all_views=False, precision=settings.precision)
@@ -145,7 +146,7 @@ def packing(settings: Settings) -> Iterator[Result]:
 
 
 def reading(settings: Settings) -> Iterator[Result]:
-    """Batches of crops of 224 with mirror and color shift, against a `DataLoader` over the files."""
+    """Batches of crops of 224 with flip and color shift, against a `DataLoader` over the files."""
     with _photos(settings.images) as folder:
         paths = sorted(folder.rglob("*.jpg"))
         packed = pack(open_source(folder), 256, folder / "cache")
@@ -159,10 +160,10 @@ def reading(settings: Settings) -> Iterator[Result]:
             for _ in range(TIMES):
                 epoch = next(epochs)
                 for batch in batches(packed, epoch_order(everything, 0, epoch, "epoch"), size, settings.device):
-                    training_views(batch, chosen, inputs, found, 0, epoch, dtype=TYPES[settings.precision])
+                    training_views(batch, chosen, inputs, found, 0, epoch, dtype=torch_dtype(settings.precision))
             _finish(settings)
 
-        what, peer = "batches of crops of 224, mirrored, color shifted", "DataLoader, Pillow, 2 workers"
+        what, peer = "batches of crops of 224, flipped, color shifted", "DataLoader, Pillow, 2 workers"
         counted = "images/s", len(paths), settings.rounds, TIMES
         yield _row(what, ours, peer, peers.reading, (paths, size), *counted)
 
@@ -173,16 +174,18 @@ def keras(settings: Settings) -> Iterator[Result]:
     pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, 10, images))
     chosen = recipe("cifar-keras")
-    trained, found = _trained("cifar-keras", settings), statistics(pixels, np.arange(images))
-    optimizer = _optimizer(trained.network, chosen)
-    trained.network.train()
+    bundle, found = _trained("cifar-keras", settings), statistics(pixels, np.arange(images))
+    optimizer = _optimizer(bundle.network, chosen)
+    bundle.network.train()
 
     def ours():
         for first in range(0, images, 32):
             numbers = np.arange(first, first + 32)
             batch = Batch(torch.from_numpy(pixels[numbers]), labels[numbers], numbers, first).to(settings.device)
-            views = training_views(batch, chosen, trained.inputs, found, 0, 0, dtype=TYPES[settings.precision])
-            train_step(trained.network, optimizer, views, batch, chosen, settings.precision)
+            views = training_views(
+                batch, chosen, bundle.preprocessing, found, 0, 0, dtype=torch_dtype(settings.precision)
+            )
+            train_step(bundle.network, optimizer, views, batch, chosen, settings.precision)
 
     what, given = "epoch of cifar-keras, batch 32", (images, settings.precision)
     yield _row(what, ours, "Keras with TensorFlow", peers.keras_epoch, given, "images/s", images, settings.rounds)
@@ -196,7 +199,7 @@ PARTS: dict[str, Callable[[Settings], Iterator[Result]]] = {
 def peak_flops(settings: Settings) -> float:
     """Multiplications and additions a second of a product of large matrices."""
     side = 4096
-    a, b = (torch.randn(side, side, device=settings.device, dtype=TYPES[settings.precision]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=settings.device, dtype=torch_dtype(settings.precision)) for _ in range(2))
     return 2 * side**3 / median_seconds(lambda: (a @ b, _finish(settings)), settings.rounds)
 
 
@@ -217,7 +220,7 @@ def _our_step(name: str, settings: Settings) -> Callable[[], None]:
     network, chosen = _trained(name, settings).network.train(), recipe(variant(name).recipe)
     optimizer, side = _optimizer(network, chosen), network.input_size
     views = torch.randn(settings.batch_size, side, side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
-    views = views.to(TYPES[settings.precision])
+    views = views.to(torch_dtype(settings.precision))
     labels = torch.randint(network.num_classes, (settings.batch_size,), device=settings.device)
     batch = Batch(views, labels, np.arange(len(labels)), 0)
     return lambda: train_step(network, optimizer, views, batch, chosen, settings.precision)
@@ -229,13 +232,13 @@ def _optimizer(network: AlexNet, chosen: Recipe) -> PaperUpdate:
     return optimizer
 
 
-def _trained(name: str, settings: Settings) -> Trained:
+def _trained(name: str, settings: Settings) -> ModelBundle:
     """An untrained network with preprocessing of some mean color."""
     architecture = variant(name)
     network = create(name, architecture.classes).to(settings.device)
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     inputs = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
-    return Trained(network, inputs, tuple(map(str, range(network.num_classes))))
+    return ModelBundle(network, inputs, tuple(map(str, range(network.num_classes))))
 
 
 @contextmanager

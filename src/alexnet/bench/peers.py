@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..model.device import TYPES, Precision, autocast, keep_freed_memory
+from ..device import Precision, autocast, keep_freed_memory, torch_dtype
 
 Work = Callable[[], object]
 
@@ -22,7 +22,7 @@ Work = Callable[[], object]
 def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
     """`nn.LocalResponseNorm`, forward and backward, on 32 images."""
     module = nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
-    x = torch.randn(32, channels, side, side, device=device, dtype=TYPES[precision], requires_grad=True)
+    x = torch.randn(32, channels, side, side, device=device, dtype=torch_dtype(precision), requires_grad=True)
     g = torch.randn_like(x)
 
     def run() -> None:
@@ -198,7 +198,7 @@ def _pack_some(work: tuple[list[Path], int, int, Path]) -> None:
 
 
 class _PillowFolder(Dataset):
-    """Images decoded anew each epoch: shorter side to 256, a random crop of 224, mirrored or not, a color added."""
+    """Images decoded anew each epoch: shorter side to 256, a random crop of 224, flipped or not, a color added."""
 
     def __init__(self, paths: list[Path], crop: int = 224, side: int = 256):
         self.paths, self.crop, self.side = paths, crop, side
@@ -208,8 +208,8 @@ class _PillowFolder(Dataset):
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
         pixels = pillow_square(self.paths[number], self.side)
-        top, left, mirrored = (int(torch.randint(n, ())) for n in (*(self.side - self.crop + 1,) * 2, 2))
-        pixels = pixels[top : top + self.crop, left : left + self.crop][:, :: -1 if mirrored else 1]
+        top, left, flipped = (int(torch.randint(n, ())) for n in (*(self.side - self.crop + 1,) * 2, 2))
+        pixels = pixels[top : top + self.crop, left : left + self.crop][:, :: -1 if flipped else 1]
         view = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float()
         return view - 120 + torch.randn(3, 1, 1), 0
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .draws import permutation
-from .packing import Pack, open_pack
+from ..counter_rng import permutation
+from .pack.packing import Pack, open_pack
 
 BLOCK, MIXED = 256, 64
 """Images in a block, 50 MB of 256 × 256 pixels, and blocks in memory at a time, where they are shuffled by blocks."""
@@ -33,7 +33,7 @@ class Batch:
     """(N, side, side, 3), uint8."""
     labels: Tensor
     """(N,), int64."""
-    numbers: np.ndarray
+    indices: np.ndarray
     """Which images of the pack they are, (N,)."""
     first: int
     """Place of the first of them in the epoch."""
@@ -42,12 +42,12 @@ class Batch:
         return Batch(
             self.images.to(device, non_blocking=True),
             self.labels.to(device, non_blocking=True),
-            self.numbers,
+            self.indices,
             self.first,
         )
 
 
-def epoch_order(numbers: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.ndarray:
+def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.ndarray:
     """The images of an epoch in the order in which they are trained on.
 
     Args:
@@ -61,11 +61,11 @@ def epoch_order(numbers: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
     if shuffle not in ("epoch", "once", "blocks"):
         raise ValueError(f"shuffle is {shuffle!r}; it may be 'epoch', 'once' or 'blocks'")
     if shuffle == "blocks":
-        order = permutation(seed, epoch, -(-len(numbers) // BLOCK))
-        blocks = [numbers[first * BLOCK : (first + 1) * BLOCK] for first in order]
+        order = permutation(seed, epoch, -(-len(indices) // BLOCK))
+        blocks = [indices[first * BLOCK : (first + 1) * BLOCK] for first in order]
         parts = [np.concatenate(blocks[first : first + MIXED]) for first in range(0, len(blocks), MIXED)]
-        return np.concatenate([part[permutation(seed, epoch, len(part))] for part in parts] or [numbers])
-    return numbers[permutation(seed, epoch if shuffle == "epoch" else 0, len(numbers))]
+        return np.concatenate([part[permutation(seed, epoch, len(part))] for part in parts] or [indices])
+    return indices[permutation(seed, epoch if shuffle == "epoch" else 0, len(indices))]
 
 
 def batches(
@@ -88,11 +88,11 @@ def batches(
     def read() -> None:
         try:
             for first in firsts:
-                numbers = order[first : first + batch_size]
-                images = torch.from_numpy(packed.images[numbers])
+                indices = order[first : first + batch_size]
+                images = torch.from_numpy(packed.images[indices])
                 if device.type == "cuda":
                     images = images.pin_memory()
-                _put(Batch(images, torch.from_numpy(packed.labels[numbers]), numbers, first))
+                _put(Batch(images, torch.from_numpy(packed.labels[indices]), indices, first))
             _put(None)
         except BaseException as error:  # raised again where the batches are used
             _put(error)
@@ -122,9 +122,9 @@ def _resident_batches(
     """Batches of a pack that lies in the device's memory as a whole."""
     images, labels = _resident(packed.path, device)
     for first in firsts:
-        numbers = order[first : first + batch_size]
-        chosen = torch.from_numpy(numbers).to(device, non_blocking=True)
-        yield Batch(images[chosen], labels[chosen], numbers, first)
+        indices = order[first : first + batch_size]
+        chosen = torch.from_numpy(indices).to(device, non_blocking=True)
+        yield Batch(images[chosen], labels[chosen], indices, first)
 
 
 @lru_cache(maxsize=1)

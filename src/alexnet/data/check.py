@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from ..device import fits_memory, memory, processors
 from ..files import cache_folder
-from .decoding import Failed, results
-from .formats import is_mislabelled
-from .machine import fits_memory, memory, processors
-from .packing import Packing
-from .resizing import ORIENTATION
-from .sources.base import SPLITS, TRAIN, Reader, Source
-from .writing import most_unread
+from .pack.decoding import Failed, results
+from .pack.packing import Packing
+from .pack.resizing import ORIENTATION
+from .pack.writing import most_unread
+from .source import SPLITS, TRAIN, Reader, Source
+from .storage.formats import is_mislabelled
 
 Level = Literal["error", "warning", "note"]
 EXAMPLES = 5

@@ -128,10 +128,10 @@ def _sum(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def _reordered(metrics: Metrics, order: Tensor, columns: Tensor) -> Metrics:
-    """Of images in that order, with the classes of those numbers."""
+    """Of images in that order, with the classes of those indices."""
     places = torch.argsort(columns)
     return Metrics(metrics.probabilities[order][:, columns], places[metrics.labels[order]])
 
 
 def _names(evaluation: Evaluation) -> np.ndarray:
-    return np.array([evaluation.packed.names[int(number)] for number in evaluation.numbers])
+    return np.array([evaluation.packed.names[int(number)] for number in evaluation.indices])

@@ -21,7 +21,7 @@ def top_k_credit(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     """
     own = scores.gather(1, labels[:, None])
     places_left = k - (scores > own).sum(1)
-    tied = (scores == own).sum(1)  # none where the scores are not numbers, which is no credit
+    tied = (scores == own).sum(1)  # none where the scores are not finite, which is no credit
     return torch.where(tied > 0, places_left.double() / tied.clamp(min=1), 0.0).clamp(0, 1)
 
 

@@ -67,5 +67,5 @@ def write_probabilities(path: Path, evaluation: Evaluation, classes: Sequence[st
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", *classes))
-        for number, label, row in zip(evaluation.numbers, metrics.labels, metrics.probabilities.tolist(), strict=True):
+        for number, label, row in zip(evaluation.indices, metrics.labels, metrics.probabilities.tolist(), strict=True):
             writer.writerow((evaluation.packed.names[number], classes[label], *(f"{share:.6g}" for share in row)))

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.augmentation import CENTER
 from ..data.batches import batches
-from ..data.packing import Pack
-from ..model.device import TYPES, Precision
-from ..model.trained import Trained
+from ..data.pack.packing import Pack
+from ..device import Precision, torch_dtype
+from ..model.bundle import ModelBundle
+from ..preprocessing.augmentation import CENTER
 from .metrics import Metrics
 
 BATCH = 50
@@ -27,15 +27,15 @@ class Evaluation:
     mean: Metrics | None
     """By the mean of the probabilities of all views; None where only the center was asked for."""
     views: int
-    """How many: ten, or the five that are not mirrored for a network that was trained without mirroring."""
+    """How many: ten, or the five that are not flipped for a network that was trained without flipping."""
     packed: Pack
-    numbers: np.ndarray
+    indices: np.ndarray
     """Which images of the pack, (N,), in the order of the metrics."""
 
 
 @torch.inference_mode()
 def probabilities(
-    trained: Trained, images: Tensor, all_views: bool = True, precision: Precision = "fp32"
+    bundle: ModelBundle, images: Tensor, all_views: bool = True, precision: Precision = "fp32"
 ) -> tuple[Tensor, Tensor | None]:
     """By the center view and by the mean of the softmax over all views, each (N, classes), float32.
 
@@ -44,24 +44,24 @@ def probabilities(
     Args:
         images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
     """
-    cut = trained.inputs.all_views if all_views else trained.inputs.center
-    scores = trained.for_inference(precision)(cut(images, TYPES[precision]))
+    cut = bundle.preprocessing.all_views if all_views else bundle.preprocessing.center
+    scores = bundle.for_inference(precision)(cut(images, torch_dtype(precision)))
     views = scores.float().softmax(1)
     if not all_views:
         return views, None
-    views = views.unflatten(0, (len(images), trained.inputs.views))
+    views = views.unflatten(0, (len(images), bundle.preprocessing.views))
     return views[:, CENTER], views.mean(1)
 
 
 def evaluate(
-    trained: Trained,
+    bundle: ModelBundle,
     packed: Pack,
-    numbers: np.ndarray,
+    indices: np.ndarray,
     all_views: bool = True,
     precision: Precision = "fp32",
     progress=None,
 ) -> Evaluation:
-    """Every image of `numbers` once.
+    """Every image of `indices` once.
 
     Args:
         progress: a function that wraps an iterable of batches, given (batches, number of images).
@@ -69,17 +69,19 @@ def evaluate(
     Raises:
         ValueError: there are no images, or they are stored at another size than the network's.
     """
-    if not len(numbers):
+    if not len(indices):
         raise ValueError(f"{packed.name} has no images to evaluate on")
-    if packed.side != trained.inputs.stored_size:
-        raise ValueError(f"images of {packed.side} pixels are given; the network needs {trained.inputs.stored_size}")
-    device = next(trained.network.parameters()).device
+    if packed.side != bundle.preprocessing.stored_size:
+        raise ValueError(
+            f"images of {packed.side} pixels are given; the network needs {bundle.preprocessing.stored_size}"
+        )
+    device = next(bundle.network.parameters()).device
     parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
-    read = batches(packed, numbers, BATCH if all_views else 4 * BATCH, device)
-    for batch in progress(read, len(numbers)) if progress else read:
-        center, mean = probabilities(trained, batch.images, all_views, precision)
+    read = batches(packed, indices, BATCH if all_views else 4 * BATCH, device)
+    for batch in progress(read, len(indices)) if progress else read:
+        center, mean = probabilities(bundle, batch.images, all_views, precision)
         parts.append((center.cpu(), mean.cpu() if mean is not None else None, batch.labels.cpu()))
     labels = torch.cat([part[2] for part in parts])
     center = Metrics(torch.cat([part[0] for part in parts]), labels)
     mean = Metrics(torch.cat([part[1] for part in parts]), labels) if all_views else None
-    return Evaluation(center, mean, trained.inputs.views, packed, numbers)
+    return Evaluation(center, mean, bundle.preprocessing.views, packed, indices)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..normalization import response_norm, spatial_norm
 from ..specs import architecture as words
-from ..specs.geometry import Placed, place
+from ..specs.shapes import Placed, place
 from .initialization import initialize
 
 TORCHVISION_NAMES = {

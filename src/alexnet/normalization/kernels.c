@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-#include "../kernels.h"
+#include "../kernels/kernels.h"
 
 /* At a time: places where those are contiguous, maps of a spatial window, values where channels are contiguous; and
    values that a thread takes. */

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from .architecture import AdaptivePool, Architecture, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
-from .geometry import Operation, Placed, named_operations
-from .recipes import PRETRAINED, Input, Recipe
+from .recipe import PRETRAINED, Input, Recipe
 from .schedules import Drops, Fall, Levels, Plateau, Schedule, Stages, Switched, WarmThenLinear
+from .shapes import Operation, Placed, named_operations
 from .variants import PAPER
 
 HEAD = ("layer", "what", "output", "parameters", "multiply-adds", "sees")
@@ -81,18 +81,18 @@ def in_words(operation: Operation, inputs: tuple[int, ...] = ()) -> str:
 
 def recipe_in_words(recipe: Recipe) -> str:
     """Rates at the start and decay, inputs and augmentation, in a line."""
-    first, highest = recipe.rates(0, []), recipe.first_rate()
+    first, highest = recipe.rates(0, []), recipe.peak_lr()
     decay = "decay by layer" if isinstance(recipe.weight_decay, Mapping) else f"decay {recipe.weight_decay:g}"
     rates = f"weights {highest:.3g}" + (
         f", biases {first.biases * highest / first.weights:.3g}" if first.weights else ""
     )
     inputs = {"one": "0 … 255 minus the mean", "pretrained": "as before"}.get(recipe.input.std, "unit deviation")
-    crops = f"crops of {recipe.zoom[0]:.0%} to {recipe.zoom[1]:.0%}" if recipe.zoom else "crops"
+    crops = f"crops of {recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%}" if recipe.crop_scale else "crops"
     shared = f" shared by {recipe.crop_group} images" if recipe.crop_group > 1 else ""
-    augmentation = crops + (" and mirroring" if recipe.mirror else "") + shared
+    augmentation = crops + (" and flipping" if recipe.flip else "") + shared
     color = ", color shift" if recipe.color else ""
     mixed = "".join(f", {name}" for name in ("mixup", "cutmix") if getattr(recipe, name))
-    kept = "; mean of the weights" if recipe.averaging else ""
+    kept = "; mean of the weights" if recipe.ema_decay else ""
     return f"{rates}, {decay}; inputs {inputs}; {augmentation}{color}{mixed}{kept}"
 
 
@@ -102,20 +102,20 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
     by_layer = ", ".join(f"{layer} {each:g}" for layer, each in decay.items()) if isinstance(decay, Mapping) else ""
     facts = {
         "schedule": schedule_in_words(recipe.schedule),
-        "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.least_steps:,} steps",
+        "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.min_steps:,} steps",
         "batch": f"{recipe.batch_size} images",
         "momentum": f"{recipe.momentum:g}",
         "decay": (by_layer or f"{decay:g}") + (", of biases too" if recipe.decay_biases else ", none of biases"),
         "input": _input(recipe.input),
         "crops": "of the size that the network sees",
-        "mirroring": "of half of the images" if recipe.mirror else "none",
+        "flipping": "of half of the images" if recipe.flip else "none",
         "order": {"epoch": "new each epoch", "once": "one for all epochs", "blocks": "new, by blocks"}[recipe.shuffle],
     }
-    if recipe.zoom:
-        shape = f", sides up to {recipe.stretch:.3g} : 1" if recipe.stretch > 1 else ""
-        facts["crops"] = f"{recipe.zoom[0]:.0%} to {recipe.zoom[1]:.0%} of the stored image{shape}, resized"
+    if recipe.crop_scale:
+        shape = f", sides up to {recipe.crop_ratio:.3g} : 1" if recipe.crop_ratio > 1 else ""
+        facts["crops"] = f"{recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%} of the stored image{shape}, resized"
     if recipe.crop_group > 1:
-        facts["crops"] += f"; crop and mirroring shared by {recipe.crop_group} images"
+        facts["crops"] += f"; crop and flipping shared by {recipe.crop_group} images"
     if recipe.color:
         divided = f", divided by {1 + recipe.color.deviation:g}" if recipe.color.divide else ""
         facts["color shift"] = f"{recipe.color.deviation:g} times the {recipe.color.along}{divided}"
@@ -123,8 +123,8 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         "label smoothing": (recipe.label_smoothing, "{:g}"),
         "mixup": (recipe.mixup, "share by Beta({0:g}, {0:g})" + ("; of half of the batches" if recipe.cutmix else "")),
         "cutmix": (recipe.cutmix, "share by Beta({0:g}, {0:g})" + ("; of the other half" if recipe.mixup else "")),
-        "averaging": (recipe.averaging, "mean of the weights, each step {:g} of what it was"),
-        "largest gradient": (recipe.largest_gradient, "{:g}"),
+        "averaging": (recipe.ema_decay, "mean of the weights, each step {:g} of what it was"),
+        "largest gradient": (recipe.max_grad_norm, "{:g}"),
         "trust": (recipe.trust, "{:g}: rates in proportion to weights over gradient (LARS)"),
         "layers": (scales_in_words(recipe), "{}"),
     }
@@ -133,7 +133,7 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
 
 def scales_in_words(recipe: Recipe) -> str:
     """Layers that are frozen or slowed down, empty where there are none."""
-    each = recipe.layer_scale.items()
+    each = recipe.lr_scale.items()
     return ", ".join(f"{layer} {f'at {scale:g} of the rate' if scale else 'frozen'}" for layer, scale in each)
 
 

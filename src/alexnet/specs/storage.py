@@ -6,14 +6,28 @@ from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from . import architecture, recipes, schedules
+from . import architecture, recipe, schedules
 
 KNOWN = {
     kind.__name__: kind
-    for module in (architecture, schedules, recipes)
+    for module in (architecture, schedules, recipe)
     for kind in vars(module).values()
     if isinstance(kind, type) and is_dataclass(kind)
 }
+
+FORMER_FIELDS = {
+    "Recipe": {
+        "averaging": "ema_decay",
+        "largest_gradient": "max_grad_norm",
+        "layer_scale": "lr_scale",
+        "least_steps": "min_steps",
+        "mirror": "flip",
+        "rate_scale": "lr_factor",
+        "stretch": "crop_ratio",
+        "zoom": "crop_scale",
+    }
+}
+"""Names of fields in files of version 0.1, by kind, and today's."""
 
 
 def to_json(value: Any) -> Any:
@@ -41,7 +55,10 @@ def from_json(value: Any) -> Any:
         return {key: from_json(each) for key, each in value.items()}
     if value["is"] not in KNOWN:
         raise ValueError(f"{value['is']!r} is not known; it may be one of {', '.join(KNOWN)}")
+    today = FORMER_FIELDS.get(value["is"], {})
     try:
-        return KNOWN[value["is"]](**{key: from_json(each) for key, each in value.items() if key != "is"})
+        return KNOWN[value["is"]](
+            **{today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
+        )
     except TypeError as error:
         raise ValueError(f"a stored {value['is']} does not fit this version: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from .recipes import Recipe
+from .recipe import Recipe
 from .schedules import Plateau, Rates
 
 SPAN_HEAD = ("epochs", "weights", "biases", "layers of their own", "color shift")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..model.device import Precision
+from ..device import Precision
 from ..model.network import AlexNet
 
 

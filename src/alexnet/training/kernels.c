@@ -1,6 +1,6 @@
 /* The paper's update (section 5) in one pass over memory:  v ← m v − rate · decay · w − rate · g,  w ← w + v. */
 
-#include "../kernels.h"
+#include "../kernels/kernels.h"
 
 enum { PART = 65536 };
 

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import torch
 
-from ..data.augmentation import training_views
 from ..data.batches import Batch, batches, epoch_order
-from ..data.mixing import drawn_mix
+from ..device import Precision, torch_dtype
+from ..diagnosis.causes import Facts, Watch, diagnosed
 from ..evaluation.views import evaluate
-from ..model.device import TYPES, Precision
-from ..model.trained import Trained
+from ..model.bundle import ModelBundle
+from ..preprocessing.augmentation import training_views
+from ..preprocessing.mixing import drawn_mix
+from ..runs.checkpoints import MINUTES, Checkpoints, Progress
+from ..runs.history import History
 from ..specs.schedules import Rates
-from .averaging import Averaging
-from .checkpoints import MINUTES, Checkpoints, Progress
-from .diagnosis import Facts, Watch, diagnosed
+from .ema import Averaging
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
-from .journal import History
 from .optimizer import paper_update
 from .plan import Plan
 from .step import MicroBatch, MicroBatches
@@ -52,7 +52,7 @@ class Report:
 
 
 def train(
-    trained: Trained,
+    bundle: ModelBundle,
     plan: Plan,
     *,
     seed: int = 0,
@@ -87,17 +87,17 @@ def train(
         OutOfMemory: a step does not fit into the memory, and may not be split.
         ValueError: there are checkpoints, and none can be gone on from.
     """
-    network = trained.network
+    network = bundle.network
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
     optimizer = paper_update(network, recipe)
-    averaging = Averaging(network, recipe.averaging)
-    checkpoints = Checkpoints(run, trained, optimizer, averaging, minutes, say)
+    averaging = Averaging(network, recipe.ema_decay)
+    checkpoints = Checkpoints(run, bundle, optimizer, averaging, minutes, say)
     progress = checkpoints.restore(recipe.batch_size) if resume and run else Progress()
     micro_batches = MicroBatches(network, micro_batch, progress.at_a_time, say)
     watch = Watch(network, optimizer, plan, precision, run, say)
     on_start(progress)
-    training, validation = packed.numbers("train"), packed.numbers("val")
+    training, validation = packed.indices("train"), packed.indices("val")
     per_epoch = math.ceil(len(training) / recipe.batch_size)
     scores_of = None
 
@@ -115,9 +115,9 @@ def train(
                     rates = rates_at(progress.batch)
                     optimizer.set_rates(rates)
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
-                    drawn = seed, progress.epoch, rates.color, TYPES[precision]
-                    views = training_views(batch, recipe, trained.inputs, plan.found, *drawn)
-                    mix = drawn_mix(batch, trained.inputs.crop_size, recipe, seed, progress.epoch)
+                    drawn = seed, progress.epoch, rates.color, torch_dtype(precision)
+                    views = training_views(batch, recipe, bundle.preprocessing, plan.found, *drawn)
+                    mix = drawn_mix(batch, bundle.preprocessing.crop_size, recipe, seed, progress.epoch)
                     scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
                     loss, right = micro_batches.train_step(scores_of, optimizer, views, batch, recipe, precision, mix)
                     averaging.update(progress.epoch * per_epoch + progress.batch + 1)
@@ -145,7 +145,7 @@ def train(
                 "waiting": waited / trained_s,
             }
             if len(validation):
-                metrics = evaluate(trained, packed, validation, all_views=False, precision=precision).center
+                metrics = evaluate(bundle, packed, validation, all_views=False, precision=precision).center
                 where = f"after epoch {progress.epoch + 1}, on val"
                 _check_finite(metrics.loss, where, rates_at(per_epoch - 1), progress)
                 row |= {"val_loss": metrics.loss, "val_error": 1 - metrics.top1, "val_error_top5": 1 - metrics.top5}

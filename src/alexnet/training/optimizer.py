@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..kernels import library, triton_is_here
-from ..specs.recipes import Recipe
+from ..specs.recipe import Recipe
 from ..specs.schedules import Rates
 
 

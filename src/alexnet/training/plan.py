@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.augmentation import Preprocessing
 from ..data.check import check
-from ..data.machine import fits_memory
-from ..data.packing import Pack, Packing, describe_splits, pack
+from ..data.pack.packing import Pack, Packing, describe_splits, pack
+from ..data.pack.statistics import Statistics, pack_statistics
 from ..data.sources import SPLITS, Source, open_source
-from ..data.statistics import Statistics, pack_statistics
+from ..device import fits_memory
+from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
-from ..model.trained import Trained
-from ..model.transfer import Pretrained, Transfer
+from ..preprocessing.augmentation import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.description import recipe_in_words, scales_in_words
-from ..specs.geometry import place
-from ..specs.recipes import PRETRAINED, Recipe, is_number, recipe
+from ..specs.recipe import PRETRAINED, Recipe, is_number
+from ..specs.recipes import recipe
+from ..specs.shapes import place
 from ..specs.variants import variant
+from .transfer import Pretrained, Transfer
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
 """Largest typical side of the images, pixels, for which a variant is the default."""
@@ -51,24 +52,24 @@ class Plan:
     @property
     def has_test(self) -> bool:
         """Whether there are images apart from those that choose the weights."""
-        return len(self.packed.numbers("test")) > 0
+        return len(self.packed.indices("test")) > 0
 
     @property
     def training_images(self) -> int:
-        return len(self.packed.numbers("train"))
+        return len(self.packed.indices("train"))
 
-    def untrained(self, seed: int, device: torch.device) -> Trained:
+    def untrained(self, seed: int, device: torch.device) -> ModelBundle:
         """The network with its initial weights, new or taken, and its preprocessing. Frozen layers need no gradient."""
         network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
-        for layer, scale in self.recipe.layer_scale.items():
+        for layer, scale in self.recipe.lr_scale.items():
             network.get_submodule(layer).requires_grad_(scale > 0)
         if self.transfer:
             self.transfer.begin(network)
-            inputs = self.transfer.inputs(self.architecture, self.recipe.mirror)
+            inputs = self.transfer.inputs(self.architecture, self.recipe.flip)
         else:
             sizes = self.architecture.stored_size, self.architecture.input_size
             inputs = Preprocessing.of(self.recipe, self.found, *sizes)
-        return Trained(network, inputs, self.packed.classes).to(device)
+        return ModelBundle(network, inputs, self.packed.classes).to(device)
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""
@@ -82,14 +83,14 @@ class Plan:
         }
         if self.transfer:
             facts |= self.transfer.facts()
-        if self.recipe.layer_scale:
+        if self.recipe.lr_scale:
             facts["layers"] = scales_in_words(self.recipe)
         if self.recipe.shuffle == "blocks":
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled by blocks, as {gigabytes:,.0f} GB of images may not fit into memory"
         if not self.has_test:
             facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
-        if unread := self.packed.unread:
+        if unread := self.packed.unreadable:
             first = self.packed.names[next(iter(unread))]
             facts["left out"] = f"{len(unread)} images that cannot be read, {first} the first"
         return facts
@@ -131,8 +132,8 @@ def make_plan(
     if lr is not None:
         if not (is_number(lr) and 0 < lr < math.inf):
             raise ValueError(f"lr is {lr!r}; it may be above 0")
-        if not math.isclose(lr, chosen.first_rate(), rel_tol=1e-9):  # as rounding would make it another recipe
-            chosen = replace(chosen, rate_scale=chosen.rate_scale * lr / chosen.first_rate())
+        if not math.isclose(lr, chosen.peak_lr(), rel_tol=1e-9):  # as rounding would make it another recipe
+            chosen = replace(chosen, lr_factor=chosen.lr_factor * lr / chosen.peak_lr())
     placed = place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
     _check_layers(chosen, list(dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed))))
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None
@@ -148,10 +149,10 @@ def make_plan(
             say(f"{source.name}: {finding}; see alexnet check {data}")
     packed = pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
-        chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.numbers("train"))))
+        chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.indices("train"))))
     if not fits_memory(packed.images.nbytes):
         chosen = replace(chosen, shuffle="blocks")
-    chosen = replace(chosen, least_steps=0)  # settled, also for a run that goes on with this recipe
+    chosen = replace(chosen, min_steps=0)  # settled, also for a run that goes on with this recipe
     return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer, packing.jpeg)
 
 
@@ -161,9 +162,9 @@ def _check_layers(chosen: Recipe, layers: Sequence[str]) -> None:
     Raises:
         ValueError: a layer whose rates are to be scaled is not there, or none is left to learn.
     """
-    if unknown := [name for name in chosen.layer_scale if name not in layers]:
+    if unknown := [name for name in chosen.lr_scale if name not in layers]:
         raise ValueError(f"there is no layer {unknown[0]!r} to freeze or slow down, but {', '.join(layers)}")
-    if all(chosen.layer_scale.get(name, 1) == 0 for name in layers):
+    if all(chosen.lr_scale.get(name, 1) == 0 for name in layers):
         raise ValueError("all layers are frozen; one at least is to learn")
 
 
@@ -175,7 +176,7 @@ def data_name(data: str | Path) -> str:
 
 def reported_split(packed: Pack) -> str:
     """Where the final errors are counted: test, or val where there is no test, or train where there is neither."""
-    return next((split for split in ("test", "val") if len(packed.numbers(split))), "train")
+    return next((split for split in ("test", "val") if len(packed.indices(split))), "train")
 
 
 def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
@@ -189,7 +190,7 @@ def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) 
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}; it may be one of {', '.join(SPLITS)}")
     split = split or reported_split(packed)
-    numbers = packed.numbers(split)
+    numbers = packed.indices(split)
     if not len(numbers):
         raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
     return numbers

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..data.mixing import Mix
-from ..model.device import Precision, autocast
+from ..device import Precision, autocast
 from ..model.network import AlexNet
+from ..preprocessing.mixing import Mix
 from ..specs.architecture import Dropout
-from ..specs.recipes import Recipe
+from ..specs.recipe import Recipe
 from .optimizer import PaperUpdate
 
 MicroBatch = int | Literal["auto"] | None
@@ -99,9 +99,9 @@ def add_gradient(
 
 def update(optimizer: PaperUpdate, recipe: Recipe, found: Tensor) -> tuple[float, int]:
     """Move the weights along their gradient; what `add_gradient` found, as numbers."""
-    if recipe.largest_gradient is not None:
+    if recipe.max_grad_norm is not None:
         parameters = [group["params"][0] for group in optimizer.param_groups]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.largest_gradient)
+        torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
     optimizer.step()
     loss, right = found.tolist()  # one wait for the device
     return loss, round(right)

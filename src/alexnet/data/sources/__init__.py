@@ -6,20 +6,20 @@ from functools import partial
 from pathlib import Path
 
 from ...files import cache_folder
-from ..archives import is_archive
-from ..download import SCHEMES, download, shown
-from ..formats import is_image
-from ..remote import STORES, kept_remote
-from .base import SPLITS, Problem, Source
+from ..labels.files import SUFFIXES as LABEL_SUFFIXES
+from ..source import SPLITS, Problem, Source
+from ..storage.archives import is_archive
+from ..storage.download import SCHEMES, download, shown
+from ..storage.formats import is_image
+from ..storage.remote import STORES, kept_remote
+from ..storage.trees import Folder, Packed, Remote, Tree
 from .bundled import emoji_source
 from .cifar import cifar_source
 from .folders import folder_source
 from .idx import IMAGES as IDX_IMAGES
 from .idx import idx_source
 from .imagenet import imagenet_source, spoken
-from .labels import SUFFIXES as LABEL_SUFFIXES
 from .lists import listed_source, write_list
-from .trees import Folder, Packed, Remote, Tree
 
 __all__ = ["SPLITS", "Problem", "Source", "image_files", "open_source", "recognise", "spoken", "write_list"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..names import Names
-from .base import SPLITS, TEST, TRAIN, VAL, Source, cut_splits
-from .trees import Opener, Tree
+from ..source import SPLITS, TEST, TRAIN, VAL, Source, cut_splits
+from ..storage.names import Names
+from ..storage.trees import Opener, Tree
 
 Read = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
 """From the content of a file to pixels, (N, height, width[, 3]), uint8, and labels, (N,), if any."""

@@ -10,8 +10,8 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from ..names import Names
-from .base import SPLITS, Source
+from ..source import SPLITS, Source
+from ..storage.names import Names
 
 CLASSES = (
     *("face", "hand", "person", "animal", "plant", "food", "vehicle"),

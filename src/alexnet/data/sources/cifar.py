@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..source import TEST, TRAIN, Source
+from ..storage.trees import Tree, read_file
 from .arrays import Part, array_source
-from .base import TEST, TRAIN, Source
-from .trees import Tree, read_file
 
 MOST_BYTES = 500_000_000
 """Of one file; the largest of CIFAR-100 has 155 million."""

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..formats import SUFFIXES, is_image
-from ..names import Names
-from .base import SPLITS, Problem, Source
-from .labelling import NONE, UNSPLIT, Images, labelled_source
-from .labels import SUFFIXES as LABEL_SUFFIXES
-from .labels import LabelFile, NoLabels, read_labels, split_of
-from .trees import Tree, read_file
+from ..labels.files import SUFFIXES as LABEL_SUFFIXES
+from ..labels.files import LabelFile, NoLabels, read_labels, split_of
+from ..labels.labeling import NONE, UNSPLIT, Images, labelled_source
+from ..source import SPLITS, Problem, Source
+from ..storage.formats import SUFFIXES, is_image
+from ..storage.names import Names
+from ..storage.trees import Tree, read_file
 
 PLAIN = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
 """Folders that are no class where one of them holds all images of a split."""

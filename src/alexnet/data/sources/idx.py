@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from ..labels.files import split_of
+from ..source import SPLITS, Source
+from ..storage.trees import Tree, read_file, read_most
 from .arrays import Part, array_source
-from .base import SPLITS, Source
-from .labels import split_of
-from .trees import Tree, read_file, read_most
 
 IMAGES = re.compile(r"(.*?)[-._]?images?[-._]idx([34])[-._]ubyte(\.gz)?")
 MOST_BYTES = 1_000_000_000

@@ -10,11 +10,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
-from ..archives import Archive
-from .base import Source
+from ..labels.files import LabelFile, Row, read_labels
+from ..source import Source
+from ..storage.archives import Archive
+from ..storage.trees import Packed, Several
 from .folders import folder_source
-from .labels import LabelFile, Row, read_labels
-from .trees import Packed, Several
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"

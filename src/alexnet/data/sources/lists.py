@@ -13,11 +13,11 @@ from reprlib import repr as short
 import numpy as np
 
 from ...files import written_whole
-from ..names import Names
-from .base import SPLITS, Problem, Source
-from .labelling import NONE, UNSPLIT, Images, labelled_source
-from .labels import MOST_PATH, LabelFile, is_text, read_labels
-from .trees import MOST_LABEL_BYTES, FilesBelow
+from ..labels.files import MOST_PATH, LabelFile, is_text, read_labels
+from ..labels.labeling import NONE, UNSPLIT, Images, labelled_source
+from ..source import SPLITS, Problem, Source
+from ..storage.names import Names
+from ..storage.trees import MOST_LABEL_BYTES, FilesBelow
 
 OF = "# images of "
 """Begins a list of images of another place, by their names there; the place stands behind it."""
