@@ -4,14 +4,19 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and threads of several programs wait for one another
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet import Classifier
 from alexnet.data.pack import decoding
 from alexnet.kernels import library
+from alexnet.session import Finish
+from alexnet.training.loop import Step
 
 COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
@@ -51,6 +56,18 @@ def write_colors(root: Path, count: int, seed: int = 0) -> Path:
             pixels = (np.array(color) + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:02}.png")
     return root
+
+
+def fit(classifier: Classifier, data, act_at: int | None = None, act: Callable = lambda: None, **settings):
+    """Train as `Classifier.fit` does, and after that many steps do something, such as press Ctrl-C; the history."""
+    steps = 0
+    with contextlib.closing(classifier.fit_events(data, **settings)) as events:
+        for event in events:
+            steps += isinstance(event, Step)
+            if isinstance(event, Step) and steps == act_at:
+                act()
+            if isinstance(event, Finish):
+                return event.history
 
 
 @pytest.fixture(params=["kernels in C", "plain torch"])

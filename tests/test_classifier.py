@@ -181,16 +181,16 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["train", str(tmp_path / "nowhere")], "is not there; a data set may be"),
         (["describe", "lexnet"], "there is no variant 'lexnet'"),
         (["describe", "--recipe", "magic"], "there is no recipe 'magic'; it may be one of original"),
-        (["describe", "--output", "rates.png"], "output is for a drawing of rates; name a recipe"),
+        (["describe", "--output", "rates.png"], "--output needs --recipe NAME or --recipes"),
         (["describe", "--recipe", "paper", "--output", "rates.abc"], "Format 'abc' is not supported"),
         (["train", "emoji", "--recipe", "magic"], "there is no recipe 'magic'"),
-        (["train", "emoji", "--lr", "0"], "lr is 0.0; it may be above 0"),
+        (["train", "emoji", "--lr", "0"], "lr must be > 0, got 0.0"),
         (["train", "emoji", "--epochs", "0"], "epochs is 0; it may be 1 or more"),
         (["train", "emoji", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
-        (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "is no folder to write a.csv into"),
+        (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "--csv must be in an existing folder, got"),
         (["predict", str(run), str(tmp_path)], "no images are named, or in"),
-        (["train", "emoji", "--seed", "-1"], "seed is -1; it may be a whole number, 0"),
+        (["train", "emoji", "--seed", "-1"], "seed must be an integer from 0 to"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -203,7 +203,7 @@ def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
     damaged.write_bytes((run / "last.safetensors").read_bytes()[:-100])
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
         alexnet.load(tmp_path)
-    with pytest.raises(ValueError, match="nothing yet"):
+    with pytest.raises(ValueError, match="not trained yet"):
         alexnet.Classifier().predict(Image.new("RGB", (8, 8)))
 
 

@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
+import alexnet
 from alexnet import Classifier, create
 from alexnet.cli import main
 from alexnet.data.batches import Batch
-from alexnet.diagnosis.causes import Facts, diagnosed, examined
-from alexnet.diagnosis.layers import SAMPLE, data_facts, layer_sizes, read_layers
+from alexnet.diagnosis.causes import Facts, diagnosed
+from alexnet.diagnosis.layers import SAMPLE, check_row, data_facts, layer_statistics
 from alexnet.evaluation.metrics import Metrics
-from alexnet.runs.history import read_journal
+from alexnet.runs.run import Run
+from alexnet.session import Diverged, facts_of
 from alexnet.specs.recipe import Input
 from alexnet.specs.recipes import recipe
-from alexnet.specs.variants import VARIANTS
-from alexnet.training.loop import Diverged
-from alexnet.training.optimizer import paper_update
+from alexnet.specs.settings import TrainSettings
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 
@@ -49,7 +49,7 @@ def found_in(data, run, variant="cifar-18", epochs=20, ends=None, **how):
     how = {"epochs": epochs, "batch_size": 16, "verbose": False} | how
     with pytest.raises(ends, match="Likely cause") if ends else contextlib.nullcontext():
         Classifier(variant, "cpu", "fp32").fit(data, output=run, **how)
-    return diagnosed(examined(run))
+    return diagnosed(facts_of(run))
 
 
 def test_a_run_that_learns_is_left_in_peace(images, tmp_path, capsys):
@@ -63,9 +63,9 @@ def test_a_run_that_learns_is_left_in_peace(images, tmp_path, capsys):
 def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, capsys):
     unit = replace(recipe("cifar-18"), input=Input(std=(255.0, 255.0, 255.0)))
     found = found_in(images, tmp_path / "run", recipe=unit, verbose=True)
-    assert found.cause == "small-inputs" and "inputs are 0.2" in found.because
+    assert found.cause == "small-inputs" and "inputs have a size of 0.2" in found.evidence
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("Likely cause: inputs are 0.2") == 1
+    assert said.count("Likely cause: inputs have a size of 0.2") == 1
     with pytest.raises(SystemExit) as stop:
         main(["doctor", str(tmp_path / "run"), "--json"])
     assert stop.value.code == 1
@@ -79,12 +79,12 @@ def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, ca
 @pytest.mark.parametrize(("variant", "lr", "ends"), [("cifar-18", 100.0, Diverged), ("small", 30.0, None)])
 def test_a_rate_that_is_far_too_high(images, tmp_path, variant, lr, ends):
     """To a loss that is no number; and, with short gradients, to dead units."""
-    assert found_in(images, tmp_path / "run", variant, 8, ends, lr=lr).cause == "high-rate"
+    assert found_in(images, tmp_path / "run", variant, 8, ends, lr=lr).cause == "high-lr"
 
 
 def test_a_rate_that_is_far_too_low(images, tmp_path):
     for variant, lr in (("cifar-18", 1e-7), ("small", 1e-6)):
-        assert found_in(images, tmp_path / variant, variant, epochs=8, lr=lr).cause == "low-rate"
+        assert found_in(images, tmp_path / variant, variant, epochs=8, lr=lr).cause == "low-lr"
 
 
 def test_labels_that_do_not_belong_to_the_images(images, tmp_path):
@@ -113,13 +113,13 @@ def test_classes_in_another_order_in_val(tmp_path):
     for old, new in (("red", "x"), ("green", "red"), ("blue", "green"), ("x", "blue")):
         (data / "val" / old).rename(data / "val" / new)
     found = found_in(data, tmp_path / "run", epochs=10)
-    assert found.cause == "class-order" and "would be 0% instead of 100%" in found.because
+    assert found.cause == "class-order" and "would be 0% instead of 100%" in found.evidence
 
 
 def test_one_class_that_is_hard_to_beat(tmp_path):
     data = write_noise(tmp_path / "data", {"cat": 72, "dog": 8})
     found = found_in(data, tmp_path / "run")
-    assert found.cause == "dominant-class" and "91% of the training images are cat" in found.because
+    assert found.cause == "dominant-class" and "91% of the training images are cat" in found.evidence
 
 
 def test_a_run_that_is_too_short(tmp_path):
@@ -161,10 +161,11 @@ def test_sizes_of_layers_are_those_of_their_tensors():
 
 def test_lines_are_few_and_the_journal_keeps_one_an_epoch(images, tmp_path):
     found_in(images, tmp_path / "run", epochs=40)
-    assert [line["step"] for line in read_layers(tmp_path / "run")] == [1, 10, 100, 204, 240]
-    assert len(read_journal(tmp_path / "run")) == 40
-    assert {line["highest_rate"] for line in read_layers(tmp_path / "run")} == {0.001}
-    first = read_layers(tmp_path / "run")[0]["data"]
+    rows, history = Run(tmp_path / "run").layer_rows(check_row), Run(tmp_path / "run").history()
+    assert [line["step"] for line in rows] == [1, 10, 100, 204, 240]
+    assert len(history) == 40
+    assert {line["peak_lr"] for line in rows} == {0.001}
+    first = rows[0]["data"]
     assert first["guess"] == pytest.approx(math.log(3)) and first["inputs"] == 60
 
 
@@ -179,12 +180,12 @@ def test_errors_with_other_names_for_the_classes():
 
 SIZES = {"activations": 1.0, "spread": 1.0, "weights": 0.01, "updates": 1e-5, "ratio": 1e-3, "dead": 0.1}
 DATA = {"classes": 10, "guess": math.log(10), "largest": 0.1, "largest_class": "a", "spread": 60.0, "inputs": 60.0}
-LINE = {"step": 1, "loss": 1.0, "rate": 0.1, "inputs": 60.0, "layers": {"conv1": SIZES}, "data": DATA}
+LINE = {"step": 1, "loss": 1.0, "lr": 0.1, "inputs": 60.0, "layers": {"conv1": SIZES}, "data": DATA}
 EPOCH = {"epoch": 1, "steps": 240, "train_loss": 1.0, "train_error": 0.3}
 
 
 def test_a_loss_above_guessing_is_not_taken_for_learning():
-    assert diagnosed(Facts([], [LINE | {"loss": 9.0}])).cause == "high-rate"
+    assert diagnosed(Facts([], [LINE | {"loss": 9.0}])).cause == "high-lr"
     assert diagnosed(Facts([], [LINE])) is None
 
 
@@ -203,19 +204,19 @@ def test_val_with_other_shares_than_train_is_held_against_its_own_guessing():
 def test_the_share_of_the_largest_class_is_counted_in_val_as_well(tmp_path):
     write_noise(tmp_path / "data" / "train", {"cat": 9, "dog": 1})
     write_noise(tmp_path / "data" / "val", {"cat": 2, "dog": 3}, seed=1)
-    facts = data_facts(make_plan(tmp_path / "data", VARIANTS["cifar-18"]))
+    facts = data_facts(make_plan(tmp_path / "data", TrainSettings(variant="cifar-18")))
     assert facts["largest"] == 0.9 and facts["largest_class"] == "cat" and facts["largest_in_val"] == 0.4
 
 
 def test_what_helps_is_told_from_the_highest_rate():
     """The schedule has fallen to a hundredth when the run ends."""
-    lines = [LINE | {"rate": rate, "highest_rate": 0.3, "loss": 9.0} for rate in (0.3, 0.003)]
-    for rows in (lines, [{key: line[key] for key in line if key != "highest_rate"} for line in lines]):
+    lines = [LINE | {"lr": lr, "peak_lr": 0.3, "loss": 9.0} for lr in (0.3, 0.003)]
+    for rows in (lines, [{key: line[key] for key in line if key != "peak_lr"} for line in lines]):
         found = diagnosed(Facts([], rows))
-        assert found.remedy.endswith("--lr 0.03") and "up to 0.3" in found.because
-    slow = LINE | {"rate": 1e-8, "highest_rate": 1e-6, "loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
+        assert found.remedy.endswith("--lr 0.03") and "up to 0.3" in found.evidence
+    slow = LINE | {"lr": 1e-8, "peak_lr": 1e-6, "loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
     slow["data"] = DATA | {"guess": 9.0}
-    assert "a higher rate than 1e-06" in diagnosed(Facts([], [slow])).remedy
+    assert "a higher learning rate than 1e-06" in diagnosed(Facts([], [slow])).remedy
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -224,7 +225,7 @@ def test_labels_are_not_blamed_where_errors_are_below_those_of_guessing(split):
     epoch = EPOCH | {"train_loss": 1.09, "val_loss": 1.09, "train_error": 0.66, "val_error": 0.66}
     assert diagnosed(Facts([epoch], [LINE | {"data": data}])).cause == "labels"
     found = diagnosed(Facts([epoch | {f"{split}_error": 0.38}], [LINE | {"data": data}]))
-    assert found.cause == "few-steps" and "a higher rate than 0.1" in found.remedy
+    assert found.cause == "few-steps" and "a higher learning rate than 0.1" in found.remedy
 
 
 def test_frozen_layers_are_not_slow_ones():
@@ -239,12 +240,12 @@ def test_frozen_layers_are_not_slow_ones():
     ("line", "said"),
     [
         ("{}", "has no"),
-        ("[]", "is no object with"),
-        ("7", "is no object with"),
+        ("[]", "must be an object with"),
+        ("7", "must be an object with"),
         ('{"epoch": 1}', "has no 'step"),
-        (None, "is cut short or no JSON"),
-        ("\udcff", "is cut short or no JSON"),
-        ("", "is cut short or no JSON"),
+        (None, "is cut short or not JSON"),
+        ("\udcff", "is cut short or not JSON"),
+        ("", "is cut short or not JSON"),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1])
@@ -266,18 +267,18 @@ def test_damaged_lines_are_named(tmp_path, capsys, name, line, said, place):
         ({"layers": {"conv1": {}}}, "line 1, conv1 has no 'activations'"),
         ({"layers": {"conv1": SIZES | {"ratio": "x"}}}, "line 1, conv1 has 'x' for 'ratio'"),
         ({"layers": []}, r"line 1 has \[\] for 'layers'"),
-        ({"rate": None}, "line 1 has None for 'rate'"),
+        ({"lr": None}, "line 1 has None for 'lr'"),
         ({"data": {"guess": 1.0}}, "line 1, data has no 'largest'"),
-        ({"data": None}, "line 1, data is no object with guess, largest"),
+        ({"data": None}, "line 1, data must be an object with guess, largest"),
     ],
 )
 def test_damaged_sizes_are_named(tmp_path, change, said):
     (tmp_path / "layers.jsonl").write_text(json.dumps(LINE | change))
     with pytest.raises(ValueError, match=said):
-        examined(tmp_path)
+        facts_of(tmp_path)
 
 
 def test_a_folder_without_a_run_has_no_doctor(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["doctor", str(tmp_path)])
-    assert "has no layers.jsonl" in capsys.readouterr().err
+    assert "has no layer statistics" in capsys.readouterr().err

@@ -11,13 +11,13 @@ import kills
 import numpy as np
 import pytest
 import torch
+from conftest import fit as fit_with
 
 from alexnet import Classifier
 from alexnet.cli import main
-from alexnet.model.bundle import ModelBundle
-from alexnet.runs import checkpoints
-from alexnet.runs.checkpoints import BEST, EARLIER, LAST, NotSaved
-from alexnet.runs.history import read_journal
+from alexnet.model import bundle
+from alexnet.runs.checkpoints import NotSaved
+from alexnet.runs.run import BEST, EARLIER, LAST, Run
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import WarmThenLinear
 
@@ -51,23 +51,15 @@ def fit(data, run, chosen=QUICK, resume=None, **how):
     return Classifier("cifar-18", "cpu", "fp32").fit(data, recipe=chosen, output=run, resume=resume, **how)
 
 
-def stop_after(steps):
+def cut_off(data, run, steps, chosen=QUICK, **how):
     """Be killed, as it were, after so many steps."""
-    taken = 0
 
-    def on_step(bar, report):
-        nonlocal taken
-        taken += 1
-        if taken == steps:
-            raise Killed
+    def die():
+        raise Killed
 
-    return on_step
-
-
-def cut_off(data, run, steps, **how):
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("alexnet.console.TrainingBar.step", stop_after(steps))
-        fit(data, run, **how)
+    how = {"checkpoint_minutes": 0, "resume": run != "auto" and (run / "run.json").exists()} | how
+    with pytest.raises(Killed):
+        fit_with(Classifier("cifar-18", "cpu", "fp32"), data, steps, die, recipe=chosen, output=run, **how)
 
 
 @pytest.mark.parametrize("case", [kills.CASES[0], kills.CASES[3]], ids=str)
@@ -115,9 +107,9 @@ def test_a_flipped_bit_is_found_wherever_it_is(images, tmp_path, name):
         spoilt[at // 8] ^= 1 << at % 8
         path.write_bytes(spoilt)
         with pytest.raises(ValueError, match=path.name):
-            checkpoints.read_notes(path)
-            checkpoints.read_extra(path, "velocity.")
-            ModelBundle.load(path)
+            bundle.read_notes(path)
+            bundle.read_extra(path, "velocity.")
+            bundle.ModelBundle.load(path)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "flipped", "emptied"])
@@ -131,7 +123,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_word(spoil, newest, images, expe
         (run / name).write_bytes({"truncated": content[:-100], "flipped": content, "emptied": b""}[spoil])
     fit(images, run, verbose=True)
     said = " ".join(capsys.readouterr().out.split())
-    assert f"Going on from {EARLIER[newest - 1]}, after epoch 1 and {5 - newest} steps" in said and f"{LAST}" in said
+    assert f"Resuming from {EARLIER[newest - 1]}, after epoch 1 and {5 - newest} steps" in said and f"{LAST}" in said
     assert kills.contents(run) == expected
     assert (run / f"{LAST}.damaged").exists()
 
@@ -145,10 +137,10 @@ def test_best_weights_that_are_gone_are_made_again_where_they_can_be(spoil, imag
     assert kills.contents(run) == expected
     cut_off(images, lost, 9)
     best = json.loads((lost / "metrics.jsonl").read_text().splitlines()[0])
-    assert checkpoints.read_notes(lost / LAST)["progress"]["epochs"][0] == best, "the first epoch is the best"
+    assert bundle.read_notes(lost / LAST)["progress"]["epochs"][0] == best, "the first epoch is the best"
     spoil(lost / BEST)
     fit(images, lost, verbose=True)
-    assert "nothing can make it again" in " ".join(capsys.readouterr().out.split())
+    assert "no checkpoint can restore it" in " ".join(capsys.readouterr().out.split())
     found = kills.contents(lost)
     assert all(found[key] == value for key, value in expected.items() if BEST not in key)
 
@@ -158,7 +150,7 @@ def test_weights_of_a_run_that_are_gone_are_not_replaced_by_others(images, tmp_p
     fit(images, run)
     chosen = run / json.loads((run / "run.json").read_text())["weights"]
     chosen.unlink()
-    with pytest.raises(ValueError, match=f"{chosen.name}, the weights of this run, is not there"):
+    with pytest.raises(ValueError, match=f"{chosen.name}, the weights of this run, is missing"):
         Classifier.load(run)
 
 
@@ -168,7 +160,7 @@ def test_without_a_whole_checkpoint_the_user_decides(images, tmp_path):
     for name in (LAST, *EARLIER):
         if (run / name).exists():
             (run / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no checkpoint to go on from.*Remove them to begin anew"):
+    with pytest.raises(ValueError, match=r"no checkpoint to resume from.*Remove them to start anew"):
         fit(images, run)
 
 
@@ -182,7 +174,7 @@ def test_a_full_disk_stops_the_run_with_a_word_and_loses_nothing(bytes_left, ima
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"could not be written.*too large.* is whole.*--resume") as error:
+        with pytest.raises(OSError, match=r"could not be written.*too large.* is intact.*--resume") as error:
             fit(images, run)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -203,7 +195,7 @@ def test_a_folder_that_became_read_only_stops_the_run_with_a_word(images, expect
             raise PermissionError(13, "Permission denied", str(path))
 
         patch.setattr("pathlib.Path.touch", refuse)
-        with pytest.raises(NotSaved, match=f"Permission denied.*{LAST} is whole"):
+        with pytest.raises(NotSaved, match=f"Permission denied.*{LAST} is intact"):
             fit(images, run)
     fit(images, run)
     assert kills.contents(run) == expected
@@ -219,10 +211,8 @@ def test_a_read_only_output_is_refused_before_training(images, tmp_path):
 
 
 def test_only_one_process_trains_in_a_folder(images, tmp_path):
-    from alexnet.runs.run import held
-
     cut_off(images, tmp_path / "run", 2)
-    with held(tmp_path / "run"), pytest.raises(ValueError, match="another process is training in"):
+    with Run(tmp_path / "run").lock(), pytest.raises(ValueError, match="another process is training in"):
         fit(images, tmp_path / "run")
 
 
@@ -233,14 +223,14 @@ def test_changes_are_listed_and_those_of_the_mathematics_need_a_word(images, tmp
     about["versions"]["torch"], about["threads"] = "1.13", 77
     (run / "run.json").write_text(json.dumps(about))
     changed = replace(QUICK, momentum=0.5, batch_size=12)
-    with pytest.raises(ValueError, match=r"--allow-changes.*\n.*recipe\.batch_size: 24 then, 12 now\n.*momentum: 0\.9"):
+    with pytest.raises(ValueError, match=r"--allow-changes.*\n.*recipe\.batch_size: was 24, is now 12\n.*momentum: was 0\.9"):
         fit(images, run, changed)
     fit(images, run, changed, allow_changes=True, verbose=True)
     said = capsys.readouterr().out
-    assert "versions.torch: 1.13 then" in said and "threads: 77 then" in said and "another run from here on" in said
-    assert read_journal(run)["epoch"] == [1, 2, 3]
+    assert "versions.torch: was 1.13" in said and "threads: was 77" in said and "a different run from here on" in said
+    assert Run(run).history()["epoch"] == [1, 2, 3]
     about = json.loads((run / "run.json").read_text())
-    assert about["recipe"]["batch_size"] == 12 and "recipe.momentum: 0.9 then, 0.5 now" in about["changed"]
+    assert about["recipe"]["batch_size"] == 12 and "recipe.momentum: was 0.9, is now 0.5" in about["changed"]
 
 
 def test_a_data_set_that_changed_is_refused_and_its_images_stay_in_their_splits(images, tmp_path):
@@ -252,7 +242,7 @@ def test_a_data_set_that_changed_is_refused_and_its_images_stay_in_their_splits(
     for number in range(8):
         shutil.copy(data / "red" / f"{number:02}.png", data / "red" / f"new-{number}.png")
     (data / "blue" / "00.png").unlink()
-    with pytest.raises(ValueError, match="data: images that are gone: 1, new: 8"):
+    with pytest.raises(ValueError, match="data: 1 images are gone, 8 are new"):
         fit(data, run)
     assert all(path.read_bytes() == content for path, content in files.items())
     fit(data, run, allow_changes=True)
@@ -291,19 +281,17 @@ def test_images_that_were_moved_or_touched_are_the_same(images, expected, tmp_pa
 
 
 def test_what_is_refused_leaves_the_run_as_it_was(images, tmp_path):
-    from alexnet.runs.run import held
-
     run, new = tmp_path / "run", tmp_path / "new"
     cut_off(images, run, 4)
     files = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    with held(run), pytest.raises(ValueError, match="another process is training in"):
+    with Run(run).lock(), pytest.raises(ValueError, match="another process is training in"):
         fit(images, run, replace(QUICK, momentum=0.5), allow_changes=True)
     more = kills.write_images(tmp_path / "more", 40)
     shutil.copytree(more / "red", more / "pink")
     with pytest.raises(ValueError, match="of another network or other classes"):
         fit(more, run, allow_changes=True)
     assert all(path.read_bytes() == content for path, content in files.items())
-    with pytest.raises(ValueError, match="micro_batch is 0"):
+    with pytest.raises(ValueError, match="micro_batch must be an integer >= 1"):
         fit(images, new, micro_batch=0)
     fit(images, new)  # nothing is in the way
 
@@ -313,9 +301,9 @@ def test_output_may_hold_nothing_and_foreign_files_are_no_runs(images, tmp_path,
     mine, damaged = tmp_path / "mine", tmp_path / "runs" / "damaged-1"
     mine.mkdir()
     (mine / "report.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"mine holds report\.html; --output may be an empty folder"):
+    with pytest.raises(ValueError, match=r"--output must be a new or an empty folder, but .*mine holds report\.html"):
         fit(images, mine)
-    with pytest.raises(ValueError, match=r"report\.html is a file; --output may be"):
+    with pytest.raises(ValueError, match=r"--output must be a new or an empty folder, got the file .*report\.html"):
         fit(images, mine / "report.html", resume=False)
     assert (mine / "report.html").read_text() == "mine"
     cut_off(images, tmp_path / "runs" / "images-1", 2)
@@ -355,13 +343,12 @@ def test_the_command_finds_its_run_and_overwrites_no_finished_one(images, tmp_pa
         "--precision",
         "fp32",
     ]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("alexnet.console.TrainingBar.step", stop_after(3))
-        main([*asked, "--checkpoint-minutes", "0"])
+    settings = {"epochs": 2, "batch_size": 24, "checkpoint_minutes": 0}
+    cut_off(images, "auto", 3, None, **settings)
     main(["train", str(images), "--resume"])
-    assert "going on after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in capsys.readouterr().out
     finished = tmp_path / "runs" / "images-cifar-18-1"
-    for more, said in (([], "holds a finished run; choose another"), (["--resume"], "has finished")):
+    for more, said in (([], "holds a finished run; choose another"), (["--resume"], "is finished")):
         with pytest.raises(SystemExit):
             main([*asked, "--output", str(finished), *more])
         assert said in capsys.readouterr().err
@@ -377,4 +364,4 @@ def test_threads_other_than_those_of_the_run_are_named(images, tmp_path, capsys)
         fit(images, tmp_path / "run", verbose=True)
     finally:
         torch.set_num_threads(before)
-    assert f"threads: {before} then, {before + 1} now" in capsys.readouterr().out
+    assert f"threads: was {before}, is now {before + 1}" in capsys.readouterr().out

@@ -1,11 +1,15 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import fit as fit_with
 from conftest import write_colors
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,12 +20,13 @@ from alexnet.device import torch_dtype
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
 from alexnet.preprocessing.mixing import drawn_mix
-from alexnet.runs.checkpoints import BEST, LAST
-from alexnet.runs.history import read_journal
+from alexnet.runs.run import BEST, LAST, Run
+from alexnet.session import Diverged
 from alexnet.specs.recipes import recipe
+from alexnet.specs.settings import TrainSettings
 from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinear
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.loop import Diverged, train
+from alexnet.training.loop import Step, Training, train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
@@ -47,17 +52,10 @@ def colors(tmp_path):
 def fit(data, run, interrupt_at=None, chosen=QUICK, resume=False):
     """Train `small` and, where told, press Ctrl-C after so many steps."""
     classifier = Classifier("small", "cpu", "fp32")
-    steps = 0
+    return classifier, fit_with(classifier, data, interrupt_at, ctrl_c, recipe=chosen, output=run, resume=resume)
 
-    def on_step(bar, report):
-        nonlocal steps
-        steps += 1
-        if steps == interrupt_at:
-            signal.raise_signal(signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet.console.TrainingBar.step", on_step)
-        return classifier, classifier.fit(data, recipe=chosen, output=run, resume=resume, verbose=False)
+ctrl_c = partial(signal.raise_signal, signal.SIGINT)
 
 
 def without_times(history):
@@ -105,9 +103,9 @@ def test_training_follows_the_same_curve_with_and_without_kernels(folder, monkey
     for kernels in "01":
         monkeypatch.setenv("ALEXNET_KERNELS", kernels)
         library.cache_clear()
-        plan = make_plan(folder, VARIANTS["cifar-11"], changes={"epochs": 8, "batch_size": 12})
-        curves.append([])
-        train(plan.untrained(0, torch.device("cpu")), plan, on_step=lambda report: curves[-1].append(report.step_loss))
+        plan = make_plan(folder, TrainSettings(variant="cifar-11", epochs=8, batch_size=12))
+        events = train(Training(plan.untrained(0, torch.device("cpu")), plan), plan)
+        curves.append([event.step_loss for event in events if isinstance(event, Step)])
     library.cache_clear()
     assert len(curves[0]) >= 30 and curves[0][-1] < 0.8 * curves[0][0]
     np.testing.assert_allclose(curves[0], curves[1], atol=2e-3)
@@ -120,7 +118,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "broken", interrupt_at)
     _, resumed = fit(colors, tmp_path / "broken", resume=True)
-    assert without_times(resumed) == without_times(whole) == without_times(read_journal(tmp_path / "broken"))
+    assert without_times(resumed) == without_times(whole) == without_times(Run(tmp_path / "broken").history())
     for file in (BEST, LAST):
         expected, found = load_file(tmp_path / "whole" / file), load_file(tmp_path / "broken" / file)
         assert expected.keys() == found.keys()
@@ -133,37 +131,27 @@ def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, in
     """Within the first epoch and between two, with a val split whose errors are those of the mean."""
     modern = replace(recipe("modern"), epochs=3, batch_size=16, min_steps=0, ema_decay=0.8)
     architecture = VARIANTS["batch-norm"].with_layers(fc6={"units": 16}, fc7={"units": 16})
-    plan = make_plan(colors, replace(architecture, input_size=67, stored_size=76), modern)
+    small = replace(architecture, input_size=67, stored_size=76)
 
     def run(folder, until=None, resume=False):
-        steps = 0
+        classifier = Classifier(device="cpu", precision="fp32")
+        how = {"variant": small, "recipe": modern, "seed": 3, "output": folder, "resume": resume}
+        return classifier, fit_with(classifier, colors, until, ctrl_c, **how)
 
-        def on_step(report):
-            nonlocal steps
-            steps += 1
-            if steps == until:
-                signal.raise_signal(signal.SIGINT)
-
-        bundle = plan.untrained(3, torch.device("cpu"))
-        folder.mkdir(exist_ok=True)
-        return bundle.network, train(bundle, plan, run=folder, resume=resume, on_step=on_step)
-
-    network, whole = run(tmp_path / "whole")
+    classifier, whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", interrupt_at)
-    resumed_network, resumed = run(tmp_path / "broken", resume=True)
+    resumed_classifier, resumed = run(tmp_path / "broken", resume=True)
     assert without_times(resumed) == without_times(whole)
     for file in (BEST, LAST):
         expected, found = load_file(tmp_path / "whole" / file), load_file(tmp_path / "broken" / file)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-    last = load_file(tmp_path / "whole" / LAST)
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, last[name]) and torch.equal(tensor, resumed_network.state_dict()[name])
+    last, best = load_file(tmp_path / "whole" / LAST), load_file(tmp_path / "whole" / BEST)
+    for name, tensor in classifier.network.state_dict().items():
+        assert torch.equal(tensor, best[name]) and torch.equal(tensor, resumed_classifier.network.state_dict()[name])
     assert not torch.equal(last["fc8.weight"], last["not_averaged.fc8.weight"])
     assert last["norm1.running_mean"].abs().max() > 0
-    _, again = run(tmp_path / "whole", resume=True)  # nothing is left to do, and the mean stays
-    assert without_times(again) == without_times(whole)
 
 
 def test_the_mean_of_the_weights_is_what_is_validated_and_kept(colors, tmp_path):
@@ -221,23 +209,21 @@ def test_a_layer_with_a_rate_of_zero_stays_where_it_was(split_folder):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_so(colors):
     wild = replace(QUICK, schedule=WarmThenLinear(peak=1e6, warm=1e-9))
-    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a rate of"):
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a learning rate of"):
         fit(colors, None, chosen=wild)
 
 
 def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(colors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
-    with pytest.raises(ValueError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(ValueError, match="holds a run already; resume it with --resume"):
         fit(colors, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"other settings.*\n.*recipe\.momentum: 0\.9 then, 0\.5 now"):
+    with pytest.raises(ValueError, match=r"cannot resume.*\n.*recipe\.momentum: was 0\.9, is now 0\.5"):
         fit(colors, tmp_path / "run", chosen=replace(QUICK, momentum=0.5), resume=True)
     fit(colors, tmp_path / "run", resume=True)
-    about = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps(about | {"results": {}}))
-    with pytest.raises(ValueError, match="has finished"):
+    with pytest.raises(ValueError, match="is finished; to train further"):
         fit(colors, tmp_path / "run", resume=True)
-    with pytest.raises(ValueError, match="holds no run to go on with"):
+    with pytest.raises(ValueError, match="holds no run to resume"):
         fit(colors, tmp_path / "nowhere", resume=True)
 
 
@@ -254,9 +240,9 @@ def test_a_run_begun_before_a_field_was_known_resumes(colors, tmp_path):
 
 def test_a_run_without_a_checkpoint_begins_anew(colors, tmp_path):
     _, whole = fit(colors, tmp_path / "whole")
-    fit(colors, tmp_path / "run")
-    for file in (LAST, BEST, "metrics.jsonl"):
-        (tmp_path / "run" / file).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        fit(colors, tmp_path / "run", 2)
+    (tmp_path / "run" / LAST).unlink()
     _, again = fit(colors, tmp_path / "run", resume=True)
     assert without_times(again) == without_times(whole)
 
@@ -265,19 +251,14 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
     from alexnet.cli import main
 
     monkeypatch.chdir(tmp_path)
-    steps = 0
-
-    def on_step(bar, report):
-        nonlocal steps
-        steps += 1
-        if steps == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    asked = ["train", "colors", "--variant", "cifar-18", "--epochs", "2", "--batch-size", "16", "--seed", "5"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr("alexnet.console.TrainingBar.step", on_step)
-        main([*asked, "--precision", "fp32"])
-    assert stop.value.code == 130
+    asked = ["train", "colors", "--variant", "cifar-18", "--epochs", "40", "--batch-size", "4", "--seed", "5"]
+    command = [sys.executable, "-m", "alexnet", *asked, "--precision", "fp32"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while "epoch  2" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130 and "what was learned is saved, continue with --resume" in said
     main(["train", "colors", "--resume"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["colors-cifar-18-1"]
     main([*asked, "--precision", "fp32", "--output", "whole"])
@@ -287,15 +268,15 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
 
 def test_a_rate_that_is_asked_for_again_is_the_same_recipe(colors):
     """0.003 is three times the rate of cifar-18, but for rounding."""
-    first = make_plan(colors, VARIANTS["cifar-18"], lr=0.003).recipe
+    first = make_plan(colors, TrainSettings(variant="cifar-18", lr=0.003)).recipe
     assert first.peak_lr() == pytest.approx(0.003)
-    assert make_plan(colors, VARIANTS["cifar-18"], first, lr=0.003).recipe == first
+    assert make_plan(colors, TrainSettings(variant="cifar-18", recipe=first, lr=0.003)).recipe == first
 
 
 @pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), "0.1", True])
-def test_a_rate_that_cannot_be_is_refused(colors, lr):
-    with pytest.raises(ValueError, match=rf"lr is {lr!r}; it may be above 0"):
-        make_plan(colors, VARIANTS["cifar-18"], lr=lr)
+def test_a_learning_rate_must_be_positive(lr):
+    with pytest.raises(ValueError, match=rf"lr must be > 0, got {lr!r}"):
+        TrainSettings(lr=lr)
 
 
 def test_plateau_goes_on_where_it_was(colors, tmp_path):
@@ -312,13 +293,8 @@ def test_plateau_goes_on_where_it_was(colors, tmp_path):
 
 def test_ctrl_c_without_a_folder_keeps_what_was_learnt(colors):
     classifier = Classifier("small", "cpu", "fp32")
-
-    def on_step(bar, report):
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("alexnet.console.TrainingBar.step", on_step)
-        classifier.fit(colors, recipe=QUICK, verbose=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(classifier, colors, 1, ctrl_c, recipe=QUICK)
     assert classifier.predict(np.zeros((64, 64, 3), np.uint8)).shape == (3,)
 
 
@@ -342,7 +318,7 @@ def test_a_changed_image_is_another_data_set_to_a_resumed_run(colors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
     (colors / "red" / "00.png").unlink()
-    with pytest.raises(ValueError, match="images that are gone: 1, new: 0, in another split: "):
+    with pytest.raises(ValueError, match="1 images are gone, 0 are new, "):
         fit(colors, tmp_path / "run", resume=True)
 
 

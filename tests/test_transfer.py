@@ -1,4 +1,4 @@
-"""Going on from a trained network: what is taken, what moves, what the images are made into."""
+"""Transfer learning: which layers are copied, which move, and how images are normalized."""
 
 import json
 import signal
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import fit as fit_with
 from conftest import write_colors
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,11 +20,12 @@ from alexnet.data.batches import Batch
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
 from alexnet.preprocessing.augmentation import Preprocessing
-from alexnet.runs.checkpoints import LAST
+from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
+from alexnet.specs.settings import TrainSettings
 from alexnet.specs.schedules import Rates, Stage, Stages
 from alexnet.specs.variants import VARIANTS
-from alexnet.training.loop import train
+from alexnet.training.loop import Training, train
 from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
@@ -67,10 +69,10 @@ def pretrained(variant, classes, tmp_path, **changes):
     return Pretrained.of(bundle, tmp_path / "model.safetensors")
 
 
-def begun(architecture, classes, source):
+def fine_tuned(architecture, classes, source):
     transfer = Transfer.to(architecture, classes, source)
     network = AlexNet(architecture, len(classes))
-    transfer.begin(network)
+    transfer.copy_weights(network)
     return transfer, network.state_dict()
 
 
@@ -82,8 +84,8 @@ def narrow(name):
 
 def test_a_new_last_layer_and_all_others_bit_by_bit(tmp_path):
     source = pretrained("small", ("a", "b", "c"), tmp_path)
-    transfer, state = begun(VARIANTS["small"], ("a", "b", "d", "e"), source)
-    assert (transfer.new, transfer.left) == (("fc8",), ("fc8",))
+    transfer, state = fine_tuned(VARIANTS["small"], ("a", "b", "d", "e"), source)
+    assert (transfer.new, transfer.unused) == (("fc8",), ("fc8",))
     fresh = create("small", 4).state_dict()
     for name, tensor in source.bundle.network.state_dict().items():
         assert torch.equal(state[name], fresh[name] if name.startswith("fc8") else tensor), name
@@ -95,19 +97,19 @@ def test_conv6_begins_with_the_convolutions_of_original_as_in_2012(tmp_path):
     inputs = Preprocessing(75, 67, torch.zeros(1, 1, 3), torch.ones(3))
     ModelBundle(network, inputs, ("a", "b", "c")).save(tmp_path / "model.safetensors")
     source = Pretrained.of(ModelBundle.load(tmp_path / "model.safetensors"), tmp_path / "model.safetensors")
-    transfer, state = begun(narrow("conv6"), ("a", "b", "c"), source)
-    assert transfer.taken == ("conv1", "conv2", "conv3", "conv4", "conv5")
-    assert transfer.new == ("conv6", "fc6", "fc7", "fc8") and transfer.left == ("fc6", "fc7", "fc8")
+    transfer, state = fine_tuned(narrow("conv6"), ("a", "b", "c"), source)
+    assert transfer.copied == ("conv1", "conv2", "conv3", "conv4", "conv5")
+    assert transfer.new == ("conv6", "fc6", "fc7", "fc8") and transfer.unused == ("fc6", "fc7", "fc8")
     fresh = AlexNet(narrow("conv6"), 3).state_dict()
     for name, tensor in state.items():
-        expected = network.state_dict()[name] if name[:5] in transfer.taken else fresh[name]
+        expected = network.state_dict()[name] if name[:5] in transfer.copied else fresh[name]
         assert torch.equal(tensor, expected), name
 
 
 def test_the_same_classes_in_another_order_get_the_same_probabilities(tmp_path):
     source = pretrained("small", ("a", "b", "c"), tmp_path)
-    transfer, state = begun(VARIANTS["small"], ("c", "a", "b"), source)
-    assert not transfer.new and "new order" in transfer.facts()["taken"]
+    transfer, state = fine_tuned(VARIANTS["small"], ("c", "a", "b"), source)
+    assert not transfer.new and "new order" in transfer.facts()["copied"]
     network = create("small", 3).eval()
     network.load_state_dict(state)
     x = torch.randn(4, 3, 56, 56)
@@ -119,7 +121,7 @@ def test_dropout_of_2012_and_of_today_give_the_same_scores(tmp_path):
     """The weights behind dropout that is scaled afterwards are twice those behind dropout scaled while training."""
     source = pretrained("small", ("a", "b"), tmp_path)
     plain = replace(VARIANTS["small"], dropout=replace(VARIANTS["small"].dropout, rescale=False))
-    _, state = begun(plain, ("a", "b"), source)
+    _, state = fine_tuned(plain, ("a", "b"), source)
     network = AlexNet(plain, 2).eval()
     network.load_state_dict(state)
     x = torch.randn(4, 3, 56, 56)
@@ -147,7 +149,7 @@ def test_a_mean_image_is_resized_with_the_images(tmp_path):
     source = replace(source, bundle=ModelBundle(source.bundle.network, inputs, source.bundle.classes))
     transfer = Transfer.to(VARIANTS["small"], ("a", "b"), source)
     smaller = F.interpolate(images, (64, 64), mode="bilinear", antialias=True).mean(0).permute(1, 2, 0)
-    torch.testing.assert_close(transfer.inputs(VARIANTS["small"], True).mean, smaller)
+    torch.testing.assert_close(transfer.preprocessing(VARIANTS["small"], True).mean, smaller)
 
 
 def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
@@ -165,7 +167,7 @@ def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
 
 def test_leading_frozen_layers_cost_no_gradient_and_frozen_batch_norm_keeps_its_means(folder):
     chosen = replace(recipe("modern"), lr_scale={"conv1": 0.0, "norm1": 0.0}, batch_size=8)
-    plan = make_plan(folder, narrow("batch-norm"), chosen)
+    plan = make_plan(folder, TrainSettings(variant=narrow("batch-norm"), recipe=chosen))
     network = plan.untrained(0, torch.device("cpu")).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     x = torch.randn(4, 3, 67, 67)
@@ -247,9 +249,10 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     fresh = replace(tuned, input=first.input, new_layers=("fc8",))
 
     def errors(data, chosen, seed=0, source=None):
-        plan = make_plan(data, little, chosen, pretrained=source)
-        bundle = plan.untrained(seed, torch.device("cpu"))
-        return bundle, train(bundle, plan, seed=seed)["val_error"][-1]
+        plan = make_plan(data, TrainSettings(variant=little, recipe=chosen), source)
+        training = Training(plan.untrained(seed, torch.device("cpu")), plan)
+        *_, last = train(training, plan, seed=seed)
+        return training.bundle, last.row["val_error"]
 
     bundle, error = errors(many, first)
     assert error < 0.4
@@ -260,44 +263,26 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     assert with_old < 0.6 and with_new > 0.65, "a guess is wrong at 0.75"
 
 
-def interrupted(steps, *arguments):
-    """The command, stopped by Ctrl-C after so many steps."""
-    done = 0
-
-    def on_step(bar, report):
-        nonlocal done
-        done += 1
-        if done == steps:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("alexnet.console.TrainingBar.step", on_step)
-        main(["train", *arguments])
+def interrupted(steps, data, **settings):
+    """Training, stopped by Ctrl-C after so many steps."""
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(Classifier(), data, steps, lambda: signal.raise_signal(signal.SIGINT), **settings)
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is_damaged):
+def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is_damaged, capsys):
     """Without the file that it began with; and where its last checkpoint is damaged, from the one before."""
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 8))
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes((run / LAST).read_bytes())
-    asked = [
-        data,
-        "--from",
-        str(weights),
-        "--epochs",
-        "3",
-        "--batch-size",
-        "4",
-        "--freeze",
-        "conv1",
-        "--slow",
-        "fc6=0.5",
-    ]
-    main(["train", *asked, "--output", str(tmp_path / "whole")])
-    interrupted(6, *asked, "--output", str(tmp_path / "broken"))
+    asked = "--epochs 3 --batch-size 4 --freeze conv1 --slow fc6=0.5".split()  # flags of version 0.1
+    main(["train", data, "--from", str(weights), *asked, "--output", str(tmp_path / "whole")])
+    said = capsys.readouterr().err
+    assert "--from is now called --pretrained" in said and "--slow is now called --lr-scale" in said
+    settings = {"epochs": 3, "batch_size": 4, "freeze": ("conv1",), "lr_scale": {"fc6": 0.5}}
+    interrupted(6, data, pretrained=weights, output=tmp_path / "broken", **settings)
     about = json.loads((tmp_path / "broken" / "run.json").read_text())
-    assert about["from"] == str(weights) and len(about["from_sha256"]) == 64
+    assert about["pretrained"] == str(weights) and len(about["pretrained_sha256"]) == 64
     weights.unlink()
     if is_damaged:
         (tmp_path / "broken" / LAST).write_bytes(b"nothing")
@@ -312,7 +297,7 @@ def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4))
     weights, folder = tmp_path / "weights.safetensors", tmp_path / "run"
     weights.write_bytes((run / LAST).read_bytes())
-    interrupted(1, data, "--from", str(weights), "--epochs", "1", "--output", str(folder))
+    interrupted(1, data, pretrained=weights, epochs=1, output=folder)
     (folder / LAST).unlink()
     create_other = Classifier.load(weights, "cpu").bundle
     with torch.no_grad():
@@ -320,7 +305,7 @@ def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with
     create_other.save(weights)
     with pytest.raises(SystemExit):
         main(["train", data, "--resume", "--output", str(folder)])
-    assert f"was begun with {weights}; what {weights} holds is not that" in capsys.readouterr().err
+    assert f"was started with {weights}; the weights in {weights} are different" in capsys.readouterr().err
     weights.unlink()
     with pytest.raises(SystemExit):
         main(["train", data, "--resume", "--output", str(folder)])
@@ -333,7 +318,7 @@ def test_warm_restart_goes_on_with_conv1_as_it_was(run, tmp_path):
         [
             "train",
             str(data),
-            "--from",
+            "--pretrained",
             str(run),
             "--recipe",
             "warm-restart",
@@ -366,19 +351,19 @@ def test_torchvisions_file_is_gone_on_from_with_its_own_inputs(tmp_path, folder)
 def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
     data = str(folder)
     for arguments, said in (
-        (["--recipe", "fine-tune"], "the recipe fine-tune goes on from a trained network; name it by --from"),
-        (["--from", str(tmp_path)], "holds no trained network"),
+        (["--recipe", "fine-tune"], "the recipe fine-tune fine-tunes: pretrained must name a network"),
+        (["--pretrained", str(tmp_path)], "holds no trained network"),
         (
-            ["--from", str(run), "--freeze", "conv9"],
-            "there is no layer 'conv9' to freeze or slow down, but conv1, conv2",
+            ["--pretrained", str(run), "--freeze", "conv9"],
+            "freeze and lr_scale must name layers (conv1, conv2",
         ),
-        (["--from", str(run), "--slow", "conv3"], "slow is 'conv3'; it may be a layer and a number"),
-        (["--from", str(run), "--slow", "conv3=-1"], "lr_scale is {'conv3': -1.0}; it may be 0 or more"),
+        (["--pretrained", str(run), "--lr-scale", "conv3"], "as in conv3=0.1, got conv3"),
+        (["--pretrained", str(run), "--lr-scale", "conv3=-1"], "lr_scale is {'conv3': -1.0}; it may be 0 or more"),
         (
-            ["--from", str(run), "--variant", "cifar-18"],
-            "no layer of its network, small, fits cifar-18; conv1.weight is 48 ×",
+            ["--pretrained", str(run), "--variant", "cifar-18"],
+            "no layer of its network, small, fits cifar-18: conv1.weight must be 32 ×",
         ),
-        (["--variant", "cifar-18", "--freeze", "conv1", "conv2", "conv3", "fc8"], "all layers are frozen"),
+        (["--variant", "cifar-18", "--freeze", "conv1", "conv2", "conv3", "fc8"], "at least one layer must be trained"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["train", data, *arguments])

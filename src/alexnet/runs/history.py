@@ -1,26 +1,24 @@
-"""What a run wrote down: a line of JSON for every epoch, and the curves drawn from them."""
+"""What a run writes about every epoch, and the curves drawn from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-from ..files import written_whole
-
-FILE = "metrics.jsonl"
-NEEDED = {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}
-"""What every line has, whichever splits there are."""
+FORMER_KEYS = {"rate": "lr", "highest_rate": "peak_lr"}
+"""Keys of rows in version 0.1, and today's."""
 
 
 class History(Sequence):
-    """The epochs of a run, oldest first, each a dict; `history["val_error"]` is one number of each epoch.
+    """The epochs of a run, oldest first, each a dict; `history["val_error"]` is the list of its values.
 
     Keys: epoch (from 1), steps (so far), train_loss (nats) and train_error (with dropout and augmentation on),
-    val_loss, val_error, val_error_top5 (0 … 1), val_error_renamed (were classes called what they are most often taken
-    for), val_largest_answer (share of the most frequent one), rate (of weights, at the end of the epoch), images_per_s,
-    waiting (share of the time spent waiting for data), elapsed_s (training and validation of this epoch).
+    val_loss, val_error, val_error_top5 (0 … 1), val_error_renamed (if each class were called what it is most often
+    taken for), val_largest_answer (fraction of images that get the most frequent answer), lr (learning rate of the
+    weights at the end of the epoch), images_per_s, waiting (fraction of the time spent waiting for data), elapsed_s
+    (training and validation of this epoch).
     """
 
     def __init__(self, epochs: Sequence[dict] = ()):
@@ -33,7 +31,7 @@ class History(Sequence):
         return [epoch.get(key) for epoch in self.epochs] if isinstance(key, str) else self.epochs[key]
 
     def plot(self, path: str | Path | None = None):
-        """Loss and error over the epochs, training and validation; a matplotlib figure, also written to `path`."""
+        """Loss and error by epoch, training and validation; a matplotlib figure, also written to `path`."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -55,51 +53,50 @@ class History(Sequence):
         return figure
 
 
-def read_journal(folder: Path) -> History:
-    """The lines so far, none where nothing was written yet.
-
-    Raises:
-        ValueError: one is damaged.
-    """
-    return History(read_lines(folder / FILE, NEEDED))
-
-
-def read_lines(path: Path, needed: Mapping[str, type]) -> list[dict]:
-    """A file of JSON lines as dicts; none where there is no such file.
+def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
+    """A file of JSON lines as dicts; empty if there is no such file.
 
     Args:
-        needed: what each line has, and of what type.
+        check: refuses what is no such row, given the row and its location in words.
 
     Raises:
-        ValueError: a line is cut short, no JSON, or has not what is needed.
+        ValueError: a line is cut short, not JSON, or refused.
     """
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
-        where = f"{path}, line {number}"
+    for line_number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        location = f"{path}, line {line_number}"
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where} is cut short or no JSON") from error
-        check_keys(row, needed, where)
+            raise ValueError(f"{location} is cut short or not JSON") from error
+        row = with_todays_keys(row) if isinstance(row, dict) else row
+        check(row, location)
         rows.append(row)
     return rows
 
 
-def check_keys(value: object, needed: Mapping[str, type], where: str) -> None:
-    """Refuse what is no dict with such keys and values of such types.
+def check_row(row: object, location: str) -> None:
+    """Refuse what is no row of history.
 
-    Args:
-        where: it stands, in words.
+    Raises:
+        ValueError: a key is missing, or its value has the wrong type.
+    """
+    check_keys(row, {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}, location)
+
+
+def check_keys(value: object, needed: Mapping[str, type], location: str) -> None:
+    """Refuse what is not a dict with these keys and types of values.
+
+    Raises:
+        ValueError: it is not; the message begins with `location`.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is no object with {', '.join(needed)}")
+        raise ValueError(f"{location} must be an object with {', '.join(needed)}, got {str(value)[:40]}")
     if missing := [key for key in needed if key not in value]:
-        raise ValueError(f"{where} has no {missing[0]!r}; it needs {', '.join(needed)}")
+        raise ValueError(f"{location} has no {missing[0]!r}; it needs {', '.join(needed)}")
     if wrong := [key for key, kind in needed.items() if not isinstance(value[key], kind)]:
-        raise ValueError(f"{where} has {value[wrong[0]]!r} for {wrong[0]!r}")
+        raise ValueError(f"{location} has {value[wrong[0]]!r} for {wrong[0]!r}")
 
 
-def write_journal(folder: Path, history: History) -> None:
-    """Write all lines anew, whole or not at all: a resumed run thus never has an epoch twice."""
-    with written_whole(folder / FILE) as temporary:
-        temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in history))
+def with_todays_keys(row: dict) -> dict:
+    return {FORMER_KEYS.get(key, key): value for key, value in row.items()}

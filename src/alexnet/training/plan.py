@@ -1,9 +1,9 @@
-"""What to train on what, and how, worked out from what a user asked for."""
+"""What to train on what, and how: settings and a data set become a plan in which nothing is left open."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,21 +13,22 @@ import torch
 from ..data.check import check
 from ..data.pack.packing import Pack, Packing, describe_splits, pack
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.sources import SPLITS, Source, open_source
+from ..data.sources import Source, open_source
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
 from ..preprocessing.augmentation import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.description import recipe_in_words, scales_in_words
-from ..specs.recipe import PRETRAINED, Recipe, is_number
-from ..specs.recipes import recipe
+from ..specs.recipe import PRETRAINED, Recipe
+from ..specs.recipes import recipe as find_recipe
+from ..specs.settings import TrainSettings
 from ..specs.shapes import place
-from ..specs.variants import variant
+from ..specs.variants import variant as find_variant
 from .transfer import Pretrained, Transfer
 
 SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
-"""Largest typical side of the images, pixels, for which a variant is the default."""
+"""The default variant for images whose typical shorter side is at most this, pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,10 @@ class Plan:
     packed: Pack
     architecture: Architecture
     recipe: Recipe
-    found: Statistics
+    statistics: Statistics
     """Of the training images."""
     transfer: Transfer | None = None
-    """What the network has from a trained one; None for new weights."""
-    jpeg: int | None = None
-    """Quality by which the images are packed; None for their pixels."""
+    """What is copied from a pretrained network; None to train from scratch."""
 
     @property
     def name(self) -> str:
@@ -51,7 +50,7 @@ class Plan:
 
     @property
     def has_test(self) -> bool:
-        """Whether there are images apart from those that choose the weights."""
+        """Whether there are images besides those that choose the weights."""
         return len(self.packed.indices("test")) > 0
 
     @property
@@ -59,27 +58,27 @@ class Plan:
         return len(self.packed.indices("train"))
 
     def untrained(self, seed: int, device: torch.device) -> ModelBundle:
-        """The network with its initial weights, new or taken, and its preprocessing. Frozen layers need no gradient."""
+        """The network with its initial weights, drawn or copied, and its preprocessing; frozen layers need no grad."""
         network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
-        for layer, scale in self.recipe.lr_scale.items():
-            network.get_submodule(layer).requires_grad_(scale > 0)
+        for layer, factor in self.recipe.lr_scale.items():
+            network.get_submodule(layer).requires_grad_(factor > 0)
         if self.transfer:
-            self.transfer.begin(network)
-            inputs = self.transfer.inputs(self.architecture, self.recipe.flip)
+            self.transfer.copy_weights(network)
+            preprocessing = self.transfer.preprocessing(self.architecture, self.recipe.flip)
         else:
             sizes = self.architecture.stored_size, self.architecture.input_size
-            inputs = Preprocessing.of(self.recipe, self.found, *sizes)
-        return ModelBundle(network, inputs, self.packed.classes).to(device)
+            preprocessing = Preprocessing.of(self.recipe, self.statistics, *sizes)
+        return ModelBundle(network, preprocessing, self.packed.classes).to(device)
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""
-        steps = self.recipe.epochs * -(-self.training_images // self.recipe.batch_size)
+        steps = self.recipe.epochs * math.ceil(self.training_images / self.recipe.batch_size)
         crop, stored = self.architecture.input_size, self.architecture.stored_size
         facts = {
             "data": f"{self.data}: {describe_splits(self.packed)}; {len(self.packed.classes)} classes",
             "network": f"{self.architecture.name}, crops of {crop} from {stored} pixels",
             "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
-            "rates": recipe_in_words(self.recipe),
+            "training": recipe_in_words(self.recipe),
         }
         if self.transfer:
             facts |= self.transfer.facts()
@@ -87,122 +86,112 @@ class Plan:
             facts["layers"] = scales_in_words(self.recipe)
         if self.recipe.shuffle == "blocks":
             gigabytes = self.packed.images.nbytes / 1e9
-            facts["order"] = f"shuffled by blocks, as {gigabytes:,.0f} GB of images may not fit into memory"
+            facts["order"] = f"shuffled in blocks, as {gigabytes:,.0f} GB of images may not fit in memory"
         if not self.has_test:
             facts["errors on"] = f"{reported_split(self.packed)}, of the last weights, as there is no test split"
-        if unread := self.packed.unreadable:
-            first = self.packed.names[next(iter(unread))]
-            facts["left out"] = f"{len(unread)} images that cannot be read, {first} the first"
+        if unreadable := self.packed.unreadable:
+            first = self.packed.names[next(iter(unreadable))]
+            facts["skipped"] = f"{len(unreadable)} images that cannot be read, the first is {first}"
         return facts
 
 
 def make_plan(
     data: str | Path,
-    architecture: Architecture | None = None,
-    wanted: str | Recipe | None = None,
-    changes: Mapping[str, object] | None = None,
-    lr: float | None = None,
-    split_seed: int = 0,
-    packing: Packing = Packing(),
-    progress=None,
-    say: Callable[[str], object] = lambda words: None,
+    settings: TrainSettings | None = None,
     pretrained: Pretrained | None = None,
+    progress=None,
+    say=lambda text: None,
 ) -> Plan:
-    """Open and pack the data, and settle what was left open.
+    """Open and pack the data, and settle what the settings leave open.
 
     Args:
-        data: as for `recognise`.
-        architecture: the pretrained network's, or the one that suits the size of the images, where None.
-        wanted: a recipe or its name; the architecture's own, or "fine-tune" from a pretrained network, where None.
-        changes: fields of the recipe to replace, unless None.
-        lr: highest rate of the weights; all others change in proportion.
-        split_seed: of the split of a folder that has none.
-        packing: how the pack is made.
+        pretrained: the network that `settings.pretrained` names, loaded.
         progress, say: as for `pack`.
-        pretrained: a trained network to go on from.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
-    source = open_source(data, split_seed, progress)
-    architecture = architecture or (pretrained.architecture if pretrained else variant(default_variant(source)))
-    own = "fine-tune" if pretrained else architecture.recipe
-    chosen = wanted if isinstance(wanted, Recipe) else recipe(wanted or own)
-    chosen = replace(chosen, **{name: value for name, value in (changes or {}).items() if value is not None})
-    if lr is not None:
-        if not (is_number(lr) and 0 < lr < math.inf):
-            raise ValueError(f"lr is {lr!r}; it may be above 0")
-        if not math.isclose(lr, chosen.peak_lr(), rel_tol=1e-9):  # as rounding would make it another recipe
-            chosen = replace(chosen, lr_factor=chosen.lr_factor * lr / chosen.peak_lr())
-    placed = place(architecture, len(source.classes))  # says what does not fit before the packing, which takes longer
-    _check_layers(chosen, list(dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed))))
+    settings = settings or TrainSettings()
+    source = open_source(data, settings.split_seed or 0, progress)
+    architecture = _architecture(settings, source, pretrained)
+    placed = place(architecture, len(source.classes))  # says what does not fit before packing, which takes longer
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None
-    if transfer:
-        new = transfer.new if chosen.new_layers is None else chosen.new_layers
-        chosen = replace(chosen, input=PRETRAINED, new_layers=new)
-    elif chosen.input == PRETRAINED:
-        raise ValueError(f"the recipe {chosen.name} goes on from a trained network; name it by --from (pretrained=…)")
+    recipe = _recipe(settings, architecture, transfer)
+    _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed)))
+    packing = Packing(settings.jpeg, settings.workers, settings.strict)
     for finding in check(source, architecture.stored_size, packing, brief=True).findings:
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
             say(f"{source.name}: {finding}; see alexnet check {data}")
     packed = pack(source, architecture.stored_size, None, packing, progress, say)
-    if (changes or {}).get("epochs") is None:
-        chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.indices("train"))))
-    if not fits_memory(packed.images.nbytes):
-        chosen = replace(chosen, shuffle="blocks")
-    chosen = replace(chosen, min_steps=0)  # settled, also for a run that goes on with this recipe
-    return Plan(data_name(data), packed, architecture, chosen, pack_statistics(packed), transfer, packing.jpeg)
+    epochs = recipe.epochs if settings.epochs else recipe.epochs_for(len(packed.indices("train")))
+    shuffle = recipe.shuffle if fits_memory(packed.images.nbytes) else "blocks"
+    recipe = replace(recipe, epochs=epochs, shuffle=shuffle, min_steps=0)  # settled, also for a run that resumes
+    return Plan(data_name(data), packed, architecture, recipe, pack_statistics(packed), transfer)
 
 
-def _check_layers(chosen: Recipe, layers: Sequence[str]) -> None:
-    """Refuse what cannot be frozen or slowed down.
+def _architecture(settings: TrainSettings, source: Source, pretrained: Pretrained | None) -> Architecture:
+    if isinstance(settings.variant, Architecture):
+        return settings.variant
+    if settings.variant is None and pretrained:
+        return pretrained.architecture
+    return find_variant(settings.variant or default_variant(source))
+
+
+def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Transfer | None) -> Recipe:
+    """The recipe that was asked for, with the settings that override it.
 
     Raises:
-        ValueError: a layer whose rates are to be scaled is not there, or none is left to learn.
+        ValueError: a value is out of range, or the recipe fine-tunes and there is nothing to fine-tune.
     """
-    if unknown := [name for name in chosen.lr_scale if name not in layers]:
-        raise ValueError(f"there is no layer {unknown[0]!r} to freeze or slow down, but {', '.join(layers)}")
-    if all(chosen.lr_scale.get(name, 1) == 0 for name in layers):
-        raise ValueError("all layers are frozen; one at least is to learn")
+    own = "fine-tune" if transfer else architecture.recipe
+    recipe = settings.recipe if isinstance(settings.recipe, Recipe) else find_recipe(settings.recipe or own)
+    asked = {name: getattr(settings, name) for name in ("epochs", "batch_size", "flip")}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if settings.lr_factors:
+        changes["lr_scale"] = settings.lr_factors
+    peak_lr = recipe.peak_lr()
+    if settings.lr is not None and not math.isclose(settings.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
+        changes["lr_factor"] = recipe.lr_factor * settings.lr / peak_lr
+    if transfer:
+        changes["input"] = PRETRAINED
+        changes["new_layers"] = transfer.new if recipe.new_layers is None else recipe.new_layers
+    elif recipe.input == PRETRAINED:
+        raise ValueError(f"the recipe {recipe.name} fine-tunes: pretrained must name a network, got None")
+    return replace(recipe, **changes)
+
+
+def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
+    """Refuse learning-rate factors of layers that do not exist, or that freeze all.
+
+    Raises:
+        ValueError: they do.
+    """
+    if unknown := [name for name in recipe.lr_scale if name not in layers]:
+        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}")
+    if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
+        raise ValueError("at least one layer must be trained, got all frozen")
 
 
 def data_name(data: str | Path) -> str:
-    """What a run writes down of where its data is: a whole path, so that it holds from every folder."""
+    """What a run records of where its data is: an absolute path, so that it holds from every folder."""
     is_word = str(data) == "emoji" or "://" in str(data)
     return str(data) if is_word else str(Path(data).expanduser().resolve())
 
 
 def reported_split(packed: Pack) -> str:
-    """Where the final errors are counted: test, or val where there is no test, or train where there is neither."""
+    """Where the final errors are counted: test, or val if there is no test split, or train if there is neither."""
     return next((split for split in ("test", "val") if len(packed.indices(split))), "train")
-
-
-def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
-    """Where errors are counted: a split by name, or the one that is reported; or all images, without splits.
-
-    Raises:
-        ValueError: there is no such split, or no image in it.
-    """
-    if split is None and not has_splits:
-        return np.flatnonzero(packed.splits < len(SPLITS))
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"split is {split!r}; it may be one of {', '.join(SPLITS)}")
-    split = split or reported_split(packed)
-    numbers = packed.indices(split)
-    if not len(numbers):
-        raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
-    return numbers
 
 
 def default_variant(source: Source) -> str:
     """The variant that suits the size of the images of a source, judged by up to 50 of them."""
     every = max(1, len(source) // 50)
     sides = []
-    for number in range(0, len(source), every):
+    for index in range(0, len(source), every):
         try:
-            with source.open(number) as image:
+            with source.open(index) as image:
                 sides.append(min(image.size))
         except Exception:  # packing counts and names it
             continue

@@ -1,9 +1,9 @@
-"""The weights of a trained network as the beginning of another: what is taken, what is new, what is left.
+"""Transfer learning: the weights of a trained network as the start of another.
 
-A layer is taken where the trained network has one of the same name and shapes, and every layer before it was taken too:
-behind a new layer the old weights would read what they never learnt to read. So configuration 146 of 2012 began with
-conv1 to conv5 of 145; conv6 and what stands behind it were new. The last layer is taken where the classes have the same
-names, in their new order.
+A layer is copied if the trained network has one of the same name and shapes, and every layer before it was copied too:
+after a new layer, the old weights would read features that they have never seen. Configuration 146 of 2012 began like
+this with conv1 to conv5 of 145; conv6 and the layers after it were new. The last layer is copied if the classes have
+the same names, in their new order.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ..specs.shapes import place
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network to go on from, and the file that it was read from."""
+    """A trained network to fine-tune, and the file that it was read from."""
 
     bundle: ModelBundle
     file: Path
     sha256: str
-    is_under_way: bool = False
-    """Whether the network is that of a run that began with the file, and is being gone on with."""
+    is_checkpoint: bool = False
+    """Whether the network is a checkpoint of the resumed run, which began with the file."""
 
     @classmethod
     def of(cls, bundle: ModelBundle, file: Path) -> Pretrained:
@@ -40,63 +40,63 @@ class Pretrained:
 
     @property
     def architecture(self) -> Architecture:
-        """Its network, with the sizes of image that it was trained on."""
-        network, inputs = self.bundle.network, self.bundle.preprocessing
-        return replace(network.architecture, input_size=network.input_size, stored_size=inputs.stored_size)
+        """Its architecture, with the image sizes that it was trained on."""
+        network, stored_size = self.bundle.network, self.bundle.preprocessing.stored_size
+        return replace(network.architecture, input_size=network.input_size, stored_size=stored_size)
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a network takes from a trained one, by layer."""
+    """Which layers of a network are copied from a trained one."""
 
     source: Pretrained
-    taken: tuple[str, ...]
+    copied: tuple[str, ...]
     new: tuple[str, ...]
-    left: tuple[str, ...]
-    """In the trained network, and not taken."""
+    unused: tuple[str, ...]
+    """Layers of the trained network that are not copied."""
     classes: tuple[int, ...] | None
-    """Where the last layer is taken: which class of the trained network each one is."""
+    """If the last layer is copied: the index of each class in the trained network."""
 
     @classmethod
     def to(cls, architecture: Architecture, classes: Sequence[str], source: Pretrained) -> Transfer:
-        """What an architecture for these classes can take.
+        """What an architecture for these classes can copy.
 
         Raises:
-            ValueError: no layer can be taken.
+            ValueError: no layer can be copied.
         """
         bundle = source.bundle
         theirs = {name: tuple(tensor.shape) for name, tensor in bundle.network.state_dict().items()}
         ours = tensor_shapes(place(architecture, len(classes)))
         same_classes = sorted(classes) == sorted(bundle.classes)
         rows, last = {row.name for row in architecture.layers}, architecture.layers[-1].name
-        taken: list[str] = []
+        copied: list[str] = []
         new: list[str] = []
         for layer, shapes in _by_layer(ours).items():
             fits = shapes.items() <= theirs.items() and (layer != last or same_classes)
-            (taken if fits and rows.isdisjoint(new) else new).append(layer)
-        if not taken:
+            (copied if fits and rows.isdisjoint(new) else new).append(layer)
+        if not copied:
             first, other = f"{new[0]}.weight", bundle.network.architecture.name
-            sizes = [" × ".join(map(str, each.get(first, ()))) or "not there" for each in (theirs, ours)]
+            sizes = [" × ".join(map(str, each.get(first, ()))) or "missing" for each in (theirs, ours)]
             raise ValueError(
-                f"{source.file}: no layer of its network, {other}, fits {architecture.name}; {first} is {sizes[0]} in "
-                f"it, and {sizes[1]} in {architecture.name}"
+                f"{source.file}: no layer of its network, {other}, fits {architecture.name}: {first} must be "
+                f"{sizes[1]}, got {sizes[0]}"
             )
-        left = tuple(layer for layer in _by_layer(theirs) if layer not in taken)
-        order = tuple(bundle.classes.index(name) for name in classes) if last in taken else None
-        return cls(source, tuple(taken), tuple(new), left, order)
+        unused = tuple(layer for layer in _by_layer(theirs) if layer not in copied)
+        order = tuple(bundle.classes.index(name) for name in classes) if last in copied else None
+        return cls(source, tuple(copied), tuple(new), unused, order)
 
     @torch.no_grad()
-    def begin(self, network: AlexNet) -> None:
-        """Put what is taken into a network, whose other weights stay as they are.
+    def copy_weights(self, network: AlexNet) -> None:
+        """Copy the weights into a network, whose other weights stay as they are.
 
-        Dropout that scales while training and dropout that scales afterwards want weights of other sizes behind them.
+        They are rescaled where one network has inverted dropout before a layer, and the other the dropout of 2012.
         """
-        bundle = self.source.bundle.network
-        theirs, ours = plain_dropout(bundle.placed), plain_dropout(network.placed)
+        source = self.source.bundle.network
+        theirs, ours = plain_dropout(source.placed), plain_dropout(network.placed)
         weights = {}
-        for name, tensor in bundle.state_dict().items():
+        for name, tensor in source.state_dict().items():
             layer = name.rpartition(".")[0]
-            if layer in self.taken:
+            if layer in self.copied:
                 if layer == network.architecture.layers[-1].name:
                     tensor = tensor[list(self.classes)]
                 if name.endswith(".weight") and layer in ours:
@@ -104,8 +104,8 @@ class Transfer:
                 weights[name] = tensor
         network.load_state_dict(weights, strict=False)
 
-    def inputs(self, architecture: Architecture, flip: bool) -> Preprocessing:
-        """The preprocessing that the weights know, for images of the network's sizes.
+    def preprocessing(self, architecture: Architecture, flip: bool) -> Preprocessing:
+        """The preprocessing that the weights were trained with, for images of the network's sizes.
 
         A mean image is resized with them: the mean of resized images is the resized mean.
         """
@@ -119,15 +119,15 @@ class Transfer:
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""
-        if self.source.is_under_way:
-            return {"began with": f"{self.source.file}"}
-        is_moved = self.classes is not None and self.classes != tuple(sorted(self.classes))
+        if self.source.is_checkpoint:
+            return {"fine-tunes": f"{self.source.file}"}
+        is_reordered = self.classes is not None and self.classes != tuple(sorted(self.classes))
         facts = {
-            "goes on from": f"{self.source.file}, {self.source.bundle.network.architecture.name}",
-            "taken": ", ".join(self.taken) + (", its classes in their new order" if is_moved else ""),
-            "new": ", ".join(self.new),
-            "left": ", ".join(self.left),
-            "inputs": "with the mean and deviation that those weights came with, not those of the new images",
+            "fine-tunes": f"{self.source.file}, {self.source.bundle.network.architecture.name}",
+            "copied": ", ".join(self.copied) + (", its classes in their new order" if is_reordered else ""),
+            "new layers": ", ".join(self.new),
+            "not used": ", ".join(self.unused),
+            "inputs": "normalized with the mean and standard deviation of the pretrained weights",
         }
         return {name: value for name, value in facts.items() if value}
 

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+
+def bench(
+    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
+    /,
+    batch_size: int = 128,
+    rounds: int = 5,
+    images: int = 1000,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    output: Path | None = None,
+) -> None:
+    """Measure on this machine how fast training, inference and reading are, next to what others would use.
+
+    Args:
+        parts: Some of machine, norm, step, inference, packing, reading, keras (default: all).
+        batch_size: Images per step.
+        rounds: Rounds of ours and the peer in turns, of which the table shows medians.
+        images: JPEG files for packing and reading.
+        device: auto, cpu, cuda, cuda:1, mps ...
+        precision: Type of convolutions and matrix products, ours and the peers'.
+        output: File to append the table to, as Markdown.
+    """
+    import platform
+
+    import torch
+
+    from ..bench.measure import HEAD, RIGHT, Row
+    from ..bench.parts import PARTS, Settings
+    from ..console import console, print_table
+    from ..device import describe_device, keep_freed_memory, pick_device, pick_precision
+
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ValueError(f"parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
+    for name, value in (("batch-size", batch_size), ("rounds", rounds), ("images", images)):
+        if value < 1:
+            raise ValueError(f"--{name} must be >= 1, got {value}")
+    keep_freed_memory()
+    where = pick_device(device)
+    settings = Settings(where, pick_precision(precision, where), batch_size, rounds, images)
+    about = f"{describe_device(where, settings.precision)}; {processor()}; torch {torch.__version__}"
+    title = f"{about}, Python {platform.python_version()}; medians of {rounds} rounds"
+    console.print(title, soft_wrap=True)
+    rows, notes = [], []
+    for part in parts or PARTS:
+        found = list(PARTS[part](settings))
+        rows += [row.cells() for row in found if isinstance(row, Row)]
+        notes += [note for note in found if not isinstance(note, Row)]
+        console.print(f"{part} measured", style="dim")
+    console.print()
+    if rows:
+        print_table(rows, HEAD, RIGHT)
+        console.print()
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    if output:
+        table = [HEAD, ("---",) * len(HEAD), *rows]
+        lines = [title, "", *(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {note}" for note in notes), ""]
+        with output.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def processor() -> str:
+    """Model name of the processor, if the system knows it."""
+    import platform
+
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from .flags import print_json
+
+
+def check(
+    data: Positional[str],
+    /,
+    size: int | None = None,
+    brief: bool = False,
+    fix: Path | None = None,
+    strict: bool = False,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    workers: int | None = None,
+) -> None:
+    """Report what a data set holds and what is wrong with it. The exit status is 1 if something must be fixed first.
+
+    Args:
+        data: As for `alexnet train`.
+        size: Side of the squares that it would be packed as, pixels (default: that of the network that suits it).
+        brief: Look at a hundred images only, as `train` does by itself.
+        fix: File for a list (CSV) of the images to train on, without unreadable ones and duplicates, for `alexnet train
+            LIST`. Your images are not changed.
+        strict: Make any unreadable image and any warning an error.
+        as_json: Print JSON.
+        workers: Processes that decode images (default: one per core).
+    """
+    from ..console import console, counting, print_facts, print_table
+    from ..data.check import check as check_source
+    from ..data.pack.packing import Packing
+    from ..data.sources import SPLITS, recognise, spoken, write_list
+    from ..specs.variants import variant
+    from ..training.plan import data_name, default_variant
+
+    source = recognise(data, progress=counting("reading"))
+    size = variant(default_variant(source)).stored_size if size is None else size
+    found = check_source(source, size, Packing(None, workers, strict), brief, counting("looking"))
+    if fix is not None:
+        kept = [number for number in range(len(source)) if number not in found.dropped]
+        write_list(fix, source, kept, data_name(data))
+    if as_json:
+        print_json(found.summary())
+    else:
+        print_facts({"data": source.name, "layout": source.layout} | found.facts)
+        console.print()
+        each = zip(map(spoken, source.classes), found.counts, strict=True)
+        rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
+        shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
+        print_table([*shown, ("all", *(f"{count:,}" for count in found.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
+        console.print()
+        for finding in found.findings:
+            console.print(f"{finding.level}: {finding.text}", soft_wrap=True)
+            for example in finding.examples:
+                console.print(f"    {example}", soft_wrap=True)
+        looked = "all" if found.looked_at == len(source) else f"{found.looked_at:,} of {len(source):,}"
+        console.print(f"{looked} images looked at; {len(found.findings) or 'nothing'} found")
+        if fix is not None:
+            console.print(f"next:   alexnet train {fix}  ({len(kept):,} images)", soft_wrap=True)
+    if found.has_errors or (strict and any(finding.level == "warning" for finding in found.findings)):
+        raise SystemExit(1)

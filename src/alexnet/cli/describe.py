@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+def describe(
+    name: Positional[str | None] = None,
+    /,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    input_size: int | None = None,
+    recipe: str | None = None,
+    recipes: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Print a network layer by layer, and how it differs from the paper's; or a recipe and its learning rates by epoch.
+    Without a name, list all networks.
+
+    Args:
+        name: One of the networks.
+        num_classes: Classes (default: those of the data set that it was made for).
+        in_channels: Channels of the images: 3 for color, 1 for gray.
+        input_size: Side of the images that it sees, pixels (default: its own).
+        recipe: A recipe, that is a way of training.
+        recipes: List all recipes.
+        output: File for a plot of the learning rates of the recipe, or of all recipes: .png, .svg, .pdf ...
+    """
+    from ..console import console, print_facts, print_table
+    from ..specs.description import HEAD, NUMBERS, differences, layer_rows, totals
+    from ..specs.shapes import place
+    from ..specs.variants import VARIANTS, variant
+
+    if recipe or recipes:
+        if name or num_classes or input_size:
+            raise ValueError("either a network or a recipe is described, got both")
+        return _describe_recipes(recipe, output)
+    if name is None and (num_classes or input_size):
+        raise ValueError("--num-classes and --input-size need the name of a network")
+    if output is not None:
+        raise ValueError("--output needs --recipe NAME or --recipes: it is a plot of learning rates")
+    if name is None:
+        rows = [
+            (each.name, f"{sum(step.weights + step.biases for step in place(each)):,}", f"{each.classes}", each.about)
+            for each in VARIANTS.values()
+        ]
+        print_table(rows, ("network", "parameters", "classes", "what it is"), (1, 2))
+        return console.print("\nHow they are trained: alexnet describe --recipes")
+    architecture = variant(name)
+    placed = place(architecture, num_classes, in_channels, input_size)
+    side = placed[0].inputs[1]
+    console.print(f"{name}: {architecture.about}", style="bold")
+    console.print(f"Sees {in_channels} × {side} × {side}; trained by the recipe {architecture.recipe}.\n")
+    print_table(layer_rows(placed), HEAD, NUMBERS)
+    console.print()
+    print_facts(totals(placed))
+    if name != "paper":
+        console.print("\nHow it differs from paper", style="bold")
+        for sentence in differences(architecture):
+            console.print(f"  {sentence}")
+
+
+def _describe_recipes(name: str | None, output: Path | None) -> None:
+    """One recipe, or a list of all."""
+    from ..console import console, print_facts, print_table
+    from ..specs.description import recipe_facts
+    from ..specs.recipes import RECIPES, recipe
+    from ..specs.timeline import SPAN_HEAD, span_rows
+
+    if output is not None and not output.suffix:
+        raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
+    shown = [recipe(name)] if name else list(RECIPES.values())
+    if name:
+        console.print(f"{name}: {shown[0].about}\n", style="bold")
+        print_facts(recipe_facts(shown[0]))
+        console.print()
+        print_table(span_rows(shown[0]), SPAN_HEAD)
+    else:
+        rows = [(each.name, f"{each.epochs}", f"{each.batch_size:,}", each.about) for each in shown]
+        print_table(rows, ("recipe", "epochs", "batch", "what it is"), (1, 2))
+    if output is not None:
+        from ..analysis.rates import rates_figure
+
+        rates_figure(shown).savefig(output, dpi=110)
+        console.print(f"\nplot: {output}", soft_wrap=True)

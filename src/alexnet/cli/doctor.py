@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from .flags import print_json
+
+
+def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """Tell whether a run learns and, if not, the likely cause and what helps. The exit status is 1 if it does not.
+
+    Args:
+        run: Its folder; it may still be training.
+        as_json: Print JSON.
+    """
+    from dataclasses import asdict
+
+    from ..console import console, print_table
+    from ..diagnosis.causes import diagnosed
+    from ..diagnosis.layers import HEAD, layer_table
+    from ..session import facts_of
+
+    facts = facts_of(run)
+    diagnosis = diagnosed(facts)
+    if as_json:
+        print_json({"diagnosis": asdict(diagnosis) if diagnosis else None, "layers": facts.now})
+    else:
+        console.print(f"{facts}\n")
+        print_table(layer_table(facts.now), HEAD, range(1, len(HEAD)))
+        console.print(f"\n{diagnosis or 'It learns.'}", soft_wrap=True)
+    if diagnosis:
+        raise SystemExit(1)

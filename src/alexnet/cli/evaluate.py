@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from ..specs.settings import InferenceSettings
+from .flags import print_json
+
+
+def evaluate(
+    run: Positional[Path],
+    more: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA|RUN")] = (),
+    /,
+    data: str | None = None,
+    split: Literal["train", "val", "test"] | None = None,
+    average: bool = False,
+    weights: Literal["equal", "search"] = "equal",
+    table: Annotated[Path | None, tyro.conf.arg(name="csv")] = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    *,
+    settings: InferenceSettings,
+) -> None:
+    """Count the errors of a trained network, by one view and by ten (ten-crop), in one pass; or of an ensemble.
+
+    Args:
+        run: Folder of a run, a saved classifier, or a file of weights.
+        more: The data; with --average, further networks.
+        data: As for `alexnet train` (default: what it was trained on).
+        split: Part of the data (default: test if there is one, else val, else all images).
+        average: Ensemble: average the softmax probabilities of all networks, each over ten views.
+        weights: Weights of the networks in the ensemble: equal, or searched on val, on which they then look better than
+            they are.
+        table: File for the probabilities of every image by ten views.
+        as_json: Print JSON.
+    """
+    from ..device import keep_freed_memory
+    from ..runs.run import Run
+
+    if table is not None and table.is_dir():
+        raise ValueError(f"--csv must be a file, got the folder {table}")
+    if table is not None and not table.parent.is_dir():
+        raise ValueError(f"--csv must be in an existing folder, got {table}")
+    keep_freed_memory()
+    if average:
+        if settings.fc_precision != "same":
+            raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
+        return _evaluate_ensemble([str(run), *more], data, split, weights, table, as_json, settings)
+    if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
+        raise ValueError("one network and one data set are evaluated at a time; several networks with --average")
+    _evaluate_one(run, more[0] if more else data, split, table, as_json, settings)
+
+
+def _evaluate_one(
+    run: Path, data: str | None, split: str | None, table: Path | None, as_json: bool, settings: InferenceSettings
+) -> None:
+    from ..classifier import load
+    from ..console import console, print_table
+    from ..data.sources import spoken
+    from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
+    from ..session import split_of
+
+    device, precision, fc_precision = settings.device, settings.precision, settings.fc_precision
+    classifier = load(run, device, precision, fc_precision)
+    evaluation = classifier.evaluate(data, split, verbose=not as_json)
+    unquantized = None
+    if fc_precision != "same":
+        unquantized = load(run, device, precision).evaluate(data, split, verbose=not as_json)
+    if table is not None:
+        write_probabilities(table, evaluation, classifier.classes)
+    if as_json:
+        views = _views(evaluation)
+        if unquantized:
+            views |= {"fc_precision": fc_precision, "same": _views(unquantized)}
+        return print_json({"data": evaluation.packed.name, "split": split_of(evaluation)} | views)
+    console.print(f"{evaluation.packed.name}, {split_of(evaluation)}: {len(evaluation.indices):,} images\n")
+    rows = error_rows(evaluation)
+    if unquantized:
+        rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
+    print_table(rows, ERROR_HEAD, (1, 2, 3, 4, 5))
+    console.print()
+    print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
+
+
+def _evaluate_ensemble(
+    runs: list[str],
+    data: str | None,
+    split: str | None,
+    weights: Literal["equal", "search"],
+    table: Path | None,
+    as_json: bool,
+    settings: InferenceSettings,
+) -> None:
+    from ..classifier import evaluate_together, load
+    from ..console import console, print_table
+    from ..evaluation.tables import TOGETHER_HEAD, together_rows, write_probabilities
+    from ..session import split_of
+
+    networks = [load(run, settings.device, settings.precision) for run in runs]
+    ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json)
+    average, searched_on = ensemble.average, ensemble.searched_on
+    if table is not None:
+        write_probabilities(table, average, average.packed.classes)
+    if as_json:
+        total = sum(ensemble.weights)
+        each = [
+            {"network": run, "weight": weight / total} | evaluation.mean.summary()
+            for run, weight, evaluation in zip(runs, ensemble.weights, ensemble.each, strict=True)
+        ]
+        searched = {"searched_on": searched_on.mean.summary()} if searched_on else {}
+        about = {"data": average.packed.name, "split": split_of(average), "networks": each}
+        return print_json(about | _views(average) | searched)
+    console.print(f"{average.packed.name}, {split_of(average)}: {len(average.indices):,} images, all views\n")
+    print_table(together_rows(ensemble, runs), TOGETHER_HEAD, (1, 2, 3, 4))
+    if searched_on:
+        console.print(
+            f"\nThe weights were searched on {split_of(searched_on)}, {len(searched_on.indices):,} images. The error "
+            f"there, top-1 {1 - searched_on.mean.top1:.1%} and top-5 {1 - searched_on.mean.top5:.1%}, is too low: they "
+            f"are fitted to it.",
+            soft_wrap=True,
+        )
+
+
+def _views(evaluation) -> dict:
+    return {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}

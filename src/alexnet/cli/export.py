@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+def export(
+    run: Positional[Path],
+    /,
+    format: Literal["onnx", "torch-export", "torchvision", "caffe", "npy", "keras", "safetensors", "huggingface"],
+    output: Path | None = None,
+    preprocessing: bool = False,
+) -> None:
+    """Write a trained network for another framework.
+
+    Args:
+        run: Folder of a run, a saved classifier, or a file of weights.
+        format: Format of the file; docs/weights.md describes each.
+        output: File, or folder for caffe and huggingface (default: named after the run, in the current folder).
+        preprocessing: For onnx and torch-export: include center crop and normalization; the input is then uint8 pixels.
+    """
+    from ..classifier import load
+    from ..console import console, print_facts
+    from ..interchange.exporting import FORMATS, export_weights
+
+    bundle = load(run, device="cpu").bundle
+    name = run.resolve().name if run.is_dir() else run.stem
+    named = Path(name + (FORMATS[format].suffix or f"-{format}"))
+    if output is None and named.exists():
+        raise ValueError(f"{named} exists; choose another --output, or name it to replace it")
+    path = export_weights(bundle, output or named, format, preprocessing, source=run)
+    inputs = bundle.preprocessing
+    mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))
+    side = f"{bundle.network.input_size} × {bundle.network.input_size}"
+    units = f"pixels of 0 … 255, RGB, minus the mean ({mean}), divided by the standard deviation ({std}), {side}"
+    if format in ("caffe", "npy"):
+        units = f"pixels of 0 … 255, BGR, minus the mean (as RGB: {mean}), {side}"
+    if preprocessing:
+        units = f"pixels of 0 … 255, RGB, {inputs.stored_size} × {inputs.stored_size}, channels last"
+    print_facts({"network": bundle.network.architecture.name, "input": units})
+    console.print(f"{path}", soft_wrap=True)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+
+def import_weights(
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")],
+    /,
+    output: Path,
+    variant: str | None = None,
+    classes: Path | None = None,
+    mean: tuple[float, float, float] | Path | None = None,
+    std: tuple[float, float, float] | None = None,
+    input_size: int | None = None,
+    partial: bool = False,
+) -> None:
+    """Convert weights from torchvision, PyTorch, Caffe, TensorFlow, Keras or Hugging Face to a classifier.
+
+    Args:
+        path: A file, whose format is detected from its content, or a folder with model.safetensors.
+        output: Folder for the classifier, which evaluate, predict and export accept.
+        variant: Which network it is (default: what the file tells; `alexnet describe` lists them).
+        classes: File with the class names, one per line or as JSON (default: those in the file; else ImageNet's if
+            there are 1,000, else indices).
+        mean: Subtracted from pixels of 0 ... 255: red, green and blue, or a file of a mean image (.binaryproto, .npy).
+        std: Standard deviation that pixels are divided by after that: red, green and blue.
+        input_size: Side of the images that the network sees, pixels (default: the file's, or the network's own).
+        partial: Load the layers that fit and initialize the others (strict=False).
+    """
+    from ..classifier import Classifier
+    from ..console import console, print_facts
+    from ..interchange.importing import import_weights
+    from ..model.bundle import FILE
+
+    if output.is_file() or (output / FILE).exists():
+        kind = "a file" if output.is_file() else "a classifier"
+        raise ValueError(f"--output must be a new folder, got {kind}: {output}")
+    classifier = Classifier(device="cpu")
+    classifier.bundle, report = import_weights(path, variant, classes, mean, std, input_size, strict=not partial)
+    print_facts(report.facts())
+    console.print(f"\nnext:   alexnet predict {classifier.save(output)} IMAGE", soft_wrap=True)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from tyro.conf import Positional
+
+
+def pack(
+    data: Positional[str],
+    /,
+    size: int = 256,
+    jpeg: int | None = None,
+    workers: int | None = None,
+    strict: bool = False,
+    verify: bool = False,
+) -> None:
+    """Decode, resize and crop all images once, into the one file that training reads; `train` does this by itself.
+
+    Args:
+        data: As for `alexnet train`.
+        size: Side of the stored squares, pixels.
+        jpeg: JPEG quality, 1 to 95, at which they are stored (default: raw pixels, about ten times as large as JPEG of
+            quality 90, and no work to read).
+        workers: Processes that decode (default: one per core).
+        strict: Fail if any image cannot be read, instead of skipping up to 1 %.
+        verify: Verify the checksum of every stored image, instead of a thousand of them.
+    """
+    from ..console import console, counting
+    from ..data.pack.packing import Packing, damaged, describe_splits
+    from ..data.pack.packing import pack as pack_source
+    from ..data.sources import open_source
+
+    if size < 1:
+        raise ValueError(f"size must be >= 1, got {size}")
+    source = open_source(data, progress=counting("reading"))
+    how = Packing(jpeg, workers, strict)
+    packed = pack_source(source, size, how=how, progress=counting("packing"), say=console.print)
+    console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
+    if verify and (found := list(damaged(packed, range(len(packed.labels))))):
+        raise ValueError(
+            f"{packed.path} is damaged: {len(found):,} images, the first at index {found[0]}; remove it and pack again"
+        )

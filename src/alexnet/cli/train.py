@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from tyro.conf import Positional
+
+from ..specs.settings import TrainSettings
+
+
+def train(data: Positional[str], /, settings: TrainSettings) -> None:
+    """Train a network on labeled images, count its errors and write a report.
+
+    Args:
+        data: A folder, a list or an archive of labeled images, or the address of one (docs/data.md shows which); or
+            emoji, the bundled drawings.
+    """
+    from dataclasses import replace
+
+    from ..classifier import Classifier
+    from ..console import console, print_table
+    from ..device import keep_freed_memory
+    from ..evaluation.tables import ERROR_HEAD, error_rows
+    from ..session import split_of
+
+    keep_freed_memory()
+    classifier = Classifier()
+    classifier.fit(data, replace(settings, output=settings.output or "auto"))
+    evaluation = classifier.evaluation
+    console.print(f"\n{split_of(evaluation)}: {len(evaluation.indices):,} images")
+    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
+    next_command = f"alexnet predict {classifier.run} IMAGE"
+    console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

@@ -1,0 +1,78 @@
+"""Resuming a run: what may have changed since it started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..data.pack.packing import Pack
+from ..data.pack.statistics import statistics
+from ..data.sources import SPLITS
+from ..specs.settings import ResolvedSettings
+from ..specs.storage import from_json, to_json
+from ..training.plan import Plan
+from .run import Run, record_of
+
+MATHEMATICS = ("architecture", "recipe", "seed", "precision")
+"""Settings that a resumed run shares with the one that was interrupted, besides the images."""
+ROUNDING = ("device", "threads", "micro_batch", "versions")
+"""Settings that may change; sums are then rounded differently."""
+
+
+def resumed(
+    run: Run, resolved: ResolvedSettings, plan: Plan, allow_changes: bool, say: Callable[[str], object]
+) -> tuple[Plan, dict]:
+    """Compare the settings of a run with those of now. Images that the run knows stay in their splits.
+
+    Nothing is written.
+
+    Returns:
+        The plan, and the new contents of run.json.
+
+    Raises:
+        ValueError: a setting that changes the mathematics has changed, or split.csv cannot be read.
+    """
+    record, now = run.record(), record_of(resolved)
+    before = json.loads(json.dumps(to_json(from_json(record))))  # with fields that are younger than the run
+    harmless = [line for key in ROUNDING if key in before for line in _changes(key, before[key], now[key])]
+    if harmless:
+        say("changed since the run started, so sums may be rounded differently:\n  " + "\n  ".join(harmless))
+    changed = [line for key in MATHEMATICS for line in _changes(key, before.get(key), now[key])]
+    if before.get("images") != now["images"]:
+        changed.append(f"data: {_changed_images(run, plan.packed)}")
+    listed = "\n  ".join(changed)
+    if changed and not allow_changes:
+        raise ValueError(
+            f"cannot resume {run}: these settings or images changed since it started (--allow-changes resumes anyway, "
+            f"as a different run):\n  {listed}"
+        )
+    if changed or record.get("changed"):  # otherwise the splits are as they were drawn
+        packed = run.with_splits(plan.packed, keep_new=True)
+        if not np.array_equal(packed.splits, plan.packed.splits):
+            plan = replace(plan, packed=packed, statistics=statistics(packed.images, packed.indices("train")))
+    if not changed:
+        return plan, record | {"data": now["data"]}
+    say(f"changed since the run started, so it is a different run from here on:\n  {listed}")
+    return plan, record | now | {"changed": [*record.get("changed", ()), *changed]}
+
+
+def _changes(name: str, was: Any, now: Any) -> list[str]:
+    """A line for each setting that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        return [line for key in now for line in _changes(f"{name}.{key}", was.get(key), now[key])]
+    return [] if was == now else [f"{name}: was {was}, is now {now}"]
+
+
+def _changed_images(run: Run, packed: Pack) -> str:
+    """How the images of a pack differ from those that the run started with."""
+    known = run.splits()
+    gone, new = len(known.keys() - set(packed.names)), len(set(packed.names) - known.keys())
+    both = ((known[name], split) for name, split in zip(packed.names, packed.splits, strict=True) if name in known)
+    moved = sum(SPLITS.index(was) != split for was, split in both if was in SPLITS)
+    if gone or new or moved:
+        return f"{gone} images are gone, {new} are new, {moved} are in another split"
+    return "images or labels have changed"

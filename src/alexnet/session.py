@@ -1,0 +1,361 @@
+"""From what a user asks to a finished run: the only place that knows settings, plan, loop, run and report."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .analysis.report import write_report
+from .data.pack.packing import Pack, Packing, describe_splits, pack
+from .data.sources import SPLITS, open_source
+from .device import Precision, pick_device, pick_precision
+from .diagnosis.causes import Facts, diagnosed
+from .diagnosis.layers import check_row
+from .diagnosis.watch import Watch
+from .evaluation.views import Evaluation
+from .evaluation.views import evaluate as evaluate_images
+from .interchange.importing import import_weights, is_ours
+from .model.bundle import ModelBundle
+from .runs.checkpoints import Checkpoints
+from .runs.history import History
+from .runs.resume import resumed
+from .runs.run import Run, record_of, weights_file
+from .runs.tensorboard import TensorBoard
+from .specs.settings import ResolvedSettings, TrainSettings
+from .specs.storage import from_json
+from .training.interrupt import CtrlC, Interrupted
+from .training.loop import Epoch, Step, Training, train
+from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.transfer import Pretrained
+
+
+class Diverged(ValueError):
+    """The loss is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Everything is settled and training begins."""
+
+    plan: Plan
+    resolved: ResolvedSettings
+    bundle: ModelBundle
+    """The network that is trained, in place."""
+    run: Run | None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Training is over."""
+
+    bundle: ModelBundle
+    """The network with the chosen weights: if there is a test split, those of the epoch with the lowest validation error,
+    else those of the last epoch, so that the reported error is of weights that were not chosen by it."""
+    history: History
+    evaluation: Evaluation | None = None
+    """On the reported split, if there is a run."""
+    report: Path | None = None
+
+
+Event = Start | Step | Epoch | Finish
+
+
+def fit(
+    data: str | Path, settings: TrainSettings, say: Callable[[str], object] = lambda text: None, progress=None
+) -> Iterator[Event]:
+    """Train as the settings ask, and write everything that belongs to a run, one event at a time.
+
+    Whoever draws the events may stop between any two of them: what was saved by then can be resumed.
+
+    Args:
+        say: receives what the user should know.
+        progress: as for `pack`.
+
+    Raises:
+        ValueError: a setting or the data set does not fit; the message says which, and what it must be.
+        Diverged: the loss is not finite.
+        Interrupted: on Ctrl-C, after the current step is done and a checkpoint is saved.
+        NotSaved: a checkpoint cannot be written.
+        OutOfMemory: a step does not fit into memory, and may not be split.
+    """
+    with contextlib.ExitStack() as stack:
+        run = None
+        if settings.resume:
+            variant = getattr(settings.variant, "name", settings.variant)
+            run = Run.interrupted(_folder(settings), data_name(data), variant)
+            settings = _settings_of(run, settings)
+            stack.enter_context(run.lock())
+        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), progress, say)
+        resolved = _resolve(settings, plan)
+        record = record_of(resolved)
+        if run:
+            plan, record = resumed(run, resolved, plan, settings.allow_changes, say)
+        elif settings.output is not None:
+            run = Run.create(_folder(settings), plan.name)
+            stack.enter_context(run.lock())
+        bundle = plan.untrained(resolved.seed, torch.device(resolved.device))
+        training = Training(bundle, plan)
+        yield Start(plan, resolved, bundle, run)
+        yield from _train(training, plan, resolved, run, record, settings, say)
+        yield _finish(training, plan, resolved, run)
+
+
+def _train(
+    training: Training,
+    plan: Plan,
+    resolved: ResolvedSettings,
+    run: Run | None,
+    record: dict,
+    settings: TrainSettings,
+    say: Callable[[str], object],
+) -> Iterator[Step | Epoch]:
+    """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
+    checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
+    if settings.resume:
+        checkpoints.restore(plan.recipe.batch_size, say)
+    events = train(training, plan, seed=resolved.seed, precision=resolved.precision, micro_batch=resolved.micro_batch)
+    if run:  # whatever can be refused has been by now
+        run.update(record)
+        run.write_splits(plan.packed)
+    if settings.resume:
+        started = training.progress.epoch or training.progress.batch
+        say(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
+    best = _BestWeights(training) if plan.has_test and run is None else None
+    watch = Watch(training, plan, resolved.precision)
+    with CtrlC() as ctrl_c, TensorBoard(run, training.progress.epochs) as board, contextlib.closing(events):
+        for event in events:
+            match event:
+                case Step():
+                    if watch.step(event) and run:
+                        with contextlib.suppress(OSError):  # the next checkpoint holds the rows, and says what is wrong
+                            run.write_layer_rows(training.progress.layers)
+                    _check_finite(event.step_loss, f"in epoch {event.epoch}, step {event.batch}", event.lr, training)
+                    if event.notice:
+                        say(event.notice)
+                case Epoch(row):
+                    _check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"], training)
+                    if diagnosis := watch.epoch():
+                        say(str(diagnosis))
+                    checkpoints.save()
+                    board.epoch(row)
+                    if best:
+                        best.update(row)
+            yield event
+            if isinstance(event, Step) and (ctrl_c.pressed or checkpoints.is_due()):
+                checkpoints.save()
+            if ctrl_c.pressed:
+                raise Interrupted
+    if best:
+        best.restore()
+
+
+def _finish(training: Training, plan: Plan, resolved: ResolvedSettings, run: Run | None) -> Finish:
+    """Choose the weights and, for a run, evaluate them and write the report and the results."""
+    history = History(training.progress.epochs)
+    if run is None:
+        training.bundle.network.requires_grad_(True)
+        return Finish(training.bundle, history)
+    bundle = ModelBundle.load(run.choose_weights(plan.has_test), resolved.device)
+    indices = evaluation_images(plan.packed, split=None)
+    evaluation = evaluate_images(bundle, plan.packed, indices, precision=resolved.precision)
+    report = write_report(run.folder, run.record(), history, bundle, evaluation, training.progress.layers)
+    views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
+    run.update({"results": {"split": split_of(evaluation)} | views})
+    return Finish(bundle, history, evaluation, report)
+
+
+def evaluate(
+    bundle: ModelBundle,
+    data: str | Path | None = None,
+    split: str | None = None,
+    *,
+    all_views: bool = True,
+    precision: Precision = "fp32",
+    run: Run | None = None,
+    fitted: tuple[str, Pack] | None = None,
+    progress: Callable[[str], Callable] | None = None,
+) -> Evaluation:
+    """Count errors on labeled images.
+
+    Args:
+        data: where they are; what the network was trained on if None.
+        split: "train", "val" or "test"; if None, test if there is one, else val; all images of a folder without splits
+            on which the network was not trained.
+        run: the run that the network comes from.
+        fitted: what the network was trained on by this process: name and pack.
+        progress: given a title, a function that wraps an iterable of batches or counts.
+
+    Raises:
+        ValueError: the data or the split does not exist, or has classes that the network does not know.
+    """
+    record = run.record() if run else {}
+    if fitted and (data is None or (data_name(data) == fitted[0] and not record)):
+        packed, has_splits = fitted[1], True
+    elif data is None and "data" not in record:
+        raise ValueError("data must be named, as this classifier does not know what it was trained on")
+    else:
+        packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, run, progress)
+    indices = evaluation_images(packed, split, has_splits)
+    return evaluate_images(bundle, packed, indices, all_views, precision, progress and progress("evaluating"))
+
+
+def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
+    """The images on which errors are counted: a split by name, or the one that is reported; all without splits.
+
+    Raises:
+        ValueError: there is no such split, or no image in it.
+    """
+    if split is None and not has_splits:
+        return np.flatnonzero(packed.splits < len(SPLITS))
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    split = split or reported_split(packed)
+    indices = packed.indices(split)
+    if not len(indices):
+        raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
+    return indices
+
+
+def split_of(evaluation: Evaluation) -> str:
+    """Which split the images of an evaluation are."""
+    splits = set(evaluation.packed.splits[evaluation.indices])
+    return SPLITS[splits.pop()] if len(splits) == 1 else "all images"
+
+
+def facts_of(folder: Path) -> Facts:
+    """What is known of a run, by its files.
+
+    Raises:
+        ValueError: there is nothing to judge by, or a file is damaged.
+    """
+    run = Run(folder)
+    rows = run.layer_rows(check_row)
+    if not rows:
+        raise ValueError(f"{folder} has no layer statistics: it is not a run, or its first step is not done")
+    return Facts(run.history(), rows)
+
+
+def load(path: str | Path) -> tuple[ModelBundle, Path]:
+    """The network of a run, a saved classifier or a file of weights, and the file.
+
+    Raises:
+        ValueError: there is none, or the file is damaged or not understood.
+    """
+    file = weights_file(Path(path).expanduser())
+    if is_ours(file):
+        return ModelBundle.load(file), file
+    bundle, report = import_weights(file)
+    if report.guessed:
+        guess = f"{file} does not say how images are prepared: {report.inputs}, by alexnet import"
+        print(f"alexnet: {guess}", file=sys.stderr)
+    return bundle, file
+
+
+def _folder(settings: TrainSettings) -> Path | None:
+    """The output folder that is named; None if one is to be found."""
+    return None if settings.output in (None, "auto") else Path(settings.output)
+
+
+def _settings_of(run: Run, settings: TrainSettings) -> TrainSettings:
+    """The settings that a run was started with, where nothing else is asked now."""
+    record = run.record()
+    settings = replace(
+        settings,
+        variant=settings.variant or from_json(record["architecture"]),
+        recipe=settings.recipe or from_json(record["recipe"]),
+        precision=record["precision"] if settings.precision == "auto" else settings.precision,
+    )
+    names = [name for name in ("seed", "split_seed", "micro_batch", "jpeg", "pretrained") if name in record]
+    return replace(settings, **{name: record[name] for name in names if getattr(settings, name) is None})
+
+
+def _resolve(settings: TrainSettings, plan: Plan) -> ResolvedSettings:
+    device = pick_device(settings.device)
+    source = plan.transfer and plan.transfer.source
+    return ResolvedSettings(
+        data=plan.data,
+        images=plan.packed.checksum,
+        jpeg=settings.jpeg,
+        pretrained=str(source.file) if source else None,
+        pretrained_sha256=source.sha256 if source else None,
+        variant=plan.architecture.name,
+        seed=int(settings.seed or 0),
+        split_seed=int(settings.split_seed or 0),
+        device=str(device),
+        precision=pick_precision(settings.precision, device),
+        micro_batch=settings.micro_batch if settings.micro_batch in (None, "auto") else int(settings.micro_batch),
+        threads=torch.get_num_threads(),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        recipe=plan.recipe,
+        architecture=plan.architecture,
+    )
+
+
+def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
+    """The network to fine-tune. A resumed run needs its file only until the first checkpoint, which holds all of it.
+
+    Raises:
+        ValueError: the resumed run started with other weights.
+    """
+    if path is None:
+        return None
+    record = run.record() if run else {}
+    if run and str(path) == record.get("pretrained"):
+        for checkpoint in run.checkpoints():
+            with contextlib.suppress(ValueError):  # it is damaged
+                return Pretrained(ModelBundle.load(checkpoint), Path(path), record["pretrained_sha256"], True)
+    bundle, file = load(path)
+    pretrained = Pretrained.of(bundle, file)
+    if run and pretrained.sha256 != record.get("pretrained_sha256"):
+        started_with = record.get("pretrained") or "new weights"
+        raise ValueError(f"{run} was started with {started_with}; the weights in {file} are different")
+    return pretrained
+
+
+def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, progress) -> tuple[Pack, bool]:
+    """Images with the classes of the network, and whether their splits mean anything to it."""
+    source, record = open_source(data), run.record() if run else {}
+    is_own = data_name(data) == record.get("data")
+    if unknown := sorted(set(source.classes) - set(bundle.classes)):
+        raise ValueError(
+            f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
+            f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(bundle.classes[:20])}"
+        )
+    packing = Packing(record.get("jpeg") if is_own else None)
+    packed = pack(source, bundle.preprocessing.stored_size, None, packing, progress and progress("packing"))
+    order = np.array([bundle.classes.index(name) for name in packed.classes])
+    packed = replace(packed, classes=bundle.classes, labels=order[packed.labels])
+    if is_own and not source.has_splits:
+        packed = run.with_splits(packed)
+    return packed, is_own or source.has_splits
+
+
+def _check_finite(loss: float, where: str, lr: float, training: Training) -> None:
+    if not math.isfinite(loss):
+        diagnosis = diagnosed(Facts(training.progress.epochs, training.progress.layers))
+        explanation = f"\n{diagnosis}" if diagnosis else ""
+        raise Diverged(f"the loss became {loss} {where}, at a learning rate of {lr:g}{explanation}")
+
+
+class _BestWeights:
+    """The weights of the epoch with the lowest validation error, for a training that writes no files."""
+
+    def __init__(self, training: Training):
+        self.network, self.error, self.state = training.bundle.network, math.inf, None
+
+    def update(self, row: dict) -> None:
+        if row.get("val_error", math.inf) < self.error:
+            self.error = row["val_error"]
+            self.state = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    def restore(self) -> None:
+        if self.state is not None:
+            self.network.load_state_dict(self.state)

@@ -1,0 +1,180 @@
+"""The settings of a training: what a user may ask for, and what it came to.
+
+Every option is declared here, once, with its help: the command, `Classifier.fit`, a run's folder and the documentation
+read this file.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from itertools import pairwise
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal
+
+from .architecture import Architecture
+from .recipe import Recipe
+
+MicroBatch = int | Literal["auto"] | None
+FORMER_NAMES = {"mirror": "flip", "layer_scale": "lr_scale"}
+"""Keyword arguments of `Classifier.fit` in version 0.1, and today's."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a user asks of a training. None leaves the choice to the recipe, the data or the machine."""
+
+    variant: str | Architecture | None = None
+    """Network to train; `alexnet describe` lists them (default: that of --pretrained, or by the size of the images)."""
+    recipe: str | Recipe | None = None
+    """How to train it; `alexnet describe --recipes` lists them (default: the network's own, or fine-tune with
+    --pretrained)."""
+    pretrained: str | Path | None = None
+    """Run, saved classifier or file of weights to fine-tune. Layers of the same name and shape are copied; the last one
+    only if the classes are the same (default: train from scratch)."""
+    freeze: tuple[str, ...] = ()
+    """Layers that are not trained."""
+    lr_scale: Mapping[str, float] | None = None
+    """Factors on the learning rates of some layers, such as conv3=0.1 conv4=0.5."""
+    epochs: int | None = None
+    """Passes over the training images (default: the recipe's; section 5)."""
+    batch_size: int | None = None
+    """Images per step (default: the recipe's)."""
+    lr: float | None = None
+    """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
+    flip: bool | None = None
+    """Random horizontal flips; switch them off where left and right differ, as in digits (default: the recipe's)."""
+    seed: int | None = None
+    """Seed of the initial weights, order, crops and dropout (default: 0)."""
+    split_seed: int | None = None
+    """Seed of the train/val/test split of a data set that has none (default: 0)."""
+    output: str | Path | None = None
+    """Folder for weights, history and report; auto takes the next free runs/DATA-VARIANT-1, -2 ... (default: auto; in
+    Python, nothing is written)."""
+    resume: bool = False
+    """Resume an interrupted run with its own settings: the one in --output, or the newest on this data. It ends with
+    the same weights as if it had never been interrupted."""
+    allow_changes: bool = False
+    """Resume even if settings or images have changed; from there on it is a different run."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints within an epoch; one is always written after each epoch."""
+    micro_batch: MicroBatch = None
+    """Gradient accumulation: images per forward and backward pass, for the same steps in less memory; auto takes as
+    many as fit (default: the whole batch)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Mixed precision: the type of convolutions and matrix products. auto takes bf16 where the device has units for it;
+    weights and sums stay fp32."""
+    jpeg: int | None = None
+    """JPEG quality, 1 to 95, of the packed images, for data sets larger than the disk (default: raw pixels)."""
+    workers: int | None = None
+    """Processes that decode images (default: one per core)."""
+    strict: bool = False
+    """Fail if any image cannot be read, instead of skipping up to 1 %."""
+
+    def __post_init__(self):
+        for name, (fits, must_be) in CHECKS.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise ValueError(f"{name} must be {must_be}, got {value!r}")
+        if both := set(self.freeze) & set(self.lr_scale or {}):
+            raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
+        if self.resume and self.output is None:
+            raise ValueError("resume must name the run to resume: output is its folder, or 'auto'")
+
+    @classmethod
+    def of(cls, settings: TrainSettings | None, overrides: Mapping[str, Any]) -> TrainSettings:
+        """Settings with some replaced by keyword arguments, whose names may be those of version 0.1.
+
+        Raises:
+            TypeError: there is no setting of a name.
+            ValueError: a value is out of range.
+        """
+        known, changes = [field.name for field in fields(cls)], {}
+        for name, value in overrides.items():
+            if name in FORMER_NAMES:
+                warnings.warn(f"{name} is now called {FORMER_NAMES[name]}", FutureWarning, stacklevel=3)
+                name = FORMER_NAMES[name]
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(known)}"
+                raise TypeError(f"there is no setting {name!r}{hint}")
+            changes[name] = value
+        return replace(settings or cls(), **changes)
+
+    @property
+    def lr_factors(self) -> dict[str, float]:
+        """By layer, the factor on its learning rates; 0 freezes it."""
+        return dict.fromkeys(self.freeze, 0.0) | dict(self.lr_scale or {})
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Where and in which precision a trained network runs."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps ..."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Type of convolutions and matrix products; auto takes bf16 where the device has units for it."""
+    fc_precision: Literal["same", "bf16", "int8"] = "same"
+    """Type of the weights of the fully connected layers: the same as the others, or smaller, with int8 quantized, which
+    is faster for few images; `alexnet evaluate` prints what it changes."""
+
+
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """What a training really does: nothing is left open. The first part of run.json."""
+
+    data: str
+    images: int
+    """Checksum of names, classes, labels, splits and pixels."""
+    jpeg: int | None
+    pretrained: str | None
+    pretrained_sha256: str | None
+    variant: str
+    seed: int
+    split_seed: int
+    device: str
+    precision: Literal["fp32", "bf16"]
+    micro_batch: MicroBatch
+    threads: int
+    versions: Mapping[str, str]
+    recipe: Recipe
+    architecture: Architecture
+
+
+def is_integer(value: object, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),
+    "seed": (lambda seed: is_integer(seed, 0) and seed < 2**63, "an integer from 0 to 2**63 - 1"),
+    "split_seed": (lambda seed: is_integer(seed, 0), "an integer >= 0"),
+    "checkpoint_minutes": (lambda minutes: is_real(minutes) and minutes >= 0, ">= 0"),
+    "micro_batch": (lambda size: size == "auto" or is_integer(size, 1), "an integer >= 1, or 'auto'"),
+    "workers": (lambda workers: is_integer(workers, 1), "an integer >= 1"),
+    "jpeg": (lambda quality: is_integer(quality, 1) and quality <= 95, "an integer from 1 to 95"),
+}
+
+
+def help_of(settings: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, by name, on one line."""
+    (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(settings))).body)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
