@@ -19,8 +19,8 @@ from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
 from ..preprocessing.augmentation import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.description import recipe_in_words, scales_in_words
 from ..specs.recipe import PRETRAINED, Recipe, is_number
+from ..specs.recipe_description import recipe_in_words, scales_in_words
 from ..specs.recipes import recipe
 from ..specs.shapes import place
 from ..specs.variants import variant
