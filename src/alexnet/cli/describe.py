@@ -64,7 +64,7 @@ def describe(
 def _describe_recipes(name: str | None, output: Path | None) -> None:
     """One recipe, or a list of all."""
     from ..console import console, print_facts, print_table
-    from ..specs.description import recipe_facts
+    from ..specs.recipe_description import recipe_facts
     from ..specs.recipes import RECIPES, recipe
     from ..specs.timeline import SPAN_HEAD, span_rows
 

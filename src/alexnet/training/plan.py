@@ -19,7 +19,7 @@ from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
 from ..preprocessing.augmentation import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.description import recipe_in_words, scales_in_words
+from ..specs.recipe_description import recipe_in_words, scales_in_words
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipes import recipe as find_recipe
 from ..specs.settings import TrainSettings
