@@ -23,6 +23,9 @@ FORMER_FLAGS = {
     "predict": {"--connected": "--fc-precision"},
 }
 """Flags of version 0.1, and today's."""
+METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH"}
+METAVARS |= dict.fromkeys(("name", "variant", "recipe"), "NAME")
+"""What stands for the value of a flag or argument in the help, where its type says too little."""
 FLAG_TYPES = ConstructorRegistry()
 
 
@@ -36,7 +39,7 @@ def as_command(function: Callable) -> Callable:
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
     function.__annotations__ = {
-        name: Annotated[_flags_of(hint), tyro.conf.arg(name="")] if dataclasses.is_dataclass(hint) else _flag(hint)
+        name: Annotated[_flags_of(hint), tyro.conf.arg(name="")] if dataclasses.is_dataclass(hint) else _flag(name, hint)
         for name, hint in hints.items()
     }
     return function
@@ -62,17 +65,20 @@ def _flags_of(settings: type) -> type:
     """A subclass whose fields are annotated for tyro."""
     hints, helps = get_type_hints(settings), help_of(settings)
     fields = [
-        (field.name, _flag(_typed(hints[field.name]), helps[field.name]), dataclasses.field(default=field.default))
+        (field.name, _flag(field.name, _typed(hints[field.name]), helps[field.name]), dataclasses.field(default=field.default))
         for field in dataclasses.fields(settings)
     ]
     return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), frozen=True)
 
 
-def _flag(hint: Any, help: str | None = None) -> Any:
+def _flag(name: str, hint: Any, help: str | None = None) -> Any:
     def default_hint(default: str) -> str:
         return "" if default in ("None", "", "False") else f"(default: {default})"
 
-    return Annotated[hint, tyro.conf.arg(help=help, help_behavior_hint=default_hint)]
+    conf = tyro.conf.arg(help=help, help_behavior_hint=default_hint, metavar=METAVARS.get(name))
+    if bool in (hint, getattr(hint, "__origin__", None)):  # off by default: no --no-… beside it
+        return Annotated[hint, conf, tyro.conf.FlagCreatePairsOff]
+    return Annotated[hint, conf]
 
 
 def _typed(hint: Any) -> Any:
