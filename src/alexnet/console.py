@@ -74,7 +74,7 @@ class TrainingBar:
             validation = f"  validation: loss {row['val_loss']:.3f}, top-1 error {row['val_error']:6.1%}"
         width = len(str(self.epochs))
         console.print(
-            f"epoch {row['epoch']:>{width}}/{self.epochs}  rate {row['rate']:.2g}  loss {row['train_loss']:.3f}, "
+            f"epoch {row['epoch']:>{width}}/{self.epochs}  lr {row['lr']:.2g}  loss {row['train_loss']:.3f}, "
             f"error {row['train_error']:6.1%}{validation}  {row['images_per_s']:,.0f} images/s",
             soft_wrap=True,
         )
