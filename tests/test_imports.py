@@ -6,7 +6,18 @@ from pathlib import Path
 import alexnet
 
 ORDER = [
-    *("specs", "files", "device", "counter_rng", "kernels", "normalization", "data", "preprocessing", "model"),
+    *(
+        "specs",
+        "files",
+        "restricted_pickle",
+        "device",
+        "counter_rng",
+        "kernels",
+        "normalization",
+        "data",
+        "preprocessing",
+        "model",
+    ),
     *("parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis", "session", "experiments"),
     *("bench", "console", "classifier", "cli"),
 ]

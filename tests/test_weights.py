@@ -595,17 +595,23 @@ def test_a_pickle_that_would_run_something_is_refused(form, tmp_path, capsys):
 
 
 NPY = frameworks.npy_header(b"{'descr': '|O', 'fortran_order': False, 'shape': (), }")
+NESTED = b"(tq\x000" + b"".join(b"h%ch%c\x86q%c0" % (n, n, n + 1) for n in range(40))
+"""A tuple nested 40 times in itself, whose hash takes 2 to the power of 40 steps."""
 PICKLES = {
     "asks for os.system": b"\x80\x02cos\nsystem\n.",
-    "it calls numpy.ndarray": b"\x80\x02cnumpy\nndarray\n)R.",
+    "'NoneType' object is not callable": b"\x80\x02cnumpy\nndarray\n)R.",
     "the instruction NEWOBJ": b"\x80\x02cnumpy\nndarray\n)\x81.",
+    "the instruction EXT1": b"\x80\x02\x82\x01.",
     "the instruction BYTEARRAY8": b"\x80\x05\x96" + struct.pack("<Q", 0) + b".",
-    "expected 4294967295 bytes": b"\x80\x03B" + struct.pack("<I", 2**32 - 1) + b".",
-    "expected [0-9]+ bytes|exceeds": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".",
+    "the instruction 255": b"\x80\x02\xff.",
+    "is cut off": b"\x80\x03B" + struct.pack("<I", 2**32 - 1) + b".",
+    "is cut off|exceeds": b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b".",
     "pop from empty list": b"\x80\x02t.",
     "KeyError|4294967295": b"\x80\x02j" + struct.pack("<I", 2**32 - 1) + b".",
-    "it has a str where a dict belongs": b"\x80\x02U\x01aU\x01bU\x01cs.",
-    "pickle exhausted|no end": b"\x80\x02}",
+    "something that is not a dict": b"\x80\x02U\x01aU\x01bU\x01cs.",
+    "under a key that is not a string": b"\x80\x02" + NESTED + b"}h(Ns.",
+    "something that is not an array": b"\x80\x02ccollections\nOrderedDict\nU\x01ab.",
+    "cut off$": b"\x80\x02}",
 }
 
 
@@ -614,6 +620,13 @@ def test_a_pickle_in_an_npy_is_read_and_not_run(message, tmp_path):
     (tmp_path / "net").write_bytes(NPY + PICKLES[message])
     with pytest.raises(ValueError, match=message):
         import_weights(tmp_path / "net")
+
+
+def test_an_npy_that_repeats_an_array_is_refused_before_memory_is_taken(tmp_path):
+    array = np.zeros((100, 100), np.float32)
+    np.save(tmp_path / "net.npy", {f"fc{number}": [array, array] for number in range(1000)})
+    with pytest.raises(ValueError, match="repeats its arrays"):
+        import_weights(tmp_path / "net.npy")
 
 
 def convolution(blob: bytes, how: bytes = b"") -> bytes:

@@ -1,17 +1,16 @@
 """CIFAR-10 and CIFAR-100 as their makers publish them: the python and the binary version, packed or unpacked.
 
-The python version consists of pickles, which are programs; these are read by an unpickler that knows arrays alone.
+The python version consists of pickles, which are programs; `restricted_pickle` reads them without running anything.
 """
 
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import PurePosixPath
-from typing import ClassVar
 
 import numpy as np
 
+from ...restricted_pickle import PickledArray, load_arrays
 from ..source import TEST, TRAIN, Source
 from ..storage.trees import Tree, read_file
 from .arrays import Part, array_source
@@ -25,13 +24,6 @@ FILES = {
     "python": {10: (TRAINING, "test_batch", "batches.meta"), 100: (["train"], "test", "meta")},
 }
 """By version and number of classes: files to train on, to test on, and of names."""
-ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
-"""What the pickles of the python version may ask for."""
 
 
 def cifar_source(tree: Tree, split_seed: int = 0) -> Source | None:
@@ -78,12 +70,12 @@ def read_binary_100(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def read_pickle(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """A batch of the python version."""
-    batch = _unpickled(content)
+    batch = load_arrays(io.BytesIO(content))
     data, labels = batch[b"data"], batch.get(b"fine_labels", batch.get(b"labels"))
     if not (isinstance(labels, list) and all(isinstance(label, int) for label in labels)):
         raise ValueError("its labels are no list of whole numbers")
-    rows = data.rows() if isinstance(data, _Array) else None
-    if rows is None or rows.shape != (len(labels), 3072):
+    rows = data.to_numpy() if isinstance(data, PickledArray) else None
+    if rows is None or rows.dtype != np.uint8 or rows.shape != (len(labels), 3072):
         raise ValueError("its data is no array of (images, 3072), uint8, with as many labels")
     return _images(rows), np.array(labels, np.int64)
 
@@ -100,46 +92,10 @@ def _names(tree: Tree, number: int | None, version: str, classes: int) -> list[s
         if version == "binary":
             names = content.decode().split()
         else:
-            meta = _unpickled(content)
+            meta = load_arrays(io.BytesIO(content))
             names = [name.decode() for name in meta.get(b"fine_label_names", meta.get(b"label_names"))]
     except Exception as error:  # whatever a damaged file makes the unpickler raise
         raise ValueError(f"{tree.name}/{tree.files[number]} holds no names of classes: {error}") from error
     if not len(set(names)) == len(names) == classes:
         raise ValueError(f"{tree.name}/{tree.files[number]} names {len(set(names))} classes; it may name {classes}")
     return names
-
-
-class _Array:
-    """An array of a pickle, as it says that it is: nothing is done with it before it has been looked at."""
-
-    def __init__(self, *of):
-        self.of, self.state = of, None
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def rows(self) -> np.ndarray | None:
-        """None where it is not two-dimensional, or of another type than uint8."""
-        _, shape, dtype, by_columns, content = self.state
-        if by_columns or len(shape) != 2 or not isinstance(dtype, _Type) or dtype.of[0] not in ("u1", b"u1"):
-            return None
-        return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-class _Type(_Array):
-    """The type of an array."""
-
-
-class _Unpickler(pickle._Unpickler):
-    """The one in Python: that in C takes whatever memory a damaged file asks for; so would arrays of bytes in both."""
-
-    dispatch: ClassVar = {code: do for code, do in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of CIFAR does"[:200])
-        return {"_reconstruct": _Array, "dtype": _Type}.get(name)
-
-
-def _unpickled(content: bytes):
-    return _Unpickler(io.BytesIO(content), encoding="bytes").load()
