@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import kills
 import numpy as np
@@ -24,6 +25,7 @@ from alexnet.session import Diverged, facts_of
 from alexnet.specs.recipe import Input
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
+from alexnet.training.optimizer import paper_update
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 
@@ -138,7 +140,8 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
     train_step(network, optimizer, views, batch, chosen, "fp32")
     state = torch.get_rng_state()
-    found = layer_sizes(network, optimizer, views, "fp32")
+    training = SimpleNamespace(bundle=SimpleNamespace(network=network), optimizer=optimizer)
+    found = layer_statistics(training, views, "fp32")
     assert torch.equal(state, torch.get_rng_state()) and network.training
     assert list(found["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     activations = network.eval().features(views[:SAMPLE])

@@ -357,7 +357,6 @@ def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
             ["--pretrained", str(run), "--freeze", "conv9"],
             "freeze and lr_scale must name layers (conv1, conv2",
         ),
-        (["--pretrained", str(run), "--lr-scale", "conv3"], "as in conv3=0.1, got conv3"),
         (["--pretrained", str(run), "--lr-scale", "conv3=-1"], "lr_scale is {'conv3': -1.0}; it may be 0 or more"),
         (
             ["--pretrained", str(run), "--variant", "cifar-18"],

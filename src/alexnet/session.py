@@ -86,6 +86,8 @@ def fit(
         NotSaved: a checkpoint cannot be written.
         OutOfMemory: a step does not fit into memory, and may not be split.
     """
+    if settings.resume and settings.output is None:
+        raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
     with contextlib.ExitStack() as stack:
         run = None
         if settings.resume:

@@ -87,8 +87,6 @@ class TrainSettings:
                 raise ValueError(f"{name} must be {must_be}, got {value!r}")
         if both := set(self.freeze) & set(self.lr_scale or {}):
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
-        if self.resume and self.output is None:
-            raise ValueError("resume must name the run to resume: output is its folder, or 'auto'")
 
     @classmethod
     def of(cls, settings: TrainSettings | None, overrides: Mapping[str, Any]) -> TrainSettings:
