@@ -7,7 +7,7 @@ from PIL import Image
 
 from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.data.pack.statistics import statistics
+from alexnet.data.pack.statistics import compute_statistics
 from alexnet.kernels import library
 from alexnet.preprocessing import crops
 from alexnet.preprocessing.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
@@ -24,12 +24,12 @@ def images():
 
 def prepared(images, **inputs):
     """Preprocessing of the recipe `paper`, with another input where one is given."""
-    found = statistics(images, np.arange(len(images)))
+    found = compute_statistics(images, np.arange(len(images)))
     return Preprocessing.of(replace(recipe("paper"), input=Input(**inputs)), found, SIDE, CROP), found
 
 
 def test_statistics_are_numpys(images):
-    found = statistics(images, np.arange(10, 40))
+    found = compute_statistics(images, np.arange(10, 40))
     chosen = images[10:40].astype(np.float64)
     np.testing.assert_allclose(found.mean_image, chosen.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, chosen.std((0, 1, 2)), rtol=1e-6)
@@ -231,7 +231,7 @@ def test_the_kernel_never_reads_outside_an_image(images):
 
 def test_crops_larger_than_the_image_are_refused(images):
     with pytest.raises(ValueError, match="crops of 13 pixels cannot be cut from images of 12"):
-        Preprocessing.of(recipe("paper"), statistics(images, np.arange(4)), SIDE, 13)
+        Preprocessing.of(recipe("paper"), compute_statistics(images, np.arange(4)), SIDE, 13)
 
 
 def views_of(images, numbers, first, inputs, found, chosen, epoch=0):

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from .console import TrainingBar, console, counting, print_facts
-from .data.pack.packing import Pack, Packing, pack
-from .data.sources import open_source
+from .data.pack.packing import PackOptions, make_pack
+from .data.pack.reading import Pack
+from .data.sources.detection import open_source
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, evaluate, probabilities
@@ -116,7 +117,7 @@ class Classifier(huggingface.HubMixin):
                 written where None.
             resume: go on with the interrupted run in `output`, or with "auto" the newest on this data, with the
                 settings that it was begun with.
-            jpeg: quality of JPEG by which images are packed, for sets that are too large for the disk; see `Packing`.
+            jpeg: quality of JPEG by which images are packed, for sets too large for the disk; see `PackOptions`.
             workers: processes that decode images; one per core where None.
             strict: whether one image that cannot be read is an error; up to 1 % are left out otherwise.
             pretrained: folder of a run, saved classifier or file of weights (docs/weights.md) to go on from. Its
@@ -157,7 +158,7 @@ class Classifier(huggingface.HubMixin):
         progress = counting("packing") if verbose else None
         say = partial(console.print, soft_wrap=True) if verbose else lambda words: None
         start = _pretrained(pretrained, folder, begun)
-        packing = Packing(jpeg, workers, strict)
+        packing = PackOptions(jpeg, workers, strict)
         with runs.held(folder if resume else None):
             plan = make_plan(data, architecture, recipe, changes, lr, split_seed, packing, progress, say, start)
             about = runs.settings(plan, seed, split_seed, self.precision, str(self.device), micro_batch)
@@ -341,8 +342,8 @@ class Classifier(huggingface.HubMixin):
                 f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(self.classes[:20])}"
             )
         progress = counting("packing") if verbose else None
-        how = Packing(about.get("jpeg") if is_own else None)
-        packed = pack(source, self._ready().preprocessing.stored_size, how=how, progress=progress)
+        options = PackOptions(about.get("jpeg") if is_own else None)
+        packed = make_pack(source, self._ready().preprocessing.stored_size, options=options, track=progress)
         order = np.array([self.classes.index(name) for name in packed.classes])
         packed = replace(packed, classes=self.classes, labels=order[packed.labels])
         if is_own and about and not source.has_splits:

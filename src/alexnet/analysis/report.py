@@ -7,8 +7,9 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.pack.packing import describe_splits
-from ..data.sources import SPLITS, spoken
+from ..data.labels.class_names import readable_class_name
+from ..data.pack.reading import describe_splits
+from ..data.source import SPLITS
 from ..diagnosis.causes import Facts, diagnosed
 from ..diagnosis.layers import read_layers
 from ..evaluation.metrics import Metrics
@@ -43,7 +44,7 @@ def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation
     Returns:
         The path of the page.
     """
-    metrics, classes = evaluation.mean, [*map(spoken, bundle.classes)]
+    metrics, classes = evaluation.mean, [*map(readable_class_name, bundle.classes)]
     shown = pick_examples(metrics, EXAMPLES)
     images = evaluation.packed.images[evaluation.indices[shown]]
     pictures = {

@@ -75,7 +75,7 @@ def train(
     from ..analysis.report import write_report
     from ..classifier import Classifier
     from ..console import console, print_table
-    from ..data.sources import SPLITS
+    from ..data.source import SPLITS
     from ..device import keep_freed_memory
     from ..evaluation.tables import ERROR_HEAD, error_rows
     from ..runs.run import read_run, write_run
@@ -183,7 +183,7 @@ def evaluate(
     """
     from ..classifier import load
     from ..console import console, print_table
-    from ..data.sources import spoken
+    from ..data.labels.class_names import readable_class_name
     from ..device import keep_freed_memory
     from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
 
@@ -218,7 +218,7 @@ def evaluate(
     changes = change_rows(evaluation, whole, f"fully connected layers in {fc_precision}") if whole else []
     print_table(error_rows(evaluation) + changes, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.mean, [*map(readable_class_name, classifier.classes)]), CLASS_HEAD, (1, 2))
 
 
 def _evaluate_together(
@@ -260,7 +260,7 @@ def _evaluate_together(
 
 def _part(evaluation) -> str:
     """Which split the images of an evaluation are."""
-    from ..data.sources import SPLITS
+    from ..data.source import SPLITS
 
     counted = set(evaluation.packed.splits[evaluation.indices])
     return SPLITS[counted.pop()] if len(counted) == 1 else "all images"
@@ -291,7 +291,7 @@ def predict(
     """
     from ..classifier import load
     from ..console import console
-    from ..data.sources import spoken
+    from ..data.labels.class_names import readable_class_name
 
     classifier = load(run, device, precision, fc_precision)
     found, failed = list(_all_images(images)), 0
@@ -309,7 +309,7 @@ def predict(
         else:
             console.print(image, style="bold", soft_wrap=True)
             for name, share in named:
-                console.print(f"  {share:6.1%}  {spoken(name)}")
+                console.print(f"  {share:6.1%}  {readable_class_name(name)}")
     if failed:
         raise SystemExit(1)
 
@@ -416,17 +416,17 @@ def pack(
         verify: Compare every stored image with its checksum, rather than a thousand of them.
     """
     from ..console import console, counting
-    from ..data.pack.packing import Packing, damaged, describe_splits
-    from ..data.pack.packing import pack as pack_source
-    from ..data.sources import open_source
+    from ..data.pack.packing import PackOptions, make_pack
+    from ..data.pack.reading import damaged_images, describe_splits
+    from ..data.sources.detection import open_source
 
     if size < 1:
         raise ValueError(f"size is {size}; it may be 1 or more")
-    source = open_source(data, progress=counting("reading"))
-    how = Packing(jpeg, workers, strict)
-    packed = pack_source(source, size, how=how, progress=counting("packing"), say=console.print)
+    source = open_source(data, track=counting("reading"))
+    options = PackOptions(jpeg, workers, strict)
+    packed = make_pack(source, size, options=options, track=counting("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
-    if verify and (found := list(damaged(packed, range(len(packed.labels))))):
+    if verify and (found := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(
             f"{packed.path} is damaged in {len(found):,} images, {found[0]} the first; remove it and pack again"
         )
@@ -530,15 +530,18 @@ def check(
         workers: Processes that decode. By default one per core.
     """
     from ..console import console, counting, print_facts, print_table
-    from ..data.check import check as check_source
-    from ..data.pack.packing import Packing
-    from ..data.sources import SPLITS, recognise, spoken, write_list
+    from ..data.check import check_source
+    from ..data.labels.class_names import readable_class_name
+    from ..data.pack.packing import PackOptions
+    from ..data.source import SPLITS
+    from ..data.sources.detection import detect_source
+    from ..data.sources.lists import write_list
     from ..specs.variants import variant
     from ..training.plan import data_name, default_variant
 
-    source = recognise(data, progress=counting("reading"))
+    source = detect_source(data, track=counting("reading"))
     size = variant(default_variant(source)).stored_size if size is None else size
-    found = check_source(source, size, Packing(None, workers, strict), brief, counting("looking"))
+    found = check_source(source, size, PackOptions(None, workers, strict), brief, counting("looking"))
     if fix is not None:
         kept = [number for number in range(len(source)) if number not in found.dropped]
         write_list(fix, source, kept, data_name(data))
@@ -547,7 +550,7 @@ def check(
     else:
         print_facts({"data": source.name, "layout": source.layout} | found.facts)
         console.print()
-        each = zip(map(spoken, source.classes), found.counts, strict=True)
+        each = zip(map(readable_class_name, source.classes), found.counts, strict=True)
         rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
         shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
         print_table([*shown, ("all", *(f"{count:,}" for count in found.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
@@ -641,7 +644,7 @@ def print_json(value: dict) -> None:
 
 def _all_images(images: Iterable[str]) -> Iterable[str]:
     """Each file and URL as given, and every image below each folder."""
-    from ..data.sources import image_files
+    from ..data.sources.detection import image_files
 
     for image in images:
         if Path(image).is_dir():

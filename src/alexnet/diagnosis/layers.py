@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..device import Precision, autocast
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.network import AlexNet
 from ..runs.history import check_keys, read_lines
 from ..specs.recipes import recipe
@@ -145,7 +145,7 @@ def read_layers(folder: Path) -> list[dict]:
 
 def write_layers(folder: Path, rows: Sequence[dict]) -> None:
     """Write all lines anew, whole or not at all, as those of the journal."""
-    with written_whole(folder / FILE) as temporary:
+    with atomic_write(folder / FILE) as temporary:
         temporary.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 

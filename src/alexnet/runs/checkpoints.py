@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Size, Tensor
 
 from ..diagnosis.layers import write_layers
-from ..files import PART, sync_folder
+from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
 from ..training.ema import Averaging
 from ..training.optimizer import PaperUpdate
@@ -154,7 +154,7 @@ class Checkpoints:
             NotSaved: what a kill has cut off cannot be written.
         """
         assert self.run is not None
-        for abandoned in (*self.run.glob(f"*{PART}"), self.run / NEXT):
+        for abandoned in (*self.run.glob(f"*{PART_SUFFIX}"), self.run / NEXT):
             abandoned.unlink(missing_ok=True)
         there = [self.run / name for name in (LAST, *EARLIER) if (self.run / name).exists()]
         reasons: list[str] = []
@@ -209,7 +209,7 @@ class Checkpoints:
         for older, newer in pairwise((*reversed(EARLIER), LAST, NEXT)):
             if (self.run / newer).exists():
                 os.replace(self.run / newer, self.run / older)
-        sync_folder(self.run)
+        fsync_folder(self.run)
 
     def _save_what_follows(self, progress: Progress) -> None:
         """BEST and the journal, after LAST of the end of an epoch."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-from ..files import written_whole
+from ..files import atomic_write
 
 FILE = "metrics.jsonl"
 NEEDED = {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}
@@ -101,5 +101,5 @@ def check_keys(value: object, needed: Mapping[str, type], where: str) -> None:
 
 def write_journal(folder: Path, history: History) -> None:
     """Write all lines anew, whole or not at all: a resumed run thus never has an epoch twice."""
-    with written_whole(folder / FILE) as temporary:
+    with atomic_write(folder / FILE) as temporary:
         temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in history))

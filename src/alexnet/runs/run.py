@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.pack.packing import BROKEN, Pack
-from ..data.pack.statistics import statistics
-from ..data.sources import SPLITS
-from ..files import PART, is_locked, locked, written_whole
+from ..data.pack.reading import UNREADABLE, Pack
+from ..data.pack.statistics import compute_statistics
+from ..data.source import SPLITS
+from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
 from ..training.step import MicroBatch
@@ -124,19 +124,19 @@ def read_run(folder: Path) -> dict:
 
 
 def write_run(folder: Path, about: Mapping) -> None:
-    with written_whole(folder / FILE) as temporary:
+    with atomic_write(folder / FILE) as temporary:
         temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_splits(packed: Pack, folder: Path) -> None:
     """Which image is in which split, as CSV; and which were left out, and why, where there are any."""
-    with written_whole(folder / SPLIT_FILE) as temporary, temporary.open("w", newline="", **TEXT) as file:
+    with atomic_write(folder / SPLIT_FILE) as temporary, temporary.open("w", newline="", **TEXT) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", "split"))
         for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
             writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
     if packed.unreadable:
-        with written_whole(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", **TEXT) as file:
+        with atomic_write(folder / LEFT_OUT_FILE) as temporary, temporary.open("w", **TEXT) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("image", "why"))
             writer.writerows((packed.names[number], reason) for number, reason in packed.unreadable.items())
@@ -152,7 +152,11 @@ def with_splits_of(folder: Path, packed: Pack, new_ones: bool = False) -> Pack:
     """
     known = _known_splits(folder)
     splits = [
-        SPLITS.index(known[name]) if known.get(name) in SPLITS else split if new_ones and name not in known else BROKEN
+        SPLITS.index(known[name])
+        if known.get(name) in SPLITS
+        else split
+        if new_ones and name not in known
+        else UNREADABLE
         for name, split in zip(packed.names, packed.splits, strict=True)
     ]
     return replace(packed, splits=np.array(splits, np.uint8))
@@ -203,7 +207,7 @@ def accepted(
     if changed or begun.get("changed"):  # otherwise the splits are as they were cut
         kept = with_splits_of(folder, plan.packed, new_ones=True)
         if not np.array_equal(kept.splits, plan.packed.splits):
-            plan = replace(plan, packed=kept, found=statistics(kept.images, kept.indices("train")))
+            plan = replace(plan, packed=kept, found=compute_statistics(kept.images, kept.indices("train")))
     if not changed:
         return plan, begun | {"data": now["data"]}
     say(f"changed since it was begun, so that this is another run from here on:\n  {listed}")
@@ -244,7 +248,7 @@ def held(folder: Path | None) -> Iterator[None]:
         raise ValueError(f"{folder} cannot be written to: {error.strerror}") from error
     if busy:
         raise ValueError(f"another process is training in {folder}")
-    with locked(folder / FILE):
+    with file_lock(folder / FILE):
         yield
 
 
@@ -261,7 +265,7 @@ def _check_free(output: Path) -> None:
         raise ValueError(f"{output} holds a finished run; choose another --output")
     if about:
         raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another --output")
-    held = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART))
+    held = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART_SUFFIX))
     if held:
         raise ValueError(f"{output} holds {held[0]}{' and more' if held[1:] else ''}; --output may be an empty folder")
 

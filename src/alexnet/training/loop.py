@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.batches import Batch, batches, epoch_order
+from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..diagnosis.causes import Facts, Watch, diagnosed
 from ..evaluation.views import evaluate
@@ -110,7 +110,7 @@ def train(
             order = epoch_order(training, seed, progress.epoch, recipe.shuffle)
             network.train()
             averaging.show_weights()
-            with closing(batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
+            with closing(read_batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
                 for batch, wait in _timed(read):
                     rates = rates_at(progress.batch)
                     optimizer.set_rates(rates)

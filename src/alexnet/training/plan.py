@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.check import check
-from ..data.pack.packing import Pack, Packing, describe_splits, pack
+from ..data.check import check_source
+from ..data.pack.packing import PackOptions, make_pack
+from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.sources import SPLITS, Source, open_source
+from ..data.source import SPLITS, Source
+from ..data.sources.detection import open_source
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
@@ -103,7 +105,7 @@ def make_plan(
     changes: Mapping[str, object] | None = None,
     lr: float | None = None,
     split_seed: int = 0,
-    packing: Packing = Packing(),
+    packing: PackOptions = PackOptions(),
     progress=None,
     say: Callable[[str], object] = lambda words: None,
     pretrained: Pretrained | None = None,
@@ -111,7 +113,7 @@ def make_plan(
     """Open and pack the data, and settle what was left open.
 
     Args:
-        data: as for `recognise`.
+        data: as for `detect_source`.
         architecture: the pretrained network's, or the one that suits the size of the images, where None.
         wanted: a recipe or its name; the architecture's own, or "fine-tune" from a pretrained network, where None.
         changes: fields of the recipe to replace, unless None.
@@ -142,12 +144,12 @@ def make_plan(
         chosen = replace(chosen, input=PRETRAINED, new_layers=new)
     elif chosen.input == PRETRAINED:
         raise ValueError(f"the recipe {chosen.name} goes on from a trained network; name it by --from (pretrained=…)")
-    for finding in check(source, architecture.stored_size, packing, brief=True).findings:
+    for finding in check_source(source, architecture.stored_size, packing, brief=True).findings:
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
             say(f"{source.name}: {finding}; see alexnet check {data}")
-    packed = pack(source, architecture.stored_size, None, packing, progress, say)
+    packed = make_pack(source, architecture.stored_size, None, packing, progress, say)
     if (changes or {}).get("epochs") is None:
         chosen = replace(chosen, epochs=chosen.epochs_for(len(packed.indices("train"))))
     if not fits_memory(packed.images.nbytes):
