@@ -19,10 +19,10 @@ from alexnet.runs import checkpoints
 from alexnet.runs.checkpoints import BEST, EARLIER, LAST, NotSaved
 from alexnet.runs.history import read_journal
 from alexnet.specs.recipes import recipe
-from alexnet.specs.schedules import WarmThenLinear
+from alexnet.specs.schedules import LinearWarmupDecay
 
 QUICK = replace(
-    recipe("cifar-18"), name="quick", schedule=WarmThenLinear(peak=0.001), epochs=3, min_steps=0, batch_size=24
+    recipe("cifar-18"), name="quick", schedule=LinearWarmupDecay(peak_lr=0.001), epochs=3, min_steps=0, batch_size=24
 )
 """Few steps, in which the validation error falls."""
 

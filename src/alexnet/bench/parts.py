@@ -32,7 +32,7 @@ from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
 from ..specs.shapes import place
 from ..specs.variants import variant
-from ..training.optimizer import PaperUpdate, paper_update
+from ..training.optimizer import PaperSGD, paper_optimizer
 from ..training.step import train_step
 from . import peers
 from .measure import PeerFailed, Row, compare, median_seconds
@@ -227,9 +227,9 @@ def _our_step(name: str, settings: Settings) -> Callable[[], None]:
     return lambda: train_step(network, optimizer, views, batch, chosen, settings.precision)
 
 
-def _optimizer(network: AlexNet, chosen: Recipe) -> PaperUpdate:
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0, []))
+def _optimizer(network: AlexNet, chosen: Recipe) -> PaperSGD:
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0, []))
     return optimizer
 
 

@@ -19,7 +19,7 @@ from ..device import Precision
 from ..model.network import AlexNet
 from ..runs.checkpoints import Progress
 from ..runs.history import read_journal
-from ..training.optimizer import PaperUpdate
+from ..training.optimizer import PaperSGD
 from ..training.plan import Plan
 from .layers import data_facts, is_due, layer_sizes, read_layers, write_layers
 
@@ -304,7 +304,7 @@ class Watch:
     def __init__(
         self,
         network: AlexNet,
-        optimizer: PaperUpdate,
+        optimizer: PaperSGD,
         plan: Plan,
         precision: Precision,
         run: Path | None,

@@ -30,7 +30,7 @@ from ..files import atomic_write
 from ..model.network import AlexNet
 from ..runs.history import check_keys, read_lines
 from ..specs.recipes import recipe
-from ..training.optimizer import PaperUpdate
+from ..training.optimizer import PaperSGD
 from ..training.plan import Plan
 
 FILE = "layers.jsonl"
@@ -58,7 +58,7 @@ def is_due(step: int, ends_epoch: bool, is_last_epoch: bool, rows: Sequence[dict
 
 
 @torch.no_grad()
-def layer_sizes(network: AlexNet, optimizer: PaperUpdate, views: Tensor, precision: Precision) -> dict:
+def layer_sizes(network: AlexNet, optimizer: PaperSGD, views: Tensor, precision: Precision) -> dict:
     """`inputs` and `layers` of a line, right after a step. Nothing is drawn, and nothing in the network changes.
 
     Args:

@@ -25,8 +25,8 @@ from torch import Size, Tensor
 from ..diagnosis.layers import write_layers
 from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
-from ..training.ema import Averaging
-from ..training.optimizer import PaperUpdate
+from ..training.ema import WeightEMA
+from ..training.optimizer import PaperSGD
 from .history import History, write_journal
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -116,8 +116,8 @@ class Checkpoints:
         self,
         run: Path | None,
         bundle: ModelBundle,
-        optimizer: PaperUpdate,
-        averaging: Averaging,
+        optimizer: PaperSGD,
+        averaging: WeightEMA,
         minutes: float = MINUTES,
         say: Callable[[str], object] = lambda words: None,
     ):
@@ -203,7 +203,7 @@ class Checkpoints:
 
     def _save_last(self, progress: Progress) -> None:
         extra = {f"velocity.{name}": velocity for name, velocity in self.optimizer.velocities().items()}
-        with self.averaging.mean_shown():
+        with self.averaging.average_shown():
             extra |= {f"not_averaged.{name}": weights for name, weights in self.averaging.aside.items()}
             self.bundle.save(self.run / NEXT, extra=extra, notes={"progress": vars(progress)})
         for older, newer in pairwise((*reversed(EARLIER), LAST, NEXT)):

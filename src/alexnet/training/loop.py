@@ -21,11 +21,11 @@ from ..preprocessing.augmentation import training_views
 from ..preprocessing.mixing import drawn_mix
 from ..runs.checkpoints import MINUTES, Checkpoints, Progress
 from ..runs.history import History
-from ..specs.schedules import Rates
-from .ema import Averaging
+from ..specs.schedules import LearningRates
+from .ema import WeightEMA
 from .graph import graphed
 from .interrupt import CtrlC, Interrupted
-from .optimizer import paper_update
+from .optimizer import paper_optimizer
 from .plan import Plan
 from .step import MicroBatch, MicroBatches
 
@@ -90,8 +90,8 @@ def train(
     network = bundle.network
     device = next(network.parameters()).device
     packed, recipe = plan.packed, plan.recipe
-    optimizer = paper_update(network, recipe)
-    averaging = Averaging(network, recipe.ema_decay)
+    optimizer = paper_optimizer(network, recipe)
+    averaging = WeightEMA(network, recipe.ema_decay)
     checkpoints = Checkpoints(run, bundle, optimizer, averaging, minutes, say)
     progress = checkpoints.restore(recipe.batch_size) if resume and run else Progress()
     micro_batches = MicroBatches(network, micro_batch, progress.at_a_time, say)
@@ -101,8 +101,8 @@ def train(
     per_epoch = math.ceil(len(training) / recipe.batch_size)
     scores_of = None
 
-    def rates_at(batch: int) -> Rates:
-        return recipe.rates((progress.epoch + batch / per_epoch) / recipe.epochs, progress.val_errors)
+    def rates_at(batch: int) -> LearningRates:
+        return recipe.learning_rates((progress.epoch + batch / per_epoch) / recipe.epochs, progress.val_errors)
 
     with CtrlC() as ctrl_c, torch.random.fork_rng([device] if device.type == "cuda" else []):
         while progress.epoch < recipe.epochs:
@@ -113,9 +113,9 @@ def train(
             with closing(read_batches(packed, order, recipe.batch_size, device, progress.batch)) as read:
                 for batch, wait in _timed(read):
                     rates = rates_at(progress.batch)
-                    optimizer.set_rates(rates)
+                    optimizer.set_learning_rates(rates)
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # dropout's draws
-                    drawn = seed, progress.epoch, rates.color, torch_dtype(precision)
+                    drawn = seed, progress.epoch, rates.color_shift, torch_dtype(precision)
                     views = training_views(batch, recipe, bundle.preprocessing, plan.found, *drawn)
                     mix = drawn_mix(batch, bundle.preprocessing.crop_size, recipe, seed, progress.epoch)
                     scores_of = scores_of or (graphed(network, views, precision) if micro_batch is None else network)
@@ -131,9 +131,9 @@ def train(
                     if ctrl_c.pressed or checkpoints.is_due():
                         checkpoints.save(progress)
                     if ctrl_c.pressed:
-                        averaging.show_mean()
+                        averaging.show_average()
                         raise Interrupted
-            averaging.show_mean()
+            averaging.show_average()
             trained_s = time.perf_counter() - started
             row = {
                 "epoch": progress.epoch + 1,
@@ -166,7 +166,7 @@ def step_seed(seed: int, epoch: int, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
 
 
-def _check_finite(loss: float, where: str, rates: Rates, progress: Progress) -> None:
+def _check_finite(loss: float, where: str, rates: LearningRates, progress: Progress) -> None:
     if not math.isfinite(loss):
         found = diagnosed(Facts(progress.epochs, progress.layers))
         why = f"\n{found}" if found else ""
