@@ -13,12 +13,12 @@ from skimage.feature import hog
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from alexnet.data.pack.packing import pack
-from alexnet.data.sources import open_source
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.sources.detection import open_source
 
 
 def main() -> None:
-    packed = pack(open_source("emoji"), 64)
+    packed = make_pack(open_source("emoji"), 64)
     training, validation, test = (packed.indices(split) for split in ("train", "val", "test"))
     labels, images = packed.labels, np.asarray(packed.images)
     majority = np.bincount(labels[training]).argmax()

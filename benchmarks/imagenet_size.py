@@ -25,14 +25,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from alexnet.data.machine import processors
 from PIL import Image
 
-from alexnet.data.pack.decoding import results
-from alexnet.data.pack.packing import open_pack, pack
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.pack.reading import open_pack
+from alexnet.data.pack.workers import run_task
 from alexnet.data.source import TRAIN, VAL, Source
-from alexnet.data.sources import recognise
-from alexnet.data.storage.names import Names
+from alexnet.data.sources.detection import detect_source
+from alexnet.data.storage.string_table import StringTable
+from alexnet.device import processors
 
 IMAGES, CLASSES, KINDS = 1_281_167, 1000, 8
 """Of ILSVRC2012's train part; and different contents."""
@@ -83,7 +84,7 @@ def simulated(count: int) -> Source:
         name="simulated",
         layout="simulated",
         classes=tuple(f"n{number:08}" for number in range(CLASSES)),
-        names=Names.of(names(count)),
+        names=StringTable.from_strings(names(count)),
         labels=np.arange(count) * CLASSES // count,
         splits=splits,
         reader=Repeated(),
@@ -94,20 +95,20 @@ def simulated(count: int) -> Source:
 
 def of_folder(folder: Path, count: int, side: int):
     """A folder of a folder per class, the files empty; begun after it was written."""
-    recognise(folder / "tree")
+    detect_source(folder / "tree")
 
 
 def of_list(folder: Path, count: int, side: int):
-    recognise(folder / "tree.csv")
+    detect_source(folder / "tree.csv")
 
 
 def of_archive(folder: Path, count: int, side: int):
     """A tar file of tar files; listed for the first time."""
-    recognise(folder / "images.tar")
+    detect_source(folder / "images.tar")
 
 
 def of_archive_again(folder: Path, count: int, side: int):
-    recognise(folder / "images.tar")
+    detect_source(folder / "images.tar")
 
 
 def of_source(folder: Path, count: int, side: int):
@@ -117,12 +118,12 @@ def of_source(folder: Path, count: int, side: int):
 def of_handing(folder: Path, count: int, side: int):
     from imagenet_size import Nothing
 
-    for some in results(Nothing(), ((number, number) for number in range(count)), count, processors()):
+    for some in run_task(Nothing(), ((number, number) for number in range(count)), count, processors()):
         del some
 
 
 def of_packing(folder: Path, count: int, side: int):
-    pack(simulated(count), side, folder)
+    make_pack(simulated(count), side, folder)
 
 
 def of_opening(folder: Path, count: int, side: int):
@@ -141,10 +142,10 @@ def of_blocks(folder: Path, count: int, side: int):
 
 
 def of_epoch(folder: Path, count: int, side: int, shuffle: str = "epoch"):
-    from alexnet.data.batches import batches, epoch_order
+    from alexnet.data.batches import epoch_order, read_batches
 
     packed = open_pack(next((folder / "packs").glob("*.safetensors")))
-    for batch in batches(packed, epoch_order(packed.indices("train"), 0, 0, shuffle), 128):
+    for batch in read_batches(packed, epoch_order(packed.indices("train"), 0, 0, shuffle), 128):
         del batch
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.data.pack.statistics import statistics
+from alexnet.data.pack.statistics import compute_statistics
 from alexnet.kernels import library
 from alexnet.preprocessing import crops
 from alexnet.preprocessing.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
@@ -24,12 +24,12 @@ def images():
 
 def prepared(images, **inputs):
     """Preprocessing of the recipe `paper`, with another input where one is given."""
-    found = statistics(images, np.arange(len(images)))
+    found = compute_statistics(images, np.arange(len(images)))
     return Preprocessing.of(replace(recipe("paper"), input=Input(**inputs)), found, SIDE, CROP), found
 
 
 def test_statistics_are_numpys(images):
-    found = statistics(images, np.arange(10, 40))
+    found = compute_statistics(images, np.arange(10, 40))
     chosen = images[10:40].astype(np.float64)
     np.testing.assert_allclose(found.mean_image, chosen.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found.std, chosen.std((0, 1, 2)), rtol=1e-6)
@@ -66,13 +66,13 @@ def test_every_offset_is_cut_by_training_views(each_way):
     images = np.tile(np.stack([y, x, x], -1).astype(np.uint8), (4000, 1, 1, 1))
     inputs = Preprocessing(SIDE, CROP, torch.zeros(1, 1, 3), torch.ones(3))
     batch = Batch(torch.from_numpy(images), torch.zeros(4000), np.arange(4000), 0)
-    views = training_views(batch, replace(recipe("paper"), color=None), inputs, None, 0, 0)
+    views = training_views(batch, replace(recipe("paper"), color_shift=None), inputs, None, 0, 0)
     top, left, right = views[:, 0, 0, 0], views[:, 1, 0, 0], views[:, 1, 0, -1]
     assert top.unique().tolist() == list(range(SIDE - CROP + 1))
     assert torch.minimum(left, right).unique().tolist() == list(range(SIDE - CROP + 1))
     assert ((right - left).abs() == CROP - 1).all()
     assert (left > right).float().mean().item() == pytest.approx(0.5, abs=0.03)
-    upright = training_views(batch, replace(recipe("paper"), color=None, flip=False), inputs, None, 0, 0)
+    upright = training_views(batch, replace(recipe("paper"), color_shift=None, flip=False), inputs, None, 0, 0)
     assert (upright[:, 1, 0, 0] < upright[:, 1, 0, -1]).all()
 
 
@@ -117,7 +117,7 @@ def test_the_image_is_divided_as_run_and_not_as_printed(images, each_way):
     assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
     torch.testing.assert_close(
         difference.mean((2, 3)),
-        torch.from_numpy(color_draws(recipe("original").color, found, 0, 0, np.arange(40))).float(),
+        torch.from_numpy(color_draws(recipe("original").color_shift, found, 0, 0, np.arange(40))).float(),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -231,7 +231,7 @@ def test_the_kernel_never_reads_outside_an_image(images):
 
 def test_crops_larger_than_the_image_are_refused(images):
     with pytest.raises(ValueError, match="crops of 13 pixels cannot be cut from images of 12"):
-        Preprocessing.of(recipe("paper"), statistics(images, np.arange(4)), SIDE, 13)
+        Preprocessing.of(recipe("paper"), compute_statistics(images, np.arange(4)), SIDE, 13)
 
 
 def views_of(images, numbers, first, inputs, found, chosen, epoch=0):

@@ -9,13 +9,13 @@ from conftest import write_colors
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.data.check import check
-from alexnet.data.sources import open_source, recognise
+from alexnet.data.check import check_source
+from alexnet.data.sources.detection import detect_source, open_source
 
 
 def found_in(root, side=16, **settings):
     """Findings by their first words, without their numbers."""
-    return {finding.text: finding for finding in check(recognise(root), side, **settings).findings}
+    return {finding.text: finding for finding in check_source(detect_source(root), side, **settings).findings}
 
 
 def finding(root, words, **settings):
@@ -117,8 +117,8 @@ def test_pictures_that_are_there_twice(split_folder, tmp_path):
     assert across.examples == ("val/red/leak.png and train/red/01.png are in val and train",)
     contradictory = finding(here, "are of two classes")
     assert contradictory.examples == ("train/blue/contradiction.png and train/red/02.png are blue and red",)
-    source = recognise(here)
-    dropped = {source.names[number] for number in check(source, 16).dropped}
+    source = detect_source(here)
+    dropped = {source.names[number] for number in check_source(source, 16).dropped}
     twice = {"train/red/again.png", "train/red/00.png"}
     assert len(dropped & twice) == 1
     assert dropped - twice == {"train/red/01.png", "train/red/02.png", "train/blue/contradiction.png"}
@@ -144,7 +144,7 @@ def test_uneven_classes_and_the_baseline(clean):
         (clean / "red" / f"{number:02}.png").unlink()
     said = finding(clean, "class blue has 16 images to train on, red 1; always answering the former is right in 48%")
     assert said.level == "warning"
-    assert check(open_source(clean), 16).facts["baseline"] == "48.5% right by always answering blue"
+    assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% right by always answering blue"
 
 
 def test_classes_that_a_split_lacks_or_has_alone(split_folder, capsys):

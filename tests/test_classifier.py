@@ -208,7 +208,7 @@ def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
 
 
 def test_the_variant_follows_the_size_of_the_images(tmp_path):
-    from alexnet.data.sources import open_source
+    from alexnet.data.sources.detection import open_source
     from alexnet.training.plan import default_variant
 
     for side, expected in ((32, "cifar-keras"), (64, "small"), (500, "original")):

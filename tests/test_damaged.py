@@ -24,10 +24,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from alexnet.data.check import check
+from alexnet.data.check import check_source
 from alexnet.data.pack import writing
-from alexnet.data.pack.packing import Packing, pack
-from alexnet.data.sources import idx, recognise
+from alexnet.data.pack.packing import PackOptions, make_pack
+from alexnet.data.sources import idx
+from alexnet.data.sources.detection import detect_source
 from alexnet.runs.run import with_splits_of, write_splits
 
 TIMES = int(os.environ.get("ALEXNET_DAMAGE", "1"))
@@ -162,7 +163,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "place").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(writing, "MOST_BROKEN", 1.0)
+    monkeypatch.setattr(writing, "MAX_UNREADABLE", 1.0)
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what it mends by itself
         yield tmp_path / "place"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "place"]
@@ -179,12 +180,12 @@ class Outcomes:
         """Recognise, look at and pack a place of few images; an error must name it, or one of `names` in it."""
         started, before = time.monotonic(), state_of(place if place.is_dir() else place.parent)
         try:
-            source = recognise(place)
-            found = check(source, 8, Packing(workers=1))
+            source = detect_source(place)
+            found = check_source(source, 8, PackOptions(workers=1))
             assert found.looked_at == len(source) == len(source.names) == len(source.labels)
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
             source.check_fatal()
-            packed = pack(source, 8, how=Packing(workers=1))
+            packed = make_pack(source, 8, options=PackOptions(workers=1))
             assert all(reason for reason in packed.unreadable.values()) and len(packed.names) == len(source)
             self.read += 1
         except ValueError as error:
@@ -209,10 +210,10 @@ def test_images(place):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(damaged(content, draw, contents))
     before, started = state_of(place), time.monotonic()
-    source = recognise(place)
+    source = detect_source(place)
     assert len(source) == CASES["images"] * TIMES
-    looked = check(source, 16)
-    packed = pack(source, 16)
+    looked = check_source(source, 16)
+    packed = make_pack(source, 16)
     assert time.monotonic() - started < 0.02 * len(source) + 30
     assert len(source) * 0.2 < len(packed.unreadable) < len(source) * 0.9
     assert all(isinstance(reason, str) and reason for reason in packed.unreadable.values())
@@ -491,11 +492,11 @@ LOOK = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 from alexnet.data import check
-from alexnet.data.sources import recognise
+from alexnet.data.sources.detection import detect_source
 check.EXAMPLES = 10
 for place in sys.argv[2:]:
     try:
-        found = check.check(recognise(place), 8, check.Packing(workers=1)).findings
+        found = check.check_source(detect_source(place), 8, check.PackOptions(workers=1)).findings
         print(*(f"{finding.text} {finding.examples}" for finding in found))
     except ValueError as error:
         print(str(error).replace("\\n", " "))
@@ -593,7 +594,7 @@ def test_an_index_of_a_class_below_zero(place):
         (place / split / f"{label}.png").write_bytes(image_of("PNG"))
         with (place / f"{split}.jsonl").open("a") as file:
             file.write(json.dumps({"image": f"{label}.png", "label": label}) + "\n")
-    source = recognise(place)
+    source = detect_source(place)
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [0, 1]
     assert sorted(problem.text.split("/")[2][:5] for problem in source.problems) == ["-1000", "-2 is"]
 
@@ -626,7 +627,7 @@ def test_an_idx_file_that_unpacks_to_more_than_it_may(place, monkeypatch):
     (place / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, 1, 0)))
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz or .* it unpacks to more than 10,000,000 bytes"):
-        recognise(place)
+        detect_source(place)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40_000_000
@@ -648,11 +649,11 @@ def test_links_pipes_and_devices(classes):
     os.symlink(classes, classes / "cat" / "up")
     os.symlink("/dev/zero", classes / "cat" / "zero.png")
     os.mkfifo(classes / "cat" / "pipe.png")
-    assert len(recognise(classes)) == 8
+    assert len(detect_source(classes)) == 8
     listed = [(f"cat/{n}.png", "cat") for n in (0, 2, 4, 6)] + [(f"dog/{n}.png", "dog") for n in (1, 3)]
     listed += [(path, "cat") for path in ("cat/pipe.png", "cat/zero.png", "/dev/zero", "cat", "cat/to nothing.png")]
     (classes / "some.csv").write_text("".join(f"{path},{label}\n" for path, label in listed))
-    packed = pack(recognise(classes / "some.csv"), 8)
+    packed = make_pack(detect_source(classes / "some.csv"), 8)
     assert len(packed.unreadable) == 5 and sum("it is no file" in reason for reason in packed.unreadable.values()) == 4
 
 
@@ -663,40 +664,44 @@ def test_folders_without_end(classes):
         deep = deep / "d"
     deep.mkdir(parents=True)
     (deep / "deep.png").write_bytes(image_of("PNG"))
-    assert len(recognise(classes)) == 9
+    assert len(detect_source(classes)) == 9
     ring = classes / "ring"
     for one in range(12):
         (ring / str(one)).mkdir(parents=True)
         for other in range(12):
             os.symlink(ring / str(other), ring / str(one) / f"to {other}")
     with pytest.raises(ValueError, match=r"ring.* is a link in a link, 9 deep; that may be 8"):
-        recognise(classes)
+        detect_source(classes)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
 def test_what_may_not_be_read(classes):
     (classes / "cat" / "0.png").chmod(0)
-    assert ["Permission denied" in reason for reason in pack(recognise(classes), 8).unreadable.values()] == [True]
+    assert ["Permission denied" in reason for reason in make_pack(detect_source(classes), 8).unreadable.values()] == [
+        True
+    ]
     (classes / "cat").chmod(0)
     try:
         with pytest.raises(ValueError, match="cat cannot be read: Permission denied"):
-            recognise(classes)
+            detect_source(classes)
     finally:
         (classes / "cat").chmod(0o755)
 
 
 def test_a_file_that_goes_between_listing_and_reading(classes):
-    source = recognise(classes)
+    source = detect_source(classes)
     (classes / source.names[3]).unlink()
-    assert "No such file" in pack(source, 8).unreadable[3]
-    assert any(source.names[3] in example for finding in check(source, 8).findings for example in finding.examples)
+    assert "No such file" in make_pack(source, 8).unreadable[3]
+    assert any(
+        source.names[3] in example for finding in check_source(source, 8).findings for example in finding.examples
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 def test_names_of_any_bytes(classes):
     os.rename(classes / "cat" / "0.png", os.fsencode(classes) + b"/cat/\xff\xfe.png")
     os.rename(classes / "dog" / "1.png", classes / "dog" / "a\nb.png")
-    packed = pack(recognise(classes), 8)
+    packed = make_pack(detect_source(classes), 8)
     assert "cat/\udcff\udcfe.png" in packed.names
     assert [packed.names[number] for number in packed.unreadable] == ["dog/a b.png"]
     write_splits(packed, classes)
@@ -705,27 +710,27 @@ def test_names_of_any_bytes(classes):
         (classes / file).unlink()
     os.rename(classes / "cat", os.fsencode(classes) + b"/c\xffat")
     with pytest.raises(ValueError, match=r"place has a folder b'c\\xffat', whose name is not UTF-8; it may be renamed"):
-        recognise(classes).check_fatal()
+        detect_source(classes).check_fatal()
 
 
 def test_long_names(classes):
     long = classes / ("x" * 250)
     (classes / "cat").rename(long)
-    assert long.name in pack(recognise(classes), 8).classes
+    assert long.name in make_pack(detect_source(classes), 8).classes
     (long / "1").mkdir()
     (long / "2").mkdir()
     for number, file in enumerate(long.glob("*.png")):
         file.rename(long / str(number % 2 + 1) / file.name)
-    assert len(pack(recognise(long), 8).labels) == 4
+    assert len(make_pack(detect_source(long), 8).labels) == 4
     content = zip_of({path.relative_to(long).as_posix(): path.read_bytes() for path in long.rglob("*.png")})
     (classes / f"{'é' * 120}.zip").write_bytes(content)
-    assert len(pack(recognise(classes / f"{'é' * 120}.zip"), 8).labels) == 4
+    assert len(make_pack(detect_source(classes / f"{'é' * 120}.zip"), 8).labels) == 4
 
 
 def test_places_that_are_none(place, monkeypatch):
     (place / "self.csv").write_text(f"# images of {place}/self.csv\nimage,label\na.png,cat\n")
     with pytest.raises(ValueError, match=r"self.csv is, as it says, a list of images of itself"):
-        recognise(place / "self.csv")
+        detect_source(place / "self.csv")
     for name in ("~nobody-of-that-name", "x" * 5000, "a\0b", place / "self.csv" / "b"):
         with pytest.raises(ValueError, match=r"cannot be read|is not there"):
-            recognise(name)
+            detect_source(name)

@@ -9,12 +9,13 @@ from conftest import COLORS
 from PIL import Image
 from safetensors import safe_open
 
-from alexnet.data.batches import BLOCK, MIXED, _resident_batches, batches, epoch_order
-from alexnet.data.pack import decoding
-from alexnet.data.pack.packing import Packing, open_pack, pack
-from alexnet.data.pack.resizing import square
-from alexnet.data.source import cut_splits
-from alexnet.data.sources import SPLITS, open_source
+from alexnet.data.batches import BLOCK, MIXED, _resident_batches, epoch_order, read_batches
+from alexnet.data.pack import workers
+from alexnet.data.pack.packing import PackOptions, make_pack
+from alexnet.data.pack.reading import open_pack
+from alexnet.data.pack.resizing import stored_square
+from alexnet.data.source import SPLITS, hold_out
+from alexnet.data.sources.detection import open_source
 from alexnet.preprocessing.images import stored_image
 
 
@@ -23,7 +24,7 @@ def splits_of(source):
 
 
 def test_a_folder_with_splits_keeps_them(split_folder):
-    packed = pack(open_source(split_folder), 16)
+    packed = make_pack(open_source(split_folder), 16)
     assert packed.classes == tuple(sorted(COLORS))
     for split, count in (("train", 16), ("val", 4), ("test", 5)):
         numbers = packed.indices(split)
@@ -57,7 +58,7 @@ def test_a_new_class_does_not_move_the_others(folder):
 def test_shares_of_the_split():
     labels = np.array([0] * 1000 + [1] * 10 + [2] * 2)
     names = [str(n) for n in range(1012)]
-    splits = cut_splits(names, labels, np.zeros(1012, np.uint8), 0, "val and test")
+    splits = hold_out(names, labels, np.zeros(1012, np.uint8), 0, "val and test")
     assert Counter(splits[:1000]) == {0: 800, 1: 100, 2: 100}
     assert Counter(splits[1000:1010]) == {0: 8, 1: 1, 2: 1}
     assert splits[1010:].tolist() == [0, 0]
@@ -108,20 +109,22 @@ def test_what_is_no_data_set_is_named(tmp_path, split_folder):
 
 
 def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
-    first = pack(open_source(folder), 16)
+    first = make_pack(open_source(folder), 16)
     written = first.path.stat().st_mtime_ns
-    again = pack(open_source(folder), 16)
+    again = make_pack(open_source(folder), 16)
     assert again.path == first.path and again.path.stat().st_mtime_ns == written
     Image.new("RGB", (36, 40), "white").save(folder / "red" / "00.png")
-    changed = pack(open_source(folder), 16)
+    changed = make_pack(open_source(folder), 16)
     assert changed.path != first.path
     assert changed.images[changed.names.index("red/00.png")].min() == 255
-    assert pack(open_source(folder), 8).side == 8
+    assert make_pack(open_source(folder), 8).side == 8
 
 
 def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "ALONE", 0)
-    contents = [pack(open_source(folder), 16, tmp_path / str(n), Packing(workers=n)).path.read_bytes() for n in (1, 3)]
+    monkeypatch.setattr(workers, "ALONE", 0)
+    contents = [
+        make_pack(open_source(folder), 16, tmp_path / str(n), PackOptions(workers=n)).path.read_bytes() for n in (1, 3)
+    ]
     assert contents[0] == contents[1]
 
 
@@ -142,19 +145,19 @@ def test_an_image_that_kills_or_stops_its_decoder_is_left_out(tmp_path, monkeypa
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(decoding, "ALONE", 0)
-    monkeypatch.setattr(decoding, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(workers, "ALONE", 0)
+    monkeypatch.setattr(workers, "PATIENCE_S", 1.5)
     import deadly
 
     places = ["deadly" if number == 7 else "endless" if number == 40 else "" for number in range(60)]
-    found = [each for some in decoding.results(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
-    assert found.pop(40) == decoding.Failed("the process that decoded it was not done after 2 seconds")
-    assert found.pop(7) == decoding.Failed("the process that decoded it died (3)")
+    found = [each for some in workers.run_task(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
+    assert found.pop(40) == workers.Failed("the process that decoded it was not done after 2 seconds")
+    assert found.pop(7) == workers.Failed("the process that decoded it died (3)")
     assert found == [number * 10 for number in range(60) if number not in (7, 40)]
 
 
 def test_a_pack_is_a_safetensors_file(folder):
-    packed = pack(open_source(folder), 16)
+    packed = make_pack(open_source(folder), 16)
     with safe_open(packed.path, "numpy") as file:
         np.testing.assert_array_equal(file.get_tensor("images"), packed.images)
         np.testing.assert_array_equal(file.get_tensor("labels"), packed.labels)
@@ -162,7 +165,7 @@ def test_a_pack_is_a_safetensors_file(folder):
 
 
 def test_a_pack_cut_short_is_refused(folder):
-    packed = pack(open_source(folder), 16)
+    packed = make_pack(open_source(folder), 16)
     with open(packed.path, "r+b") as file:
         file.truncate(packed.path.stat().st_size - 1)
     with pytest.raises(ValueError, match="a whole one has"):
@@ -174,13 +177,13 @@ def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
 
     root = write_colors(tmp_path / "many", 50)
     (root / "red" / "07.png").write_bytes(b"no picture")
-    packed = pack(open_source(root), 8)
+    packed = make_pack(open_source(root), 8)
     assert [packed.names[number] for number in packed.unreadable] == ["red/07.png"]
     assert sum(len(packed.indices(split)) for split in SPLITS) == 149
     for number in range(5):
         (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; up to 1% of 150 are left out"):
-        pack(open_source(root), 8)
+        make_pack(open_source(root), 8)
 
 
 def test_images_are_turned_upright_and_cut_square(tmp_path):
@@ -191,9 +194,9 @@ def test_images_are_turned_upright_and_cut_square(tmp_path):
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as image:
-        stored = square(image, 20)
+        stored = stored_square(image, 20)
     assert stored[2, 10].tolist() == [255, 0, 0] and stored[17, 10].tolist() == [0, 0, 255]
-    assert square(Image.fromarray(pixels), 20)[10, 0].tolist() == [255, 0, 0]
+    assert stored_square(Image.fromarray(pixels), 20)[10, 0].tolist() == [255, 0, 0]
 
 
 def test_shorter_side_then_center_as_section_2_says():
@@ -202,7 +205,7 @@ def test_shorter_side_then_center_as_section_2_says():
     image = Image.fromarray(generator.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((360, 240))
     whole = image.resize((96, 64), Image.Resampling.BICUBIC)
     expected = np.asarray(whole.crop((16, 0, 80, 64))).astype(int)
-    assert np.abs(square(image, 64).astype(int) - expected)[:, 2:-2].max() <= 1
+    assert np.abs(stored_square(image, 64).astype(int) - expected)[:, 2:-2].max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "1", "PA"])
@@ -214,14 +217,14 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
         image = grey.convert("RGBA").convert("P").convert("PA")
     else:
         image = grey.convert(mode)
-    stored = square(image, 10)
+    stored = stored_square(image, 10)
     assert stored.shape == (10, 10, 3) and stored.dtype == np.uint8
     assert abs(stored.mean() - 128) < 8 or mode == "1"
 
 
 def test_transparent_parts_become_white():
     image = Image.new("RGBA", (10, 10), (200, 0, 0, 0))
-    assert square(image, 10).min() == 255
+    assert stored_square(image, 10).min() == 255
 
 
 def test_arrays_are_read_as_images():
@@ -261,11 +264,11 @@ def test_shuffling_by_blocks_reads_long_stretches_and_every_image_once():
 
 
 def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
-    packed = pack(open_source(folder), 8)
+    packed = make_pack(open_source(folder), 8)
     order = epoch_order(np.arange(60), 0, 0, "epoch")
     firsts = range(16, 60, 16)
     for read, resident in zip(
-        batches(packed, order, 16, start=1),
+        read_batches(packed, order, 16, start=1),
         _resident_batches(packed, order, 16, torch.device("cpu"), firsts),
         strict=True,
     ):
@@ -274,23 +277,23 @@ def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
 
 
 def test_batches_hold_every_image_once_and_start_where_told(folder):
-    packed = pack(open_source(folder), 8)
+    packed = make_pack(open_source(folder), 8)
     order = epoch_order(np.arange(60), 0, 0, "epoch")
-    read = list(batches(packed, order, 16))
+    read = list(read_batches(packed, order, 16))
     assert [len(batch.labels) for batch in read] == [16, 16, 16, 12]
     np.testing.assert_array_equal(np.concatenate([batch.indices for batch in read]), order)
     for batch in read:
         np.testing.assert_array_equal(batch.images, packed.images[batch.indices])
         np.testing.assert_array_equal(batch.labels, packed.labels[batch.indices])
         assert order[batch.first] == batch.indices[0]
-    rest = list(batches(packed, order, 16, start=2))
+    rest = list(read_batches(packed, order, 16, start=2))
     assert torch.equal(rest[0].images, read[2].images) and len(rest) == 2
 
 
 def test_an_error_of_the_reader_reaches_the_reader_of_batches(folder):
-    packed = pack(open_source(folder), 8)
+    packed = make_pack(open_source(folder), 8)
     with pytest.raises(IndexError):
-        list(batches(packed, np.array([0, 1, 10_000]), 2))
+        list(read_batches(packed, np.array([0, 1, 10_000]), 2))
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +317,7 @@ def test_no_concept_and_no_picture_is_in_two_splits(rows):
     for row in rows:
         splits_of_concept.setdefault(row["concept"], set()).add(row["split"])
     assert all(len(splits) == 1 for splits in splits_of_concept.values())
-    packed = pack(open_source("emoji"), 64)
+    packed = make_pack(open_source("emoji"), 64)
     split_of_pixels = {}
     for number, image in enumerate(packed.images):
         split_of_pixels.setdefault(image.tobytes(), set()).add(int(packed.splits[number]))
@@ -329,7 +332,7 @@ def test_one_emoji_of_several_vendors_is_in_one_split(rows):
 
 
 def test_no_picture_is_blank():
-    packed = pack(open_source("emoji"), 64)
+    packed = make_pack(open_source("emoji"), 64)
     assert (packed.images.reshape(len(packed.images), -1) < 250).any(1).all()
 
 

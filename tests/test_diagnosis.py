@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-import alexnet
 from alexnet import Classifier, create
 from alexnet.cli import main
 from alexnet.data.batches import Batch
@@ -25,7 +24,7 @@ from alexnet.session import Diverged, facts_of
 from alexnet.specs.recipe import Input
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
-from alexnet.training.optimizer import paper_update
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 
@@ -133,8 +132,8 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     """By the definitions, slowly; and nothing in the network or the generator changes by looking."""
     torch.manual_seed(0)
     network, chosen = create("small", num_classes=5).train(), recipe("small")
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0.5, []))
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0.5, []))
     views = torch.randn(SAMPLE + 8, 3, 56, 56)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from alexnet.data.storage import download as module
 from alexnet.data.storage import remote
-from alexnet.data.storage.download import download, fetched, shown
+from alexnet.data.storage.download import download, fetch_bytes, redact
 from alexnet.data.storage.remote import open_remote, remote_files
 from alexnet.preprocessing import images
 from alexnet.preprocessing.images import stored_image
@@ -237,7 +237,7 @@ def test_what_a_server_refuses(serve, tmp_path, status, requests):
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "file:///etc/passwd", "data:,x", "a.tar", "https:///b", "http://u@/b"])
 def test_other_schemes_are_refused(url, tmp_path):
-    for fetch in (lambda: download(url, tmp_path), lambda: fetched(url, 1000)):
+    for fetch in (lambda: download(url, tmp_path), lambda: fetch_bytes(url, 1000)):
         with pytest.raises(ValueError, match="is no web address; it may begin with https:// or http://"):
             fetch()
 
@@ -272,14 +272,14 @@ def test_https_may_not_lead_to_http(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     assert download(safe.url, tmp_path / "cache").read_bytes() == CONTENT
     leading = serve(context, redirect=plain.url)
-    for fetch in (lambda url: download(url, tmp_path / "cache"), lambda url: fetched(url, 10**7)):
+    for fetch in (lambda url: download(url, tmp_path / "cache"), lambda url: fetch_bytes(url, 10**7)):
         with pytest.raises(ValueError, match="the server leads from https on to http; it may lead to https"):
             fetch(leading.url.replace("some", "from"))
     assert not plain.requests
     leading.redirect = safe.url
-    assert fetched(leading.url.replace("some", "from"), 10**7) == CONTENT
+    assert fetch_bytes(leading.url.replace("some", "from"), 10**7) == CONTENT
     upgrading = serve(redirect=safe.url)
-    assert fetched(upgrading.url.replace("some", "from"), 10**7) == CONTENT
+    assert fetch_bytes(upgrading.url.replace("some", "from"), 10**7) == CONTENT
 
 
 def test_a_server_that_sends_nothing_is_given_up(serve, tmp_path, monkeypatch):
@@ -305,11 +305,15 @@ def test_a_password_goes_to_its_server_alone_and_is_not_written_down(serve, tmp_
         assert "s%40cret" not in file.name and b"s%40cret" not in file.read_bytes().replace(CONTENT, b"")
     assert download(leading.url.replace("some", "from") + "?token=s%40cret", tmp_path) == path
     site.plan = ["404", "404"]
-    for fetch in (lambda url: download(url, tmp_path), lambda url: fetched(url, 10), lambda url: stored_image(url, 8)):
+    for fetch in (
+        lambda url: download(url, tmp_path),
+        lambda url: fetch_bytes(url, 10),
+        lambda url: stored_image(url, 8),
+    ):
         with pytest.raises(ValueError, match="127") as told:
             fetch(private(site.url))
         assert "cret" not in str(told.value) and "me:" not in str(told.value)
-    assert shown("https://me:secret@host:80/a/b.tar?token=x#y") == "https://host:80/a/b.tar?…"
+    assert redact("https://me:secret@host:80/a/b.tar?token=x#y") == "https://host:80/a/b.tar?…"
 
 
 def test_two_processes_download_once(serve, tmp_path):
@@ -359,8 +363,8 @@ def test_progress_is_told_and_an_interrupt_leaves_what_can_be_continued(serve, t
             yield count
 
     with pytest.raises(KeyboardInterrupt):
-        download(site.url, tmp_path, progress=progress)
-    assert download(site.url, tmp_path, progress=progress).read_bytes() == CONTENT
+        download(site.url, tmp_path, track=progress)
+    assert download(site.url, tmp_path, track=progress).read_bytes() == CONTENT
     assert ranges(site)[1] == f"bytes={told[0]}-" and told[1] == len(CONTENT)
 
 
@@ -372,7 +376,7 @@ def test_what_arrived_whole_is_not_asked_for_again(serve, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download(site.url, tmp_path, progress=progress)
+        download(site.url, tmp_path, track=progress)
     assert download(site.url, tmp_path).read_bytes() == CONTENT
     assert len(site.requests) == 1
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import alexnet
-from alexnet.data.pack.packing import pack
-from alexnet.data.sources import open_source
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.sources.detection import open_source
 from alexnet.interchange.onnx import write_onnx, write_program
 from alexnet.preprocessing.augmentation import Preprocessing
 from alexnet.specs.variants import VARIANTS
@@ -77,7 +77,7 @@ def test_a_program_of_torch_gives_the_same_scores(name, tmp_path):
 @pytest.mark.parametrize("write, run, name", [(write_onnx, run_onnx, "n.onnx"), (write_program, run_program, "n.pt2")])
 @pytest.mark.parametrize("mean", ["color", "image"])
 def test_preprocessing_can_be_in_the_file(mean, write, run, name, folder, tmp_path):
-    images = torch.from_numpy(np.array(pack(open_source(str(folder)), 64).images[:5]))
+    images = torch.from_numpy(np.array(make_pack(open_source(str(folder)), 64).images[:5]))
     taken = torch.rand((64, 64, 3) if mean == "image" else (1, 1, 3), generator=torch.Generator().manual_seed(0)) * 255
     inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), aligned=True)
     network = alexnet.create("small", num_classes=7).eval()

@@ -5,16 +5,16 @@ import time
 import pytest
 
 from alexnet import files
-from alexnet.files import locked, written_whole
+from alexnet.files import atomic_write, file_lock
 
 COUNT = """
 import sys, time
 from pathlib import Path
-from alexnet.files import locked
+from alexnet.files import file_lock
 
 path = Path(sys.argv[1])
 for _ in range(20):
-    with locked(path):
+    with file_lock(path):
         count = int(path.read_text())
         time.sleep(0.002)
         path.write_text(str(count + 1))
@@ -22,9 +22,9 @@ for _ in range(20):
 HOLD = """
 import sys, time
 from pathlib import Path
-from alexnet.files import locked
+from alexnet.files import file_lock
 
-with locked(Path(sys.argv[1])):
+with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -49,20 +49,20 @@ def test_who_waits_is_told_once_and_a_killed_holder_lets_go(tmp_path, monkeypatc
         holder.kill()
 
     started = time.monotonic()
-    with locked(tmp_path / "file", waiting):
+    with file_lock(tmp_path / "file", waiting):
         assert holder.wait() != 0
         assert len(told) == 1 and 0.2 < told[0] - started < 10
-    with locked(tmp_path / "file", waiting):  # free again
+    with file_lock(tmp_path / "file", waiting):  # free again
         assert len(told) == 1
     holder.stdout.close()
 
 
 def test_an_error_leaves_nothing_half_written(tmp_path):
     (tmp_path / "file").write_text("before")
-    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "file") as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert (tmp_path / "file").read_text() == "before"
-    with written_whole(tmp_path / "file") as temporary:
+    with atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("after")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "after"

@@ -13,15 +13,15 @@ from alexnet.preprocessing.mixing import drawn_mix
 from alexnet.runs.checkpoints import LAST, read_notes
 from alexnet.specs.recipes import recipe
 from alexnet.training import step
-from alexnet.training.optimizer import paper_update
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.step import MicroBatches, OutOfMemory, train_step
 
 
 def after_a_step(name, chosen, take, dtype=torch.float64):
     """Loss, right answers and weights after one step of ten images."""
     network = create(name, num_classes=5, input_size=67 if name == "original" else None, seed=1).to(dtype).train()
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0.5, []))
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0.5, []))
     drawn = torch.Generator().manual_seed(0)
     views = torch.randn(10, 3, network.input_size, network.input_size, generator=drawn, dtype=dtype)
     batch = Batch(None, torch.arange(10) % 5, np.arange(10), 0)

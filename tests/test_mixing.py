@@ -14,8 +14,8 @@ from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
 from alexnet.preprocessing.mixing import Mix, drawn_mix
 from alexnet.specs.recipes import RECIPES
-from alexnet.training.ema import Averaging
-from alexnet.training.optimizer import paper_update
+from alexnet.training.ema import WeightEMA
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.step import train_step
 
 SIDE = 40
@@ -96,7 +96,7 @@ def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
     mix = Mix(torch.arange(16).flip(0), share=0.3)
     labels = 0.3 * F.one_hot(batch.labels, 3) + 0.7 * F.one_hot(batch.labels.flip(0), 3)
     expected = F.cross_entropy(network(0.3 * views + 0.7 * views.flip(0)), labels, label_smoothing=0.1).item()
-    found, _ = train_step(network, paper_update(network, recipe), views, batch, recipe, "fp32", mix)
+    found, _ = train_step(network, paper_optimizer(network, recipe), views, batch, recipe, "fp32", mix)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_the_running_mean_is_that_of_pytorch():
         decay = min(0.3, float((1 + steps) / (10 + steps)))
         return decay * mean + (1 - decay) * weights
 
-    ours, theirs = Averaging(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
+    ours, theirs = WeightEMA(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
     ours.show_weights()
     theirs.update_parameters(network)  # the first only copies the initial weights
     for step in range(1, 6):  # (1 + t) / (10 + t) reaches 0.3 at the third
@@ -120,7 +120,7 @@ def test_the_running_mean_is_that_of_pytorch():
         ours.update(step)
         theirs.update_parameters(network)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ours.show_mean()
+    ours.show_average()
     for name, expected in theirs.module.state_dict().items():
         if expected.is_floating_point():
             torch.testing.assert_close(network.state_dict()[name], expected)
@@ -132,10 +132,10 @@ def test_the_running_mean_soon_forgets_the_initial_weights():
     """The shares (1 + t) / (10 + t) of n steps leave 10! (n + 1)! / (n + 10)!; 0.998 alone would leave 99 %."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
-    averaging = Averaging(network, 0.998)
+    averaging = WeightEMA(network, 0.998)
     averaging.show_weights()
     nn.init.zeros_(network.weight)
     for step in range(1, 6):
         averaging.update(step)
-    averaging.show_mean()
+    averaging.show_average()
     assert network.weight.item() == pytest.approx(factorial(10) * factorial(6) / factorial(15), rel=1e-5)

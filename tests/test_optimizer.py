@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from alexnet.specs.recipes import RECIPES
-from alexnet.specs.schedules import Rates
-from alexnet.training.optimizer import PaperUpdate, paper_update
+from alexnet.specs.schedules import LearningRates
+from alexnet.training.optimizer import PaperSGD, paper_optimizer
 
 
 def one_weight(value, rate, decay, momentum=0.9):
     weight = nn.Parameter(torch.tensor([value], dtype=torch.float64))
     groups = [{"params": [weight], "name": "conv1.weight", "weight_decay": decay, "lr": rate}]
-    return weight, PaperUpdate(groups, momentum)
+    return weight, PaperSGD(groups, momentum)
 
 
 def test_two_steps_by_hand():
@@ -36,7 +36,7 @@ def test_equals_sgd_while_the_rate_stays():
     theirs.load_state_dict(ours.state_dict())
     groups = [{"params": [p], "name": n, "weight_decay": 0.01, "lr": 0.1} for n, p in ours.named_parameters()]
     optimizers = [
-        (ours, PaperUpdate(groups, 0.9)),
+        (ours, PaperSGD(groups, 0.9)),
         (theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)),
     ]
     for _ in range(5):
@@ -55,7 +55,7 @@ def test_float32_follows_float64(each_way):
     narrow = nn.Sequential(nn.Conv2d(3, 96, 11), nn.Conv2d(96, 256, 5, groups=2), nn.Linear(300, 1001))
     narrow = narrow.to(memory_format=torch.channels_last)
     wide = deepcopy(narrow).double()
-    optimizers = [PaperUpdate([{"params": [p], "weight_decay": 0.01} for p in n.parameters()]) for n in (narrow, wide)]
+    optimizers = [PaperSGD([{"params": [p], "weight_decay": 0.01} for p in n.parameters()]) for n in (narrow, wide)]
     for step in range(10):
         for ours, exact in zip(narrow.parameters(), wide.parameters(), strict=True):
             ours.grad = torch.randn_like(ours)
@@ -72,8 +72,8 @@ def test_lars_moves_each_layer_by_a_share_of_its_size():
     """Layer-wise adaptive rates (You et al. 2017): rate · trust · ‖w‖ / (‖g‖ + decay · ‖w‖)."""
     network = nn.Sequential()
     network.add_module("fc8", nn.Linear(3, 1))
-    optimizer = paper_update(network, RECIPES["lars"])
-    optimizer.set_rates(Rates(2.0, 0.5))
+    optimizer = paper_optimizer(network, RECIPES["lars"])
+    optimizer.set_learning_rates(LearningRates(2.0, 0.5))
     with torch.no_grad():
         network.fc8.weight.copy_(torch.tensor([[3.0, 0.0, 4.0]]))
         network.fc8.bias.fill_(1.0)
@@ -88,7 +88,7 @@ def test_lars_moves_each_layer_by_a_share_of_its_size():
 def test_a_gradient_in_another_layout_is_not_misread(each_way):
     weight = nn.Parameter(torch.zeros(4, 3, 2, 2).contiguous(memory_format=torch.channels_last))
     weight.grad = torch.arange(48.0).view(4, 3, 2, 2)
-    PaperUpdate([{"params": [weight], "lr": 1.0}]).step()
+    PaperSGD([{"params": [weight], "lr": 1.0}]).step()
     assert torch.equal(weight.detach(), -torch.arange(48.0).view(4, 3, 2, 2))
 
 
@@ -106,8 +106,8 @@ def test_biases_have_their_own_rate_and_no_decay():
     network = nn.Sequential()
     network.add_module("conv1", nn.Conv2d(3, 4, 3))
     network.add_module("fc8", nn.Linear(4, 2))
-    optimizer = paper_update(network, RECIPES["original"])
-    optimizer.set_rates(Rates(0.01, 0.02, {"conv1": (0.001, 0.0)}))
+    optimizer = paper_optimizer(network, RECIPES["original"])
+    optimizer.set_learning_rates(LearningRates(0.01, 0.02, {"conv1": (0.001, 0.0)}))
     found = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert found == {
         "conv1.weight": (0.001, 0.0005),
@@ -115,9 +115,11 @@ def test_biases_have_their_own_rate_and_no_decay():
         "fc8.weight": (0.01, 0.0005),
         "fc8.bias": (0.02, 0.0),
     }
-    decays = {group["name"]: group["weight_decay"] for group in paper_update(network, RECIPES["cifar-18"]).param_groups}
+    decays = {
+        group["name"]: group["weight_decay"] for group in paper_optimizer(network, RECIPES["cifar-18"]).param_groups
+    }
     assert decays == {"conv1.weight": 0.004, "conv1.bias": 0.0, "fc8.weight": 1.0, "fc8.bias": 0.0}
-    decays = {g["name"]: g["weight_decay"] for g in paper_update(network, RECIPES["torchvision"]).param_groups}
+    decays = {g["name"]: g["weight_decay"] for g in paper_optimizer(network, RECIPES["torchvision"]).param_groups}
     assert set(decays.values()) == {0.0001}
 
 

@@ -17,20 +17,21 @@ from conftest import write_colors
 from PIL import Image
 
 from alexnet.data.pack import writing
-from alexnet.data.pack.packing import Packing, damaged, open_pack, pack
-from alexnet.data.sources import open_source
-from alexnet.files import locked
+from alexnet.data.pack.packing import PackOptions, make_pack
+from alexnet.data.pack.reading import damaged_images, open_pack
+from alexnet.data.sources.detection import open_source
+from alexnet.files import file_lock
 
 PACKER = """
 import sys
 from pathlib import Path
-from alexnet.data.pack import decoding, packing, writing
-from alexnet.data.sources import open_source
+from alexnet.data.pack import packing, workers, writing
+from alexnet.data.sources.detection import open_source
 
-writing.LOG_S, decoding.ALONE = 0.01, 0
+writing.LOG_S, workers.ALONE = 0.01, 0
 say = lambda words: print(words, flush=True)
-how = packing.Packing(int(sys.argv[4]) or None, workers=int(sys.argv[3]))
-print(packing.pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), how, say=say).path)
+options = packing.PackOptions(int(sys.argv[4]) or None, workers=int(sys.argv[3]))
+print(packing.make_pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), options, notify=say).path)
 """
 
 
@@ -73,7 +74,7 @@ def seconds_from_its_beginning(process, cache):
 
 @pytest.mark.parametrize(("jpeg", "times"), [(0, 20), (90, 6)])
 def test_packing_that_is_killed_often_ends_with_the_same_bytes(photos, tmp_path, jpeg, times):
-    whole = pack(open_source(photos), 64, tmp_path / "whole", Packing(jpeg or None)).path
+    whole = make_pack(open_source(photos), 64, tmp_path / "whole", PackOptions(jpeg or None)).path
     assert len(open_pack(whole).unreadable) == 3
     dice, kills, resumed = random.Random(0), 0, set()
     usual = seconds_from_its_beginning(packer(photos, tmp_path / "undisturbed", jpeg=jpeg), tmp_path / "undisturbed")
@@ -106,16 +107,16 @@ def test_a_resumed_packing_does_not_begin_anew(photos, tmp_path, monkeypatch):
             yield count
 
     with pytest.raises(KeyboardInterrupt):
-        pack(source, 64, tmp_path / "cache", progress=stops_after)
+        make_pack(source, 64, tmp_path / "cache", track=stops_after)
     log = next((tmp_path / "cache" / "packs").glob("*.log"))
     log.write_text(log.read_text() + '{"done": 39')  # half a line, as after a loss of power
     assert json.loads(log.read_text().splitlines()[-2])["done"] >= 200
     counted = []
-    pack(
+    make_pack(
         source,
         64,
         tmp_path / "cache",
-        progress=lambda counts, total: (counted.append(count) or count for count in counts),
+        track=lambda counts, total: (counted.append(count) or count for count in counts),
     )
     assert counted[0] >= 200 and sum(counted) == 400
 
@@ -129,9 +130,9 @@ def test_two_processes_make_one_pack(photos, tmp_path):
 
 def test_who_waits_for_another_process_is_told(photos, tmp_path):
     source = open_source(photos)
-    path = pack(source, 8, tmp_path / "cache").path
+    path = make_pack(source, 8, tmp_path / "cache").path
     path.unlink()
-    with locked(path):
+    with file_lock(path):
         program = "import alexnet.files as f; f.PATIENCE_S = 0.1\n" + PACKER.replace("64", "8")
         command = [sys.executable, "-c", program, str(photos), str(tmp_path / "cache"), "1", "0"]
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -145,7 +146,7 @@ def test_who_waits_for_another_process_is_told(photos, tmp_path):
 )
 def test_a_damaged_pack_is_found_and_made_anew(tmp_path, harm):
     source = open_source(write_colors(tmp_path / "colors", 20))
-    packed = pack(source, 16)
+    packed = make_pack(source, 16)
     whole = packed.path.read_bytes()
     labels = whole.index(np.asarray(packed.labels).tobytes())
     harmed = {
@@ -167,18 +168,18 @@ def test_a_damaged_pack_is_found_and_made_anew(tmp_path, harm):
     with pytest.raises(ValueError, match=said):
         open_pack(packed.path)
     told = []
-    assert pack(source, 16, say=told.append).path.read_bytes() == whole
+    assert make_pack(source, 16, notify=told.append).path.read_bytes() == whole
     assert len(told) == 1 and said in told[0] and told[0].endswith("it is made anew")
 
 
 def test_every_image_can_be_compared_with_its_sum(tmp_path):
-    packed = pack(open_source(write_colors(tmp_path / "colors", 20)), 16)
-    assert list(damaged(packed, range(60))) == []
+    packed = make_pack(open_source(write_colors(tmp_path / "colors", 20)), 16)
+    assert list(damaged_images(packed, range(60))) == []
     with open(packed.path, "r+b") as file:
         content = file.read()
         file.seek(content.index(packed.images[33].tobytes()) + 5)
         file.write(b"\0\1\0")
-    assert list(damaged(packed, range(60))) == [33]
+    assert list(damaged_images(packed, range(60))) == [33]
 
 
 @pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
@@ -194,18 +195,18 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
         full_file = {"__init__": lambda *a: None, "seek": lambda *a: 0, "write": full}
         monkeypatch.setattr(writing, "FileIO", type("FullFile", (), full_file))
     with pytest.raises(ValueError, match=r"packs has no room .*No space left on device"):
-        pack(source, 16, tmp_path / "cache")
+        make_pack(source, 16, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_strict_takes_no_unreadable_image(photos, tmp_path):
     source = open_source(photos)
-    assert len(pack(source, 8, tmp_path / "cache").unreadable) == 3
+    assert len(make_pack(source, 8, tmp_path / "cache").unreadable) == 3
     for _ in range(2):  # also of a pack that is there
         with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be left out \(--strict\)"):
-            pack(source, 8, tmp_path / "cache", how=Packing(strict=True))
+            make_pack(source, 8, tmp_path / "cache", options=PackOptions(strict=True))
     with pytest.raises(ValueError, match=r"cannot be read; none may be left out"):
-        pack(source, 8, tmp_path / "other", how=Packing(strict=True))
+        make_pack(source, 8, tmp_path / "other", options=PackOptions(strict=True))
 
 
 def test_an_unfinished_pack_of_other_images_is_removed(tmp_path):
@@ -218,7 +219,7 @@ def test_an_unfinished_pack_of_other_images_is_removed(tmp_path):
     for name in ("one", "two"):
         Image.new("RGB", (9, 9)).save(root / "red" / f"{name}.png")
         with pytest.raises(KeyboardInterrupt):
-            pack(open_source(root), 16, tmp_path / "cache", progress=stops)
+            make_pack(open_source(root), 16, tmp_path / "cache", track=stops)
         assert len(list((tmp_path / "cache" / "packs").glob("*.part"))) == 1
 
 
@@ -231,7 +232,7 @@ def test_a_pack_of_jpegs_holds_what_pillow_writes_and_takes_less_room(tmp_path):
         Image.fromarray(smooth).resize((80, 64), Image.Resampling.BICUBIC).save(path)
     (tmp_path / "photos" / "class0" / "00.png").write_bytes(b"no picture")
     source = open_source(tmp_path / "photos")
-    raw, small = pack(source, 64), pack(source, 64, how=Packing(jpeg=90))
+    raw, small = make_pack(source, 64), make_pack(source, 64, options=PackOptions(jpeg=90))
     assert small.path != raw.path and small.path.stat().st_size < raw.path.stat().st_size / 4
     assert small.images.shape == raw.images.shape and small.images.nbytes < raw.images.nbytes / 4
     expected = []
@@ -244,7 +245,7 @@ def test_a_pack_of_jpegs_holds_what_pillow_writes_and_takes_less_room(tmp_path):
     np.testing.assert_array_equal(small.images[5], expected[5])
     np.testing.assert_array_equal(small.images[3:9:2], expected[3:9:2])
     assert small.unreadable == raw.unreadable and (small.splits == raw.splits).all()
-    assert list(damaged(small, range(30))) == []
+    assert list(damaged_images(small, range(30))) == []
     content = small.path.read_bytes()
     small.path.write_bytes(content.replace(small.images.stored(7), small.images.stored(7)[:-3] + b"abc"))
     with pytest.raises(ValueError, match="image 7 has another sum"):

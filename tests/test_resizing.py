@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.pack.resizing import central_square
+from alexnet.data.pack.resizing import resize_center
 from alexnet.kernels import library
 
 
@@ -20,7 +20,7 @@ def test_the_kernel_gives_pillows_pixels(width, height, side):
     noise = np.random.default_rng(width).choice([0, 30, 128, 255], (height, width, 3)).astype(np.uint8)
     image = Image.fromarray(noise)
     expected = pillows(image, side)
-    np.testing.assert_array_equal(central_square(image, side), expected)
+    np.testing.assert_array_equal(resize_center(image, side), expected)
 
 
 def test_many_sizes_give_pillows_pixels(each_way):
@@ -29,14 +29,14 @@ def test_many_sizes_give_pillows_pixels(each_way):
         width, height, side = generator.integers(1, 90, 3).tolist()
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         expected = pillows(image, side)
-        np.testing.assert_array_equal(central_square(image, side), expected, f"{width} × {height} to {side}")
+        np.testing.assert_array_equal(resize_center(image, side), expected, f"{width} × {height} to {side}")
 
 
 def test_a_wide_image_is_what_one_call_of_pillow_gives(each_way):
     """Every version of Pillow resizes these along the rows first."""
     noise = np.random.default_rng(1).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     expected = Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC, (62.5, 0, 437.5, 375))
-    np.testing.assert_array_equal(central_square(Image.fromarray(noise), 256), np.asarray(expected))
+    np.testing.assert_array_equal(resize_center(Image.fromarray(noise), 256), np.asarray(expected))
 
 
 def pillows(image, side):

@@ -19,10 +19,10 @@ from alexnet.model import bundle
 from alexnet.runs.checkpoints import NotSaved
 from alexnet.runs.run import BEST, EARLIER, LAST, Run
 from alexnet.specs.recipes import recipe
-from alexnet.specs.schedules import WarmThenLinear
+from alexnet.specs.schedules import LinearWarmupDecay
 
 QUICK = replace(
-    recipe("cifar-18"), name="quick", schedule=WarmThenLinear(peak=0.001), epochs=3, min_steps=0, batch_size=24
+    recipe("cifar-18"), name="quick", schedule=LinearWarmupDecay(peak_lr=0.001), epochs=3, min_steps=0, batch_size=24
 )
 """Few steps, in which the validation error falls."""
 
@@ -223,7 +223,9 @@ def test_changes_are_listed_and_those_of_the_mathematics_need_a_word(images, tmp
     about["versions"]["torch"], about["threads"] = "1.13", 77
     (run / "run.json").write_text(json.dumps(about))
     changed = replace(QUICK, momentum=0.5, batch_size=12)
-    with pytest.raises(ValueError, match=r"--allow-changes.*\n.*recipe\.batch_size: was 24, is now 12\n.*momentum: was 0\.9"):
+    with pytest.raises(
+        ValueError, match=r"--allow-changes.*\n.*recipe\.batch_size: was 24, is now 12\n.*momentum: was 0\.9"
+    ):
         fit(images, run, changed)
     fit(images, run, changed, allow_changes=True, verbose=True)
     said = capsys.readouterr().out

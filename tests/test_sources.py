@@ -20,9 +20,11 @@ from conftest import COLORS, write_colors
 from PIL import Image
 
 from alexnet.cli import main
-from alexnet.data.pack.packing import pack
-from alexnet.data.sources import SPLITS, open_source, recognise, write_list
-from alexnet.data.sources.imagenet import names_of_classes, spoken
+from alexnet.data.labels.class_names import imagenet_class_names, readable_class_name
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.source import SPLITS
+from alexnet.data.sources.detection import detect_source, open_source
+from alexnet.data.sources.lists import write_list
 
 
 def table_of(source):
@@ -70,7 +72,7 @@ def test_flat_folders_with_one_map_to_labels_and_another_to_indices(flat, keys):
     assert table_of(source) == {path: (label, path.split("/")[0]) for path, label in shown.items()}
     assert Counter(source.labels) == {indices[label]: 11 for label in COLORS}
     assert is_of_its_color(source)
-    packed = pack(source, 8)  # the class that is none has no images, and need not
+    packed = make_pack(source, 8)  # the class that is none has no images, and need not
     assert packed.classes == source.classes
 
 
@@ -263,7 +265,7 @@ def test_an_archive_is_as_the_folder_in_it(split_folder, tmp_path, name):
     in_archive, in_folder = open_source(path), open_source(split_folder)
     expected = {f"colors/{name}": said for name, said in table_of(in_folder).items()}
     assert table_of(in_archive) == expected and is_of_its_color(in_archive)
-    packed, same = pack(in_archive, 16), pack(in_folder, 16)
+    packed, same = make_pack(in_archive, 16), make_pack(in_folder, 16)
     place = {name.removeprefix("colors/"): number for number, name in enumerate(packed.names)}
     for number, name in enumerate(same.names):
         np.testing.assert_array_equal(packed.images[place[name]], same.images[number])
@@ -350,7 +352,7 @@ def test_cifar(tmp_path, version, classes, packed):
             pixel = np.asarray(source.open(found[file][row]))[17, 5]
             assert pixel.tolist() == [labels[row] * 2, labels[row] * 2 + 5, labels[row] * 2 + 10]
     assert 0 < (source.splits == 1).sum() < len(source) / 4  # cut from train, as there is no val
-    assert pack(source, 32).images.shape == (len(source), 32, 32, 3)
+    assert make_pack(source, 32).images.shape == (len(source), 32, 32, 3)
 
 
 class Hostile:
@@ -412,7 +414,7 @@ def write_imagenet(root: Path, devkit: str) -> dict[str, str]:
     scipy = pytest.importorskip("scipy.io")
     root.mkdir()
     made = write_colors(root / "made", 7)
-    wnids = dict(zip(sorted(COLORS), sorted(names_of_classes())[5:8], strict=True))
+    wnids = dict(zip(sorted(COLORS), sorted(imagenet_class_names())[5:8], strict=True))
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
         for color, wnid in wnids.items():
             inner = io.BytesIO()
@@ -460,7 +462,7 @@ def test_imagenet_as_downloaded(tmp_path, devkit):
     for number in range(len(source)):
         color = np.asarray(source.open(number), float).mean((0, 1))
         assert np.abs(color - COLORS[colors[source.classes[source.labels[number]]]]).max() < 12
-    assert len(pack(source, 16).labels) == 21
+    assert len(make_pack(source, 16).labels) == 21
 
 
 def test_imagenet_without_its_labels_says_what_is_missing(tmp_path):
@@ -471,9 +473,9 @@ def test_imagenet_without_its_labels_says_what_is_missing(tmp_path):
 
 
 def test_the_thousand_classes_have_a_thousand_names():
-    names = names_of_classes()
+    names = imagenet_class_names()
     assert len(names) == len(set(names.values())) == 1000 and list(names) == sorted(names)
-    assert spoken("n01440764") == "tench (n01440764)" and spoken("tench") == "tench"
+    assert readable_class_name("n01440764") == "tench (n01440764)" and readable_class_name("tench") == "tench"
     assert names["n02119789"] == "kit fox" and names["n15075141"] == "toilet tissue"  # the last
 
 
@@ -516,7 +518,7 @@ def test_a_folder_of_a_remote_store_is_read_where_it_is(split_folder, monkeypatc
     for url in ("memory://bucket/colors", "memory://bucket/colors.zip"):
         source = open_source(url)
         assert len(source) == 75 and is_of_its_color(source), url
-        assert len(pack(source, 8).unreadable) == 0
+        assert len(make_pack(source, 8).unreadable) == 0
     with pytest.raises(ValueError, match="memory://bucket/nowhere cannot be listed"):
         open_source("memory://bucket/nowhere")
     store.rm("/bucket", recursive=True)
@@ -531,7 +533,7 @@ def test_a_list_of_chosen_images_is_trained_on_alone(split_folder, tmp_path):
     assert again.classes == source.classes and is_of_its_color(again)
     (split_folder / source.names[chosen[0]]).unlink()
     assert "1 of its images are no longer in colors" in next(
-        p.text for p in recognise(tmp_path / "chosen.csv").problems
+        p.text for p in detect_source(tmp_path / "chosen.csv").problems
     )
 
 

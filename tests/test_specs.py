@@ -1,4 +1,4 @@
-"""Rates of the recipes against tables written by hand from the released parameter files and the papers."""
+"""Learning rates of the recipes against tables written by hand from the released parameter files and the papers."""
 
 import json
 from dataclasses import replace
@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.specs import schedules
+from alexnet.specs.recipe import ColorShift, Recipe
 from alexnet.specs.recipes import RECIPES, recipe
-from alexnet.specs.schedules import Plateau
+from alexnet.specs.schedules import ReduceOnPlateau
 from alexnet.specs.storage import from_json, to_json
 from alexnet.specs.variants import VARIANTS
 
 
 def rates_at(name, epoch, errors=()):
     chosen = recipe(name)
-    return chosen.rates(epoch / chosen.epochs, list(errors))
+    return chosen.learning_rates(epoch / chosen.epochs, list(errors))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,7 @@ def test_original_follows_the_scripted_run_of_2012(epoch, weights, conv1, biases
     rates = rates_at("original", epoch)
     assert rates.of("conv3") == pytest.approx((weights, biases))
     assert rates.of("conv1") == pytest.approx((conv1, biases if conv1 else 0))
-    assert rates.color is color
+    assert rates.color_shift is color
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_schedules_of_2012_equal_their_tables(name):
         assert rates.of("conv3") == pytest.approx((weights, biases), rel=1e-4), epoch
         assert rates.of("conv1") == pytest.approx((conv1, conv1_biases), rel=1e-4), epoch
         assert rates.of("conv2") == pytest.approx((conv2, conv2_biases), rel=1e-4), epoch
-        assert rates.color is color, epoch
+        assert rates.color_shift is color, epoch
 
 
 def test_torchvision_and_caffe_divide_by_ten_at_their_steps():
@@ -174,7 +176,7 @@ def test_torchvision_and_caffe_divide_by_ten_at_their_steps():
         [0.01, 0.01, 0.001, 0.0001, 0.0001]
     )
     steps = [0, 99_999, 100_000, 200_000, 300_000, 449_999]
-    assert [recipe("caffe").rates(step / 450_000, []).weights for step in steps] == pytest.approx(
+    assert [recipe("caffe").learning_rates(step / 450_000, []).weights for step in steps] == pytest.approx(
         [0.01, 0.01, 1e-3, 1e-4, 1e-5, 1e-6]
     )
     assert rates_at("caffe", 0).biases == pytest.approx(0.02)
@@ -191,7 +193,7 @@ def test_the_cifar_runs_end_with_ten_epochs_at_a_tenth_and_ten_at_a_hundredth(na
 def test_the_plateau_of_the_paper_waits_five_epochs():
     """Section 5: 0.01, divided by ten when the error stops improving, three times; the five epochs are ours."""
     errors = [0.9, 0.8, *[0.8] * 4, 0.7, *[0.75] * 5, 0.6, *[0.6] * 5, *[0.9] * 5, *[0.9] * 30]
-    seen = [recipe("paper").rates(0, errors[:epoch]).weights for epoch in range(len(errors) + 1)]
+    seen = [recipe("paper").learning_rates(0, errors[:epoch]).weights for epoch in range(len(errors) + 1)]
     drops = [epoch for epoch in range(1, len(seen)) if seen[epoch] < seen[epoch - 1]]
     assert drops == [12, 18, 23], "five epochs after the sixth, the twelfth, and at once again"
     assert [seen[epoch] for epoch in (0, 11, 12, 18, 23, -1)] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-5])
@@ -199,18 +201,18 @@ def test_the_plateau_of_the_paper_waits_five_epochs():
 
 
 def test_plateau_divides_when_the_error_stops_falling_and_three_times_at_most():
-    plateau = Plateau(patience=2)
+    plateau = ReduceOnPlateau(patience=2)
     falling = [0.9, 0.8, 0.7]
-    assert plateau.rates(0, falling).weights == 0.01
-    assert plateau.rates(0, [*falling, 0.7]).weights == 0.01
-    assert plateau.rates(0, [*falling, 0.7, 0.71]).weights == pytest.approx(0.001)
-    assert plateau.rates(0, [*falling, 0.7, 0.71, 0.6, 0.6, 0.6]).weights == pytest.approx(0.0001)
-    assert plateau.rates(0, falling + [0.7] * 40).weights == pytest.approx(0.00001)
+    assert plateau.learning_rates(0, falling).weights == 0.01
+    assert plateau.learning_rates(0, [*falling, 0.7]).weights == 0.01
+    assert plateau.learning_rates(0, [*falling, 0.7, 0.71]).weights == pytest.approx(0.001)
+    assert plateau.learning_rates(0, [*falling, 0.7, 0.71, 0.6, 0.6, 0.6]).weights == pytest.approx(0.0001)
+    assert plateau.learning_rates(0, falling + [0.7] * 40).weights == pytest.approx(0.00001)
 
 
 def test_small_rises_and_falls():
     chosen = recipe("small")
-    values = [chosen.rates(moment / 100, []).weights for moment in range(101)]
+    values = [chosen.learning_rates(moment / 100, []).weights for moment in range(101)]
     peak = values.index(max(values))
     assert values[: peak + 1] == sorted(values[: peak + 1]) and values[peak:] == sorted(values[peak:], reverse=True)
     assert values[0] < 0.02 * max(values) and values[-1] < 0.02 * max(values)
@@ -219,8 +221,8 @@ def test_small_rises_and_falls():
 def test_modern_rises_and_falls_by_half_a_cosine():
     """As PyTorch's own schedules: LinearLR to the peak, then CosineAnnealingLR to a thousandth of it."""
     modern = recipe("modern")
-    peak, warm = modern.schedule.start, 50
-    rate = [modern.rates(moment / 1000, []).weights for moment in range(1001)]
+    peak, warm = modern.schedule.peak_lr, 50
+    rate = [modern.learning_rates(moment / 1000, []).weights for moment in range(1001)]
     assert rate[25] == pytest.approx(peak / 2) and rate[warm] == pytest.approx(peak)
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=peak)
@@ -229,13 +231,13 @@ def test_modern_rises_and_falls_by_half_a_cosine():
         assert rate[moment] == pytest.approx(cosine.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         cosine.step()
-    biases = modern.rates(0.5, []).biases
-    assert biases == pytest.approx(modern.schedule.biases * rate[500])
+    biases = modern.learning_rates(0.5, []).biases
+    assert biases == pytest.approx(modern.schedule.bias_lr_factor * rate[500])
 
 
 def test_a_scaled_rate_scales_all_of_them():
     halved = replace(recipe("original"), lr_factor=0.5)
-    assert halved.rates(67 / 95, []).of("conv1") == pytest.approx((0.000005, 0.001))
+    assert halved.learning_rates(67 / 95, []).of("conv1") == pytest.approx((0.000005, 0.001))
     assert halved.peak_lr() == pytest.approx(0.005)
 
 
@@ -270,7 +272,11 @@ NAN, INF = float("nan"), float("inf")
         *(("weight_decay", wrong, "0 or more") for wrong in (-1, NAN, None, {"fc8": NAN}, {"fc8": -1.0})),
         *(("lr_scale", wrong, "0 or more") for wrong in ({"conv1": NAN}, {"conv1": INF}, {"conv1": "slow"})),
         ("lr_scale", 0.5, "a number for each of some layers"),
-        *((name, wrong, "above 0") for name in ("max_grad_norm", "trust") for wrong in (-1, 0, NAN, INF, "1")),
+        *(
+            (name, wrong, "above 0")
+            for name in ("max_grad_norm", "lars_trust_coefficient")
+            for wrong in (-1, 0, NAN, INF, "1")
+        ),
         *((name, NAN, "0 to below 1") for name in ("momentum", "label_smoothing", "ema_decay")),
         *((name, wrong, "True or False") for name in ("flip", "decay_biases") for wrong in ("x", 1, None)),
         *(("crop_scale", wrong, "two shares") for wrong in (0.5, (0.5,), (), (0.5, NAN), (0, 1), (0.5, 2), ("a", "b"))),
@@ -291,3 +297,70 @@ def test_numbers_of_numpy_are_numbers():
     given = {"epochs": np.int64(3), "lr_factor": np.float32(0.5), "lr_scale": {"fc8": np.float64(2)}}
     chosen = replace(recipe("modern"), **given)
     assert from_json(json.loads(json.dumps(to_json(chosen)))) == chosen
+
+
+FORMER = """
+{"is": "Recipe", "name": "old", "about": "As stored by version 0.1.", "schedule": SCHEDULE, "epochs": 95,
+ "least_steps": 2000, "batch_size": 128, "momentum": 0.9, "weight_decay": 0.0005, "decay_biases": false,
+ "input": {"is": "Input", "mean": "image", "std": "one"},
+ "color": {"is": "ColorShift", "deviation": 0.2, "along": "eigenvalues", "divide": true},
+ "mirror": false, "zoom": [0.25, 1.0], "stretch": 1.5, "crop_group": 32, "shuffle": "once", "label_smoothing": 0.1,
+ "mixup": 0.2, "cutmix": 1.0, "averaging": 0.998, "largest_gradient": 2.0, "trust": 0.001, "rate_scale": 0.5,
+ "layer_scale": {"conv1": 0}, "new_layers": ["fc8"]}
+"""
+FORMER_SCHEDULES = {
+    """{"is": "Stages", "stages": [
+        {"is": "Stage", "until": 22, "rates": {"is": "Rates", "weights": 0.01, "biases": 0.02, "layers": {},
+         "color": true}},
+        {"is": "Stage", "until": 95, "rates": {"is": "Rates", "weights": 0.001, "biases": 0.002,
+         "layers": {"conv1": [0.0, 0.0]}, "color": false}}]}""": schedules.Piecewise(
+        (
+            schedules.Segment(22, schedules.LearningRates(0.01, 0.02)),
+            schedules.Segment(95, schedules.LearningRates(0.001, 0.002, {"conv1": (0.0, 0.0)}, color_shift=False)),
+        )
+    ),
+    """{"is": "Switched", "schedule": {"is": "Levels", "start": 0.01, "levels": 4, "factor": 500,
+        "biases": [0.02, 0.002], "jumps": true}, "epochs": 95, "color_until": 62, "frozen_from": {"conv1": 74}}""": (
+        recipe("jumpy").schedule
+    ),
+    """{"is": "Plateau", "start": 0.02, "factor": 0.5, "drops": 2, "patience": 7}""": schedules.ReduceOnPlateau(
+        initial_lr=0.02, factor=0.5, max_drops=2, patience=7
+    ),
+    """{"is": "Drops", "start": 0.01, "every": 0.25, "factor": 0.1, "biases": 2}""": schedules.StepDecay(
+        initial_lr=0.01, interval=0.25, factor=0.1, bias_lr_factor=2
+    ),
+    """{"is": "WarmThenLinear", "peak": 6.0, "warm": 0.05, "biases": 0.02}""": schedules.LinearWarmupDecay(
+        peak_lr=6.0, warmup=0.05, bias_lr_factor=0.02
+    ),
+    """{"is": "Fall", "start": 0.01, "factor": 1000, "along": "line", "biases": 2, "warm": 0.0}""": (
+        recipe("linear-fall").schedule
+    ),
+    """{"is": "Fall", "start": 0.05, "factor": 1000, "along": "cosine", "biases": 1.0, "warm": 0.05}""": (
+        recipe("modern").schedule
+    ),
+}
+
+
+@pytest.mark.parametrize(("stored", "expected"), FORMER_SCHEDULES.items())
+def test_recipes_stored_by_version_0_1_still_load(stored, expected):
+    assert from_json(json.loads(FORMER.replace("SCHEDULE", stored))) == Recipe(
+        name="old",
+        about="As stored by version 0.1.",
+        schedule=expected,
+        epochs=95,
+        color_shift=ColorShift(std=0.2, scaled_by="eigenvalues", divide=True),
+        flip=False,
+        crop_scale=(0.25, 1.0),
+        crop_ratio=1.5,
+        crop_group=32,
+        shuffle="once",
+        label_smoothing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        ema_decay=0.998,
+        max_grad_norm=2.0,
+        lars_trust_coefficient=0.001,
+        lr_factor=0.5,
+        lr_scale={"conv1": 0},
+        new_layers=("fc8",),
+    )

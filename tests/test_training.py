@@ -23,11 +23,11 @@ from alexnet.preprocessing.mixing import drawn_mix
 from alexnet.runs.run import BEST, LAST, Run
 from alexnet.session import Diverged
 from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import LearningRates, LinearWarmupDecay, Piecewise, ReduceOnPlateau, Segment
 from alexnet.specs.settings import TrainSettings
-from alexnet.specs.schedules import Plateau, Rates, Stage, Stages, WarmThenLinear
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Step, Training, train
-from alexnet.training.optimizer import paper_update
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 
@@ -38,8 +38,8 @@ QUICK = replace(
     label_smoothing=0.0,
     epochs=3,
     batch_size=16,
-    schedule=WarmThenLinear(peak=0.005),
-    color=recipe("paper").color,
+    schedule=LinearWarmupDecay(peak_lr=0.005),
+    color_shift=recipe("paper").color_shift,
 )
 """A recipe with every kind of draw: order, crop, flip, color, and dropout in the network."""
 
@@ -84,8 +84,8 @@ class Layouts(TorchDispatchMode):
 def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     side = min(VARIANTS[name].input_size, 67)
     network, chosen = create(name, num_classes=5, input_size=side).train(), recipe(VARIANTS[name].recipe)
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0, []))
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0, []))
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
@@ -179,7 +179,7 @@ def test_the_number_of_decoding_threads_changes_nothing(colors, tmp_path, monkey
 
 def test_it_learns_three_colors_and_another_seed_learns_otherwise(colors):
     classifier = Classifier("small", "cpu", "fp32")
-    history = classifier.fit(colors, recipe=replace(QUICK, epochs=10, schedule=WarmThenLinear(0.02)), verbose=False)
+    history = classifier.fit(colors, recipe=replace(QUICK, epochs=10, schedule=LinearWarmupDecay(0.02)), verbose=False)
     assert history["train_loss"][-1] < 0.5 * np.log(3), "half the loss of guessing"
     assert classifier.evaluate(verbose=False, data=colors, split="test").mean.top1 == 1
     other = Classifier("small", "cpu", "fp32").fit(colors, recipe=replace(QUICK, epochs=1), seed=1, verbose=False)
@@ -199,16 +199,16 @@ def test_without_a_test_split_the_last_weights_are_kept(split_folder, tmp_path):
 def test_a_layer_with_a_rate_of_zero_stays_where_it_was(split_folder):
     """conv1 is frozen from the second epoch on: it ends as after a run of one epoch, and conv2 does not."""
     shutil.rmtree(split_folder / "test")  # so that the last weights are kept
-    open_rates, frozen = Rates(0.001, 0.001), Rates(0.001, 0.001, {"conv1": (0.0, 0.0)})
-    one = replace(QUICK, epochs=1, schedule=Stages((Stage(1, open_rates),)))
-    three = replace(QUICK, epochs=3, schedule=Stages((Stage(1, open_rates), Stage(3, frozen))))
+    open_rates, frozen = LearningRates(0.001, 0.001), LearningRates(0.001, 0.001, {"conv1": (0.0, 0.0)})
+    one = replace(QUICK, epochs=1, schedule=Piecewise((Segment(1, open_rates),)))
+    three = replace(QUICK, epochs=3, schedule=Piecewise((Segment(1, open_rates), Segment(3, frozen))))
     after_one, after_three = (fit(split_folder, None, chosen=chosen)[0].network for chosen in (one, three))
     assert torch.equal(after_one.conv1.weight, after_three.conv1.weight)
     assert not torch.equal(after_one.conv2.weight, after_three.conv2.weight)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_so(colors):
-    wild = replace(QUICK, schedule=WarmThenLinear(peak=1e6, warm=1e-9))
+    wild = replace(QUICK, schedule=LinearWarmupDecay(peak_lr=1e6, warmup=1e-9))
     with pytest.raises(Diverged, match=r"the loss became (nan|inf) in epoch 1, step \d+, at a learning rate of"):
         fit(colors, None, chosen=wild)
 
@@ -282,7 +282,12 @@ def test_a_learning_rate_must_be_positive(lr):
 def test_plateau_goes_on_where_it_was(colors, tmp_path):
     """The rate depends on the errors of the epochs before the interruption, and order and crops on the groups."""
     chosen = replace(
-        QUICK, schedule=Plateau(start=0.001, patience=1), epochs=4, crop_group=4, shuffle="once", name="plateau"
+        QUICK,
+        schedule=ReduceOnPlateau(initial_lr=0.001, patience=1),
+        epochs=4,
+        crop_group=4,
+        shuffle="once",
+        name="plateau",
     )
     _, whole = fit(colors, tmp_path / "whole", chosen=chosen)
     with pytest.raises(KeyboardInterrupt):
@@ -352,8 +357,8 @@ def test_curves_are_drawn(colors, tmp_path):
 def test_weights_cast_for_inference_are_kept_until_they_change(name, side, each_way):
     network = create(name, num_classes=5, input_size=side)
     bundle, x = ModelBundle(network, None, ()), torch.randn(4, 3, side, side)
-    optimizer = paper_update(network, recipe("small"))
-    optimizer.set_rates(Rates(0.1, 0.1))
+    optimizer = paper_optimizer(network, recipe("small"))
+    optimizer.set_learning_rates(LearningRates(0.1, 0.1))
     for _ in range(2):
         cast = bundle.for_inference("bf16")
         assert bundle.for_inference("bf16") is cast

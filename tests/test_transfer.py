@@ -22,17 +22,17 @@ from alexnet.model.network import AlexNet
 from alexnet.preprocessing.augmentation import Preprocessing
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import LearningRates, Piecewise, Segment
 from alexnet.specs.settings import TrainSettings
-from alexnet.specs.schedules import Rates, Stage, Stages
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Training, train
-from alexnet.training.optimizer import paper_update
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
 from alexnet.training.step import train_step
 from alexnet.training.transfer import Pretrained, Transfer
 
 STEADY = replace(recipe("small"), name="steady", min_steps=0, epochs=2, batch_size=16)
-STEADY = replace(STEADY, schedule=Stages((Stage(1, Rates(0.002, 0.004)),)), ema_decay=None)
+STEADY = replace(STEADY, schedule=Piecewise((Segment(1, LearningRates(0.002, 0.004)),)), ema_decay=None)
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +188,8 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
     loss = F.cross_entropy(network(views), labels)
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0, []))
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0, []))
     torch.manual_seed(1)
     train_step(network, optimizer, views, Batch(None, labels, np.arange(6), 0), chosen, "fp32")
     for (name, after), w, g in zip(network.named_parameters(), before, gradients, strict=True):
@@ -212,9 +212,9 @@ def test_new_layers_learn_at_the_rates_of_2012(run, tmp_path):
         (22, (0.0001, 0.002), (0.0001, 0.002), (0, 0)),
         (42, (0.00001, 0.002), (0.00001, 0.002), (0, 0)),
     ):
-        rates = chosen.rates(epoch / 54, [])
+        rates = chosen.learning_rates(epoch / 54, [])
         assert (rates.of("conv3"), rates.of("fc8"), rates.of("conv1")) == (body, new, conv1), epoch
-        assert rates.color == (epoch < 38)
+        assert rates.color_shift == (epoch < 38)
 
 
 def write_stripes(root, angles, counts, seed):
@@ -241,7 +241,7 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     maps = {"conv1": 24, "conv2": 32, "conv3": 64, "conv4": 64, "conv5": 48}
     changes = {name: {"maps": each} for name, each in maps.items()} | {"fc6": {"units": 128}, "fc7": {"units": 128}}
     little = replace(VARIANTS["small"].with_layers(**changes), dropout=None)
-    same = {"flip": False, "color": None, "min_steps": 0, "crop_group": 1}
+    same = {"flip": False, "color_shift": None, "min_steps": 0, "crop_group": 1}
     first = replace(
         recipe("small"), **same, crop_scale=None, label_smoothing=0.0, lr_factor=0.5, epochs=12, batch_size=8
     )
@@ -275,7 +275,7 @@ def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 8))
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes((run / LAST).read_bytes())
-    asked = "--epochs 3 --batch-size 4 --freeze conv1 --slow fc6=0.5".split()  # flags of version 0.1
+    asked = ["--epochs", "3", "--batch-size", "4", "--freeze", "conv1", "--slow", "fc6=0.5"]  # flags of version 0.1
     main(["train", data, "--from", str(weights), *asked, "--output", str(tmp_path / "whole")])
     said = capsys.readouterr().err
     assert "--from is now called --pretrained" in said and "--slow is now called --lr-scale" in said

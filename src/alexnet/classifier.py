@@ -22,7 +22,7 @@ import torch
 
 from . import session
 from .console import TrainingBar, console, counting, print_facts
-from .data.pack.packing import Pack
+from .data.pack.reading import Pack
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import Together, together
 from .evaluation.views import Evaluation, probabilities
@@ -145,9 +145,9 @@ class Classifier(huggingface.HubMixin):
         settings = TrainSettings.of(settings, overrides)
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
-        say = partial(console.print, soft_wrap=True) if verbose else lambda text: None
-        progress = counting("packing") if verbose else None
-        with contextlib.closing(session.fit(data, replace(settings, **defaults), say, progress)) as events:
+        notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
+        track = counting("packing") if verbose else None
+        with contextlib.closing(session.fit(data, replace(settings, **defaults), notify, track)) as events:
             for event in events:
                 match event:
                     case session.Start(plan, resolved, bundle, run):
@@ -180,7 +180,7 @@ class Classifier(huggingface.HubMixin):
             precision=self.precision,
             run=self.run and Run(self.run),
             fitted=self._fitted,
-            progress=counting if verbose else None,
+            track=counting if verbose else None,
         )
 
     def predict(self, image: ImageLike | Sequence[ImageLike], all_views: bool = True) -> np.ndarray:

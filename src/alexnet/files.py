@@ -15,7 +15,7 @@ try:
 except ImportError:  # Windows
     import msvcrt
 
-PART = ".part"
+PART_SUFFIX = ".part"
 """How the names of unfinished files end; one that was left by a killed process is of no use."""
 PATIENCE_S = 2.0
 """Seconds of waiting for another process before the user is told."""
@@ -30,18 +30,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
 
 
-def short_name(name: str) -> str:
+def truncate_name(name: str) -> str:
     """The name of a file, or its beginning: a hash, an end, .lock and .part may follow within the 255 bytes of most."""
     return os.fsencode(name)[:MOST_NAME].decode("utf-8", "ignore")
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which becomes `path` at the end, or is removed where an error is raised.
 
     What was written is on the disk before it gets its name, so a power failure leaves the old file or the new one.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{PART}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives; some libraries write for the owner alone
@@ -50,12 +50,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk, where the system can be asked for that."""
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)  # not on Windows
@@ -66,7 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
+def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold `path` against everyone else who asks for it here; waits while another does, in this process or in any.
 
     The system holds the lock, on an empty file `path`.lock that stays, and frees it when its holder ends in any way. A

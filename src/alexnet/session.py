@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from .analysis.report import write_report
-from .data.pack.packing import Pack, Packing, describe_splits, pack
-from .data.sources import SPLITS, open_source
+from .data.pack.packing import PackOptions, make_pack
+from .data.pack.reading import Pack, describe_splits
+from .data.source import SPLITS
+from .data.sources.detection import open_source
 from .device import Precision, pick_device, pick_precision
 from .diagnosis.causes import Facts, diagnosed
 from .diagnosis.layers import check_row
@@ -57,8 +59,8 @@ class Finish:
     """Training is over."""
 
     bundle: ModelBundle
-    """The network with the chosen weights: if there is a test split, those of the epoch with the lowest validation error,
-    else those of the last epoch, so that the reported error is of weights that were not chosen by it."""
+    """The network with the chosen weights: if there is a test split, those of the epoch with the lowest validation
+    error, else those of the last epoch, so that the reported error is of weights that were not chosen by it."""
     history: History
     evaluation: Evaluation | None = None
     """On the reported split, if there is a run."""
@@ -69,15 +71,15 @@ Event = Start | Step | Epoch | Finish
 
 
 def fit(
-    data: str | Path, settings: TrainSettings, say: Callable[[str], object] = lambda text: None, progress=None
+    data: str | Path, settings: TrainSettings, notify: Callable[[str], object] = lambda text: None, track=None
 ) -> Iterator[Event]:
     """Train as the settings ask, and write everything that belongs to a run, one event at a time.
 
     Whoever draws the events may stop between any two of them: what was saved by then can be resumed.
 
     Args:
-        say: receives what the user should know.
-        progress: as for `pack`.
+        notify: receives what the user should know.
+        track: as for `make_pack`.
 
     Raises:
         ValueError: a setting or the data set does not fit; the message says which, and what it must be.
@@ -95,18 +97,18 @@ def fit(
             run = Run.interrupted(_folder(settings), data_name(data), variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), progress, say)
+        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), track, notify)
         resolved = _resolve(settings, plan)
         record = record_of(resolved)
         if run:
-            plan, record = resumed(run, resolved, plan, settings.allow_changes, say)
+            plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
         elif settings.output is not None:
             run = Run.create(_folder(settings), plan.name)
             stack.enter_context(run.lock())
         bundle = plan.untrained(resolved.seed, torch.device(resolved.device))
         training = Training(bundle, plan)
         yield Start(plan, resolved, bundle, run)
-        yield from _train(training, plan, resolved, run, record, settings, say)
+        yield from _train(training, plan, resolved, run, record, settings, notify)
         yield _finish(training, plan, resolved, run)
 
 
@@ -117,19 +119,19 @@ def _train(
     run: Run | None,
     record: dict,
     settings: TrainSettings,
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> Iterator[Step | Epoch]:
     """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
     checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
     if settings.resume:
-        checkpoints.restore(plan.recipe.batch_size, say)
+        checkpoints.restore(plan.recipe.batch_size, notify)
     events = train(training, plan, seed=resolved.seed, precision=resolved.precision, micro_batch=resolved.micro_batch)
     if run:  # whatever can be refused has been by now
         run.update(record)
         run.write_splits(plan.packed)
     if settings.resume:
         started = training.progress.epoch or training.progress.batch
-        say(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
+        notify(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
     best = _BestWeights(training) if plan.has_test and run is None else None
     watch = Watch(training, plan, resolved.precision)
     with CtrlC() as ctrl_c, TensorBoard(run, training.progress.epochs) as board, contextlib.closing(events):
@@ -141,11 +143,11 @@ def _train(
                             run.write_layer_rows(training.progress.layers)
                     _check_finite(event.step_loss, f"in epoch {event.epoch}, step {event.batch}", event.lr, training)
                     if event.notice:
-                        say(event.notice)
+                        notify(event.notice)
                 case Epoch(row):
                     _check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"], training)
                     if diagnosis := watch.epoch():
-                        say(str(diagnosis))
+                        notify(str(diagnosis))
                     checkpoints.save()
                     board.epoch(row)
                     if best:
@@ -183,7 +185,7 @@ def evaluate(
     precision: Precision = "fp32",
     run: Run | None = None,
     fitted: tuple[str, Pack] | None = None,
-    progress: Callable[[str], Callable] | None = None,
+    track: Callable[[str], Callable] | None = None,
 ) -> Evaluation:
     """Count errors on labeled images.
 
@@ -193,7 +195,7 @@ def evaluate(
             on which the network was not trained.
         run: the run that the network comes from.
         fitted: what the network was trained on by this process: name and pack.
-        progress: given a title, a function that wraps an iterable of batches or counts.
+        track: given a title, a function that wraps an iterable of batches or counts.
 
     Raises:
         ValueError: the data or the split does not exist, or has classes that the network does not know.
@@ -204,9 +206,9 @@ def evaluate(
     elif data is None and "data" not in record:
         raise ValueError("data must be named, as this classifier does not know what it was trained on")
     else:
-        packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, run, progress)
+        packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, run, track)
     indices = evaluation_images(packed, split, has_splits)
-    return evaluate_images(bundle, packed, indices, all_views, precision, progress and progress("evaluating"))
+    return evaluate_images(bundle, packed, indices, all_views, precision, track and track("evaluating"))
 
 
 def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
@@ -322,7 +324,7 @@ def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
     return pretrained
 
 
-def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, progress) -> tuple[Pack, bool]:
+def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, track) -> tuple[Pack, bool]:
     """Images with the classes of the network, and whether their splits mean anything to it."""
     source, record = open_source(data), run.record() if run else {}
     is_own = data_name(data) == record.get("data")
@@ -331,8 +333,8 @@ def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, pro
             f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
             f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(bundle.classes[:20])}"
         )
-    packing = Packing(record.get("jpeg") if is_own else None)
-    packed = pack(source, bundle.preprocessing.stored_size, None, packing, progress and progress("packing"))
+    options = PackOptions(record.get("jpeg") if is_own else None)
+    packed = make_pack(source, bundle.preprocessing.stored_size, None, options, track and track("packing"))
     order = np.array([bundle.classes.index(name) for name in packed.classes])
     packed = replace(packed, classes=bundle.classes, labels=order[packed.labels])
     if is_own and not source.has_splits:

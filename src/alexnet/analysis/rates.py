@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..specs.recipe import Recipe
-from ..specs.schedules import NEW, Plateau
-from ..specs.timeline import spans, with_known_rates
+from ..specs.schedules import NEW
+from ..specs.timeline import spans
 
 POINTS = 60
 """Along each span."""
@@ -42,7 +43,7 @@ def rates_figure(recipes: Sequence[Recipe], columns: int = 4) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False)
     for axes, group in zip(panels.ravel(), alike, strict=False):
         _draw(axes, group[0])
-        follows = " (an example)" if isinstance(group[0].schedule, Plateau) else ""
+        follows = " (an example)" if group[0].schedule.example() != group[0].schedule else ""
         axes.set_title(", ".join(recipe.name for recipe in group) + follows, fontsize=11)
     for axes in panels.ravel()[len(alike) :]:
         axes.set_visible(False)
@@ -60,11 +61,11 @@ def _same_rates(one: Recipe, other: Recipe) -> bool:
 
 def _draw(axes: Axes, recipe: Recipe) -> None:
     """Weights; biases, conv1 and new layers where their rates are others; what is frozen; when the color shift ends."""
-    recipe = with_known_rates(recipe)
+    recipe = replace(recipe, schedule=recipe.schedule.example())
     found = spans(recipe)
     inside = np.linspace(1e-6, 1 - 1e-6, POINTS)
     epochs = np.concatenate([span.first + (span.last - span.first) * inside for span in found])
-    rates = [recipe.rates(epoch / recipe.epochs, []) for epoch in epochs.tolist()]
+    rates = [recipe.learning_rates(epoch / recipe.epochs, []) for epoch in epochs.tolist()]
     lines = {
         "weights": np.array([each.weights for each in rates]),
         "biases": np.array([each.biases for each in rates]),
@@ -78,8 +79,8 @@ def _draw(axes: Axes, recipe: Recipe) -> None:
     axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.margins(x=0.02)
-    color_off = next((span.first for span in found if not span.at_first.color), None)
-    if recipe.color and color_off is not None:
+    color_off = next((span.first for span in found if not span.at_first.color_shift), None)
+    if recipe.color_shift and color_off is not None:
         axes.axvline(color_off, **STYLES["color shift off"])
     frozen = {
         name: span.first for span in reversed(found) for name, own in span.at_first.layers.items() if not any(own)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..data.pack.packing import describe_splits
-from ..data.sources import SPLITS, spoken
+from ..data.labels.class_names import readable_class_name
+from ..data.pack.reading import describe_splits
+from ..data.source import SPLITS
 from ..diagnosis.causes import Facts, diagnosed
-from ..diagnosis.layers import read_layers
 from ..evaluation.metrics import Metrics
 from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
 from ..evaluation.views import Evaluation
 from ..model.bundle import ModelBundle
 from ..runs.history import History
-from ..runs.run import read_run
 from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
 
 EXAMPLES = 16
@@ -33,7 +32,14 @@ tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
 """
 
 
-def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation: Evaluation) -> Path:
+def write_report(
+    folder: Path,
+    record: Mapping,
+    history: History,
+    bundle: ModelBundle,
+    evaluation: Evaluation,
+    layer_rows: Sequence[dict],
+) -> Path:
     """Draw curves.png, predictions.png, confusion.png, kernels.png and layers.png, and put them into report.html.
 
     Args:
@@ -43,7 +49,7 @@ def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation
     Returns:
         The path of the page.
     """
-    metrics, classes = evaluation.mean, [*map(spoken, bundle.classes)]
+    metrics, classes = evaluation.mean, [*map(readable_class_name, bundle.classes)]
     shown = pick_examples(metrics, EXAMPLES)
     images = evaluation.packed.images[evaluation.indices[shown]]
     pictures = {
@@ -55,7 +61,7 @@ def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation
         "confusion.png": ("Confusion", confusion_figure(metrics, classes)),
         "kernels.png": ("What the first layer sees", kernels_figure(bundle.network)),
     }
-    lines = read_layers(folder)
+    lines = layer_rows
     if lines:
         pictures["layers.png"] = ("Inside while it learnt", layers_figure(lines))
     sections = []
@@ -68,7 +74,7 @@ def write_report(folder: Path, history: History, bundle: ModelBundle, evaluation
             f"<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n<title>{html.escape(folder.name)}</title>",
             f"<meta name='viewport' content='width=device-width'>\n<style>{STYLE}</style>",
             f"<h1>{html.escape(folder.name)}</h1>",
-            table(list(_facts(folder, evaluation).items())),
+            table(list(_facts(record, evaluation).items())),
             "<h2>Errors</h2>",
             table(error_rows(evaluation), ERROR_HEAD),
             *(_diagnosis(history, lines)),
@@ -89,14 +95,14 @@ def _diagnosis(history: History, lines: Sequence[dict]) -> list[str]:
     return [f"<h2>It does not learn as it should</h2>\n<p>{html.escape(str(found))}</p>"] if found else []
 
 
-def _facts(folder: Path, evaluation: Evaluation) -> dict[str, str]:
+def _facts(run: Mapping, evaluation: Evaluation) -> dict[str, str]:
     """What was trained on what, and how."""
-    run, numbers = read_run(folder), evaluation.indices
+    numbers = evaluation.indices
     split = SPLITS[evaluation.packed.splits[numbers[0]]]
     recipe = run["recipe"]
     return {
         "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
-        "network": run["variant"] + (f", from {run['from']}" if run.get("from") else ""),
+        "network": run["variant"] + (f", from {run['pretrained']}" if run.get("pretrained") else ""),
         "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
         "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
         "weights": run["weights"],

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.batches import Batch, batches, epoch_order
-from ..data.pack.packing import Pack, pack
-from ..data.pack.statistics import statistics
-from ..data.sources import open_source
+from ..data.batches import Batch, epoch_order, read_batches
+from ..data.pack.packing import make_pack
+from ..data.pack.reading import Pack
+from ..data.pack.statistics import compute_statistics
+from ..data.sources.detection import open_source
 from ..device import Precision, torch_dtype
 from ..evaluation.views import probabilities
 from ..interchange.onnx import write_onnx
@@ -31,7 +32,7 @@ from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
 from ..specs.shapes import place
 from ..specs.variants import variant
-from ..training.optimizer import PaperUpdate, paper_update
+from ..training.optimizer import PaperSGD, paper_optimizer
 from ..training.step import train_step
 from . import peers
 from .measure import PeerFailed, Row, compare, median_seconds
@@ -135,7 +136,7 @@ def packing(settings: Settings) -> Iterator[Result]:
         packs: list[Pack] = []
 
         def ours():
-            packs.append(pack(source, 256, folder / f"cache{len(packs)}"))
+            packs.append(make_pack(source, 256, folder / f"cache{len(packs)}"))
 
         what, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
         yield _row(what, ours, peer, peers.packing, (paths, 256, target), "images/s", len(paths), settings.rounds)
@@ -149,9 +150,9 @@ def reading(settings: Settings) -> Iterator[Result]:
     """Batches of crops of 224 with flip and color shift, against a `DataLoader` over the files."""
     with _photos(settings.images) as folder:
         paths = sorted(folder.rglob("*.jpg"))
-        packed = pack(open_source(folder), 256, folder / "cache")
+        packed = make_pack(open_source(folder), 256, folder / "cache")
         everything = np.arange(len(packed.labels))
-        found = statistics(packed.images, everything)
+        found = compute_statistics(packed.images, everything)
         chosen = replace(recipe("original"), crop_group=1)
         inputs = Preprocessing.of(chosen, found, 256, 224).to(settings.device)
         size, epochs = min(settings.batch_size, len(paths)), count()
@@ -159,7 +160,7 @@ def reading(settings: Settings) -> Iterator[Result]:
         def ours():
             for _ in range(TIMES):
                 epoch = next(epochs)
-                for batch in batches(packed, epoch_order(everything, 0, epoch, "epoch"), size, settings.device):
+                for batch in read_batches(packed, epoch_order(everything, 0, epoch, "epoch"), size, settings.device):
                     training_views(batch, chosen, inputs, found, 0, epoch, dtype=torch_dtype(settings.precision))
             _finish(settings)
 
@@ -174,7 +175,7 @@ def keras(settings: Settings) -> Iterator[Result]:
     pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, 10, images))
     chosen = recipe("cifar-keras")
-    bundle, found = _trained("cifar-keras", settings), statistics(pixels, np.arange(images))
+    bundle, found = _trained("cifar-keras", settings), compute_statistics(pixels, np.arange(images))
     optimizer = _optimizer(bundle.network, chosen)
     bundle.network.train()
 
@@ -226,9 +227,9 @@ def _our_step(name: str, settings: Settings) -> Callable[[], None]:
     return lambda: train_step(network, optimizer, views, batch, chosen, settings.precision)
 
 
-def _optimizer(network: AlexNet, chosen: Recipe) -> PaperUpdate:
-    optimizer = paper_update(network, chosen)
-    optimizer.set_rates(chosen.rates(0, []))
+def _optimizer(network: AlexNet, chosen: Recipe) -> PaperSGD:
+    optimizer = paper_optimizer(network, chosen)
+    optimizer.set_learning_rates(chosen.learning_rates(0, []))
     return optimizer
 
 

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 
 def bench(
-    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
+    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART_SUFFIX")] = (),
     /,
     batch_size: int = 128,
     rounds: int = 5,

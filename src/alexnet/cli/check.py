@@ -32,15 +32,18 @@ def check(
         workers: Processes that decode images (default: one per core).
     """
     from ..console import console, counting, print_facts, print_table
-    from ..data.check import check as check_source
-    from ..data.pack.packing import Packing
-    from ..data.sources import SPLITS, recognise, spoken, write_list
+    from ..data.check import check_source
+    from ..data.labels.class_names import readable_class_name
+    from ..data.pack.packing import PackOptions
+    from ..data.source import SPLITS
+    from ..data.sources.detection import detect_source
+    from ..data.sources.lists import write_list
     from ..specs.variants import variant
     from ..training.plan import data_name, default_variant
 
-    source = recognise(data, progress=counting("reading"))
+    source = detect_source(data, track=counting("reading"))
     size = variant(default_variant(source)).stored_size if size is None else size
-    found = check_source(source, size, Packing(None, workers, strict), brief, counting("looking"))
+    found = check_source(source, size, PackOptions(None, workers, strict), brief, counting("looking"))
     if fix is not None:
         kept = [number for number in range(len(source)) if number not in found.dropped]
         write_list(fix, source, kept, data_name(data))
@@ -49,7 +52,7 @@ def check(
     else:
         print_facts({"data": source.name, "layout": source.layout} | found.facts)
         console.print()
-        each = zip(map(spoken, source.classes), found.counts, strict=True)
+        each = zip(map(readable_class_name, source.classes), found.counts, strict=True)
         rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
         shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
         print_table([*shown, ("all", *(f"{count:,}" for count in found.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))

@@ -58,7 +58,7 @@ def _evaluate_one(
 ) -> None:
     from ..classifier import load
     from ..console import console, print_table
-    from ..data.sources import spoken
+    from ..data.labels.class_names import readable_class_name
     from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
     from ..session import split_of
 
@@ -81,7 +81,7 @@ def _evaluate_one(
         rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
     print_table(rows, ERROR_HEAD, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.mean, [*map(spoken, classifier.classes)]), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.mean, [*map(readable_class_name, classifier.classes)]), CLASS_HEAD, (1, 2))
 
 
 def _evaluate_ensemble(

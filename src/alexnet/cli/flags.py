@@ -39,7 +39,9 @@ def as_command(function: Callable) -> Callable:
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
     function.__annotations__ = {
-        name: Annotated[_flags_of(hint), tyro.conf.arg(name="")] if dataclasses.is_dataclass(hint) else _flag(name, hint)
+        name: Annotated[_flags_of(hint), tyro.conf.arg(name="")]
+        if dataclasses.is_dataclass(hint)
+        else _flag(name, hint)
         for name, hint in hints.items()
     }
     return function
@@ -65,7 +67,11 @@ def _flags_of(settings: type) -> type:
     """A subclass whose fields are annotated for tyro."""
     hints, helps = get_type_hints(settings), help_of(settings)
     fields = [
-        (field.name, _flag(field.name, _typed(hints[field.name]), helps[field.name]), dataclasses.field(default=field.default))
+        (
+            field.name,
+            _flag(field.name, _typed(hints[field.name]), helps[field.name]),
+            dataclasses.field(default=field.default),
+        )
         for field in dataclasses.fields(settings)
     ]
     return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), frozen=True)

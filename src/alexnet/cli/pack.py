@@ -24,17 +24,17 @@ def pack(
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """
     from ..console import console, counting
-    from ..data.pack.packing import Packing, damaged, describe_splits
-    from ..data.pack.packing import pack as pack_source
-    from ..data.sources import open_source
+    from ..data.pack.packing import PackOptions, make_pack
+    from ..data.pack.reading import damaged_images, describe_splits
+    from ..data.sources.detection import open_source
 
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    source = open_source(data, progress=counting("reading"))
-    how = Packing(jpeg, workers, strict)
-    packed = pack_source(source, size, how=how, progress=counting("packing"), say=console.print)
+    source = open_source(data, track=counting("reading"))
+    options = PackOptions(jpeg, workers, strict)
+    packed = make_pack(source, size, options=options, track=counting("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
-    if verify and (found := list(damaged(packed, range(len(packed.labels))))):
+    if verify and (found := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(
             f"{packed.path} is damaged: {len(found):,} images, the first at index {found[0]}; remove it and pack again"
         )

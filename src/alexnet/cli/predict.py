@@ -33,7 +33,7 @@ def predict(
     """
     from ..classifier import load
     from ..console import console
-    from ..data.sources import spoken
+    from ..data.labels.class_names import readable_class_name
 
     classifier = load(run, settings.device, settings.precision, settings.fc_precision)
     paths, failed = list(_all_images(images)), 0
@@ -52,14 +52,14 @@ def predict(
         else:
             console.print(path, style="bold", soft_wrap=True)
             for name, probability in predictions:
-                console.print(f"  {probability:6.1%}  {spoken(name)}")
+                console.print(f"  {probability:6.1%}  {readable_class_name(name)}")
     if failed:
         raise SystemExit(1)
 
 
 def _all_images(images: Iterable[str]) -> Iterable[str]:
     """Each file and URL as given, and every image below each folder."""
-    from ..data.sources import image_files
+    from ..data.sources.detection import image_files
 
     for image in images:
         if Path(image).is_dir():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..counter_rng import permutation
-from .pack.packing import Pack, open_pack
+from .pack.reading import Pack, open_pack
 
 BLOCK, MIXED = 256, 64
 """Images in a block, 50 MB of 256 × 256 pixels, and blocks in memory at a time, where they are shuffled by blocks."""
@@ -68,7 +68,7 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
     return indices[permutation(seed, epoch if shuffle == "epoch" else 0, len(indices))]
 
 
-def batches(
+def read_batches(
     packed: Pack, order: np.ndarray, batch_size: int, device: torch.device | str = "cpu", start: int = 0
 ) -> Iterator[Batch]:
     """Batches of the images in `order`, the last one shorter where they do not divide.

@@ -16,12 +16,12 @@ from PIL import Image
 
 from ..device import fits_memory, memory, processors
 from ..files import cache_folder
-from .pack.decoding import Failed, results
-from .pack.packing import Packing
+from .pack.packing import PackOptions
 from .pack.resizing import ORIENTATION
+from .pack.workers import Failed, run_task
 from .pack.writing import most_unread
 from .source import SPLITS, TRAIN, Reader, Source
-from .storage.formats import is_mislabelled
+from .storage.image_formats import is_mislabelled
 
 Level = Literal["error", "warning", "note"]
 EXAMPLES = 5
@@ -107,40 +107,40 @@ class Check:
         }
 
 
-def check(
+def check_source(
     source: Source,
     side: int,
-    how: Packing = Packing(),
+    options: PackOptions = PackOptions(),
     brief: bool = False,
-    progress=None,
+    track=None,
 ) -> Check:
     """Look at a data set: every image is decoded, or BRIEF of them.
 
     Args:
         side: of the stored squares that it would be packed to, pixels.
-        how: it would be packed.
-        progress: as for `pack`.
+        options: how it would be packed.
+        track: as for `pack`.
     """
     count = len(source)
     numbers = (
         np.unique(np.linspace(0, count - 1, BRIEF).astype(np.int64)) if brief and count > BRIEF else np.arange(count)
     )
     started = time.perf_counter()
-    looked = results(
+    looked = run_task(
         _Look(source.reader, side),
         ((int(number), source.place(int(number))) for number in numbers),
         len(numbers),
-        how.workers or processors(),
+        options.workers or processors(),
     )
     seen: list[Seen | Failed] = []
     counted = _counted(looked, seen)
-    for _ in progress(counted, len(numbers)) if progress else counted:
+    for _ in track(counted, len(numbers)) if track else counted:
         pass
     seconds = time.perf_counter() - started
     facts = _facts(source, side, seconds / max(len(numbers), 1))
     findings = [Finding("error" if problem.fatal else "warning", problem.text) for problem in source.problems]
     findings += _of_classes(source)
-    most = len(numbers) if brief else most_unread(count, how.strict)  # packing counts them all
+    most = len(numbers) if brief else most_unread(count, options.strict)  # packing counts them all
     found, dropped = _of_images(source, numbers, seen, side, most)
     room = shutil.disk_usage(_existing(cache_folder())).free
     if room < count * side * side * 3:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from .storage.names import Names
+from .storage.string_table import StringTable
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -44,7 +44,7 @@ class Source:
     layout: str
     """How they were recognised, in words."""
     classes: tuple[str, ...]
-    names: Names
+    names: StringTable
     """Of the images, each once; paths where they are files."""
     labels: np.ndarray
     """Positions in `classes`, (N,), int64."""
@@ -87,7 +87,7 @@ class Source:
                 raise ValueError(problem.text)
 
 
-def cut_splits(
+def hold_out(
     names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int, missing: Literal["val", "val and test"]
 ) -> np.ndarray:
     """The splits, with what is missing taken from train: a tenth of each class for val, another for test.

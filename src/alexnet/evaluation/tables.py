@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import written_whole
+from ..files import atomic_write
 from .ensembles import Together
 from .metrics import Metrics
 from .views import Evaluation
@@ -64,7 +64,7 @@ def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
 def write_probabilities(path: Path, evaluation: Evaluation, classes: Sequence[str]) -> None:
     """A line of CSV for every image: its name, its class, and the probability of every class by all views."""
     metrics = evaluation.mean
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "class", *classes))
         for number, label, row in zip(evaluation.indices, metrics.labels, metrics.probabilities.tolist(), strict=True):

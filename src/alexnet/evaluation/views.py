@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import batches
-from ..data.pack.packing import Pack
+from ..data.batches import read_batches
+from ..data.pack.reading import Pack
 from ..device import Precision, torch_dtype
 from ..model.bundle import ModelBundle
 from ..preprocessing.augmentation import CENTER
@@ -77,7 +77,7 @@ def evaluate(
         )
     device = next(bundle.network.parameters()).device
     parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
-    read = batches(packed, indices, BATCH if all_views else 4 * BATCH, device)
+    read = read_batches(packed, indices, BATCH if all_views else 4 * BATCH, device)
     for batch in progress(read, len(indices)) if progress else read:
         center, mean = probabilities(bundle, batch.images, all_views, precision)
         parts.append((center.cpu(), mean.cpu() if mean is not None else None, batch.labels.cpu()))

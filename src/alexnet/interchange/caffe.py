@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.augmentation import Preprocessing
@@ -185,11 +185,11 @@ def write(bundle: ModelBundle, folder: Path) -> None:
     layers = swap_colors(in_pixels(layers_of(network, "Caffe"), inputs.std))
     name = ("name", network.architecture.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "network.caffemodel") as temporary:
+    with atomic_write(folder / "network.caffemodel") as temporary:
         temporary.write_bytes(binary([name, *_described(network, layers)], NET))
-    with written_whole(folder / "deploy.prototxt") as temporary:
+    with atomic_write(folder / "deploy.prototxt") as temporary:
         temporary.write_text(text([name, *_described(network, {})]), encoding="utf-8")
-    with written_whole(folder / "mean.binaryproto") as temporary:
+    with atomic_write(folder / "mean.binaryproto") as temporary:
         temporary.write_bytes(binary(_mean(inputs), BLOB))
 
 

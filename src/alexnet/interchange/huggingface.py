@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
 from .layout import Found
 
@@ -67,7 +67,7 @@ def write(bundle: ModelBundle, folder: Path) -> None:
         "image_mean": (bundle.preprocessing.mean.mean((0, 1)) / 255).tolist(),
         "image_std": (bundle.preprocessing.std / 255).tolist(),
     }
-    with written_whole(folder / CONFIG) as temporary:
+    with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..data.sources.imagenet import names_of_classes
+from ..data.labels.class_names import imagenet_class_names
 from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet, tensor_shapes
 from ..preprocessing.augmentation import Preprocessing
@@ -201,7 +201,7 @@ def _asked_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 def _usual_names(count: int) -> tuple[str, ...]:
     """Of classes that no file names."""
-    listed = names_of_classes()
+    listed = imagenet_class_names()
     return tuple(listed) if count == len(listed) else tuple(map(str, range(count)))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from .layout import Found, Layers, channels_first, channels_last, layers_of, named_tensors
 
@@ -44,7 +44,7 @@ def write(bundle: ModelBundle, path: Path) -> None:
     """
     h5py = _h5py()
     counts = {4: 0, 2: 0}
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         for name, arrays in channels_last(layers_of(bundle.network, "Keras")).items():
             kind = arrays[0].ndim
             number, counts[kind] = counts[kind], counts[kind] + 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..restricted_pickle import PickledArray, load_arrays
 from .caffe import MEAN_COLOR
@@ -64,7 +64,7 @@ def write(bundle: ModelBundle, path: Path) -> None:
         swap_colors(in_pixels(layers_of(bundle.network, "a dict of arrays"), bundle.preprocessing.std))
     )
     arrays = {name: [np.ascontiguousarray(each) for each in pair] for name, pair in layers.items()}
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(arrays, dtype=object), allow_pickle=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.network import AlexNet, ResponseNorm, SpatialResponseNorm
 from ..normalization import plain
 from ..preprocessing.augmentation import Preprocessing
@@ -52,7 +52,7 @@ def write_onnx(network: AlexNet, path: str | Path, inputs: Preprocessing | None 
     made = onnx.helper.make_graph(graph.nodes, network.architecture.name, [taken], [given], graph.constants)
     model = onnx.helper.make_model(made, opset_imports=opset, ir_version=8, producer_name="alexnet")
     onnx.checker.check_model(model)
-    with written_whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         onnx.save(model, temporary)
     return Path(path)
 
@@ -69,7 +69,7 @@ def write_program(network: AlexNet, path: str | Path, inputs: Preprocessing | No
         images = torch.zeros(2, inputs.stored_size, inputs.stored_size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
-    with written_whole(Path(path)) as temporary, temporary.open("wb") as file:
+    with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
     return Path(path)
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..files import written_whole
+from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
@@ -87,7 +87,7 @@ def write_torchvision(bundle: ModelBundle, path: Path) -> None:
     for name, (weight, bias) in layers_of(bundle.network, "torchvision").items():
         module = names[rows[name]]
         state |= {f"{module}.weight": torch.tensor(weight), f"{module}.bias": torch.tensor(bias)}
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..device import Precision, torch_dtype
-from ..files import written_whole
+from ..files import atomic_write
 from ..preprocessing.augmentation import Preprocessing
 from ..specs.shapes import place
 from ..specs.storage import from_json, to_json
@@ -94,7 +94,7 @@ class ModelBundle:
         tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
         head = {"alexnet": json.dumps(about), "notes": json.dumps(notes or {})}
         head["sums"] = json.dumps({name: _sum(tensor) for name, tensor in tensors.items()})
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary, head | {"head": _head_sum(head)})
 
     @classmethod

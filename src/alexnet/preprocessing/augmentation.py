@@ -152,8 +152,8 @@ def color_draws(shift: ColorShift, found: Statistics, seed: int, epoch: int, ind
     An eigenvalue is a square, so its size depends on the unit; the paper does not say which. Here it is that of colors
     of 0 … 1, as others read it too, and the color is brought back to 0 … 255.
     """
-    r = draws.normal(seed, epoch, indices, "color", 3) * shift.deviation
-    scale = found.eigenvalues / 255 if shift.along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    r = draws.normal(seed, epoch, indices, "color", 3) * shift.std
+    scale = found.eigenvalues / 255 if shift.scaled_by == "eigenvalues" else np.sqrt(found.eigenvalues)
     return (r * scale) @ found.eigenvectors.T
 
 
@@ -195,9 +195,9 @@ def training_views(
     drawn = draws.uniform(seed, epoch, who, "crop", 5)
     flipped = torch.from_numpy((drawn[:, 2] < 0.5) & recipe.flip).to(device)
     shift = None
-    if recipe.color and color:
-        shift = torch.from_numpy(color_draws(recipe.color, found, seed, epoch, batch.indices)).float().to(device)
-    divisor = 1 + recipe.color.deviation if shift is not None and recipe.color.divide else 1.0
+    if recipe.color_shift and color:
+        shift = torch.from_numpy(color_draws(recipe.color_shift, found, seed, epoch, batch.indices)).float().to(device)
+    divisor = 1 + recipe.color_shift.std if shift is not None and recipe.color_shift.divide else 1.0
     if recipe.crop_scale:
         windows = torch.from_numpy(random_windows(drawn, recipe.crop_scale, recipe.crop_ratio)).float().to(device)
         return inputs.normalize_resized(batch.images, windows, flipped, shift).div_(divisor).to(dtype)

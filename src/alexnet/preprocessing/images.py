@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.pack.resizing import square
-from ..data.storage.download import fetched, shown
+from ..data.pack.resizing import stored_square
+from ..data.storage.download import fetch_bytes, redact
 
 MOST_BYTES = 100_000_000
 """Of an image fetched from a URL."""
@@ -30,13 +30,13 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if isinstance(image, Image.Image):
-        return square(image, side)
+        return stored_square(image, side)
     source, name = Path(image).expanduser(), image
     if _is_url(image):
-        source, name = io.BytesIO(fetched(image, MOST_BYTES)), shown(image)
+        source, name = io.BytesIO(fetch_bytes(image, MOST_BYTES)), redact(image)
     try:
         with Image.open(source) as opened:
-            return square(opened, side)
+            return stored_square(opened, side)
     except FileNotFoundError:
         raise ValueError(f"{name} is not there") from None
     except Exception as error:  # whatever a broken file makes a decoder raise

@@ -21,7 +21,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Size, Tensor
 
-from ..files import PART, sync_folder
+from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
 from ..training.loop import Training
 from ..training.progress import Progress
@@ -71,7 +71,7 @@ class Checkpoints:
                 self._save_epoch()
         self._saved_at = time.monotonic()
 
-    def restore(self, batch_size: int, say: Callable[[str], object]) -> None:
+    def restore(self, batch_size: int, notify: Callable[[str], object]) -> None:
         """Bring the training to the state of the newest checkpoint that can be read.
 
         Damaged checkpoints are set aside. If BEST is lost, so are the checkpoints after the one that can restore it; if
@@ -79,13 +79,13 @@ class Checkpoints:
 
         Args:
             batch_size: images per step, which may have changed since.
-            say: receives what is damaged.
+            notify: receives what is damaged.
 
         Raises:
             ValueError: no checkpoint can be read, or they are of another network.
             NotSaved: what an interruption cut off cannot be written.
         """
-        for abandoned in (*self.run.folder.glob(f"*{PART}"), self.run.folder / NEXT):
+        for abandoned in (*self.run.folder.glob(f"*{PART_SUFFIX}"), self.run.folder / NEXT):
             abandoned.unlink(missing_ok=True)
         paths, best = self.run.checkpoints(), self.run.folder / BEST
         reasons: list[str] = []
@@ -104,7 +104,7 @@ class Checkpoints:
                     reasons += [f"{lost[len(reasons)]}, and no checkpoint can restore it: the best from now on is kept"]
                     damaged += [best] * best.exists()
                 if reasons:
-                    say(f"{'; '.join(reasons)}. Resuming from {path.name}, {progress}")
+                    notify(f"{'; '.join(reasons)}. Resuming from {path.name}, {progress}")
                 with self._writing():
                     for each in damaged:
                         os.replace(each, each.with_name(each.name + DAMAGED))
@@ -141,7 +141,7 @@ class Checkpoints:
         for older, newer in pairwise((*reversed(EARLIER), LAST, NEXT)):
             if (folder / newer).exists():
                 os.replace(folder / newer, folder / older)
-        sync_folder(folder)
+        fsync_folder(folder)
 
     def _save_epoch(self) -> None:
         """Write BEST and the history, after LAST of the end of an epoch."""

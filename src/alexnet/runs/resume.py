@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.pack.packing import Pack
-from ..data.pack.statistics import statistics
-from ..data.sources import SPLITS
+from ..data.pack.reading import Pack
+from ..data.pack.statistics import compute_statistics
+from ..data.source import SPLITS
 from ..specs.settings import ResolvedSettings
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
@@ -24,7 +24,7 @@ ROUNDING = ("device", "threads", "micro_batch", "versions")
 
 
 def resumed(
-    run: Run, resolved: ResolvedSettings, plan: Plan, allow_changes: bool, say: Callable[[str], object]
+    run: Run, resolved: ResolvedSettings, plan: Plan, allow_changes: bool, notify: Callable[[str], object]
 ) -> tuple[Plan, dict]:
     """Compare the settings of a run with those of now. Images that the run knows stay in their splits.
 
@@ -40,7 +40,7 @@ def resumed(
     before = json.loads(json.dumps(to_json(from_json(record))))  # with fields that are younger than the run
     harmless = [line for key in ROUNDING if key in before for line in _changes(key, before[key], now[key])]
     if harmless:
-        say("changed since the run started, so sums may be rounded differently:\n  " + "\n  ".join(harmless))
+        notify("changed since the run started, so sums may be rounded differently:\n  " + "\n  ".join(harmless))
     changed = [line for key in MATHEMATICS for line in _changes(key, before.get(key), now[key])]
     if before.get("images") != now["images"]:
         changed.append(f"data: {_changed_images(run, plan.packed)}")
@@ -53,10 +53,10 @@ def resumed(
     if changed or record.get("changed"):  # otherwise the splits are as they were drawn
         packed = run.with_splits(plan.packed, keep_new=True)
         if not np.array_equal(packed.splits, plan.packed.splits):
-            plan = replace(plan, packed=packed, statistics=statistics(packed.images, packed.indices("train")))
+            plan = replace(plan, packed=packed, statistics=compute_statistics(packed.images, packed.indices("train")))
     if not changed:
         return plan, record | {"data": now["data"]}
-    say(f"changed since the run started, so it is a different run from here on:\n  {listed}")
+    notify(f"changed since the run started, so it is a different run from here on:\n  {listed}")
     return plan, record | now | {"changed": [*record.get("changed", ()), *changed]}
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.pack.packing import BROKEN, Pack
-from ..data.sources import SPLITS
-from ..files import PART, is_locked, locked, written_whole
+from ..data.pack.reading import UNREADABLE, Pack
+from ..data.source import SPLITS
+from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
 from ..specs.settings import ResolvedSettings
 from ..specs.storage import to_json
@@ -108,7 +108,7 @@ class Run:
             raise ValueError(f"{self} cannot be written to: {error.strerror}") from error
         if busy:
             raise ValueError(f"another process is training in {self}")
-        with locked(path):
+        with file_lock(path):
             yield
 
     def record(self) -> dict:
@@ -131,7 +131,7 @@ class Run:
     def update(self, changes: Mapping) -> None:
         """Write run.json with some of its values replaced."""
         record = self.record() | dict(changes)
-        with written_whole(self.folder / RECORD) as temporary:
+        with atomic_write(self.folder / RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
@@ -187,13 +187,13 @@ class Run:
 
     def write_splits(self, packed: Pack) -> None:
         """Write which image is in which split, and which were skipped and why."""
-        with written_whole(self.folder / SPLIT) as temporary, temporary.open("w", newline="", **TEXT) as file:
+        with atomic_write(self.folder / SPLIT) as temporary, temporary.open("w", newline="", **TEXT) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("image", "class", "split"))
             for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
                 writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
         if packed.unreadable:
-            with written_whole(self.folder / SKIPPED) as temporary, temporary.open("w", **TEXT) as file:
+            with atomic_write(self.folder / SKIPPED) as temporary, temporary.open("w", **TEXT) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(("image", "why"))
                 writer.writerows((packed.names[index], reason) for index, reason in packed.unreadable.items())
@@ -226,7 +226,7 @@ class Run:
             if known.get(name) in SPLITS
             else split
             if keep_new and name not in known
-            else BROKEN
+            else UNREADABLE
             for name, split in zip(packed.names, packed.splits, strict=True)
         ]
         return replace(packed, splits=np.array(splits, np.uint8))
@@ -265,7 +265,7 @@ def _check_free(output: Path) -> None:
         raise ValueError(f"{output} holds a finished run; choose another --output")
     if run.record():
         raise ValueError(f"{output} holds a run already; resume it with --resume, or choose another --output")
-    names = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART))
+    names = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART_SUFFIX))
     if names:
         more = " and more" if names[1:] else ""
         raise ValueError(f"--output must be a new or an empty folder, but {output} holds {names[0]}{more}")
@@ -273,5 +273,5 @@ def _check_free(output: Path) -> None:
 
 def _write_rows(path: Path, rows: Sequence[dict]) -> None:
     """Write all rows anew, in one piece: a resumed run thus never has an epoch twice."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -7,12 +7,12 @@ inputs of unit size to larger ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Literal
 
-from .schedules import NEW, Rates, Schedule
+from .schedules import NEW, LearningRates, Schedule
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ start cannot begin with new weights."""
 class ColorShift:
     """Section 4.1: to every pixel of an image add the same draw along the principal colors of the training set."""
 
-    deviation: float = 0.1
-    along: Literal["eigenvalues", "standard deviations"] = "standard deviations"
+    std: float = 0.1
+    scaled_by: Literal["eigenvalues", "standard deviations"] = "standard deviations"
     """What scales the draws: eigenvalues as printed (of colors of 0 … 1), their square roots as run in 2012."""
     divide: bool = True
-    """Divide the image by 1 + deviation afterwards, as run in 2012; images to be tested are not."""
+    """Divide the image by 1 + std afterwards, as run in 2012; images to be tested are not."""
 
 
 KINDS = {
@@ -55,11 +55,11 @@ BOUNDS = {
     "0 or more, whole": (lambda x: isinstance(x, Integral) and x >= 0, ("min_steps",)),
     "1 or more": (lambda x: 1 <= x < math.inf, ("crop_ratio",)),
     "0 or more": (lambda x: 0 <= x < math.inf, ("lr_factor", "weight_decay", "lr_scale", "mixup", "cutmix")),
-    "above 0": (lambda x: 0 < x < math.inf, ("max_grad_norm", "trust")),
+    "above 0": (lambda x: 0 < x < math.inf, ("max_grad_norm", "lars_trust_coefficient")),
     "0 to below 1": (lambda x: 0 <= x < 1, ("momentum", "label_smoothing", "ema_decay")),
 }
 """What numbers of a recipe may be, by the words that say so; each is False for nan."""
-OPTIONAL, BY_LAYER = ("max_grad_norm", "trust", "ema_decay"), ("weight_decay", "lr_scale")
+OPTIONAL, BY_LAYER = ("max_grad_norm", "lars_trust_coefficient", "ema_decay"), ("weight_decay", "lr_scale")
 """Numbers that may be None, and those that may be given by layer."""
 
 
@@ -78,7 +78,7 @@ class Recipe:
     """Of all weights, or by layer."""
     decay_biases: bool = False
     input: Input = Input()
-    color: ColorShift | None = None
+    color_shift: ColorShift | None = None
     flip: bool = True
     crop_scale: tuple[float, float] | None = None
     """Smallest and largest area of the crops, as shares of the stored image, which are then resized; where None,
@@ -101,9 +101,10 @@ class Recipe:
     after each step, with a smaller share of the mean in the first ones, so that it forgets the initial weights."""
     max_grad_norm: float | None = None
     """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
-    trust: float | None = None
-    """LARS (You, Gitman and Ginsburg 2017), for batches of thousands: the rate of each layer's weights is multiplied by
-    trust · ‖w‖ / (‖gradient‖ + decay · ‖w‖), so that no layer moves by more than that share of its size."""
+    lars_trust_coefficient: float | None = None
+    """LARS (You, Gitman and Ginsburg 2017), for batches of thousands: the learning rate of each layer's weights is
+    multiplied by trust coefficient · ‖w‖ / (‖gradient‖ + weight decay · ‖w‖), so that a step changes no layer by more
+    than that fraction of its norm."""
     lr_factor: float = 1.0
     """Multiplies every rate of the schedule."""
     lr_scale: Mapping[str, float] = field(default_factory=dict)
@@ -130,32 +131,34 @@ class Recipe:
             )
 
     def epochs_for(self, images: int) -> int:
-        """Passes over a training set of that many images."""
+        """Epochs on a training set of that many images."""
         return max(self.epochs, math.ceil(self.min_steps / math.ceil(images / self.batch_size)))
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        """Learning rates at a moment of the run.
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        """Learning rates at one moment of the run.
 
         Args:
-            progress: part of the run that is done, 0 … 1.
-            errors: validation errors of the epochs that are done, for schedules that follow them.
+            fraction_done: fraction of the run that is done, 0 … 1.
+            val_errors: validation error of each epoch so far, for schedules that follow it.
         """
-        rates, scale = self.schedule.rates(progress, errors), self.lr_factor
-        own = dict(rates.layers)
-        if NEW in own and self.new_layers is not None:
-            own |= dict.fromkeys(self.new_layers, own.pop(NEW))
-        layers = {}
-        for name in (*own, *self.lr_scale):
-            weights, biases = own.get(name, (rates.weights, rates.biases))
-            share = scale * self.lr_scale.get(name, 1.0)
-            layers[name] = weights * share, biases * share
-        return replace(rates, weights=rates.weights * scale, biases=rates.biases * scale, layers=layers)
+        rates = self.schedule.learning_rates(fraction_done, val_errors)
+        by_layer = dict(rates.layers)
+        if NEW in by_layer and self.new_layers is not None:
+            by_layer |= dict.fromkeys(self.new_layers, by_layer.pop(NEW))
+        scaled = {}
+        for name in (*by_layer, *self.lr_scale):
+            weights, biases = by_layer.get(name, (rates.weights, rates.biases))
+            factor = self.lr_factor * self.lr_scale.get(name, 1.0)
+            scaled[name] = weights * factor, biases * factor
+        return replace(
+            rates, weights=rates.weights * self.lr_factor, biases=rates.biases * self.lr_factor, layers=scaled
+        )
 
     def peak_lr(self) -> float:
-        """The highest rate of the weights: what `--lr` stands for."""
-        return max(self.rates(moment / 100, []).weights for moment in range(100))
+        """The highest learning rate of the weights, which `--lr` sets."""
+        return max(self.learning_rates(percent / 100, []).weights for percent in range(100))
 
-    def decay_of(self, layer: str) -> float:
+    def weight_decay_of(self, layer: str) -> float:
         return self.weight_decay.get(layer, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .recipe import PRETRAINED, Input, Recipe
-from .schedules import Drops, Fall, Levels, Plateau, Schedule, Stages, Switched, WarmThenLinear
 
 
 def recipe_in_words(recipe: Recipe) -> str:
-    """Rates at the start and decay, inputs and augmentation, in a line."""
-    first, highest = recipe.rates(0, []), recipe.peak_lr()
+    """LearningRates at the start and decay, inputs and augmentation, in a line."""
+    first, highest = recipe.learning_rates(0, []), recipe.peak_lr()
     decay = "decay by layer" if isinstance(recipe.weight_decay, Mapping) else f"decay {recipe.weight_decay:g}"
     rates = f"weights {highest:.3g}" + (
         f", biases {first.biases * highest / first.weights:.3g}" if first.weights else ""
@@ -19,7 +18,7 @@ def recipe_in_words(recipe: Recipe) -> str:
     crops = f"crops of {recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%}" if recipe.crop_scale else "crops"
     shared = f" shared by {recipe.crop_group} images" if recipe.crop_group > 1 else ""
     augmentation = crops + (" and flipping" if recipe.flip else "") + shared
-    color = ", color shift" if recipe.color else ""
+    color = ", color shift" if recipe.color_shift else ""
     mixed = "".join(f", {name}" for name in ("mixup", "cutmix") if getattr(recipe, name))
     kept = "; mean of the weights" if recipe.ema_decay else ""
     return f"{rates}, {decay}; inputs {inputs}; {augmentation}{color}{mixed}{kept}"
@@ -30,7 +29,7 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
     decay = recipe.weight_decay
     by_layer = ", ".join(f"{layer} {each:g}" for layer, each in decay.items()) if isinstance(decay, Mapping) else ""
     facts = {
-        "schedule": schedule_in_words(recipe.schedule),
+        "schedule": recipe.schedule.description(),
         "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.min_steps:,} steps",
         "batch": f"{recipe.batch_size} images",
         "momentum": f"{recipe.momentum:g}",
@@ -45,16 +44,16 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         facts["crops"] = f"{recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%} of the stored image{shape}, resized"
     if recipe.crop_group > 1:
         facts["crops"] += f"; crop and flipping shared by {recipe.crop_group} images"
-    if recipe.color:
-        divided = f", divided by {1 + recipe.color.deviation:g}" if recipe.color.divide else ""
-        facts["color shift"] = f"{recipe.color.deviation:g} times the {recipe.color.along}{divided}"
+    if recipe.color_shift:
+        divided = f", divided by {1 + recipe.color_shift.std:g}" if recipe.color_shift.divide else ""
+        facts["color shift"] = f"{recipe.color_shift.std:g} times the {recipe.color_shift.scaled_by}{divided}"
     optional = {
         "label smoothing": (recipe.label_smoothing, "{:g}"),
         "mixup": (recipe.mixup, "share by Beta({0:g}, {0:g})" + ("; of half of the batches" if recipe.cutmix else "")),
         "cutmix": (recipe.cutmix, "share by Beta({0:g}, {0:g})" + ("; of the other half" if recipe.mixup else "")),
         "averaging": (recipe.ema_decay, "mean of the weights, each step {:g} of what it was"),
         "largest gradient": (recipe.max_grad_norm, "{:g}"),
-        "trust": (recipe.trust, "{:g}: rates in proportion to weights over gradient (LARS)"),
+        "trust": (recipe.lars_trust_coefficient, "{:g}: rates in proportion to weights over gradient (LARS)"),
         "layers": (scales_in_words(recipe), "{}"),
     }
     return facts | {name: words.format(value) for name, (value, words) in optional.items() if value}
@@ -64,35 +63,6 @@ def scales_in_words(recipe: Recipe) -> str:
     """Layers that are frozen or slowed down, empty where there are none."""
     each = recipe.lr_scale.items()
     return ", ".join(f"{layer} {f'at {scale:g} of the rate' if scale else 'frozen'}" for layer, scale in each)
-
-
-def schedule_in_words(schedule: Schedule) -> str:
-    """How the rates come about, in a line."""
-    match schedule:
-        case Stages():
-            return f"{len(schedule.stages)} stages, made by hand"
-        case Plateau():
-            return (
-                f"from {schedule.start:g}, times {schedule.factor:g} after {schedule.patience} epochs without a lower "
-                f"validation error, {schedule.drops} times at the most; shown as if at equal distances"
-            )
-        case Levels():
-            jumps = ", with jumps back up to the mean of two neighbors" if schedule.jumps else ""
-            return f"{schedule.levels} equal levels from {schedule.start:g} to {schedule.factor:g} times less{jumps}"
-        case Drops():
-            return f"from {schedule.start:g}, times {schedule.factor:g} after every {schedule.every:.0%} of the run"
-        case WarmThenLinear():
-            return f"up to {schedule.peak:g} over the first {schedule.warm:.0%}, then down to zero in a straight line"
-        case Fall():
-            rise = f"up over the first {schedule.warm:.0%}, then " if schedule.warm else ""
-            curve = {"line": "a straight line", "exponential": "an exponential curve", "cosine": "half a cosine"}
-            return f"{rise}down {curve[schedule.along]} from {schedule.start:g} to {schedule.factor:g} times less"
-        case Switched():
-            late = {"color shift off": schedule.color_until}
-            late |= {f"{layer} frozen": epoch for layer, epoch in schedule.frozen_from.items()}
-            said = ", ".join(f"{what} from epoch {epoch:g}" for what, epoch in late.items())
-            return f"{schedule_in_words(schedule.schedule)}; {said} of {schedule.epochs:g}"
-    raise TypeError(f"no words are known for {schedule}")
 
 
 def _input(spec: Input) -> str:

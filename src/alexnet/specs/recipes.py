@@ -1,11 +1,33 @@
-"""Every recipe by name; most are another one with a few fields replaced."""
+"""Every recipe by name. Most are another one with a few fields replaced."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from .recipe import PRETRAINED, ColorShift, Input, Recipe
-from .schedules import NEW, Drops, Fall, Levels, Plateau, Rates, Stage, Stages, Switched, WarmThenLinear
+from .schedules import (
+    NEW,
+    DiscretizedExponential,
+    LateChanges,
+    LearningRates,
+    LinearWarmupDecay,
+    Piecewise,
+    ReduceOnPlateau,
+    Segment,
+    SmoothDecay,
+    StepDecay,
+)
+
+
+def _until(
+    epoch: float,
+    weights: float,
+    biases: float,
+    layers: Mapping[str, tuple[float, float]] | None = None,
+    color_shift: bool = True,
+) -> Segment:
+    return Segment(epoch, LearningRates(weights, biases, layers or {}, color_shift))
 
 
 def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
@@ -15,18 +37,18 @@ def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
 ORIGINAL = Recipe(
     name="original",
     about="The author's scripted rates of 2012 (`run4.sh`); late, conv1 is frozen, as in 145, and the color shift off.",
-    schedule=Stages(
+    schedule=Piecewise(
         (
-            Stage(22, Rates(0.01, 0.02)),
-            Stage(49, Rates(0.001, 0.002)),
-            Stage(66, Rates(0.0001, 0.002)),
-            Stage(73, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color=False)),
-            Stage(81, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
-            Stage(95, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+            _until(22, 0.01, 0.02),
+            _until(49, 0.001, 0.002),
+            _until(66, 0.0001, 0.002),
+            _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
+            _until(81, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+            _until(95, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
         )
     ),
     epochs=95,
-    color=ColorShift(),
+    color_shift=ColorShift(),
     crop_group=32,
     shuffle="once",
 )
@@ -35,12 +57,12 @@ SCRIPTED = replace(
     ORIGINAL,
     name="scripted",
     about="`run4.sh` of 2012 to the letter, written for the four-GPU net 120: conv1 and conv2 are frozen late.",
-    schedule=Stages(
+    schedule=Piecewise(
         (
-            *ORIGINAL.schedule.stages[:3],
-            Stage(73, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color=False)),
-            Stage(81, Rates(0.0001, 0.002, _frozen("conv1", "conv2"), color=False)),
-            Stage(95, Rates(0.00001, 0.002, _frozen("conv1", "conv2"), color=False)),
+            *ORIGINAL.schedule.segments[:3],
+            _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color_shift=False),
+            _until(81, 0.0001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
+            _until(95, 0.00001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
         )
     ),
 )
@@ -49,14 +71,14 @@ BY_HAND = replace(
     ORIGINAL,
     name="by-hand",
     about="Configuration 145 on ILSVRC-2010, by its author's notes: the run of 37.5 % and 17.0 %.",
-    schedule=Stages(
+    schedule=Piecewise(
         (
-            Stage(23, Rates(0.01, 0.02)),
-            Stage(51, Rates(0.001, 0.002)),  # the notes do not say when the biases' rate fell; run4.sh has it here
-            Stage(68, Rates(0.0001, 0.002)),
-            Stage(72, Rates(0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color=False)),
-            Stage(78, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
-            Stage(93, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+            _until(23, 0.01, 0.02),
+            _until(51, 0.001, 0.002),  # the notes do not say when the biases' rate fell; run4.sh has it here
+            _until(68, 0.0001, 0.002),
+            _until(72, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
+            _until(78, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+            _until(93, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
         )
     ),
     epochs=93,
@@ -66,14 +88,14 @@ BY_HAND_2012 = replace(
     ORIGINAL,
     name="by-hand-2012",
     about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %. The biases keep their rate.",
-    schedule=Stages(
+    schedule=Piecewise(
         (
-            Stage(25, Rates(0.01, 0.02)),
-            Stage(51, Rates(0.001, 0.02)),
-            Stage(67, Rates(0.0001, 0.02)),
-            Stage(72, Rates(0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color=False)),
-            Stage(79, Rates(0.0001, 0.02, _frozen("conv1"), color=False)),
-            Stage(91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+            _until(25, 0.01, 0.02),
+            _until(51, 0.001, 0.02),
+            _until(67, 0.0001, 0.02),
+            _until(72, 0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color_shift=False),
+            _until(79, 0.0001, 0.02, _frozen("conv1"), color_shift=False),
+            _until(91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
         )
     ),
     epochs=91,
@@ -84,11 +106,11 @@ WARM_RESTART = replace(
     name="warm-restart",
     about="Goes on from the weights of by-hand-2012: the rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
     input=PRETRAINED,
-    schedule=Stages(  # epochs 91 to 135 of that run
+    schedule=Piecewise(  # epochs 91 to 135 of that run
         (
-            Stage(107 - 91, Rates(0.001, 0.02, _frozen("conv1"))),
-            Stage(124 - 91, Rates(0.0001, 0.02, _frozen("conv1"))),
-            Stage(135 - 91, Rates(0.00001, 0.02, _frozen("conv1"), color=False)),
+            _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
+            _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
+            _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
         )
     ),
     epochs=135 - 91,
@@ -98,15 +120,16 @@ FINE_TUNE = replace(
     ORIGINAL,
     name="fine-tune",
     about="Configuration 146 from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0 % and 16.6 %.",
-    schedule=Stages(  # the notes have no rates of biases: here those that run4.sh has beside the same rate of weights
+    # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
+    schedule=Piecewise(
         (
-            Stage(0.03, Rates(0.001, 0.002, {"conv1": (0.0001, 0.002)})),  # 300 batches
-            Stage(7, Rates(0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)})),
-            Stage(9, Rates(0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)})),
-            Stage(22, Rates(0.001, 0.002, _frozen("conv1"))),
-            Stage(38, Rates(0.0001, 0.002, _frozen("conv1"))),
-            Stage(42, Rates(0.0001, 0.002, _frozen("conv1"), color=False)),
-            Stage(54, Rates(0.00001, 0.002, _frozen("conv1"), color=False)),
+            _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
+            _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
+            _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
+            _until(22, 0.001, 0.002, _frozen("conv1")),
+            _until(38, 0.0001, 0.002, _frozen("conv1")),
+            _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+            _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
         )
     ),
     epochs=54,
@@ -117,17 +140,17 @@ LINEAR_FALL = replace(
     ORIGINAL,
     name="linear-fall",
     about="Configuration 153, December 2012: down a straight line. Its author stopped it at epoch 18.",
-    schedule=Fall(start=0.01, factor=1000, along="line", biases=2),
+    schedule=SmoothDecay(peak_lr=0.01, final_div_factor=1000, shape="linear", bias_lr_factor=2),
 )
 
 EXPONENTIAL = replace(
     ORIGINAL,
     name="exponential",
     about="Configuration 155, December 2012: smoothly down from 0.02 to 0.000005; 40.7 % and 18.5 %.",
-    schedule=Switched(
-        Fall(start=0.02, factor=4000, along="exponential", biases=2),
+    schedule=LateChanges(
+        SmoothDecay(peak_lr=0.02, final_div_factor=4000, shape="exponential", bias_lr_factor=2),
         epochs=95,
-        color_until=61,
+        color_shift_until=61,
         frozen_from={"conv1": 74},
     ),
 )
@@ -136,10 +159,10 @@ LEVELS = replace(
     ORIGINAL,
     name="levels",
     about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5 % and 18.0 %.",
-    schedule=Switched(
-        Levels(start=0.01, levels=4, factor=250, biases=(0.02, 0.002)),
+    schedule=LateChanges(
+        DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
         epochs=95,
-        color_until=68,
+        color_shift_until=68,
         frozen_from={"conv1": 74},
     ),
 )
@@ -148,10 +171,10 @@ JUMPY = replace(
     ORIGINAL,
     name="jumpy",
     about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4 % and 18.0 %.",
-    schedule=Switched(
-        Levels(start=0.01, levels=4, factor=500, biases=(0.02, 0.002), jumps=True),
+    schedule=LateChanges(
+        DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=500, bias_lrs=(0.02, 0.002), jumps=True),
         epochs=95,
-        color_until=62,
+        color_shift_until=62,
         frozen_from={"conv1": 74},
     ),
 )
@@ -159,28 +182,28 @@ JUMPY = replace(
 PAPER = Recipe(
     name="paper",
     about="Section 5 as printed: one rate for all layers, divided by ten when the validation error stops improving.",
-    schedule=Plateau(),
-    color=ColorShift(along="eigenvalues", divide=False),
+    schedule=ReduceOnPlateau(),
+    color_shift=ColorShift(scaled_by="eigenvalues", divide=False),
 )
 
 ZFNET = Recipe(
     name="zfnet",
     about="Zeiler and Fergus (2013): 70 epochs, rate divided by ten on a plateau, no color shift.",
-    schedule=Plateau(),
+    schedule=ReduceOnPlateau(),
     epochs=70,
 )
 
 ONE_TOWER = Recipe(
     name="one-tower",
     about='"One weird trick" (2014): four equal stages from 0.01, 250 times lower at the end.',
-    schedule=Levels(start=0.01, levels=4, factor=250, biases=(0.02, 0.002)),
-    color=ColorShift(),
+    schedule=DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
+    color_shift=ColorShift(),
 )
 
 TORCHVISION = Recipe(
     name="torchvision",
     about="torchvision's reference: unit deviation, rate divided by ten every 30 of 90 epochs, biases decayed.",
-    schedule=Drops(start=0.01, every=1 / 3),
+    schedule=StepDecay(initial_lr=0.01, interval=1 / 3),
     batch_size=256,
     weight_decay=0.0001,
     decay_biases=True,
@@ -192,7 +215,7 @@ TORCHVISION = Recipe(
 CAFFE = Recipe(
     name="caffe",
     about="BVLC's solver: 256 a batch, rate divided by ten every 100,000 of 450,000 steps, mean image aligned.",
-    schedule=Drops(start=0.01, every=100 / 450, biases=2),
+    schedule=StepDecay(initial_lr=0.01, interval=100 / 450, bias_lr_factor=2),
     batch_size=256,
     input=Input(mean="aligned image"),
 )
@@ -208,7 +231,7 @@ LINEAR = replace(
     ONE_TOWER,
     name="linear",
     about="Batches of 1,024 by the linear rule: eight times the rates of 128, after a rise over the first 5 %.",
-    schedule=WarmThenLinear(peak=0.08, warm=0.05, biases=2),
+    schedule=LinearWarmupDecay(peak_lr=0.08, warmup=0.05, bias_lr_factor=2),
     batch_size=1024,
 )
 
@@ -216,9 +239,9 @@ LARS = replace(
     LINEAR,
     name="lars",
     about="Batches of 8,192 by LARS (2017): each layer's rate in proportion to its weights over their gradient.",
-    schedule=WarmThenLinear(peak=6.0, warm=0.05, biases=0.02),
+    schedule=LinearWarmupDecay(peak_lr=6.0, warmup=0.05, bias_lr_factor=0.02),
     batch_size=8192,
-    trust=0.001,
+    lars_trust_coefficient=0.001,
 )
 
 
@@ -227,11 +250,11 @@ def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str,
     return Recipe(
         name=name,
         about=about,
-        schedule=Stages(
+        schedule=Piecewise(
             (
-                Stage(until_1, Rates(0.001, 0.002)),
-                Stage(until_2, Rates(0.0001, 0.0002)),
-                Stage(until_3, Rates(0.00001, 0.00002)),
+                _until(until_1, 0.001, 0.002),
+                _until(until_2, 0.0001, 0.0002),
+                _until(until_3, 0.00001, 0.00002),
             )
         ),
         epochs=until_3,
@@ -273,12 +296,12 @@ CIFAR_KERAS = replace(
 SMALL = Recipe(
     name="small",
     about="Our own for a few thousand images and no GPU: inputs of unit deviation, rate up, then down to zero.",
-    schedule=WarmThenLinear(peak=0.05),
+    schedule=LinearWarmupDecay(peak_lr=0.05),
     epochs=46,
     min_steps=2200,
     batch_size=64,
     input=Input(mean="channel", std="channel"),
-    color=ColorShift(divide=False),
+    color_shift=ColorShift(divide=False),
     crop_scale=(0.4, 1.0),
     label_smoothing=0.1,
     max_grad_norm=2.0,
@@ -288,9 +311,9 @@ MODERN = replace(
     ORIGINAL,
     name="modern",
     about="What came later, for accuracy, not history: cosine, mixup, cutmix, smoothed labels, averaged weights.",
-    schedule=Fall(start=0.05, factor=1000, along="cosine", warm=0.05),
+    schedule=SmoothDecay(peak_lr=0.05, final_div_factor=1000, shape="cosine", warmup=0.05),
     epochs=90,
-    color=ColorShift(divide=False),
+    color_shift=ColorShift(divide=False),
     crop_group=1,
     shuffle="epoch",
     crop_scale=(0.25, 1.0),

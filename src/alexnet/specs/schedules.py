@@ -1,213 +1,278 @@
-"""Learning rates over a run, as data.
+"""Learning-rate schedules, as data.
 
-Schedules are written in the epochs of the run that they come from and stretch to the epochs of the run at hand. Each
-kind has two methods: `rates` at a moment (what part of the run is done, 0 … 1, and the validation errors so far), and
-`changes`, the moments strictly between 0 and 1 at which rates leap or their curve bends.
+A schedule is written in the epochs of the run that it comes from and is stretched to the epochs of the run at hand. A
+new schedule is one more subclass of `Schedule`; a recipe uses it, and nothing else needs to know it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 NEW = "new"
-"""In `Rates.layers`: those of the layers that a network that goes on from another one does not have from it."""
+"""Key of `LearningRates.layers` that stands for the layers that were not taken from the pretrained network."""
+WARMUP_FLOOR = 1e-3
+"""Warmup starts at this fraction of the peak, as a learning rate of 0 would waste the first step."""
+EPSILON = 1e-9
+"""Tolerance for fractions of a run, which are not exact in floating point."""
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Learning rates at one moment."""
+class LearningRates:
+    """Learning rates at one moment, and whether the color shift is on."""
 
     weights: float
     biases: float
     layers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Rates of the weights and biases of layers that have their own."""
-    color: bool = True
-    """Whether the color shift, where the recipe has one, is still on."""
+    """By layer, for those with learning rates of their own: that of the weights, that of the biases."""
+    color_shift: bool = True
+    """Whether the color shift, if the recipe has one, is still on."""
 
     def of(self, layer: str) -> tuple[float, float]:
+        """Learning rates of a layer: weights, biases."""
         return self.layers.get(layer, (self.weights, self.biases))
 
 
 @dataclass(frozen=True)
-class Stage:
+class Segment:
+    """Constant learning rates until an epoch."""
+
     until: float
-    """Epoch at which it ends."""
-    rates: Rates
+    """Epoch at which the segment ends."""
+    rates: LearningRates
+
+
+class Schedule:
+    """How the learning rates change over a run."""
+
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        """Learning rates at one moment.
+
+        Args:
+            fraction_done: fraction of the run that is done, 0 … 1.
+            val_errors: validation error of each epoch so far.
+        """
+        raise NotImplementedError
+
+    def breakpoints(self) -> list[float]:
+        """Fractions of the run, between 0 and 1, at which the learning rate jumps or its curve has a kink."""
+        return []
+
+    def description(self) -> str:
+        """The schedule in one line."""
+        raise NotImplementedError
+
+    def example(self) -> Schedule:
+        """A schedule with the learning rates of a possible run, for tables and figures."""
+        return self
 
 
 @dataclass(frozen=True)
-class Stages:
-    """A schedule made by hand: constant rates until an epoch, then others."""
+class Piecewise(Schedule):
+    """Piecewise constant learning rates, as set by hand in 2012."""
 
-    stages: tuple[Stage, ...]
+    segments: tuple[Segment, ...]
 
     def __post_init__(self):
-        ends = [stage.until for stage in self.stages]
+        ends = [segment.until for segment in self.segments]
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0:
-            raise ValueError(f"stages end at epochs {ends}; they may end later one after another")
+            raise ValueError(f"segments must end at increasing epochs > 0, got {ends}")
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        epoch = progress * self.stages[-1].until
-        return next((stage.rates for stage in self.stages if epoch < stage.until - 1e-9), self.stages[-1].rates)
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        epoch = fraction_done * self.segments[-1].until
+        return next((each.rates for each in self.segments if epoch < each.until - EPSILON), self.segments[-1].rates)
 
-    def changes(self) -> list[float]:
-        return [stage.until / self.stages[-1].until for stage in self.stages[:-1]]
+    def breakpoints(self) -> list[float]:
+        return [segment.until / self.segments[-1].until for segment in self.segments[:-1]]
+
+    def description(self) -> str:
+        return f"{len(self.segments)} segments, set by hand"
 
 
 @dataclass(frozen=True)
-class Plateau:
-    """Section 5: all rates are divided by ten when the validation error stops improving, three times at the most."""
+class ReduceOnPlateau(Schedule):
+    """The learning rate is multiplied by `factor` when the validation error stops improving (section 5).
 
-    start: float = 0.01
+    Like `torch.optim.lr_scheduler.ReduceLROnPlateau`, but with a limited number of drops.
+    """
+
+    initial_lr: float = 0.01
     factor: float = 0.1
-    drops: int = 3
+    max_drops: int = 3
     patience: int = 5
-    """Epochs without a lower error after which the rate drops; the paper gives no number."""
+    """Epochs without a lower error before the learning rate drops; the paper gives no number."""
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        drops, best, waited = 0, float("inf"), 0
-        for error in errors:
-            waited = 0 if error < best else waited + 1
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        drops, best, epochs_waited = 0, math.inf, 0
+        for error in val_errors:
+            epochs_waited = 0 if error < best else epochs_waited + 1
             best = min(best, error)
-            if waited >= self.patience and drops < self.drops:
-                drops, waited = drops + 1, 0
-        rate = self.start * self.factor**drops
-        return Rates(rate, rate)
+            if epochs_waited >= self.patience and drops < self.max_drops:
+                drops, epochs_waited = drops + 1, 0
+        lr = self.initial_lr * self.factor**drops
+        return LearningRates(lr, lr)
 
-    def changes(self) -> list[float]:
-        return []  # nobody knows them beforehand
+    def description(self) -> str:
+        return (
+            f"from {self.initial_lr:g}, times {self.factor:g} after {self.patience} epochs without a lower validation "
+            f"error, at most {self.max_drops} times; shown with drops at equal intervals"
+        )
 
-    def example(self) -> Stages:
-        """The rates of a run whose error stopped falling so that all drops came, at equal distances."""
-        rates = [self.start * self.factor**drops for drops in range(self.drops + 1)]
-        return Stages(tuple(Stage(number, Rates(rate, rate)) for number, rate in enumerate(rates, 1)))
+    def example(self) -> Piecewise:
+        """A run in which all drops happened, at equal intervals."""
+        lrs = [self.initial_lr * self.factor**drops for drops in range(self.max_drops + 1)]
+        return Piecewise(tuple(Segment(epoch, LearningRates(lr, lr)) for epoch, lr in enumerate(lrs, 1)))
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Equal stages whose rates fall by equal factors (`lr.cu` of the 2012 code: discretised exponential)."""
+class DiscretizedExponential(Schedule):
+    """An exponential decay in a few equal steps (`lr.cu` of the 2012 code)."""
 
-    start: float
+    initial_lr: float
     levels: int
-    factor: float
-    """First rate over last."""
-    biases: tuple[float, float]
-    """In the first half of the run, and in the second."""
+    final_div_factor: float
+    """The last learning rate is initial_lr / final_div_factor."""
+    bias_lrs: tuple[float, float]
+    """Learning rates of the biases in the first and the second half of the run."""
     jumps: bool = False
-    """Whether the second half of each level but the first goes back up, to the geometric mean of this rate and the one
-    before ("jumpy"); only after a fifth of the run and before nine tenths."""
+    """In the second half of each level but the first, go back up to the geometric mean of this level and the one before
+    ("jumpy"); only after a fifth of the run and before nine tenths."""
 
     def __post_init__(self):
         if self.levels < 2:
-            raise ValueError(f"levels is {self.levels}; it may be 2 or more")
+            raise ValueError(f"levels must be >= 2, got {self.levels}")
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        level = min(int(progress * self.levels + 1e-9), self.levels - 1)
-        height = float(level)
-        if self.jumps and level and progress * self.levels >= level + 0.5 - 1e-9 and 0.2 < progress < 0.9 - 1e-9:
-            height -= 0.5
-        weights = self.start * self.factor ** (-height / (self.levels - 1))
-        return Rates(weights, self.biases[progress >= 0.5])
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        level = min(int(fraction_done * self.levels + EPSILON), self.levels - 1)
+        in_second_half = fraction_done * self.levels >= level + 0.5 - EPSILON
+        jumps = self.jumps and level and in_second_half and 0.2 < fraction_done < 0.9 - EPSILON
+        exponent = (level - 0.5 if jumps else float(level)) / (self.levels - 1)
+        return LearningRates(self.initial_lr * self.final_div_factor**-exponent, self.bias_lrs[fraction_done >= 0.5])
 
-    def changes(self) -> list[float]:
+    def breakpoints(self) -> list[float]:
         halves = [half / (2 * self.levels) for half in range(1, 2 * self.levels)]
         return sorted({*halves, 0.2, 0.5, 0.9} if self.jumps else {*halves[1::2], 0.5})
 
+    def description(self) -> str:
+        jumps = ", with jumps back up to the geometric mean of two neighboring levels" if self.jumps else ""
+        return f"{self.levels} equal levels from {self.initial_lr:g} to {self.final_div_factor:g} times less{jumps}"
+
 
 @dataclass(frozen=True)
-class Drops:
-    """The rate falls by one factor at even distances; the biases' rate is a multiple of it."""
+class StepDecay(Schedule):
+    """The learning rate is multiplied by `factor` at equal intervals, like `torch.optim.lr_scheduler.StepLR`."""
 
-    start: float
-    every: float
-    """Part of the run."""
+    initial_lr: float
+    interval: float
+    """Fraction of the run between two drops."""
     factor: float = 0.1
-    biases: float = 1.0
+    bias_lr_factor: float = 1.0
+    """Learning rate of the biases, as a multiple of that of the weights."""
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        rate = self.start * self.factor ** int(progress / self.every + 1e-9)
-        return Rates(rate, rate * self.biases)
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        lr = self.initial_lr * self.factor ** int(fraction_done / self.interval + EPSILON)
+        return LearningRates(lr, lr * self.bias_lr_factor)
 
-    def changes(self) -> list[float]:
-        return [drop * self.every for drop in range(1, math.ceil(1 / self.every - 1e-9))]
+    def breakpoints(self) -> list[float]:
+        return [drop * self.interval for drop in range(1, math.ceil(1 / self.interval - EPSILON))]
 
-
-@dataclass(frozen=True)
-class WarmThenLinear:
-    """The rate rises from zero to its peak, then falls in a straight line to zero."""
-
-    peak: float
-    warm: float = 0.1
-    """Part of the run in which it rises."""
-    biases: float = 1.0
-
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        share = progress / self.warm if progress < self.warm else (1 - progress) / (1 - self.warm)
-        rate = self.peak * max(share, 1e-3)
-        return Rates(rate, rate * self.biases)
-
-    def changes(self) -> list[float]:
-        return [self.warm]
+    def description(self) -> str:
+        return f"from {self.initial_lr:g}, times {self.factor:g} after every {self.interval:.0%} of the run"
 
 
 @dataclass(frozen=True)
-class Fall:
-    """The rate falls along a curve: a straight line or an exponential (`lr.cu` of the 2012 code), or half a cosine
-    (Loshchilov and Hutter 2017); where told, after a rise from zero."""
+class LinearWarmupDecay(Schedule):
+    """Linear warmup to the peak, then linear decay to almost zero."""
 
-    start: float
-    factor: float
-    """First rate over last."""
-    along: Literal["line", "exponential", "cosine"]
-    biases: float = 1.0
-    """Rate of the biases over that of the weights."""
-    warm: float = 0.0
-    """Part of the run in which it rises to `start`."""
+    peak_lr: float
+    warmup: float = 0.1
+    """Fraction of the run."""
+    bias_lr_factor: float = 1.0
+    """Learning rate of the biases, as a multiple of that of the weights."""
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        if progress < self.warm:
-            rate = self.start * max(progress / self.warm, 1e-3)
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        in_warmup = fraction_done < self.warmup
+        height = fraction_done / self.warmup if in_warmup else (1 - fraction_done) / (1 - self.warmup)
+        lr = self.peak_lr * max(height, WARMUP_FLOOR)
+        return LearningRates(lr, lr * self.bias_lr_factor)
+
+    def breakpoints(self) -> list[float]:
+        return [self.warmup]
+
+    def description(self) -> str:
+        return f"linear warmup to {self.peak_lr:g} over the first {self.warmup:.0%}, then linear decay to zero"
+
+
+@dataclass(frozen=True)
+class SmoothDecay(Schedule):
+    """Decay along a curve, after an optional linear warmup.
+
+    The linear and the exponential curve are those of `lr.cu` of the 2012 code; the cosine is that of SGDR (Loshchilov
+    and Hutter 2017) without restarts, `torch.optim.lr_scheduler.CosineAnnealingLR`.
+    """
+
+    peak_lr: float
+    final_div_factor: float
+    """The last learning rate is peak_lr / final_div_factor."""
+    shape: Literal["linear", "exponential", "cosine"]
+    bias_lr_factor: float = 1.0
+    """Learning rate of the biases, as a multiple of that of the weights."""
+    warmup: float = 0.0
+    """Fraction of the run."""
+
+    def __post_init__(self):
+        if self.shape not in ("linear", "exponential", "cosine"):
+            raise ValueError(f"shape must be linear, exponential or cosine, got {self.shape!r}")
+
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        if fraction_done < self.warmup:
+            lr = self.peak_lr * max(fraction_done / self.warmup, WARMUP_FLOOR)
         else:
-            rate = self._falling((progress - self.warm) / (1 - self.warm))
-        return Rates(rate, rate * self.biases)
+            lr = self._decayed((fraction_done - self.warmup) / (1 - self.warmup))
+        return LearningRates(lr, lr * self.bias_lr_factor)
 
-    def _falling(self, done: float) -> float:
-        last = self.start / self.factor
-        match self.along:
-            case "line":
-                return self.start * (1 - done) + last * done
-            case "exponential":
-                return self.start * self.factor**-done
-            case "cosine":
-                return last + (self.start - last) * (1 + math.cos(math.pi * done)) / 2
-        raise ValueError(f"along is {self.along!r}; it may be 'line', 'exponential' or 'cosine'")
+    def _decayed(self, fraction: float) -> float:
+        final_lr = self.peak_lr / self.final_div_factor
+        if self.shape == "linear":
+            return self.peak_lr * (1 - fraction) + final_lr * fraction
+        if self.shape == "exponential":
+            return self.peak_lr * self.final_div_factor**-fraction
+        return final_lr + (self.peak_lr - final_lr) * (1 + math.cos(math.pi * fraction)) / 2
 
-    def changes(self) -> list[float]:
-        return [self.warm] if self.warm else []
+    def breakpoints(self) -> list[float]:
+        return [self.warmup] if self.warmup else []
+
+    def description(self) -> str:
+        warmup = f"linear warmup over the first {self.warmup:.0%}, then " if self.warmup else ""
+        return f"{warmup}{self.shape} decay from {self.peak_lr:g} to {self.final_div_factor:g} times less"
 
 
 @dataclass(frozen=True)
-class Switched:
-    """Another schedule, in whose course layers are frozen and the color shift is switched off, as was done by hand."""
+class LateChanges(Schedule):
+    """Another schedule, during which layers are frozen and the color shift is turned off, as was done by hand."""
 
-    schedule: Levels | Fall
+    schedule: DiscretizedExponential | SmoothDecay
     epochs: float
-    """Of the run in whose epochs the next two are given."""
-    color_until: float
+    """Length of the run in whose epochs the next two are given."""
+    color_shift_until: float
+    """Epoch."""
     frozen_from: Mapping[str, float]
-    """By layer: from then on neither its weights nor its biases move."""
+    """By layer: the epoch from which neither its weights nor its biases move."""
 
-    def rates(self, progress: float, errors: list[float]) -> Rates:
-        epoch = progress * self.epochs + 1e-9
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        epoch = fraction_done * self.epochs + EPSILON
         frozen = {layer: (0.0, 0.0) for layer, start in self.frozen_from.items() if epoch >= start}
-        return replace(self.schedule.rates(progress, errors), layers=frozen, color=epoch < self.color_until)
+        rates = self.schedule.learning_rates(fraction_done, val_errors)
+        return replace(rates, layers=frozen, color_shift=epoch < self.color_shift_until)
 
-    def changes(self) -> list[float]:
-        moments = (self.color_until, *self.frozen_from.values())
-        return sorted({*self.schedule.changes(), *(moment / self.epochs for moment in moments)})
+    def breakpoints(self) -> list[float]:
+        epochs = (self.color_shift_until, *self.frozen_from.values())
+        return sorted({*self.schedule.breakpoints(), *(epoch / self.epochs for epoch in epochs)})
 
-
-Schedule = Stages | Plateau | Levels | Drops | WarmThenLinear | Fall | Switched
+    def description(self) -> str:
+        changes = {"color shift off": self.color_shift_until}
+        changes |= {f"{layer} frozen": epoch for layer, epoch in self.frozen_from.items()}
+        listed = ", ".join(f"{change} from epoch {epoch:g}" for change, epoch in changes.items())
+        return f"{self.schedule.description()}; {listed} of {self.epochs:g}"

@@ -15,19 +15,50 @@ KNOWN = {
     if isinstance(kind, type) and is_dataclass(kind)
 }
 
+FORMER_KINDS = {
+    "Drops": "StepDecay",
+    "Fall": "SmoothDecay",
+    "Levels": "DiscretizedExponential",
+    "Plateau": "ReduceOnPlateau",
+    "Rates": "LearningRates",
+    "Stage": "Segment",
+    "Stages": "Piecewise",
+    "Switched": "LateChanges",
+    "WarmThenLinear": "LinearWarmupDecay",
+}
+"""Names of kinds in files of version 0.1, and today's."""
 FORMER_FIELDS = {
+    "ColorShift": {"along": "scaled_by", "deviation": "std"},
+    "DiscretizedExponential": {"biases": "bias_lrs", "factor": "final_div_factor", "start": "initial_lr"},
+    "LateChanges": {"color_until": "color_shift_until"},
+    "LearningRates": {"color": "color_shift"},
+    "LinearWarmupDecay": {"biases": "bias_lr_factor", "peak": "peak_lr", "warm": "warmup"},
+    "Piecewise": {"stages": "segments"},
     "Recipe": {
         "averaging": "ema_decay",
+        "color": "color_shift",
         "largest_gradient": "max_grad_norm",
         "layer_scale": "lr_scale",
         "least_steps": "min_steps",
         "mirror": "flip",
         "rate_scale": "lr_factor",
         "stretch": "crop_ratio",
+        "trust": "lars_trust_coefficient",
         "zoom": "crop_scale",
-    }
+    },
+    "ReduceOnPlateau": {"drops": "max_drops", "start": "initial_lr"},
+    "SmoothDecay": {
+        "along": "shape",
+        "biases": "bias_lr_factor",
+        "factor": "final_div_factor",
+        "start": "peak_lr",
+        "warm": "warmup",
+    },
+    "StepDecay": {"biases": "bias_lr_factor", "every": "interval", "start": "initial_lr"},
 }
-"""Names of fields in files of version 0.1, by kind, and today's."""
+"""Names of fields in files of version 0.1, by today's kind, and today's."""
+FORMER_VALUES = {("SmoothDecay", "shape"): {"line": "linear"}}
+"""Values in files of version 0.1, by today's kind and field, and today's."""
 
 
 def to_json(value: Any) -> Any:
@@ -53,12 +84,15 @@ def from_json(value: Any) -> Any:
         return value
     if "is" not in value:
         return {key: from_json(each) for key, each in value.items()}
-    if value["is"] not in KNOWN:
+    kind = FORMER_KINDS.get(value["is"], value["is"])
+    if kind not in KNOWN:
         raise ValueError(f"{value['is']!r} is not known; it may be one of {', '.join(KNOWN)}")
-    today = FORMER_FIELDS.get(value["is"], {})
+    fields_today = FORMER_FIELDS.get(kind, {})
+    settings = {fields_today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
+    for (of_kind, name), values_today in FORMER_VALUES.items():
+        if of_kind == kind and name in settings:
+            settings[name] = values_today.get(settings[name], settings[name])
     try:
-        return KNOWN[value["is"]](
-            **{today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
-        )
+        return KNOWN[kind](**settings)
     except TypeError as error:
         raise ValueError(f"a stored {value['is']} does not fit this version: {error}") from error

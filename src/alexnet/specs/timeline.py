@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .recipe import Recipe
-from .schedules import Plateau, Rates
+from .schedules import LearningRates
 
 SPAN_HEAD = ("epochs", "weights", "biases", "layers of their own", "color shift")
 _NEAR = 1e-6
@@ -20,29 +20,24 @@ class Span:
     first: float
     """Epoch at which it begins."""
     last: float
-    at_first: Rates
-    at_last: Rates
+    at_first: LearningRates
+    at_last: LearningRates
 
 
 def spans(recipe: Recipe) -> list[Span]:
     """The run from its first epoch to its last.
 
-    Rates that follow the validation error are those of a run in which all drops came, at equal distances.
+    LearningRates that follow the validation error are those of a run in which all drops came, at equal distances.
     """
-    recipe = with_known_rates(recipe)
+    recipe = replace(recipe, schedule=recipe.schedule.example())
     found: list[Span] = []
-    for start, end in pairwise([0.0, *recipe.schedule.changes(), 1.0]):
-        at_first, at_last = recipe.rates(start + _NEAR, []), recipe.rates(end - _NEAR, [])
+    for start, end in pairwise([0.0, *recipe.schedule.breakpoints(), 1.0]):
+        at_first, at_last = recipe.learning_rates(start + _NEAR, []), recipe.learning_rates(end - _NEAR, [])
         if found and found[-1].at_first == at_first == at_last:
             found[-1] = replace(found[-1], last=end * recipe.epochs)
         else:
             found.append(Span(start * recipe.epochs, end * recipe.epochs, at_first, at_last))
     return found
-
-
-def with_known_rates(recipe: Recipe) -> Recipe:
-    """The recipe itself; where its rates follow the validation error, an example of what they may be."""
-    return replace(recipe, schedule=recipe.schedule.example()) if isinstance(recipe.schedule, Plateau) else recipe
 
 
 def span_rows(recipe: Recipe) -> list[tuple[str, ...]]:
@@ -53,7 +48,7 @@ def span_rows(recipe: Recipe) -> list[tuple[str, ...]]:
             _from_to(span.at_first.weights, span.at_last.weights),
             _from_to(span.at_first.biases, span.at_last.biases),
             "; ".join(f"{layer} {_own(span.at_first.of(layer))}" for layer in span.at_first.layers),
-            ("on" if span.at_first.color else "off") if recipe.color else "none",
+            ("on" if span.at_first.color_shift else "off") if recipe.color_shift else "none",
         )
         for span in spans(recipe)
     ]

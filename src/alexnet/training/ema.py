@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Averaging:
+class WeightEMA:
     """mean ← d · mean + (1 − d) · weights after each step t, with d = min(decay, (1 + t) / (10 + t)).
 
     The mean begins at the initial weights. It reaches back over a tenth of the steps so far, until that is 1 / (1 −
@@ -40,15 +40,24 @@ class Averaging:
         if self._shows_mean:
             self._swap()
 
-    def show_mean(self) -> None:
+    def show_average(self) -> None:
         if not self._shows_mean:
             self._swap()
 
     @contextlib.contextmanager
-    def mean_shown(self) -> Iterator[None]:
+    def training(self) -> Iterator[None]:
+        """The weights in the network, and the average afterwards."""
+        self.show_weights()
+        try:
+            yield
+        finally:
+            self.show_average()
+
+    @contextlib.contextmanager
+    def average_shown(self) -> Iterator[None]:
         """The mean in the network, and afterwards what was there."""
         before = self._shows_mean
-        self.show_mean()
+        self.show_average()
         yield
         if not before:
             self.show_weights()

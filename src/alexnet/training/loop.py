@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch, batches, epoch_order
+from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..evaluation.views import evaluate
 from ..model.bundle import ModelBundle
@@ -21,7 +21,8 @@ from ..preprocessing.mixing import drawn_mix
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .ema import WeightEMA
-from .optimizer import PaperUpdate, paper_update
+from .graph import graphed
+from .optimizer import PaperSGD, paper_optimizer
 from .plan import Plan
 from .progress import Progress
 from .step import MicroBatches
@@ -32,7 +33,7 @@ class Training:
 
     def __init__(self, bundle: ModelBundle, plan: Plan):
         self.bundle = bundle
-        self.optimizer: PaperUpdate = paper_update(bundle.network, plan.recipe)
+        self.optimizer: PaperSGD = paper_optimizer(bundle.network, plan.recipe)
         self.ema = WeightEMA(bundle.network, plan.recipe.ema_decay)
         self.progress = Progress()
 
@@ -90,19 +91,26 @@ def train(
     closed, their EMA where the recipe asks for one. That is also what is validated.
 
     Raises:
+        ValueError: a network with batch norm cannot be trained in micro-batches; before the first event.
         OutOfMemory: a step does not fit into memory, and may not be split.
     """
+    recipe, size = plan.recipe, training.progress.micro_batch_size
+    stepper = _Stepper(training.bundle.network, training.optimizer, recipe, precision, micro_batch, size)
+    return _events(training, plan, stepper, seed, precision)
+
+
+def _events(
+    training: Training, plan: Plan, stepper: _Stepper, seed: int, precision: Precision
+) -> Iterator[Step | Epoch]:
     network, recipe, pack = training.bundle.network, plan.recipe, plan.packed
     device, dtype = next(network.parameters()).device, torch_dtype(precision)
     train_indices = pack.indices("train")
     batches_per_epoch = math.ceil(len(train_indices) / recipe.batch_size)
-    size = training.progress.micro_batch_size
-    stepper = MicroBatches(network, training.optimizer, recipe, precision, micro_batch, size)
     while training.progress.epoch < recipe.epochs:
         progress, clock = training.progress, _Clock(training.progress.seen)
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
         network.train()
-        reader = batches(pack, order, recipe.batch_size, device, progress.batch)
+        reader = read_batches(pack, order, recipe.batch_size, device, progress.batch)
         with training.ema.training(), closing(reader):
             for batch, waited_s in clock.timed(reader):
                 lrs = _learning_rates(plan, progress, batches_per_epoch, progress.batch)
@@ -126,6 +134,29 @@ def train(
         training.progress = progress.next_epoch(row | {"elapsed_s": clock.elapsed_s})
         yield Epoch(training.progress.epochs[-1])
     network.eval()
+
+
+class _Stepper:
+    """Takes steps, in micro-batches where asked for."""
+
+    def __init__(self, network, optimizer, recipe, precision, micro_batch: MicroBatch, size: int | None):
+        self.network, self.arguments, self.is_whole = network, (recipe, precision), micro_batch is None
+        self.optimizer, self.notice, self.scores_of = optimizer, None, None
+        self.micro_batches = MicroBatches(network, micro_batch, size, self._notify)
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        return self.micro_batches.at_a_time
+
+    def step(self, views: Tensor, batch: Batch, mix) -> tuple[float, int]:
+        self.notice = None
+        recipe, precision = self.arguments
+        if self.scores_of is None:
+            self.scores_of = graphed(self.network, views, precision) if self.is_whole else self.network
+        return self.micro_batches.train_step(self.scores_of, self.optimizer, views, batch, recipe, precision, mix)
+
+    def _notify(self, notice: str) -> None:
+        self.notice = notice
 
 
 def step_seed(seed: int, epoch: int, batch: int) -> int:

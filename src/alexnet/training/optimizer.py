@@ -15,10 +15,10 @@ from torch import nn
 
 from ..kernels import library, triton_is_here
 from ..specs.recipe import Recipe
-from ..specs.schedules import Rates
+from ..specs.schedules import LearningRates
 
 
-class PaperUpdate(torch.optim.Optimizer):
+class PaperSGD(torch.optim.Optimizer):
     """Momentum with the rate inside the velocity and decay through it; a rate of 0 skips a parameter wholly.
 
     A group is one parameter: its `name`, `lr` and `weight_decay`; and, where its rate follows its size, its `trust`.
@@ -71,7 +71,7 @@ class PaperUpdate(torch.optim.Optimizer):
         for group in self.param_groups:
             self.velocity(group["params"][0]).copy_(velocities[group["name"]])
 
-    def set_rates(self, rates: Rates) -> None:
+    def set_learning_rates(self, rates: LearningRates) -> None:
         for group in self.param_groups:
             layer, _, kind = group["name"].rpartition(".")
             group["lr"] = rates.of(layer)[kind == "bias"]
@@ -105,14 +105,14 @@ def _update_in_one_pass(w, g, v, rate: float, decay: float, momentum: float) -> 
     return True
 
 
-def paper_update(network: nn.Module, recipe: Recipe) -> PaperUpdate:
+def paper_optimizer(network: nn.Module, recipe: Recipe) -> PaperSGD:
     """The optimizer of a network: decay on weights, and on biases and the scales of batch norm only where the recipe
     says so."""
     groups = []
     for name, parameter in network.named_parameters():
         layer = name.rpartition(".")[0]
         is_weight = parameter.dim() > 1 and name.endswith(".weight")
-        decay = recipe.decay_of(layer) if is_weight or recipe.decay_biases else 0.0
-        trust = recipe.trust if is_weight else None
+        decay = recipe.weight_decay_of(layer) if is_weight or recipe.decay_biases else 0.0
+        trust = recipe.lars_trust_coefficient if is_weight else None
         groups.append({"params": [parameter], "name": name, "weight_decay": decay, "trust": trust})
-    return PaperUpdate(groups, recipe.momentum)
+    return PaperSGD(groups, recipe.momentum)

@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.check import check
-from ..data.pack.packing import Pack, Packing, describe_splits, pack
+from ..data.check import check_source
+from ..data.pack.packing import PackOptions, make_pack
+from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.sources import Source, open_source
+from ..data.source import Source
+from ..data.sources.detection import open_source
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
 from ..preprocessing.augmentation import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.recipe_description import recipe_in_words, scales_in_words
 from ..specs.recipe import PRETRAINED, Recipe
+from ..specs.recipe_description import recipe_in_words, scales_in_words
 from ..specs.recipes import recipe as find_recipe
 from ..specs.settings import TrainSettings
 from ..specs.shapes import place
@@ -99,32 +101,32 @@ def make_plan(
     data: str | Path,
     settings: TrainSettings | None = None,
     pretrained: Pretrained | None = None,
-    progress=None,
-    say=lambda text: None,
+    track=None,
+    notify=lambda text: None,
 ) -> Plan:
     """Open and pack the data, and settle what the settings leave open.
 
     Args:
         pretrained: the network that `settings.pretrained` names, loaded.
-        progress, say: as for `pack`.
+        track, notify: as for `make_pack`.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
     settings = settings or TrainSettings()
-    source = open_source(data, settings.split_seed or 0, progress)
+    source = open_source(data, settings.split_seed or 0, track)
     architecture = _architecture(settings, source, pretrained)
     placed = place(architecture, len(source.classes))  # says what does not fit before packing, which takes longer
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None
     recipe = _recipe(settings, architecture, transfer)
     _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed)))
-    packing = Packing(settings.jpeg, settings.workers, settings.strict)
-    for finding in check(source, architecture.stored_size, packing, brief=True).findings:
+    options = PackOptions(settings.jpeg, settings.workers, settings.strict)
+    for finding in check_source(source, architecture.stored_size, options, brief=True).findings:
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
-            say(f"{source.name}: {finding}; see alexnet check {data}")
-    packed = pack(source, architecture.stored_size, None, packing, progress, say)
+            notify(f"{source.name}: {finding}; see alexnet check {data}")
+    packed = make_pack(source, architecture.stored_size, None, options, track, notify)
     epochs = recipe.epochs if settings.epochs else recipe.epochs_for(len(packed.indices("train")))
     shuffle = recipe.shuffle if fits_memory(packed.images.nbytes) else "blocks"
     recipe = replace(recipe, epochs=epochs, shuffle=shuffle, min_steps=0)  # settled, also for a run that resumes

@@ -18,7 +18,7 @@ from ..model.network import AlexNet
 from ..preprocessing.mixing import Mix
 from ..specs.architecture import Dropout
 from ..specs.recipe import Recipe
-from .optimizer import PaperUpdate
+from .optimizer import PaperSGD
 
 MicroBatch = int | Literal["auto"] | None
 """How many images of a step are worked on at a time: so many, as many as fit into the memory, or all."""
@@ -43,7 +43,7 @@ class OutOfMemory(ValueError):
 
 def train_step(
     scores_of: Callable[[Tensor], Tensor],
-    optimizer: PaperUpdate,
+    optimizer: PaperSGD,
     views: Tensor,
     batch: Batch,
     recipe: Recipe,
@@ -97,7 +97,7 @@ def add_gradient(
     return found
 
 
-def update(optimizer: PaperUpdate, recipe: Recipe, found: Tensor) -> tuple[float, int]:
+def update(optimizer: PaperSGD, recipe: Recipe, found: Tensor) -> tuple[float, int]:
     """Move the weights along their gradient; what `add_gradient` found, as numbers."""
     if recipe.max_grad_norm is not None:
         parameters = [group["params"][0] for group in optimizer.param_groups]
@@ -138,7 +138,7 @@ class MicroBatches:
     def train_step(
         self,
         scores_of: Callable[[Tensor], Tensor],
-        optimizer: PaperUpdate,
+        optimizer: PaperSGD,
         views: Tensor,
         batch: Batch,
         recipe: Recipe,

@@ -1,39 +1,25 @@
-"""Decode, resize and crop every image once, into one memory-mapped file of uint8.
-
-The file is a safetensors file, so that others can read it: `images` (N, side, side, 3), `labels`, `splits`, `sums`, the
-CRC-32 of each image, `names` joined by newlines, and `unread` as JSON; classes are in its header. Section 2 of the
-paper: the shorter side is resized to the stored size and the central square cut out; nothing else is done to the
-pixels. Squares may be stored as JPEG instead; then `images` holds one after the other, and `starts` where each begins.
-"""
+"""Decode, resize and crop every image of a source once, into a pack."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...device import processors
-from ...files import cache_folder, locked, short_name
-from ..source import SPLITS, TRAIN, Source
-from ..storage.names import Names
-from .encoded import EncodedImages
-from .writing import BROKEN, MOST_BROKEN, TYPES, VERSION, most_unread, sum_of, too_many, write_pack
-
-__all__ = ["BROKEN", "MOST_BROKEN", "Pack", "Packing", "damaged", "describe_splits", "open_pack", "pack"]
-
-COMPARED = 1000
-"""Images that are compared with their sums when a pack is opened, spread over all."""
+from ...files import cache_folder, file_lock, truncate_name
+from ..source import TRAIN, Source
+from .reading import VERSION, Pack, open_pack
+from .writing import most_unread, too_many, write_pack
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackOptions:
     """How a pack is made."""
 
     jpeg: int | None = None
@@ -51,141 +37,44 @@ class Packing:
             raise ValueError(f"workers is {self.workers!r}; it may be a whole number, 1 or more")
 
 
-@dataclass(frozen=True)
-class Pack:
-    """Images of one size in memory-mapped storage, with what is known of them."""
-
-    path: Path
-    name: str
-    classes: tuple[str, ...]
-    images: np.ndarray | EncodedImages
-    """(N, side, side, 3), uint8, not in memory until touched."""
-    labels: np.ndarray
-    """(N,), int64."""
-    splits: np.ndarray
-    """(N,), uint8: positions in SPLITS, or BROKEN."""
-    names: Names
-    unreadable: dict[int, str]
-    """Which images could not be read, and why."""
-    checksum: int = 0
-    """Of names, classes, labels, splits and pixels, wherever the images lie: a CRC-32."""
-
-    @property
-    def side(self) -> int:
-        return self.images.shape[1]
-
-    def indices(self, split: str) -> np.ndarray:
-        """Which images are of a split: numbers into `images`, ascending."""
-        return np.flatnonzero(self.splits == SPLITS.index(split))
-
-
-def pack(
+def make_pack(
     source: Source,
     side: int,
     folder: Path | None = None,
-    how: Packing = Packing(),
-    progress=None,
-    say: Callable[[str], object] = lambda words: None,
+    options: PackOptions = PackOptions(),
+    track=None,
+    notify: Callable[[str], object] = lambda words: None,
 ) -> Pack:
     """The pack of a source at a stored size, made now unless the same was made before.
 
     Args:
         side: side of the stored squares, pixels.
         folder: where packs are kept; `cache_folder()` where None.
-        progress: a function that wraps an iterable of counts, given (counts, total), to show how far it is.
-        say: is told what the user may wonder about.
+        track: a function that wraps an iterable of counts, given (counts, total), to show how far it is.
+        notify: is told what the user may wonder about.
 
     Raises:
-        ValueError: more images than MOST_BROKEN, or all of one class, cannot be read; or there is no room on the disk.
+        ValueError: too many images, or all of one class, cannot be read; or the disk is full.
     """
     folder = (folder or cache_folder()) / "packs"
-    settings = {"version": VERSION, "side": side, "jpeg": how.jpeg, "source": source.fingerprint()}
+    settings = {"version": VERSION, "side": side, "jpeg": options.jpeg, "source": source.fingerprint()}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{short_name(source.name)}-{side}-{digest[:16]}.safetensors"
+    path = folder / f"{truncate_name(source.name)}-{side}-{digest[:16]}.safetensors"
     made = None
     if path.exists():
         try:
             made = open_pack(path)
         except ValueError as error:
-            say(f"{error}; it is made anew")
+            notify(f"{error}; it is made anew")
     if made is None:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(path, lambda: say(f"another process is making {path.name}; waiting for it")):
+        with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")):
             made = _whole(path)
             if made is None:
-                write_pack(source, side, path, how.jpeg, how.workers or processors(), progress, how.strict)
+                write_pack(source, side, path, options.jpeg, options.workers or processors(), track, options.strict)
                 made = open_pack(path)
-    _judge(source, made.unreadable, how.strict)
+    _judge(source, made.unreadable, options.strict)
     return made
-
-
-def open_pack(path: Path) -> Pack:
-    """Map a pack into memory, and compare its tables and some of its images with their sums.
-
-    Raises:
-        ValueError: the file is not a pack of this version, is cut short or damaged.
-    """
-    header, start = _header(path)
-    about = header["pack"]
-    size = start + max(entry["data_offsets"][1] for entry in header["fields"].values())
-    if os.path.getsize(path) != size:
-        raise ValueError(f"{path} has {os.path.getsize(path):,} bytes; a whole one has {size:,}")
-
-    def tensor(name: str) -> np.ndarray:
-        entry = header["fields"][name]
-        shape, offset = tuple(entry["shape"]), start + entry["data_offsets"][0]
-        if 0 in shape:
-            return np.empty(shape, TYPES[entry["dtype"]])
-        return np.memmap(path, TYPES[entry["dtype"]], "r", offset, shape)
-
-    tables = {name: tensor(name) for name in header["fields"] if name != "images"}
-    if sum_of(*tables.values()) != about["tables"]:
-        raise ValueError(f"{path} is damaged: its tables have another sum than when they were written")
-    packed = Pack(
-        path,
-        about["name"],
-        tuple(about["classes"]),
-        EncodedImages(tensor("images"), tables["starts"], about["side"]) if "starts" in tables else tensor("images"),
-        np.array(tables["labels"]),
-        np.array(tables["splits"]),
-        Names(tables["names"]),
-        {int(number): reason for number, reason in json.loads(bytes(tables["unread"])).items()},
-        zlib.crc32(repr((about["classes"], about["tables"])).encode()),
-    )
-    some = np.unique(np.linspace(0, len(packed.labels) - 1, COMPARED).astype(np.int64)) if len(packed.labels) else []
-    for number in damaged(packed, some):
-        raise ValueError(f"{path} is damaged: image {number} has another sum than when it was written")
-    return packed
-
-
-def damaged(packed: Pack, numbers: Iterable[int]) -> Iterator[int]:
-    """Which of some images of a pack are not as they were written."""
-    header, start = _header(packed.path)
-    offset = start + header["fields"]["sums"]["data_offsets"][0]
-    sums = np.memmap(packed.path, np.uint32, "r", offset, (len(packed.labels),))
-    stored = packed.images.stored if isinstance(packed.images, EncodedImages) else packed.images.__getitem__
-    return (int(number) for number in numbers if zlib.crc32(stored(number)) != sums[number])
-
-
-def _header(path: Path) -> tuple[dict, int]:
-    """Fields and settings of a pack, and where its data begins.
-
-    Raises:
-        ValueError: it is none of this version.
-    """
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= 100_000_000:
-                raise ValueError("its header has no length")
-            fields = json.loads(file.read(length))
-        about = json.loads(fields.pop("__metadata__")["pack"])
-        version = about["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a pack of images ({error})") from error
-    if version != VERSION:
-        raise ValueError(f"{path} is a pack of version {version}; it may be {VERSION}")
-    return {"fields": fields, "pack": about}, 8 + length
 
 
 def _whole(path: Path) -> Pack | None:
@@ -205,10 +94,3 @@ def _judge(source: Source, unread: Mapping[int, str], strict: bool) -> None:
     empty = [name for label, name in enumerate(source.classes) if label not in seen and name not in source.unused]
     if empty and seen:
         raise ValueError(f"{source.name}: no image to train on can be read of class {', '.join(empty)}")
-
-
-def describe_splits(packed: Pack) -> str:
-    """How many images each split has: "5,375 to train on, 706 to validate, 1,431 to test"."""
-    uses = {"train": "to train on", "val": "to validate", "test": "to test"}
-    counts: Sequence[tuple[str, int]] = [(uses[split], len(packed.indices(split))) for split in SPLITS]
-    return ", ".join(f"{count:,} {use}" for use, count in counts if count)

@@ -22,7 +22,7 @@ _POINT = 22
 """Bits after the point of Pillow's weights."""
 
 
-def square(image: Image.Image, side: int) -> np.ndarray:
+def stored_square(image: Image.Image, side: int) -> np.ndarray:
     """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
 
     Transparent parts become white; 16-bit grey keeps its upper eight bits; of an animation the first frame is taken.
@@ -38,10 +38,10 @@ def square(image: Image.Image, side: int) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return central_square(image if image.mode == "RGB" else image.convert("RGB"), side)
+    return resize_center(image if image.mode == "RGB" else image.convert("RGB"), side)
 
 
-def central_square(image: Image.Image, side: int) -> np.ndarray:
+def resize_center(image: Image.Image, side: int) -> np.ndarray:
     """The central square of an RGB image, resized to (side, side, 3), uint8: along the rows, then along the columns."""
     shorter = min(image.size)
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2

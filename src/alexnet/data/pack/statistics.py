@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ...files import written_whole
-from .packing import Pack
+from ...files import atomic_write
+from .reading import Pack
 
 CHUNK = 64
 """Images summed at a time."""
@@ -34,13 +34,13 @@ def pack_statistics(packed: Pack) -> Statistics:
     """Statistics of the training images of a pack, kept beside it."""
     path = packed.path.with_suffix(".statistics.safetensors")
     if not path.exists():
-        found = statistics(packed.images, packed.indices("train"))
-        with written_whole(path) as temporary:
+        found = compute_statistics(packed.images, packed.indices("train"))
+        with atomic_write(path) as temporary:
             save_file({name: np.ascontiguousarray(part) for name, part in vars(found).items()}, temporary)
     return Statistics(**load_file(path))
 
 
-def statistics(images: np.ndarray, indices: np.ndarray) -> Statistics:
+def compute_statistics(images: np.ndarray, indices: np.ndarray) -> Statistics:
     """Statistics of some of the images of a pack.
 
     Args:

@@ -23,22 +23,17 @@ from PIL import Image
 
 from ...files import is_locked
 from ..source import Reader, Source
-from .decoding import Failed, results
-from .resizing import square
+from .reading import TYPES, UNREADABLE, VERSION, sum_of
+from .resizing import stored_square
+from .workers import Failed, run_task
 
-VERSION = 3
-"""Of the pack's pixels and fields; another one means another file."""
-BROKEN = 255
-"""In `splits`: this image could not be read."""
-MOST_BROKEN = 0.01
+MAX_UNREADABLE = 0.01
 """Share of images that may be unreadable."""
 LOG_S = 2.0
 """Seconds between entries in the log."""
-TYPES = {"U8": np.uint8, "U32": np.uint32, "I64": np.int64}
-"""By safetensors' names."""
 
 
-def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers: int, progress, strict: bool) -> None:
+def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers: int, track, strict: bool) -> None:
     """Decode all images of a source into a new file, or go on with one that was interrupted.
 
     Args:
@@ -56,7 +51,7 @@ def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers:
     def work() -> Iterator[int]:
         yield made.done
         logged = time.monotonic()
-        for some in results(made.task(), images, count - made.done, workers):
+        for some in run_task(made.task(), images, count - made.done, workers):
             made.add(some)
             if len(made.unreadable) > most_unread(count, strict):
                 raise too_many(source, made.unreadable, made.done, strict)
@@ -66,7 +61,7 @@ def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers:
             yield len(some)
 
     try:
-        for _ in progress(work(), count) if progress else work():
+        for _ in track(work(), count) if track else work():
             pass
         made.finish()
     except OSError as error:
@@ -83,7 +78,9 @@ def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers:
 def too_many(source: Source, unread: Mapping[int, str], done: int, strict: bool) -> ValueError:
     """The error that more images cannot be read than may be."""
     examples = "\n  ".join(f"{source.names[number]}: {reason}" for number, reason in list(unread.items())[:5])
-    limit = "none may be left out (--strict)" if strict else f"up to {MOST_BROKEN:.0%} of {len(source):,} are left out"
+    limit = (
+        "none may be left out (--strict)" if strict else f"up to {MAX_UNREADABLE:.0%} of {len(source):,} are left out"
+    )
     of = "" if done == len(source) else "the first "
     return ValueError(
         f"{source.name}: {len(unread)} of {of}{done:,} images cannot be read; {limit}. The first:\n  {examples}"
@@ -92,15 +89,7 @@ def too_many(source: Source, unread: Mapping[int, str], done: int, strict: bool)
 
 def most_unread(count: int, strict: bool) -> int:
     """How many of that many images may be unreadable."""
-    return 0 if strict else max(1, int(MOST_BROKEN * count))
-
-
-def sum_of(*tables: np.ndarray) -> int:
-    """CRC-32 of several arrays, one after the other."""
-    total = 0
-    for table in tables:
-        total = zlib.crc32(np.ascontiguousarray(table), total)
-    return total
+    return 0 if strict else max(1, int(MAX_UNREADABLE * count))
 
 
 @dataclass(frozen=True)
@@ -149,7 +138,7 @@ class _Jpegs:
 def _square(reader: Reader, place: Any, side: int) -> np.ndarray | Failed:
     try:
         with reader.open(place) as image:
-            return square(image, side)
+            return stored_square(image, side)
     except Exception as error:  # whatever a broken file makes a decoder raise
         return Failed(str(error) or type(error).__name__)
 
@@ -226,7 +215,7 @@ class _Unfinished:
     def finish(self) -> None:
         """Add the tables and the header, and give the file its name."""
         splits = self.source.splits.copy()
-        splits[list(self.unreadable)] = BROKEN
+        splits[list(self.unreadable)] = UNREADABLE
         unread = np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8)
         sums = np.array(self.sums, np.uint32)
         tables = [self.source.labels.astype(np.int64), splits, sums, self.source.names.block, unread]

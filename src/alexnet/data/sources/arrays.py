@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..source import SPLITS, TEST, TRAIN, VAL, Source, cut_splits
-from ..storage.names import Names
+from ..source import SPLITS, TEST, TRAIN, VAL, Source, hold_out
+from ..storage.string_table import StringTable
 from ..storage.trees import Opener, Tree
 
 Read = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
@@ -66,11 +66,11 @@ def array_source(
         for split in range(len(SPLITS))
         if (here := [file for file, part in zip(files, parts, strict=True) if part.split == split])
     ]
-    names = Names.of(
+    names = StringTable.from_strings(
         f"{file}#{row}" for file, part in zip(files, parts, strict=True) for row in range(len(part.labels))
     )
     if TRAIN in splits and VAL not in splits:
-        splits = cut_splits(names, labels, splits, split_seed, "val" if TEST in splits else "val and test")
+        splits = hold_out(names, labels, splits, split_seed, "val" if TEST in splits else "val and test")
 
     def place(number: int) -> tuple[Any, int]:
         part = int(np.searchsorted(starts, number, side="right")) - 1

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..source import SPLITS, Source
-from ..storage.names import Names
+from ..storage.string_table import StringTable
 
 CLASSES = (
     *("face", "hand", "person", "animal", "plant", "food", "vehicle"),
@@ -32,7 +32,7 @@ def emoji_source() -> Source:
         name="emoji",
         layout="the bundled drawings",
         classes=CLASSES,
-        names=Names.of(f"{row['strip']}#{row['column']} {row['vendor']} {row['name']}" for row in rows),
+        names=StringTable.from_strings(f"{row['strip']}#{row['column']} {row['vendor']} {row['name']}" for row in rows),
         labels=np.array([CLASSES.index(row["class"]) for row in rows]),
         splits=np.array([SPLITS.index(row["split"]) for row in rows], np.uint8),
         reader=_Strips(),

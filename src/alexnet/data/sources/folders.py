@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..labels.files import SUFFIXES as LABEL_SUFFIXES
-from ..labels.files import LabelFile, NoLabels, read_labels, split_of
-from ..labels.labeling import NONE, UNSPLIT, Images, labelled_source
+from ..labels.assignment import NONE, UNSPLIT, Images, labelled_source
+from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
+from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
 from ..source import SPLITS, Problem, Source
-from ..storage.formats import SUFFIXES, is_image
-from ..storage.names import Names
+from ..storage.image_formats import SUFFIXES, is_image
+from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
 
 PLAIN = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
@@ -68,7 +68,9 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         np.array(splits, np.uint8),
         _without_plain(np.array(folders, np.int64), np.array(splits, np.uint8), list(folder_names)),
         list(folder_names),
-        Names.of(tree.files[number][len(top) :] for number in numbers) if top else tree.files.chosen(numbers),
+        StringTable.from_strings(tree.files[number][len(top) :] for number in numbers)
+        if top
+        else tree.files.select(numbers),
     )
     found = list(_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
     return labelled_source(tree, images, [*labels, *found], problems, split_seed)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ..labels.files import split_of
+from ..labels.label_files import split_of
 from ..source import SPLITS, Source
 from ..storage.trees import Tree, read_file, read_most
 from .arrays import Part, array_source

@@ -6,11 +6,9 @@ The labels of val are in the devkit, as numbers of its own order, or in a list, 
 from __future__ import annotations
 
 import io
-from functools import cache
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
-from ..labels.files import LabelFile, Row, read_labels
+from ..labels.label_files import LabelFile, Row, read_labels
 from ..source import Source
 from ..storage.archives import Archive
 from ..storage.trees import Packed, Several
@@ -22,31 +20,19 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 """A folder of this name, or such a .tar.gz."""
 
 
-def imagenet_source(root: Path, cache_folder: Path, split_seed: int = 0, progress=None) -> Source | None:
+def imagenet_source(root: Path, cache_folder: Path, split_seed: int = 0, track=None) -> Source | None:
     """ImageNet in a folder of downloads; None where the folder has none of its archives.
 
     Raises:
         ValueError: an archive is damaged, or the labels of val are not there.
     """
     archives = {"train": root / TRAIN, "val": root / VAL}
-    trees = {split: Packed(path, cache_folder, progress) for split, path in archives.items() if path.is_file()}
+    trees = {split: Packed(path, cache_folder, track) for split, path in archives.items() if path.is_file()}
     if not trees:
         return None
     tree = Several("imagenet", trees)
     labels = [_val_labels(root, trees["val"], cache_folder)] if "val" in trees else []
     return folder_source(tree, split_seed, labels)
-
-
-@cache
-def names_of_classes() -> dict[str, str]:
-    """The 1,000 classes of ILSVRC2012: WordNet's number and a name, as people say it, which is no other's."""
-    text = (files(__package__) / "imagenet.txt").read_text(encoding="utf-8")
-    return dict(line.split(" ", 1) for line in text.splitlines())
-
-
-def spoken(name: str) -> str:
-    """The name of a class as people say it: "tench (n01440764)" for n01440764."""
-    return f"{names_of_classes()[name]} ({name})" if name in names_of_classes() else name
 
 
 def _val_labels(root: Path, val: Packed, cache_folder: Path) -> LabelFile:

@@ -12,22 +12,22 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ...files import written_whole
-from ..labels.files import MOST_PATH, LabelFile, is_text, read_labels
-from ..labels.labeling import NONE, UNSPLIT, Images, labelled_source
+from ...files import atomic_write
+from ..labels.assignment import NONE, UNSPLIT, Images, labelled_source
+from ..labels.label_files import MOST_PATH, LabelFile, is_text, read_labels
 from ..source import SPLITS, Problem, Source
-from ..storage.names import Names
+from ..storage.string_table import StringTable
 from ..storage.trees import MOST_LABEL_BYTES, FilesBelow
 
 OF = "# images of "
 """Begins a list of images of another place, by their names there; the place stands behind it."""
 
 
-def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source]) -> Source:
+def listed_source(path: Path, split_seed: int, open_named: Callable[[str], Source]) -> Source:
     """The images that a list names, by paths from the folder of the list.
 
     Args:
-        recognise: opens the place that the list is of, where it says so in its first line.
+        open_named: opens the place that the list is of, where it says so in its first line.
 
     Raises:
         ValueError: the file is no list, is damaged, or none of its images is there.
@@ -43,7 +43,7 @@ def listed_source(path: Path, split_seed: int, recognise: Callable[[str], Source
         raise ValueError(f"{path}, line 1: {short(first.removeprefix(OF))} is no place of images")
     if first.startswith(OF):
         try:
-            whole = recognise(first.removeprefix(OF))
+            whole = open_named(first.removeprefix(OF))
         except ValueError as error:
             raise ValueError(f"{path} is of images of another place, and {error}") from error
         return _chosen(path, listed, whole)
@@ -65,7 +65,7 @@ def write_list(path: Path, source: Source, numbers: Iterable[int], data: str) ->
     Args:
         data: what the source was opened by.
     """
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{OF}{data}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "label", "split"))
@@ -92,7 +92,11 @@ class _Listed:
             except (OSError, ValueError):
                 sizes.append(0)
                 self.missing += 1
-        self.files, self.sizes, self.stamp = Names.of(paths), np.array(sizes, np.int64), digest.hexdigest()
+        self.files, self.sizes, self.stamp = (
+            StringTable.from_strings(paths),
+            np.array(sizes, np.int64),
+            digest.hexdigest(),
+        )
 
     def place(self, number: int) -> str:
         return self.files[number]
@@ -113,7 +117,7 @@ def _chosen(path: Path, listed: LabelFile, whole: Source) -> Source:
     return replace(
         whole,
         layout=f"{whole.layout}; of these the {len(numbers):,} in {path.name}",
-        names=Names.of(row.image for row in chosen),
+        names=StringTable.from_strings(row.image for row in chosen),
         labels=np.array([index[str(row.label)] for row in chosen], np.int64),
         splits=np.array([SPLITS.index(row.split or "train") for row in chosen], np.uint8),
         place=lambda number: whole.place(int(numbers[number])),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files import locked, short_name, written_whole
+from ...files import atomic_write, file_lock, truncate_name
 
 MOST_MEMBERS = 20_000_000
 MOST_MEMBER_BYTES = 1_000_000_000
@@ -56,7 +56,7 @@ class Archive:
 
     Args:
         folder: where the list of members is kept, and what a compressed tar file holds.
-        progress: a function that wraps an iterable of counts, given (counts, total), to show how many of its bytes are
+        track: a function that wraps an iterable of counts, given (counts, total), to show how many of its bytes are
             unpacked.
 
     Raises:
@@ -67,7 +67,7 @@ class Archive:
     names: tuple[str, ...]
     """Of its files, in their order in the archive: relative, with "/". Not UTF-8 in a tar file: taken for Latin-1."""
 
-    def __init__(self, path: Path, folder: Path, progress=None):
+    def __init__(self, path: Path, folder: Path, track=None):
         kind = _kind(path)
         if kind is None:
             raise ValueError(
@@ -77,14 +77,14 @@ class Archive:
         status = path.stat()
         about = str(path.resolve()), status.st_size, status.st_mtime_ns
         self._fingerprint = hashlib.sha256(repr(about).encode()).hexdigest()
-        kept = f"{short_name(path.name)}-{self._fingerprint[:16]}"
+        kept = f"{truncate_name(path.name)}-{self._fingerprint[:16]}"
         listing = folder / f"{kept}.npz"
         self._file = folder / f"{kept}.tar" if kind in COMPRESSIONS else path
         if not (listing.exists() and self._file.exists()):
             folder.mkdir(parents=True, exist_ok=True)
-            with locked(listing):
+            with file_lock(listing):
                 if not (listing.exists() and self._file.exists()):
-                    self._list(kind, listing, progress)
+                    self._list(kind, listing, track)
         with np.load(listing) as known:
             self._members = known["members"]
             self.names = tuple(known["names"].tobytes().decode().split("\0")) if len(self._members) else ()
@@ -127,12 +127,12 @@ class Archive:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"names": (), "_members": None}
 
-    def _list(self, kind: bytes, listing: Path, progress) -> None:
+    def _list(self, kind: bytes, listing: Path, track) -> None:
         with contextlib.ExitStack() as stack:
             if kind in COMPRESSIONS:
-                plain = stack.enter_context(written_whole(self._file))
+                plain = stack.enter_context(atomic_write(self._file))
                 unpacked = _unpacked(self.path, COMPRESSIONS[kind], plain)
-                for _ in progress(unpacked, self.path.stat().st_size) if progress else unpacked:
+                for _ in track(unpacked, self.path.stat().st_size) if track else unpacked:
                     pass
                 found = _tar_members(plain)
             else:
@@ -142,7 +142,7 @@ class Archive:
                 members = np.fromiter(_checked(found, names, _most_bytes(self.path)), MEMBER)
             except Exception as error:  # whatever a damaged header makes the libraries raise
                 raise ValueError(f"{self.path} cannot be used as an archive: {error}") from error
-        with written_whole(listing) as temporary, open(temporary, "wb") as file:
+        with atomic_write(listing) as temporary, open(temporary, "wb") as file:
             np.savez(file, members=members, names=np.frombuffer("\0".join(names).encode(), np.uint8))
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ...files import locked, written_whole
+from ...files import atomic_write, file_lock
 
 SCHEMES = ("https", "http")
 MOST_BYTES = 500_000_000_000
@@ -34,14 +34,14 @@ PAUSES_S = (0.5, 2.0, 5.0)
 BLOCK = 1 << 20
 
 
-def download(url: str, folder: Path, *, sha256: str | None = None, most_bytes: int = MOST_BYTES, progress=None) -> Path:
+def download(url: str, folder: Path, *, sha256: str | None = None, most_bytes: int = MOST_BYTES, track=None) -> Path:
     """The file of a web address, in the cache: downloaded now, unless it was before; then the network is not used.
 
     Args:
         url: https://… or http://…; its file's SHA-256 may follow as #sha256=…
         folder: the cache; the file is kept under its own name and a hash of its address, beside a record in JSON.
         sha256: of the whole file, 64 hexadecimal digits.
-        progress: a function that wraps an iterable of counts, given (counts, total), to show how many bytes are here;
+        track: a function that wraps an iterable of counts, given (counts, total), to show how many bytes are here;
             called for every attempt; total is None where the server does not tell.
 
     Raises:
@@ -55,15 +55,15 @@ def download(url: str, folder: Path, *, sha256: str | None = None, most_bytes: i
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with file_lock(path):
             if not _is_kept(path, expected):
-                _Transfer(address, path, most_bytes, progress).run(expected)
+                _Transfer(address, path, most_bytes, track).run(expected)
     except (OSError, ValueError) as error:  # the former of the disk; those of the network are told apart below
         raise ValueError(f"{address.shown} cannot be downloaded into {folder}: {error}") from error
     return path
 
 
-def fetched(url: str, most_bytes: int) -> bytes:
+def fetch_bytes(url: str, most_bytes: int) -> bytes:
     """What a web address holds, by the rules of `download`, in one attempt and not kept.
 
     Raises:
@@ -77,7 +77,7 @@ def fetched(url: str, most_bytes: int) -> bytes:
         raise ValueError(f"{address.shown} cannot be fetched: {error}") from error
 
 
-def shown(url: str) -> str:
+def redact(url: str) -> str:
     """A web address as it may be printed: without user name, password, query and fragment."""
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
@@ -118,8 +118,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 class _Transfer:
     """The attempts at one file."""
 
-    def __init__(self, address: _Address, path: Path, most_bytes: int, progress):
-        self.address, self.path, self.most_bytes, self.progress = address, path, most_bytes, progress
+    def __init__(self, address: _Address, path: Path, most_bytes: int, track):
+        self.address, self.path, self.most_bytes, self.track = address, path, most_bytes, track
         self.part = path.with_name(f"{path.name}.part")
         self.part_record = _record(self.part)
 
@@ -162,7 +162,7 @@ class _Transfer:
                 raise _Changed("the file on the server has changed")
             with open(self.part, "ab") as file:
                 written = _written(_blocks(answer, start, total, self.most_bytes), file, start)
-                for _ in self.progress(written, total) if self.progress else written:
+                for _ in self.track(written, total) if self.track else written:
                     pass
 
     def _here(self) -> int:
@@ -174,11 +174,11 @@ def _address(url: str) -> _Address:
     parts = urllib.parse.urlsplit(quoted)
     user, _, host = parts.netloc.rpartition("@")
     if parts.scheme not in SCHEMES or not host:
-        raise ValueError(f"{shown(url)} is no web address; it may begin with https:// or http://")
+        raise ValueError(f"{redact(url)} is no web address; it may begin with https:// or http://")
     authorization = f"Basic {base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()}" if user else None
     sha256 = parts.fragment.removeprefix("sha256=") if parts.fragment.startswith("sha256=") else None
     bare = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
-    return _Address(bare, authorization, sha256, shown(url))
+    return _Address(bare, authorization, sha256, redact(url))
 
 
 def _checked_sha256(digits: str | None) -> str | None:
@@ -264,5 +264,5 @@ def _read_record(path: Path) -> dict:
 
 
 def _write_record(path: Path, about: dict) -> None:
-    with written_whole(_record(path)) as temporary:
+    with atomic_write(_record(path)) as temporary:
         temporary.write_text(json.dumps(about), encoding="utf-8")

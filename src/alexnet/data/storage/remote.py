@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ...files import locked, short_name, written_whole
-from .download import BLOCK, MOST_BYTES, shown
+from ...files import atomic_write, file_lock, truncate_name
+from .download import BLOCK, MOST_BYTES, redact
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """Remote stores: the scheme, and the package by which fsspec reaches it."""
@@ -28,7 +28,7 @@ def remote_files(url: str) -> Iterator[tuple[str, int]]:
         for _, _, files in store.walk(path, detail=True, on_error="raise"):
             yield from ((store.unstrip_protocol(file["name"]), file["size"]) for _, file in sorted(files.items()))
     except Exception as error:  # each store has errors of its own
-        raise ValueError(f"{shown(url)} cannot be listed: {error}") from error
+        raise ValueError(f"{redact(url)} cannot be listed: {error}") from error
 
 
 def open_remote(url: str) -> BinaryIO:
@@ -41,7 +41,7 @@ def open_remote(url: str) -> BinaryIO:
         store, path = _store(url)
         return store.open(path, "rb")
     except Exception as error:  # each store has errors of its own
-        raise ValueError(f"{shown(url)} cannot be opened: {error}") from error
+        raise ValueError(f"{redact(url)} cannot be opened: {error}") from error
 
 
 def kept_remote(url: str, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
@@ -53,16 +53,16 @@ def kept_remote(url: str, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
     Raises:
         ValueError: as by `remote_files`; or it has more than `most_bytes`.
     """
-    path = folder / f"{short_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    path = folder / f"{truncate_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(path):
+    with file_lock(path):
         if path.exists():
             return path
-        with written_whole(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
             while block := remote.read(BLOCK):
                 file.write(block)
                 if file.tell() > most_bytes:
-                    raise ValueError(f"{shown(url)} has more than {most_bytes:,} bytes, the most that a file may have")
+                    raise ValueError(f"{redact(url)} has more than {most_bytes:,} bytes, the most that a file may have")
     return path
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from .archives import Archive, Member
-from .formats import open_image
-from .names import Names
+from .image_formats import open_image
 from .remote import open_remote, remote_files
+from .string_table import StringTable
 
 MOST_LABEL_BYTES = 1_000_000_000
 """Of a file of labels."""
@@ -36,7 +36,7 @@ class Opener(Protocol):
 
 class Tree(Protocol):
     name: str
-    files: Names
+    files: StringTable
     """Paths with "/", relative to the place; hidden ones are left out."""
     sizes: np.ndarray
     """Bytes of each file, int64; below 0 where unknown."""
@@ -80,7 +80,7 @@ class Folder:
                 digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
                 yield path
 
-        self.files = Names.of(names())
+        self.files = StringTable.from_strings(names())
         self.sizes, self.stamp = np.array(sizes, np.int64), digest.hexdigest()
 
     def place(self, number: int) -> str:
@@ -92,15 +92,15 @@ class Packed:
 
     Args:
         cache: folder for the list of its members.
-        progress: as for `Archive`.
+        track: as for `Archive`.
     """
 
-    def __init__(self, path: Path, cache: Path, progress=None):
-        archive = Archive(path, cache, progress)
+    def __init__(self, path: Path, cache: Path, track=None):
+        archive = Archive(path, cache, track)
         self.name = path.name.split(".")[0]
         self._archive, self.opener = archive, _Members(archive)
         visible = array("q", (number for number, name in enumerate(archive.names) if not _is_hidden(name)))
-        self.files = Names.of(archive.names[number] for number in visible)
+        self.files = StringTable.from_strings(archive.names[number] for number in visible)
         archive.names = ()  # a million strings would stay in memory
         self._numbers = np.array(visible, np.int64)
         self.sizes = archive.sizes[self._numbers]
@@ -124,7 +124,7 @@ class Remote:
         listed = sorted((file.removeprefix(root), size) for file, size in found)
         visible = [(file, size) for file, size in listed if not _is_hidden(file)]
         self.name, self.opener = root.split("/")[-2], _FilesOfStore(f"{scheme}://{root}")
-        self.files = Names.of(file for file, _ in visible)
+        self.files = StringTable.from_strings(file for file, _ in visible)
         self.sizes = np.array([-1 if size is None else size for _, size in visible], np.int64)
         self.stamp = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -138,7 +138,7 @@ class Several:
     def __init__(self, name: str, trees: Mapping[str, Tree]):
         self.name, self._trees = name, dict(trees)
         self.opener = _OneOf({part: tree.opener for part, tree in trees.items()})
-        self.files = Names.of(f"{part}/{file}" for part, tree in trees.items() for file in tree.files)
+        self.files = StringTable.from_strings(f"{part}/{file}" for part, tree in trees.items() for file in tree.files)
         self.sizes = np.concatenate([tree.sizes for tree in trees.values()])
         self.stamp = " ".join(f"{part}:{tree.stamp}" for part, tree in trees.items())
 

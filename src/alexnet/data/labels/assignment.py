@@ -11,10 +11,10 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ..source import SPLITS, TEST, TRAIN, VAL, Problem, Source, cut_splits
-from ..storage.names import Names
+from ..source import SPLITS, TEST, TRAIN, VAL, Problem, Source, hold_out
+from ..storage.string_table import StringTable
 from ..storage.trees import ImageFiles, Tree
-from .files import Label, LabelFile, Row, at, is_text, split_of
+from .label_files import Label, LabelFile, Row, at, is_text, split_of
 
 UNSPLIT = len(SPLITS)
 """Of images that are in no split's folder."""
@@ -35,7 +35,7 @@ class Images:
     folders: np.ndarray
     """Positions in `folder_names` of the folder that may be their class, or NONE; int64."""
     folder_names: list[str]
-    paths: Names
+    paths: StringTable
     """Below the folder that holds everything."""
 
 
@@ -64,10 +64,10 @@ def labelled_source(
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(labelled.splits[kept], kind="stable")]
     numbers, labels, splits = images.numbers[kept], labels[kept], labelled.splits[kept]
-    names = tree.files.chosen(numbers)
+    names = tree.files.select(numbers)
     present = set(splits.tolist())
     if TRAIN in present and VAL not in present:
-        splits = cut_splits(names, labels, splits, split_seed, "val" if TEST in present else "val and test")
+        splits = hold_out(names, labels, splits, split_seed, "val" if TEST in present else "val and test")
     return Source(
         name=tree.name,
         layout=labelled.layout(),

@@ -12,7 +12,7 @@ _AT_A_TIME = 65_536
 """Names decoded at once."""
 
 
-class Names(Sequence[str]):
+class StringTable(Sequence[str]):
     """Strings in a fixed order.
 
     Args:
@@ -25,7 +25,7 @@ class Names(Sequence[str]):
         self._ends = np.append(ends, len(block)) if len(block) else ends
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Names:
+    def from_strings(cls, names: Iterable[str]) -> StringTable:
         """Line breaks become spaces; bytes that are not UTF-8, as Python holds them, stay as they are."""
         block = bytearray()
         for name in names:
@@ -33,11 +33,11 @@ class Names(Sequence[str]):
         del block[-1:]
         return cls(np.frombuffer(block, np.uint8))
 
-    def chosen(self, numbers: Sequence[int]) -> Names:
+    def select(self, numbers: Sequence[int]) -> StringTable:
         """Those of some numbers, in their order; itself where these are all in theirs."""
         if len(numbers) == len(self) and (np.diff(numbers) > 0).all():
             return self
-        return Names.of(self[number] for number in numbers)
+        return StringTable.from_strings(self[number] for number in numbers)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -57,4 +57,4 @@ class Names(Sequence[str]):
             yield from bytes(self.block[start:end]).decode("utf-8", "surrogateescape").split("\n")
 
     def __repr__(self) -> str:
-        return f"Names({', '.join(self[:3])}{', …' if len(self) > 3 else ''}; {len(self):,})"
+        return f"StringTable({', '.join(self[:3])}{', …' if len(self) > 3 else ''}; {len(self):,})"

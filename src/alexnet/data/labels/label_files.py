@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from reprlib import repr as short
 
 from ..source import SPLITS
-from ..storage.formats import is_image
+from ..storage.image_formats import is_image
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 """Of files that may hold labels."""

@@ -28,7 +28,7 @@ ALONE = 0
 """Up to so many images are done in this process, without the safety of others; tests do so, as it is quicker."""
 PATIENCE_S = 120.0
 """Seconds for a chunk; then its process is ended, and each of its images gets as long."""
-START = "from alexnet.data.pack.decoding import serve; serve()"
+START = "from alexnet.data.pack.workers import serve; serve()"
 
 
 class Task(Protocol):
@@ -43,7 +43,7 @@ class Failed:
     reason: str
 
 
-def results(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: int) -> Iterator[list]:
+def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: int) -> Iterator[list]:
     """What a task gives for every image, in their order, some at a time.
 
     Args:
