@@ -12,7 +12,7 @@ import alexnet
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
 from alexnet.interchange.onnx import write_onnx, write_program
-from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.specs.variants import VARIANTS
 
 SIDE = 99
@@ -79,9 +79,9 @@ def test_a_program_of_torch_gives_the_same_scores(name, tmp_path):
 def test_preprocessing_can_be_in_the_file(mean, write, run, name, folder, tmp_path):
     images = torch.from_numpy(np.array(make_pack(open_source(str(folder)), 64).images[:5]))
     taken = torch.rand((64, 64, 3) if mean == "image" else (1, 1, 3), generator=torch.Generator().manual_seed(0)) * 255
-    inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), aligned=True)
+    inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=True)
     network = alexnet.create("small", num_classes=7).eval()
     with torch.inference_mode():
-        expected = network(inputs.center(images)).numpy()
+        expected = network(inputs.center_crop(images)).numpy()
     found = run(write(network, tmp_path / name, inputs), images.numpy(), tmp_path)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..files import atomic_write
 from ..model.network import AlexNet, ResponseNorm, SpatialResponseNorm
 from ..normalization import plain
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs import architecture as words
 from ..specs.shapes import Placed
 
@@ -65,7 +65,7 @@ def write_program(network: AlexNet, path: str | Path, inputs: Preprocessing | No
             setattr(module, name, _Plain(child))
     images = torch.zeros(2, *network.placed[0].inputs)
     if inputs is not None:
-        module = nn.Sequential(_Center(inputs), module)
+        module = nn.Sequential(inputs.to("cpu").center_crop, module)
         images = torch.zeros(2, inputs.stored_size, inputs.stored_size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
@@ -87,27 +87,6 @@ class _Plain(nn.Module):
         if isinstance(norm, words.Norm):
             return plain.response_norm(x, norm.size, self.alpha / norm.size, norm.beta, norm.k, norm.groups, False)
         return plain.spatial_norm(x, norm.size, self.alpha / norm.size**2, norm.beta, norm.k)
-
-
-class _Center(nn.Module):
-    """`Preprocessing.center` in torch's own operations."""
-
-    def __init__(self, inputs: Preprocessing):
-        super().__init__()
-        self.start, self.size = inputs.margin // 2, inputs.crop_size
-        self.register_buffer("mean", _central_mean(inputs))
-        self.register_buffer("std", inputs.std.cpu())
-
-    def forward(self, images: Tensor) -> Tensor:
-        end = self.start + self.size
-        pixels = images[:, self.start : end, self.start : end].float()
-        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
-
-
-def _central_mean(inputs: Preprocessing) -> Tensor:
-    """What is taken off the central crop, (crop_size, crop_size, 3) or (1, 1, 3)."""
-    start, mean = inputs.margin // 2, inputs.mean.cpu()
-    return mean if len(mean) == 1 else mean[start : start + inputs.crop_size, start : start + inputs.crop_size].clone()
 
 
 class _Graph:
@@ -163,14 +142,15 @@ class _Graph:
         raise ValueError(f"{step.name}: no ONNX operation is known for {operation}")
 
     def preprocessing(self, inputs: Preprocessing, x: str) -> str:
-        start, end = inputs.margin // 2, inputs.margin // 2 + inputs.crop_size
+        crop = inputs.to("cpu").center_crop
         places = [
-            self.constant(f"crop.{name}", [value] * 2, np.int64) for name, value in (("from", start), ("to", end))
+            self.constant(f"crop.{name}", [value] * 2, np.int64)
+            for name, value in (("from", crop.start), ("to", crop.end))
         ]
         cropped = self.node("Slice", "crop", x, *places, self.constant("crop.axes", [1, 2], np.int64))
         pixels = self.node("Cast", "pixels", cropped, to=1)  # to float32
-        centered = self.node("Sub", "centered", pixels, self.constant("mean", _central_mean(inputs).numpy()))
-        scaled = self.node("Div", "scaled", centered, self.constant("std", inputs.std.cpu().numpy()))
+        centered = self.node("Sub", "centered", pixels, self.constant("mean", crop.mean.numpy()))
+        scaled = self.node("Div", "scaled", centered, self.constant("std", crop.std.numpy()))
         return self.node("Transpose", "normalized", scaled, perm=[0, 3, 1, 2])
 
     def response_norm(self, norm: words.Norm, channels: int, name: str, x: str) -> str:

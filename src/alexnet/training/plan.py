@@ -19,7 +19,7 @@ from ..data.sources.detection import open_source
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.recipe import PRETRAINED, Recipe, is_number
 from ..specs.recipe_description import recipe_in_words, scales_in_words
@@ -70,7 +70,7 @@ class Plan:
             inputs = self.transfer.inputs(self.architecture, self.recipe.flip)
         else:
             sizes = self.architecture.stored_size, self.architecture.input_size
-            inputs = Preprocessing.of(self.recipe, self.found, *sizes)
+            inputs = Preprocessing.from_statistics(self.recipe.input, self.found, *sizes, flip=self.recipe.flip)
         return ModelBundle(network, inputs, self.packed.classes).to(device)
 
     def facts(self) -> dict[str, str]:
