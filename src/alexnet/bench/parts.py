@@ -22,7 +22,7 @@ from ..data.pack.statistics import compute_statistics
 from ..data.sources.detection import open_source
 from ..device import Precision, torch_dtype
 from ..evaluation.views import probabilities
-from ..interchange.onnx import write_onnx
+from ..interchange.programs import write_onnx
 from ..kernels import library
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, create
