@@ -10,7 +10,9 @@ from alexnet.data.batches import Batch
 from alexnet.data.pack.statistics import compute_statistics
 from alexnet.kernels import library
 from alexnet.preprocessing import crops
-from alexnet.preprocessing.augmentation import CENTER, Preprocessing, color_draws, random_windows, training_views
+from alexnet.preprocessing.augmentation import color_shifts, random_windows, training_views
+from alexnet.preprocessing.crops import Crops
+from alexnet.preprocessing.preprocessing import CENTER, Preprocessing
 from alexnet.specs.recipe import ColorShift, Input
 from alexnet.specs.recipes import RECIPES, recipe
 
@@ -23,9 +25,9 @@ def images():
 
 
 def prepared(images, **inputs):
-    """Preprocessing of the recipe `paper`, with another input where one is given."""
+    """Preprocessing by an input specification, and the statistics of the images."""
     found = compute_statistics(images, np.arange(len(images)))
-    return Preprocessing.of(replace(recipe("paper"), input=Input(**inputs)), found, SIDE, CROP), found
+    return Preprocessing.from_statistics(Input(**inputs), found, SIDE, CROP), found
 
 
 def test_statistics_are_numpys(images):
@@ -38,7 +40,7 @@ def test_statistics_are_numpys(images):
     np.testing.assert_allclose(rebuilt, covariance, rtol=1e-4, atol=0.05)
 
 
-def test_ten_views_are_corners_center_and_their_mirror_images(images, each_way):
+def test_ten_crop_is_corners_center_and_the_same_flipped(images, each_way):
     inputs, found = prepared(images)
     views = inputs.all_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
     far, middle = SIDE - CROP, (SIDE - CROP) // 2
@@ -49,11 +51,21 @@ def test_ten_views_are_corners_center_and_their_mirror_images(images, each_way):
             crop = images[number, top : top + CROP, left : left + CROP].astype(np.float32)
             np.testing.assert_allclose(views[number, place], (crop - mean).transpose(2, 0, 1), atol=1e-4)
             np.testing.assert_allclose(views[number, 5 + place], (crop[:, ::-1] - mean).transpose(2, 0, 1), atol=1e-4)
-    torch.testing.assert_close(views[:, CENTER], inputs.center(torch.from_numpy(images[:2])))
-    assert inputs.center(torch.from_numpy(images)).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(views[:, CENTER], inputs.center_crop(torch.from_numpy(images[:2])))
+    assert inputs.center_crop(torch.from_numpy(images)).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_network_trained_without_mirroring_has_five_views(images):
+@pytest.mark.parametrize("mean", ["image", "aligned image", "channel"])
+def test_the_center_crop_can_be_exported(images, mean):
+    inputs, _ = prepared(images, mean=mean, std="channel")
+    given = torch.from_numpy(images[:3])
+    with torch.inference_mode():
+        expected = inputs.center_crop(given)
+    program = torch.export.export(inputs.center_crop, (given[:2],), dynamic_shapes=({0: torch.export.Dim("N")},))
+    assert torch.equal(program.module()(given), expected)
+
+
+def test_a_network_trained_without_flips_has_five_views(images):
     inputs, _ = prepared(images)
     upright = replace(inputs, flip=False)
     ten, five = (each.all_views(torch.from_numpy(images[:3])) for each in (inputs, upright))
@@ -82,25 +94,25 @@ def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images, each_wa
     top, left, flipped = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
     difference = images[0] - found.mean_image
     expected = difference[1 : 1 + CROP, 3 : 3 + CROP][:, ::-1].transpose(2, 0, 1)
-    view = inputs.normalize(torch.from_numpy(images[:1]), top, left, flipped)
+    view = inputs.normalized_crops(torch.from_numpy(images[:1]), Crops(top, left, flipped))
     np.testing.assert_allclose(view[0], expected, atol=1e-4)
 
 
 def test_inputs_of_unit_deviation(images, each_way):
     inputs, _ = prepared(images, mean="channel", std="channel")
-    view = inputs.center(torch.from_numpy(images))
+    view = inputs.center_crop(torch.from_numpy(images))
     assert view.mean().abs() < 0.05 and abs(view.std() - 1) < 0.05
     inputs, _ = prepared(images, mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 8.0))
     middle = (SIDE - CROP) // 2
     pixel = (images[0, middle, middle] - np.array([1, 2, 3])) / np.array([2, 4, 8])
-    np.testing.assert_allclose(inputs.center(torch.from_numpy(images[:1]))[0, :, 0, 0], pixel, rtol=1e-6)
+    np.testing.assert_allclose(inputs.center_crop(torch.from_numpy(images[:1]))[0, :, 0, 0], pixel, rtol=1e-6)
 
 
 @pytest.mark.parametrize("along", ["eigenvalues", "standard deviations"])
 def test_color_shift_has_the_spread_that_the_paper_and_the_code_give(images, along):
     _, found = prepared(images)
     shift = ColorShift(0.1, along)
-    drawn = color_draws(shift, found, 0, 0, np.arange(40_000))
+    drawn = color_shifts(shift, found, 0, 0, np.arange(40_000))
     in_axes = drawn @ found.eigenvectors
     # Eigenvalues are squares: those of colors of 0 … 1 are 255² times smaller, and the color is given in 0 … 255.
     scale = 255 * (found.eigenvalues / 255**2) if along == "eigenvalues" else np.sqrt(found.eigenvalues)
@@ -117,7 +129,7 @@ def test_the_image_is_divided_as_run_and_not_as_printed(images, each_way):
     assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
     torch.testing.assert_close(
         difference.mean((2, 3)),
-        torch.from_numpy(color_draws(recipe("original").color_shift, found, 0, 0, np.arange(40))).float(),
+        torch.from_numpy(color_shifts(recipe("original").color_shift, found, 0, 0, np.arange(40))).float(),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -139,7 +151,7 @@ def test_a_window_is_the_crop_that_pillow_resizes():
     )
     expected = np.asarray(resized).astype(np.float32).transpose(2, 0, 1)
     for flipped in (False, True):
-        view = inputs.normalize_resized(torch.from_numpy(image[None]), window, torch.tensor([flipped]))[0].numpy()
+        view = inputs.resized_crops(torch.from_numpy(image[None]), window, torch.tensor([flipped]))[0].numpy()
         assert np.abs(view - (expected[:, :, ::-1] if flipped else expected)).max() < 2.5
 
 
@@ -211,11 +223,12 @@ def test_the_kernel_gives_the_bits_of_plain_torch(images, mean, dtype, monkeypat
         pytest.skip("the kernels were not compiled: there was no C compiler when the package was installed")
     inputs, _ = prepared(images, mean=mean, std="channel")
     generator = torch.Generator().manual_seed(0)
-    numbers, top, left = (torch.randint(0, most, (60,), generator=generator) for most in (40, 5, 5))
-    given = torch.from_numpy(images), top, left, top > left, torch.randn(60, 3, generator=generator) * 9, numbers, 1.1
-    by_kernel = inputs.normalize(*given, dtype=dtype)
+    indices, top, left = (torch.randint(0, end, (60,), generator=generator) for end in (40, 5, 5))
+    color = torch.randn(60, 3, generator=generator) * 9
+    arguments = torch.from_numpy(images), Crops(top, left, top > left, indices), color, 1.1, dtype
+    by_kernel = inputs.normalized_crops(*arguments)
     monkeypatch.setattr(crops, "library", lambda: None)
-    assert torch.equal(by_kernel, inputs.normalize(*given, dtype=dtype))
+    assert torch.equal(by_kernel, inputs.normalized_crops(*arguments))
 
 
 def test_the_kernel_never_reads_outside_an_image(images):
@@ -223,15 +236,15 @@ def test_the_kernel_never_reads_outside_an_image(images):
     if library() is None:
         pytest.skip("plain torch checks by itself")
     one, far = torch.tensor([0]), torch.tensor([SIDE - CROP + 1])
-    with pytest.raises(IndexError, match=r"top holds 5 … 5; it may hold 0 … 4"):
-        inputs.normalize(torch.from_numpy(images), far, one, one > 0, indices=one)
-    with pytest.raises(IndexError, match=r"indices holds 40 … 40; it may hold 0 … 39"):
-        inputs.normalize(torch.from_numpy(images), one, one, one > 0, indices=one + 40)
+    with pytest.raises(IndexError, match=r"top must be in 0 … 4, got 5 … 5"):
+        inputs.normalized_crops(torch.from_numpy(images), Crops(far, one, one > 0, one))
+    with pytest.raises(IndexError, match=r"indices must be in 0 … 39, got 40 … 40"):
+        inputs.normalized_crops(torch.from_numpy(images), Crops(one, one, one > 0, one + 40))
 
 
 def test_crops_larger_than_the_image_are_refused(images):
-    with pytest.raises(ValueError, match="crops of 13 pixels cannot be cut from images of 12"):
-        Preprocessing.of(recipe("paper"), compute_statistics(images, np.arange(4)), SIDE, 13)
+    with pytest.raises(ValueError, match="crop_size must be <= stored_size, got 13 > 12"):
+        Preprocessing.from_statistics(Input(), compute_statistics(images, np.arange(4)), SIDE, 13)
 
 
 def views_of(images, numbers, first, inputs, found, chosen, epoch=0):

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -11,33 +13,62 @@ import torch
 import alexnet
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
-from alexnet.interchange.onnx import write_onnx, write_program
-from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.interchange.programs import write_onnx, write_program
+from alexnet.model.network import AlexNet
+from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.specs.variants import VARIANTS
 
 SIDE = 99
 """Of the images that networks made for larger ones see here, to save time."""
 
 
+def assert_close(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def onnx_activations(path, images, layers):
+    """The values with the names of these layers and `scores` in an ONNX file, as ONNX Runtime computes them."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [output.name for output in model.graph.output] == ["scores"]
+    values = {value.name: value for value in model.graph.value_info}
+    model.graph.output.extend(values[layer] for layer in layers)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip(["scores", *layers], session.run(None, {"images": images}), strict=True))
+
+
+def pixels(side, count=3):
+    scale = 60 if side > 60 else 1
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * scale
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_onnx_runtime_gives_the_same_scores(name, tmp_path):
+def test_onnx_runtime_gives_the_same_activations_under_the_same_names(name, tmp_path):
     side = min(SIDE, VARIANTS[name].input_size)
-    if VARIANTS[name].recipe == "torchvision":
-        side = VARIANTS[name].input_size  # whose pooling gives 6 × 6 of 6 × 6 at its own size alone
     network = alexnet.create(name, num_classes=7, input_size=side).eval()
-    path = write_onnx(network, tmp_path / "network.onnx")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 3, side, side, generator=generator) * (60 if side > 60 else 1)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"images": x.numpy()})
+    path, x = write_onnx(network, tmp_path / "network.onnx"), pixels(side)
     with torch.inference_mode():
-        expected = network(x).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+        expected = network.features(x)
+        expected.popitem()  # the last layer, whose output is `scores`
+        scores = network(x)
+    actual = onnx_activations(path, x.numpy(), list(expected))
+    for name, activation in {"scores": scores, **expected}.items():
+        assert_close(actual[name], activation.numpy())
 
 
-def test_what_onnx_cannot_say_is_named(tmp_path):
-    with pytest.raises(ValueError, match="avgpool5 makes 6 × 6 of 2 × 2"):
-        write_onnx(alexnet.create("torchvision", num_classes=7, input_size=99), tmp_path / "network.onnx")
+@pytest.mark.parametrize("size", [4, 5])
+def test_onnx_normalizes_over_the_same_window(size, tmp_path):
+    norm = replace(VARIANTS["cifar-11"].norm, size=size, groups=2, alpha=1.0)
+    network = AlexNet(replace(VARIANTS["cifar-11"], norm=norm), 7).eval()
+    path, x = write_onnx(network, tmp_path / "network.onnx"), pixels(32)
+    with torch.inference_mode():
+        assert_close(onnx_activations(path, x.numpy(), [])["scores"], network(x).numpy())
+
+
+def test_a_package_that_onnx_needs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx_ir.passes.common", None)
+    with pytest.raises(ImportError, match=r"needs the package onnxscript: pip install 'alexnet\[export\]'"):
+        write_onnx(alexnet.create("cifar-18", num_classes=7), tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -79,9 +110,9 @@ def test_a_program_of_torch_gives_the_same_scores(name, tmp_path):
 def test_preprocessing_can_be_in_the_file(mean, write, run, name, folder, tmp_path):
     images = torch.from_numpy(np.array(make_pack(open_source(str(folder)), 64).images[:5]))
     taken = torch.rand((64, 64, 3) if mean == "image" else (1, 1, 3), generator=torch.Generator().manual_seed(0)) * 255
-    inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), aligned=True)
+    inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=True)
     network = alexnet.create("small", num_classes=7).eval()
     with torch.inference_mode():
-        expected = network(inputs.center(images)).numpy()
+        expected = network(inputs.center_crop(images)).numpy()
     found = run(write(network, tmp_path / name, inputs), images.numpy(), tmp_path)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from alexnet.normalization import reference
-from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.preprocessing.crops import Crops
+from alexnet.preprocessing.preprocessing import Preprocessing
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -117,18 +118,20 @@ def test_mixed_layouts_are_refused():
 
 
 @runs_kernels
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("mean_follows_crop", [False, True])
 @pytest.mark.parametrize("mean_side", [1, 23])
-def test_crops_are_those_of_preprocessing(mean_side, aligned):
+def test_crops_are_those_of_preprocessing(mean_side, mean_follows_crop):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (5, 23, 23, 3), generator=generator, dtype=torch.uint8)
-    numbers, top, left = (torch.randint(5, (7,), generator=generator) for _ in range(3))
+    indices, top, left = (torch.randint(5, (7,), generator=generator) for _ in range(3))
     mean = torch.rand(mean_side, mean_side, 3, generator=generator) * 255
-    inputs = Preprocessing(23, 19, mean, torch.tensor([50.0, 60.0, 70.0]), aligned)
+    inputs = Preprocessing(23, 19, mean, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop)
+    mean = mean if mean_follows_crop else inputs.center_crop.mean
     color = torch.randn(7, 3, generator=generator)
+    crops = Crops(*(each.to(DEVICE) for each in (top, left, top > left, indices)))
     for shift, dtype in itertools.product((None, color), FLOATS):
-        expected = inputs.normalize(images, top, left, top > left, shift, numbers)
-        given = images, numbers, top, left, top > left, 19, inputs.mean, inputs.std, aligned, shift, dtype
+        expected = inputs.normalized_crops(images, Crops(top, left, top > left, indices), shift)
+        given = images, crops.indices, crops, 19, mean, inputs.std, mean_follows_crop, shift, dtype
         found = data.normalized_crops(*(each.to(DEVICE) if torch.is_tensor(each) else each for each in given))
         assert (found.dtype, found.stride()) == (dtype, expected.stride())
         torch.testing.assert_close(found.float().cpu(), expected, rtol=FLOATS[dtype], atol=1e-5)

@@ -1,16 +1,23 @@
-"""The Python of the README, run as it stands."""
+"""README and docs: their Python runs, their commands and links exist, and what is generated is up to date."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 from conftest import write_colors
 from PIL import Image
 
-README = Path(__file__).parent.parent / "README.md"
+from alexnet.cli import main
+
+ROOT = Path(__file__).parent.parent
+README, SETTINGS = ROOT / "README.md", ROOT / "docs" / "settings.md"
+PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "RESULTS.md", ROOT / "CHANGELOG.md"]
+COMMAND = re.compile(r"(?:^ {4}|`|&& |\| )alexnet (\w+)([^`|#\n]*)", re.MULTILINE)
+FLAG = re.compile(r"--[a-z][a-z0-9-]*")
+pytestmark = pytest.mark.skipif(not README.exists(), reason="needs the checkout")
 
 
-@pytest.mark.skipif(not README.exists(), reason="needs the checkout")
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     write_colors(tmp_path / "photos", 20)
     Image.new("RGB", (80, 60), "red").save(tmp_path / "cat.jpg")
@@ -18,3 +25,42 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(block, {})
     assert (tmp_path / "curves.png").exists() and (tmp_path / "pets" / "model.safetensors").exists()
+
+
+def test_the_table_of_settings_is_up_to_date():
+    pytest.importorskip("alexnet.specs.settings")
+    page = runpy.run_path(str(ROOT / "tools" / "write_settings_doc.py"))["page"]
+    assert SETTINGS.read_text(encoding="utf-8") == page(), "run python tools/write_settings_doc.py"
+
+
+def test_every_flag_in_the_docs_exists(capsys):
+    pytest.importorskip("alexnet.specs.settings")
+    used: dict[str, set[str]] = {}
+    alone: set[str] = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for command, arguments in COMMAND.findall(text):
+            used.setdefault(command, set()).update(FLAG.findall(arguments))
+        if page.name != "CHANGELOG.md":  # which has the old names
+            alone |= {flag for span in re.findall(r"`(--[^`]+)`", text) for flag in FLAG.findall(span)}
+    known: dict[str, set[str]] = {}
+    for command in used:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        known[command] = set(FLAG.findall(capsys.readouterr().out))
+    assert len(used) == 10
+    assert {(command, flag) for command, flags in used.items() for flag in flags - known[command]} == set()
+    assert alone - set().union(*known.values()) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_in_the_docs_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], target

@@ -19,7 +19,7 @@ from alexnet.cli import main
 from alexnet.data.batches import Batch
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
-from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LearningRates, Piecewise, Segment

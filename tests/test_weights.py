@@ -22,7 +22,7 @@ from alexnet.cli import main
 from alexnet.interchange.importing import import_weights, read_classes
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
-from alexnet.preprocessing.augmentation import Preprocessing
+from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.specs.architecture import Conv, Linear
 from alexnet.specs.variants import variant
 
@@ -120,9 +120,9 @@ def test_the_mean_image_of_caffe_is_taken_off_in_rgb(tmp_path):
         found, _ = import_weights(tmp_path / "net", mean=tmp_path / name)
         pixels = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
         expected = pixels[0].float().numpy() - mean[::-1].transpose(1, 2, 0)
-        seen = found.preprocessing.center(pixels)[0].permute(1, 2, 0).numpy()
+        seen = found.preprocessing.center_crop(pixels)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(seen, expected[14:241, 14:241], atol=1e-4)
-        assert found.preprocessing.aligned
+        assert found.preprocessing.mean_follows_crop
 
 
 def test_a_network_that_is_no_alexnet_is_named(tmp_path):
@@ -141,7 +141,9 @@ def test_what_is_written_for_caffe_reads_as_the_same_network(name, tmp_path):
     found, report = import_weights(tmp_path / "net" / "network.caffemodel", mean=tmp_path / "net" / "mean.binaryproto")
     assert report.variant == name and found.network.input_size == ours.network.input_size
     pixels = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
-    assert_same(found.network(found.preprocessing.center(pixels)), ours.network(ours.preprocessing.center(pixels)))
+    assert_same(
+        found.network(found.preprocessing.center_crop(pixels)), ours.network(ours.preprocessing.center_crop(pixels))
+    )
     text = (tmp_path / "net" / "deploy.prototxt").read_text(encoding="utf-8")
     assert 'type: "InnerProduct"' in text and "num_output: 7" in text and "blobs" not in text
 

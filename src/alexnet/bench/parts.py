@@ -22,12 +22,13 @@ from ..data.pack.statistics import compute_statistics
 from ..data.sources.detection import open_source
 from ..device import Precision, torch_dtype
 from ..evaluation.views import probabilities
-from ..interchange.onnx import write_onnx
+from ..interchange.programs import write_onnx
 from ..kernels import library
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, create
 from ..normalization import response_norm
-from ..preprocessing.augmentation import Preprocessing, training_views
+from ..preprocessing.augmentation import training_views
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
 from ..specs.shapes import place
@@ -113,7 +114,7 @@ def inference(settings: Settings) -> Iterator[Result]:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
         for number, connected in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
-            used = replace(bundle, connected=connected)
+            used = replace(bundle, fc_precision=connected)
 
             def ours(used=used, images=stored[:number]):
                 probabilities(used, images, all_views=False, precision=settings.precision)
@@ -154,7 +155,7 @@ def reading(settings: Settings) -> Iterator[Result]:
         everything = np.arange(len(packed.labels))
         found = compute_statistics(packed.images, everything)
         chosen = replace(recipe("original"), crop_group=1)
-        inputs = Preprocessing.of(chosen, found, 256, 224).to(settings.device)
+        inputs = Preprocessing.from_statistics(chosen.input, found, 256, 224).to(settings.device)
         size, epochs = min(settings.batch_size, len(paths)), count()
 
         def ours():

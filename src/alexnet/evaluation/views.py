@@ -12,7 +12,7 @@ from ..data.batches import read_batches
 from ..data.pack.reading import Pack
 from ..device import Precision, torch_dtype
 from ..model.bundle import ModelBundle
-from ..preprocessing.augmentation import CENTER
+from ..preprocessing.preprocessing import CENTER
 from .metrics import Metrics
 
 BATCH = 50
@@ -44,12 +44,12 @@ def probabilities(
     Args:
         images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
     """
-    cut = bundle.preprocessing.all_views if all_views else bundle.preprocessing.center
+    cut = bundle.preprocessing.all_views if all_views else bundle.preprocessing.center_crop
     scores = bundle.for_inference(precision)(cut(images, torch_dtype(precision)))
     views = scores.float().softmax(1)
     if not all_views:
         return views, None
-    views = views.unflatten(0, (len(images), bundle.preprocessing.views))
+    views = views.unflatten(0, (len(images), bundle.preprocessing.view_count))
     return views[:, CENTER], views.mean(1)
 
 
@@ -84,4 +84,4 @@ def evaluate(
     labels = torch.cat([part[2] for part in parts])
     center = Metrics(torch.cat([part[0] for part in parts]), labels)
     mean = Metrics(torch.cat([part[1] for part in parts]), labels) if all_views else None
-    return Evaluation(center, mean, bundle.preprocessing.views, packed, indices)
+    return Evaluation(center, mean, bundle.preprocessing.view_count, packed, indices)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Norm, Pool
 from ..specs.variants import VARIANTS
 from .layout import Found, Layers, in_pixels, layers_of, named_tensors, swap_colors, work_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..model.bundle import FILE, ModelBundle
 from . import caffe, huggingface, keras, npy, state_dict
-from .onnx import write_onnx, write_program
+from .programs import write_onnx, write_program
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.labels.class_names import imagenet_class_names
 from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet, tensor_shapes
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture, Conv, Linear
 from ..specs.recipes import recipe as find_recipe
 from ..specs.shapes import place
@@ -388,7 +388,7 @@ def _preprocessing(
         raise ValueError(f"the mean image of {stored} × {stored} is smaller than the images of {size} × {size} it sees")
     taken = f"a mean image of {stored} × {stored}" if is_image else f"({_numbers(colors.flatten())})"
     said = f"pixels less {taken}, divided by ({_numbers(scale)}), {origin}"
-    return Preprocessing(stored, size, colors.float(), scale.float(), aligned=is_image), said, guessed
+    return Preprocessing(stored, size, colors.float(), scale.float(), mean_follows_crop=is_image), said, guessed
 
 
 def _color(name: str, given: Sequence[float]) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..device import Precision, torch_dtype
 from ..files import atomic_write
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.shapes import place
 from ..specs.storage import from_json, to_json
 from .network import AlexNet, tensor_shapes
@@ -85,7 +85,7 @@ class ModelBundle:
             "classes": self.classes,
             "stored_size": self.preprocessing.stored_size,
             "crop_size": self.preprocessing.crop_size,
-            "aligned": self.preprocessing.aligned,
+            "aligned": self.preprocessing.mean_follows_crop,
             "flip": self.preprocessing.flip,
         }
         tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Crop, flip, mean, color and std (sections 2 and 4.1) in one Triton kernel: a pixel is read once, written once."""
+"""Crop, flip and normalize (sections 2 and 4.1) in one Triton kernel that reads and writes each pixel once."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .crops import Crops
+
 BLOCK = 1024
 
 
 def normalized_crops(
     images: Tensor,
     indices: Tensor,
-    top: Tensor,
-    left: Tensor,
-    flipped: Tensor,
+    crops: Crops,
     size: int,
     mean: Tensor,
     std: Tensor,
-    aligned: bool,
+    mean_follows_crop: bool,
     color: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """As `crops.normalized_crops`; float16 too."""
-    count, side = len(top), images.shape[1]
-    if mean.shape[0] == side and not aligned:
-        start = (side - size) // 2
-        mean = mean[start : start + size, start : start + size]
-    whole = side if aligned else size
-    mean = mean.expand(whole, whole, 3)  # strides of 0 repeat a single color
+    """See `crops.normalized_crops`; float16 is supported as well.
+
+    Args:
+        indices: of the image that each crop is cut from, (M,), int64.
+    """
+    count, side = len(crops.top), images.shape[1]
+    mean_side = side if mean_follows_crop else size
+    mean = mean.expand(mean_side, mean_side, 3)  # strides of 0 repeat a single color
     images, indices, top, left, flipped, std = (
-        each.contiguous() for each in (images, indices, top, left, flipped, std)
+        each.contiguous() for each in (images, indices, crops.top, crops.left, crops.flipped, std)
     )
     color = None if color is None else color.contiguous()
     y = torch.empty((count, 3, size, size), dtype=dtype, device=images.device, memory_format=torch.channels_last)
     with torch.cuda.device_of(images):
         _crops[(count, triton.cdiv(size * size * 3, BLOCK))](
-            images, indices, top, left, flipped, mean, *mean.stride(), std, color, y, side, size, aligned, BLOCK
+            *(images, indices, top, left, flipped, mean, *mean.stride(), std, color, y),
+            *(side, size, mean_follows_crop, BLOCK),
         )
     return y
 
@@ -58,21 +60,21 @@ def _crops(
     y,
     side,
     SIZE: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    MEAN_FOLLOWS_CROP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     crop = tl.program_id(0).to(tl.int64)
-    image = tl.load(indices + crop)  # 64 bits: all images together may have more than 2³¹ pixels
-    number = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = number < SIZE * SIZE * 3
-    row, column, channel = number // (SIZE * 3), number // 3 % SIZE, number % 3
+    image = tl.load(indices + crop)  # int64: all images together may have more than 2³¹ pixels
+    offset = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = offset < SIZE * SIZE * 3
+    row, column, channel = offset // (SIZE * 3), offset // 3 % SIZE, offset % 3
     source_row = tl.load(top + crop).to(tl.int32) + row
     source_column = tl.load(left + crop).to(tl.int32) + tl.where(tl.load(flipped + crop), SIZE - 1 - column, column)
     pixel = images + image * side * side * 3 + (source_row * side + source_column) * 3 + channel
     value = tl.load(pixel, inside).to(tl.float32)
-    if ALIGNED:
+    if MEAN_FOLLOWS_CROP:
         row, column = source_row, source_column
     value -= tl.load(mean + row * mean_row + column * mean_column + channel * mean_channel, inside)
     if color is not None:
         value += tl.load(color + crop * 3 + channel)
-    tl.store(y + crop * SIZE * SIZE * 3 + number, value / tl.load(std + channel), inside)
+    tl.store(y + crop * SIZE * SIZE * 3 + offset, value / tl.load(std + channel), inside)

@@ -19,7 +19,7 @@ from ..data.sources.detection import open_source
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import recipe_in_words, scales_in_words
@@ -69,7 +69,8 @@ class Plan:
             preprocessing = self.transfer.preprocessing(self.architecture, self.recipe.flip)
         else:
             sizes = self.architecture.stored_size, self.architecture.input_size
-            preprocessing = Preprocessing.of(self.recipe, self.statistics, *sizes)
+            spec = self.recipe.input
+            preprocessing = Preprocessing.from_statistics(spec, self.statistics, *sizes, flip=self.recipe.flip)
         return ModelBundle(network, preprocessing, self.packed.classes).to(device)
 
     def facts(self) -> dict[str, str]:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, plain_dropout, tensor_shapes
-from ..preprocessing.augmentation import Preprocessing
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.shapes import place
 
@@ -105,17 +104,9 @@ class Transfer:
         network.load_state_dict(weights, strict=False)
 
     def preprocessing(self, architecture: Architecture, flip: bool) -> Preprocessing:
-        """The preprocessing that the weights were trained with, for images of the network's sizes.
-
-        A mean image is resized with them: the mean of resized images is the resized mean.
-        """
-        known, stored = self.source.bundle.preprocessing, architecture.stored_size
-        mean = known.mean
-        if len(mean) not in (1, stored):
-            image = mean.permute(2, 0, 1)[None]
-            resized = F.interpolate(image, (stored, stored), mode="bilinear", antialias=True, align_corners=False)
-            mean = resized[0].permute(1, 2, 0).contiguous()
-        return replace(known, stored_size=stored, crop_size=architecture.input_size, mean=mean, flip=flip)
+        """The preprocessing that the weights were trained with, for images of the network's sizes."""
+        known = self.source.bundle.preprocessing
+        return known.resized(architecture.stored_size, architecture.input_size, flip)
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""

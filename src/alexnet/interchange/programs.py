@@ -1,0 +1,148 @@
+"""A network as a program for other runtimes: an ONNX file, or a file of torch.export.
+
+Both are made from one form of the network, a sequence of its layers in their declared order in which normalizations are
+standard operations, so that neither this package nor its kernels are needed to run the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import OrderedDict
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..files import atomic_write
+from ..model.network import AlexNet, ResponseNorm, SpatialResponseNorm
+from ..preprocessing.preprocessing import Preprocessing
+from ..specs import architecture as words
+
+OPSET, IR_VERSION = 18, 8
+"""The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
+
+
+def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing | None = None) -> Path:
+    """Write a network that maps `images`, (N, channels, side, side), float32, to `scores`, (N, classes).
+
+    N is free. Images are in the network's units, as its preprocessing returns them. Inside, the output of each layer
+    has the layer's name: conv1, relu1, pool1 ….
+
+    Args:
+        preprocessing: center crop and normalization to put before the network, whose `images` then are stored images,
+            (N, stored_size, stored_size, 3), uint8.
+
+    Raises:
+        ImportError: the package onnxscript is not installed.
+    """
+    try:
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    except ImportError:
+        raise ImportError("writing ONNX files needs the package onnxscript: pip install 'alexnet[export]'") from None
+    layers, example = _export_form(network, preprocessing)
+    program = _exported(_AllActivations(layers).eval(), example, [*layers][:-1])
+    model = program.model
+    model.graph.outputs[:-1] = []  # the other activations were outputs so that each would have its layer's name
+    ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
+    model.ir_version, model.graph.name = IR_VERSION, network.architecture.name
+    with atomic_write(Path(path)) as temporary:
+        program.save(temporary)
+    return Path(path)
+
+
+def write_program(network: AlexNet, path: str | Path, preprocessing: Preprocessing | None = None) -> Path:
+    """Write a file for `torch.export.load(path).module()`, which maps the same images to the same scores."""
+    layers, example = _export_form(network, preprocessing)
+    with torch.no_grad():
+        program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(_FREE_BATCH,))
+    with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
+    return Path(path)
+
+
+_FREE_BATCH = {0: torch.export.Dim("N")}
+
+
+def _exported(module: nn.Module, example: Tensor, inner: list[str]) -> torch.onnx.ONNXProgram:
+    """What torch makes of a module whose outputs are the inner activations and the scores."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not needed, is not installed
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
+            return torch.onnx.export(
+                module,
+                (example,),
+                input_names=["images"],
+                output_names=[*inner, "scores"],
+                dynamic_shapes=(_FREE_BATCH,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+
+
+def _export_form(network: AlexNet, preprocessing: Preprocessing | None) -> tuple[OrderedDict[str, nn.Module], Tensor]:
+    """Layers by name, in evaluation mode on the CPU, and an example of the images that the first one takes."""
+    network = deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
+    example = torch.zeros(2, network.in_channels, network.input_size, network.input_size)
+    layers = OrderedDict((name, _standard(layer)) for name, layer in network.named_children())
+    if preprocessing is not None:
+        example = torch.zeros(2, preprocessing.stored_size, preprocessing.stored_size, 3, dtype=torch.uint8)
+        layers = OrderedDict(preprocessing=preprocessing.to("cpu").center_crop) | layers
+    return layers, example
+
+
+def _standard(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, ResponseNorm):
+        return _ResponseNorm(layer)
+    return _SpatialNorm(layer.norm) if isinstance(layer, SpatialResponseNorm) else layer
+
+
+class _AllActivations(nn.Sequential):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        activations = []
+        for layer in self:
+            x = layer(x)
+            activations.append(x)
+        return tuple(activations)
+
+
+class _ResponseNorm(nn.Module):
+    """Normalization across channels: ONNX's operator LRN, which divides alpha by its window as ours does."""
+
+    def __init__(self, layer: ResponseNorm):
+        super().__init__()
+        self.norm, self.alpha = layer.norm, float(layer.alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm.groups == 1:
+            return self._normalized(x)
+        return torch.cat([self._normalized(tower) for tower in x.chunk(self.norm.groups, 1)], 1)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        size, beta, k = self.norm.size, self.norm.beta, float(self.norm.k)
+        if not torch.onnx.is_in_onnx_export() or size % 2 == 0:  # ONNX's even windows lie one channel further
+            return F.local_response_norm(x, size, self.alpha, beta, k)
+        attributes = {"size": size, "alpha": self.alpha, "beta": beta, "bias": k}
+        return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
+
+
+class _SpatialNorm(nn.Module):
+    """Normalization within a channel; without `divisor_override`, which `torch.onnx.export` ignores."""
+
+    def __init__(self, norm: words.SpatialNorm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        before, after = norm.size // 2, norm.size - 1 - norm.size // 2
+        mean_square = F.avg_pool2d(F.pad(x * x, (before, after, before, after)), norm.size, stride=1)
+        return x * (norm.k + norm.alpha * mean_square) ** -norm.beta

@@ -1,0 +1,173 @@
+"""How stored pixels become a network's input; saved with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.pack.statistics import Statistics
+from ..specs.recipe import Input
+from .crops import Crops, normalized_crops
+
+CENTER = 2
+"""Index of the center crop among the views of an image: top left, top right, center, bottom left, bottom right, then
+the same five flipped."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Crop, subtract a mean, divide by a standard deviation: (N, side, side, 3), uint8 → (N, 3, crop, crop), floats.
+
+    The results are channels last in memory.
+    """
+
+    stored_size: int
+    """Side of stored images, pixels."""
+    crop_size: int
+    """Side of the crops that the network sees, pixels."""
+    mean: Tensor
+    """(stored_size, stored_size, 3) or (1, 1, 3), pixel units, float32."""
+    std: Tensor
+    """(3,), float32."""
+    mean_follows_crop: bool = False
+    """Whether a mean image is cropped and flipped like the image (Caffe) or always at its center (2012)."""
+    flip: bool = True
+    """Whether flipped images are among the views; False for a network that was trained without flips."""
+
+    @classmethod
+    def from_statistics(
+        cls, spec: Input, statistics: Statistics, stored_size: int, crop_size: int, flip: bool = True
+    ) -> Preprocessing:
+        """The preprocessing that a recipe's input calls for on a training set with these statistics.
+
+        Raises:
+            ValueError: crops are larger than the stored images.
+        """
+        if crop_size > stored_size:
+            raise ValueError(f"crop_size must be <= stored_size, got {crop_size} > {stored_size}")
+        if isinstance(spec.mean, tuple):
+            mean = torch.tensor(spec.mean).view(1, 1, 3)
+        elif spec.mean == "channel":
+            mean = torch.from_numpy(statistics.mean).view(1, 1, 3)
+        else:
+            mean = torch.from_numpy(statistics.mean_image)
+        if isinstance(spec.std, tuple):
+            std = torch.tensor(spec.std)
+        else:
+            std = torch.from_numpy(statistics.std).clamp(min=1e-3) if spec.std == "channel" else torch.ones(3)
+        return cls(stored_size, crop_size, mean.float(), std.float(), spec.mean == "aligned image", flip)
+
+    def to(self, device: torch.device | str) -> Preprocessing:
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device))
+
+    def resized(self, stored_size: int, crop_size: int, flip: bool) -> Preprocessing:
+        """The same mean and std for other sizes: a mean image is resized, as is the mean of resized images."""
+        mean = self.mean
+        if len(mean) not in (1, stored_size):
+            size = (stored_size, stored_size)
+            image = F.interpolate(mean.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)
+            mean = image[0].permute(1, 2, 0).contiguous()
+        return replace(self, stored_size=stored_size, crop_size=crop_size, mean=mean, flip=flip)
+
+    @property
+    def margin(self) -> int:
+        """Largest offset of a crop."""
+        return self.stored_size - self.crop_size
+
+    @cached_property
+    def center_crop(self) -> CenterCrop:
+        """The center crop of every image, as a module, so that exporters can put it in front of a network."""
+        with torch.inference_mode(False):  # tensors of inference mode cannot be exported
+            return CenterCrop(self)
+
+    def normalized_crops(
+        self,
+        images: Tensor,
+        crops: Crops,
+        color: Tensor | None = None,
+        divisor: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Cut crops from images and normalize them, (M, 3, crop_size, crop_size).
+
+        Args:
+            images: (N, stored_size, stored_size, 3), uint8.
+            color: added to all pixels of a crop, in pixel units, (M, 3).
+            divisor: divides the result, as in the 2012 code after its color shift, which widens the distribution.
+        """
+        mean = self.mean if self.mean_follows_crop else self.center_crop.mean
+        std = self.std * divisor
+        return normalized_crops(images, crops, self.crop_size, mean, std, self.mean_follows_crop, color, dtype)
+
+    def resized_crops(self, images: Tensor, windows: Tensor, flipped: Tensor, color: Tensor | None = None) -> Tensor:
+        """Cut windows of any size, resize them bilinearly and normalize them, (N, 3, crop_size, crop_size).
+
+        A mean image is subtracted before resizing.
+
+        Args:
+            images: (N, stored_size, stored_size, 3), uint8.
+            windows: center x, center y, width and height as fractions of the image, (N, 4).
+            flipped: (N,), bool.
+            color: added to all pixels of an image, in pixel units, (N, 3).
+        """
+        pixels = images.float() - self.mean
+        if color is not None:
+            pixels += color[:, None, None, :]
+        x, y, width, height = windows.unbind(1)
+        zero = torch.zeros_like(x)
+        width = torch.where(flipped, -width, width)
+        to_window = torch.stack([width, zero, 2 * x - 1, zero, height, 2 * y - 1], 1).view(-1, 2, 3)
+        grid = F.affine_grid(to_window, [len(images), 3, self.crop_size, self.crop_size], align_corners=False)
+        pixels = (pixels / self.std).permute(0, 3, 1, 2)
+        views = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+        return views.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def view_count(self) -> int:
+        """Number of views of an image: ten, or five without flips."""
+        return 10 if self.flip else 5
+
+    def all_views(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Ten-crop (section 4.1): corners and center, also flipped; (view_count · N, 3, crop_size, crop_size).
+
+        The views of an image are adjacent. CENTER is the index of the center crop among them.
+        """
+        far, center = self.margin, self.margin // 2
+        top, left, flipped = (
+            torch.tensor(views[: self.view_count], device=images.device).repeat(len(images))
+            for views in ([0, 0, center, far, far] * 2, [0, far, center, 0, far] * 2, [False] * 5 + [True] * 5)
+        )
+        indices = torch.arange(len(images), device=images.device).repeat_interleave(self.view_count)
+        return self.normalized_crops(images, Crops(top, left, flipped, indices), dtype=dtype)
+
+
+class CenterCrop(nn.Module):
+    """The normalized center crop of stored images: (N, side, side, 3), uint8 → (N, 3, crop, crop).
+
+    For torch.export and torch.onnx.export, this is slicing and arithmetic; otherwise, the fused kernel is used.
+    """
+
+    mean: Tensor
+    """(crop, crop, 3) or (1, 1, 3)."""
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.start, self.size, mean = preprocessing.margin // 2, preprocessing.crop_size, preprocessing.mean
+        self.end = self.start + self.size
+        if len(mean) > 1:
+            mean = mean[self.start : self.end, self.start : self.end]
+        self.register_buffer("mean", mean.contiguous())
+        self.register_buffer("std", preprocessing.std)
+
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if torch.compiler.is_compiling():
+            pixels = images[:, self.start : self.end, self.start : self.end].float()
+            return ((pixels - self.mean) / self.std).to(dtype).permute(0, 3, 1, 2)
+        offsets = torch.full((len(images),), self.start, device=images.device)
+        crops = Crops(offsets, offsets, torch.zeros_like(offsets, dtype=torch.bool))
+        return normalized_crops(images, crops, self.size, self.mean, self.std, dtype=dtype)

@@ -1,0 +1,84 @@
+"""Write docs/settings.md from the declaration of the settings, `alexnet.specs.settings`.
+
+    python tools/write_settings_doc.py
+
+A test compares the file with what this would write.
+"""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
+
+from alexnet.specs.recipe import Recipe
+
+FILE = Path(__file__).parent.parent / "docs" / "settings.md"
+PAGE = """# Settings
+
+Written by `python tools/write_settings_doc.py`; edit `src/alexnet/specs/settings.py` or `recipe.py` instead. Section
+numbers are those of the paper.
+
+## Training
+
+Flags of `alexnet train`; keywords of `Classifier.fit` and `Classifier.fit_events`; fields of `alexnet.TrainSettings`.
+`alexnet train photos --epochs 5 --lr 0.02` does what `classifier.fit("photos", epochs=5, lr=0.02)` does.
+
+{training}
+
+## Evaluation and prediction
+
+Flags of `alexnet evaluate` and `alexnet predict`; keywords of `alexnet.load`.
+
+{inference}
+
+## Recipes
+
+Fields of `alexnet.specs.recipe.Recipe`. `alexnet describe --recipe NAME` prints those of a recipe. Python can replace
+some of them; [training.md](training.md#for-accuracy-rather-than-history) has an example.
+
+{recipe}
+"""
+
+
+def page() -> str:
+    """The contents of docs/settings.md."""
+    return PAGE.format(
+        training=settings_table(TrainSettings), inference=settings_table(InferenceSettings), recipe=recipe_table()
+    )
+
+
+def settings_table(settings: type) -> str:
+    rows = [("setting", "flag", "what it does")]
+    for name, text in help_of(settings).items():
+        default = default_of(settings, name)
+        shown = f" Default: {default}." if default and "default:" not in text else ""
+        rows.append((f"`{name}`", f"`--{name.replace('_', '-')}`", text + shown))
+    return table(rows)
+
+
+def recipe_table() -> str:
+    helps = help_of(Recipe)
+    rows = [("field", "default", "what it is")]
+    for field in fields(Recipe)[3:]:  # after name, about and schedule
+        rows.append((f"`{field.name}`", default_of(Recipe, field.name), helps.get(field.name, "")))
+    return table(rows)
+
+
+def default_of(settings: type, name: str) -> str:
+    """A default that is a number or a word; empty for all others."""
+    (default,) = (field.default for field in fields(settings) if field.name == name)
+    if isinstance(default, bool) or default in (None, MISSING):
+        return {True: "on", False: "off"}.get(default, "")
+    if isinstance(default, (int, float)):
+        return f"{default:g}"
+    return default if isinstance(default, str) else ""
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    head, *others = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *others))
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(), encoding="utf-8")
