@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
-
 from alexnet.specs.recipe import Recipe
+from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
 
 FILE = Path(__file__).parent.parent / "docs" / "settings.md"
 PAGE = """# Settings
