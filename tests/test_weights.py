@@ -631,34 +631,43 @@ def test_an_npy_that_repeats_an_array_is_refused_before_memory_is_taken(tmp_path
         import_weights(tmp_path / "net.npy")
 
 
-def convolution(blob: bytes, how: bytes = b"") -> bytes:
+def convolution(blob: bytes, settings: bytes = b"", more: bytes = b"") -> bytes:
     """A network of one layer with one blob."""
-    said = frameworks.field(1, b"a") + frameworks.field(2, b"Convolution") + frameworks.field(7, blob)
-    return frameworks.field(100, said + frameworks.field(106, how))
+    layer = frameworks.field(1, b"a") + frameworks.field(2, b"Convolution") + frameworks.field(7, blob) + more
+    return frameworks.field(100, layer + frameworks.field(106, settings))
 
 
-PROTOBUFS = {
-    "goes beyond the end": frameworks.varint(100 * 8 + 2) + frameworks.varint(2**62),
-    "more than 64 bits": b"\x08" + b"\xff" * 9 + b"\x7f",
-    "is cut off at the end": b"\x08\xff",
-    "kind 3": b"\x0b\x0b\x0b",
-    "number 0": b"\x00\x00",
-    "more than 100,000 fields": b"\x20\x00" * 100_001,
-    "neither a network": b"\x0a\x03abc",
-    "a blob of 1 numbers has the shape": convolution(
-        frameworks.field(1, 2**40) + frameworks.field(2, 2**40) + frameworks.field(5, b"\0" * 4)
+ONE = frameworks.new_blob(np.ones((1, 1, 1, 1)))
+BELOW_0 = frameworks.field(5, b"\0" * 4) + frameworks.field(7, frameworks.field(1, frameworks.varint(2**64 - 1) * 2))
+DAMAGED = "Caffe's NetParameter in it is damaged"
+PROTOBUFS = [
+    ("beyond the end", DAMAGED, frameworks.varint(100 * 8 + 2) + frameworks.varint(2**62)),
+    ("more than 64 bits", "neither a network", b"\x08" + b"\xff" * 9 + b"\x7f"),
+    ("cut off", DAMAGED, b"\x08\xff"),
+    ("group", DAMAGED, b"\x0b" * 1000),
+    ("field 0", DAMAGED, b"\x00\x00"),
+    ("layer", "Caffe's LayerParameter in it is damaged", frameworks.field(100, b"\x12\x7f")),
+    ("text", "neither a network", frameworks.field(100, frameworks.field(2, b"\xff"))),
+    ("layers", "a network of more than 1,000 layers", frameworks.field(100, b"") * 1001),
+    ("blobs", "a must have weights and perhaps biases, got 100000 blobs", convolution(b"", more=b"\x3a\x00" * 99_999)),
+    ("name", "neither a network", b"\x0a\x03abc"),
+    (
+        "shape",
+        r"a blob of shape \(1099511627776, 1099511627776, 1, 1\) has 4 bytes",
+        convolution(frameworks.field(1, 2**40) + frameworks.field(2, 2**40) + frameworks.field(5, b"\0" * 4)),
     ),
-    "stride is 0; it may be 1 to 1000": convolution(frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(6, 0)),
-    "pad is 18446744073709551615": convolution(
-        frameworks.new_blob(np.ones((1, 1, 1, 1))), frameworks.field(3, 2**64 - 1)
-    ),
-    "middle of a number": convolution(frameworks.field(5, b"\0" * 5)),
-}
+    ("sides below 0", r"a blob of shape \(-1, -1\) has 4 bytes|cannot reshape|can only specify", convolution(BELOW_0)),
+    ("stride", "stride must be 1 to 1000, got 0", convolution(ONE, frameworks.field(6, 0))),
+    ("pad", "pad must be 0 to 1000, got 4294967295", convolution(ONE, frameworks.field(3, 2**64 - 1))),
+    ("two strides", "stride must be the same for height and width", convolution(ONE, b"\x30\x01\x30\x02")),
+    ("dilation", "a has settings in convolution_param that no AlexNet has", convolution(ONE, frameworks.field(18, 2))),
+    ("middle of a value", "a blob of shape .* has 5 bytes", convolution(frameworks.field(5, b"\0" * 5))),
+]
 
 
-@pytest.mark.parametrize("message", PROTOBUFS)
-def test_a_hostile_protobuf_is_refused(message, tmp_path):
-    (tmp_path / "net").write_bytes(frameworks.field(1, b"name") + PROTOBUFS[message])
+@pytest.mark.parametrize("message, content", [case[1:] for case in PROTOBUFS], ids=[case[0] for case in PROTOBUFS])
+def test_a_hostile_protobuf_is_refused(message, content, tmp_path):
+    (tmp_path / "net").write_bytes(frameworks.field(1, b"name") + content)
     with pytest.raises(ValueError, match=message):
         import_weights(tmp_path / "net")
 
