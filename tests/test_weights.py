@@ -477,7 +477,7 @@ def test_numbers_that_are_none_are_named(number, tmp_path):
     for asked, message in (
         ({"mean": (1, number, 3)}, "mean is"),
         ({"std": (1, number, 3)}, "std is"),
-        ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite numbers or NaN"),
+        ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite values or NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             import_weights(tmp_path / "net.pt", "cifar-18", **asked)
@@ -525,7 +525,7 @@ def test_what_was_read_is_not_written_over(tmp_path):
 
 def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"^\S*none\.npy is not there; mean may be"):
+    with pytest.raises(ValueError, match=r"^\S*none\.npy does not exist; mean must be"):
         import_weights(tmp_path / "net.pt", "cifar-18", mean=tmp_path / "none.npy")
     with pytest.raises(ValueError, match="input_size is 0; it may be 1 or more"):
         import_weights(tmp_path / "net.pt", "cifar-18", input_size=0)
@@ -771,12 +771,12 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "back" / "deploy.prototxt").exists()
     for refused, said in (
         (["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"], "preprocessing goes into onnx"),
-        (["export", "mine", "--format", "npy"], "mine.npy is there already"),
+        (["export", "mine", "--format", "npy"], "mine.npy exists; choose another --output"),
         (
             ["export", "mine.npy", "--format", "npy", "--output", "./mine.npy"],
             "mine.npy is what the network was read from",
         ),
-        (["import", "mine.npy", "--output", "mine"], "mine is a classifier already"),
+        (["import", "mine.npy", "--output", "mine"], "must be a new folder, got a classifier: mine"),
     ):
         with pytest.raises(SystemExit):
             main(refused)
