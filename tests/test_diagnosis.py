@@ -139,8 +139,8 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
     train_step(network, optimizer, views, batch, chosen, "fp32")
     state = torch.get_rng_state()
-    training = SimpleNamespace(bundle=SimpleNamespace(network=network), optimizer=optimizer)
-    found = layer_statistics(training, views, "fp32")
+    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
+    found = layer_statistics(training, views)
     assert torch.equal(state, torch.get_rng_state()) and network.training
     assert list(found["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     activations = network.eval().features(views[:SAMPLE])

@@ -104,7 +104,7 @@ def test_training_follows_the_same_curve_with_and_without_kernels(folder, monkey
         monkeypatch.setenv("ALEXNET_KERNELS", kernels)
         library.cache_clear()
         plan = make_plan(folder, TrainSettings(variant="cifar-11", epochs=8, batch_size=12))
-        events = train(Training(plan.untrained(0, torch.device("cpu")), plan), plan)
+        events = train(Training(plan))
         curves.append([event.step_loss for event in events if isinstance(event, Step)])
     library.cache_clear()
     assert len(curves[0]) >= 30 and curves[0][-1] < 0.8 * curves[0][0]

@@ -250,8 +250,8 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
 
     def errors(data, chosen, seed=0, source=None):
         plan = make_plan(data, TrainSettings(variant=little, recipe=chosen), source)
-        training = Training(plan.untrained(seed, torch.device("cpu")), plan)
-        *_, last = train(training, plan, seed=seed)
+        training = Training(plan, seed)
+        *_, last = train(training)
         return training.bundle, last.row["val_error"]
 
     bundle, error = errors(many, first)

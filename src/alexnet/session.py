@@ -7,6 +7,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,75 +106,95 @@ def fit(
         elif settings.output is not None:
             run = Run.create(_folder(settings), plan.name)
             stack.enter_context(run.lock())
-        bundle = plan.untrained(resolved.seed, torch.device(resolved.device))
-        training = Training(bundle, plan)
-        yield Start(plan, resolved, bundle, run)
-        yield from _train(training, plan, resolved, run, record, settings, notify)
-        yield _finish(training, plan, resolved, run)
+        chosen = resolved.seed, resolved.device, resolved.precision, resolved.micro_batch
+        session = _Session(Training(plan, *chosen), run, record, settings, notify)
+        yield Start(plan, resolved, session.training.bundle, run)
+        yield from session.train()
+        yield session.finish()
 
 
-def _train(
-    training: Training,
-    plan: Plan,
-    resolved: ResolvedSettings,
-    run: Run | None,
-    record: dict,
-    settings: TrainSettings,
-    notify: Callable[[str], object],
-) -> Iterator[Step | Epoch]:
-    """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
-    checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
-    if settings.resume:
-        checkpoints.restore(plan.recipe.batch_size, notify)
-    events = train(training, plan, seed=resolved.seed, precision=resolved.precision, micro_batch=resolved.micro_batch)
-    if run:  # whatever can be refused has been by now
-        run.update(record)
-        run.write_splits(plan.packed)
-    if settings.resume:
-        started = training.progress.epoch or training.progress.batch
-        notify(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
-    best = _BestWeights(training) if plan.has_test and run is None else None
-    watch = Watch(training, plan, resolved.precision)
-    with CtrlC() as ctrl_c, TensorBoard(run, training.progress.epochs) as board, contextlib.closing(events):
-        for event in events:
-            match event:
-                case Step():
-                    if watch.step(event) and run:
-                        with contextlib.suppress(OSError):  # the next checkpoint holds the rows, and says what is wrong
-                            run.write_layer_rows(training.progress.layers)
-                    _check_finite(event.step_loss, f"in epoch {event.epoch}, step {event.batch}", event.lr, training)
-                    if event.notice:
-                        notify(event.notice)
-                case Epoch(row):
-                    _check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"], training)
-                    if diagnosis := watch.epoch():
-                        notify(str(diagnosis))
-                    checkpoints.save()
-                    board.epoch(row)
-                    if best:
-                        best.update(row)
-            yield event
-            if isinstance(event, Step) and (ctrl_c.pressed or checkpoints.is_due()):
-                checkpoints.save()
-            if ctrl_c.pressed:
-                raise Interrupted
-    if best:
-        best.restore()
+class _Session:
+    """A training with its run, if it has one."""
 
+    def __init__(
+        self,
+        training: Training,
+        run: Run | None,
+        record: dict,
+        settings: TrainSettings,
+        notify: Callable[[str], object],
+    ):
+        self.training, self.run, self.record, self.notify = training, run, record, notify
+        self.is_resumed, self.has_test = settings.resume, training.plan.has_test
+        self.checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
+        self.watch = Watch(training)
+        self.best_state, self.best_error = None, math.inf
 
-def _finish(training: Training, plan: Plan, resolved: ResolvedSettings, run: Run | None) -> Finish:
-    """Choose the weights and, for a run, evaluate them and write the report and the results."""
-    history = History(training.progress.epochs)
-    if run is None:
-        training.bundle.network.requires_grad_(True)
-        return Finish(training.bundle, history)
-    bundle = ModelBundle.load(run.choose_weights(plan.has_test), resolved.device)
-    indices = evaluation_images(plan.packed, split=None)
-    evaluation = evaluate_images(bundle, plan.packed, indices, precision=resolved.precision)
-    report = write_report(run.folder, run.record(), history, bundle, evaluation, training.progress.layers)
-    views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
-    run.update({"results": {"split": split_of(evaluation)} | views})
-    return Finish(bundle, history, evaluation, report)
+    def train(self) -> Iterator[Step | Epoch]:
+        """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
+        training = self.training
+        if self.is_resumed:
+            self.checkpoints.restore(self.notify)
+            started = training.progress.epoch or training.progress.batch
+            self.notify(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
+        if self.run:  # whatever can be refused has been by now
+            self.run.update(self.record)
+            self.run.write_splits(training.plan.packed)
+        with (
+            CtrlC() as ctrl_c,
+            TensorBoard(self.run, training.progress.epochs) as board,
+            closing(train(training)) as events,
+        ):
+            for event in events:
+                match event:
+                    case Step():
+                        self._step(event)
+                    case Epoch(row):
+                        self._epoch(row)
+                        board.epoch(row)
+                yield event
+                if isinstance(event, Step) and (ctrl_c.pressed or self.checkpoints.is_due()):
+                    self.checkpoints.save()
+                if ctrl_c.pressed:
+                    raise Interrupted
+
+    def finish(self) -> Finish:
+        """Choose the weights and, for a run, evaluate them and write the report and the results."""
+        training, history = self.training, History(self.training.progress.epochs)
+        if self.run is None:
+            if self.best_state:
+                training.network.load_state_dict(self.best_state)
+            training.network.requires_grad_(True)
+            return Finish(training.bundle, history)
+        bundle, pack = ModelBundle.load(self.run.choose_weights(self.has_test), training.device), training.plan.packed
+        evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
+        report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
+        views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
+        self.run.update({"results": {"split": split_of(evaluation)} | views})
+        return Finish(bundle, history, evaluation, report)
+
+    def _step(self, step: Step) -> None:
+        if self.watch.step(step) and self.run:
+            with contextlib.suppress(OSError):  # the next checkpoint holds the rows, and says what is wrong
+                self.run.write_layer_rows(self.training.progress.layers)
+        self._check_finite(step.step_loss, f"in epoch {step.epoch}, step {step.batch}", step.lr)
+        if step.notice:
+            self.notify(step.notice)
+
+    def _epoch(self, row: dict) -> None:
+        self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
+        if diagnosis := self.watch.epoch():
+            self.notify(str(diagnosis))
+        self.checkpoints.save()
+        if self.run is None and self.has_test and row.get("val_error", math.inf) < self.best_error:
+            self.best_error = row["val_error"]
+            self.best_state = {name: tensor.clone() for name, tensor in self.training.network.state_dict().items()}
+
+    def _check_finite(self, loss: float, where: str, lr: float) -> None:
+        if not math.isfinite(loss):
+            diagnosis = diagnosed(Facts(self.training.progress.epochs, self.training.progress.layers))
+            explanation = f"\n{diagnosis}" if diagnosis else ""
+            raise Diverged(f"the loss became {loss} {where}, at a learning rate of {lr:g}{explanation}")
 
 
 def evaluate(
@@ -211,7 +232,7 @@ def evaluate(
     return evaluate_images(bundle, packed, indices, all_views, precision, track and track("evaluating"))
 
 
-def evaluation_images(packed: Pack, split: str | None, has_splits: bool = True) -> np.ndarray:
+def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool = True) -> np.ndarray:
     """The images on which errors are counted: a split by name, or the one that is reported; all without splits.
 
     Raises:
@@ -340,26 +361,3 @@ def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, tra
     if is_own and not source.has_splits:
         packed = run.with_splits(packed)
     return packed, is_own or source.has_splits
-
-
-def _check_finite(loss: float, where: str, lr: float, training: Training) -> None:
-    if not math.isfinite(loss):
-        diagnosis = diagnosed(Facts(training.progress.epochs, training.progress.layers))
-        explanation = f"\n{diagnosis}" if diagnosis else ""
-        raise Diverged(f"the loss became {loss} {where}, at a learning rate of {lr:g}{explanation}")
-
-
-class _BestWeights:
-    """The weights of the epoch with the lowest validation error, for a training that writes no files."""
-
-    def __init__(self, training: Training):
-        self.network, self.error, self.state = training.bundle.network, math.inf, None
-
-    def update(self, row: dict) -> None:
-        if row.get("val_error", math.inf) < self.error:
-            self.error = row["val_error"]
-            self.state = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-
-    def restore(self) -> None:
-        if self.state is not None:
-            self.network.load_state_dict(self.state)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..device import Precision, autocast
+from ..device import autocast
 from ..runs.history import check_keys
 from ..specs.recipes import recipe
 from ..training.loop import Training
@@ -53,16 +53,16 @@ def is_due(step: int, ends_epoch: bool, is_last_epoch: bool, rows: Sequence[dict
 
 
 @torch.no_grad()
-def layer_statistics(training: Training, views: Tensor, precision: Precision) -> dict:
+def layer_statistics(training: Training, views: Tensor) -> dict:
     """`inputs` and `layers` of a row, right after a step. Nothing is drawn, and nothing in the network changes.
 
     Args:
         views: inputs of the step, (N, channels, side, side), of which the first SAMPLE are used.
     """
-    network, optimizer, sample = training.bundle.network, training.optimizer, views[:SAMPLE]
+    network, optimizer, sample = training.network, training.optimizer, views[:SAMPLE]
     was_training = network.training
     network.eval()
-    with autocast(views.device, precision):
+    with autocast(views.device, training.precision):
         outputs = network.features(sample)
     network.train(was_training)
     groups = {group["name"]: group for group in optimizer.param_groups}

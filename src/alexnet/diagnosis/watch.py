@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..device import Precision
 from ..training.loop import Step, Training
-from ..training.plan import Plan
 from .causes import Diagnosis, Facts, diagnosed
 from .layers import data_facts, is_due, layer_statistics
 
@@ -17,28 +15,28 @@ PATIENCE = 1000
 class Watch:
     """Adds rows of layer statistics to the progress of a training, and says once what is wrong with it."""
 
-    def __init__(self, training: Training, plan: Plan, precision: Precision):
-        self.training, self.plan, self.precision = training, plan, precision
+    def __init__(self, training: Training):
+        self.training = training
 
     def step(self, step: Step) -> bool:
         """Right after a step, add a row if one is due or the loss is not finite; whether there is a new one."""
-        rows, recipe = self.training.progress.layers, self.plan.recipe
-        ends_epoch = step.batch == max(1, self.plan.training_images // recipe.batch_size)
+        rows, plan = self.training.progress.layers, self.training.plan
+        ends_epoch = step.batch == max(1, plan.training_images // plan.recipe.batch_size)
         finite = math.isfinite(step.step_loss)
-        if finite and not is_due(step.step, ends_epoch, step.epoch == recipe.epochs, rows):
+        if finite and not is_due(step.step, ends_epoch, step.epoch == plan.recipe.epochs, rows):
             return False
         row = {"epoch": step.epoch, "step": step.step, "loss": step.step_loss if finite else None, "lr": step.lr}
-        row["peak_lr"] = recipe.peak_lr()
-        row |= layer_statistics(self.training, step.views, self.precision)
+        row["peak_lr"] = plan.recipe.peak_lr()
+        row |= layer_statistics(self.training, step.views)
         if not rows:
-            row["data"] = data_facts(self.plan)
+            row["data"] = data_facts(plan)
         rows.append(row)
         return True
 
     def epoch(self) -> Diagnosis | None:
         """After an epoch, what is wrong; None if nothing is, if it was said before, or if it is too early to tell."""
         progress = self.training.progress
-        is_over = progress.epoch == self.plan.recipe.epochs
+        is_over = progress.epoch == self.training.plan.recipe.epochs
         if progress.diagnosed or not (is_over or progress.epochs[-1]["steps"] >= PATIENCE):
             return None
         diagnosis = diagnosed(Facts(progress.epochs, progress.layers))

@@ -71,14 +71,13 @@ class Checkpoints:
                 self._save_epoch()
         self._saved_at = time.monotonic()
 
-    def restore(self, batch_size: int, notify: Callable[[str], object]) -> None:
+    def restore(self, notify: Callable[[str], object]) -> None:
         """Bring the training to the state of the newest checkpoint that can be read.
 
         Damaged checkpoints are set aside. If BEST is lost, so are the checkpoints after the one that can restore it; if
         none can, the best of the epochs to come is kept. If there are no checkpoints, the run starts anew.
 
         Args:
-            batch_size: images per step, which may have changed since.
             notify: receives what is damaged.
 
         Raises:
@@ -97,8 +96,12 @@ class Checkpoints:
                 except _Unusable as reason:
                     reasons.append(str(reason))
                     continue
-                progress.batch = math.ceil(progress.seen / batch_size)
+                progress.batch = math.ceil(
+                    progress.seen / self.training.plan.recipe.batch_size
+                )  # which may have changed
                 self.training.progress = progress
+                if self.training.stepper.micro_batch_size is None:
+                    self.training.stepper.micro_batch_size = progress.micro_batch_size
                 damaged = paths[: len(reasons)]
                 if not needs_best:
                     reasons += [f"{lost[len(reasons)]}, and no checkpoint can restore it: the best from now on is kept"]

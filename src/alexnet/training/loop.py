@@ -15,7 +15,6 @@ from torch import Tensor
 from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..evaluation.views import evaluate
-from ..model.bundle import ModelBundle
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.mixing import drawn_mix
 from ..specs.schedules import LearningRates
@@ -29,13 +28,37 @@ from .step import MicroBatches
 
 
 class Training:
-    """Everything that changes while a network is trained."""
+    """A plan under way: everything that changes while a network is trained.
 
-    def __init__(self, bundle: ModelBundle, plan: Plan):
-        self.bundle = bundle
-        self.optimizer: PaperSGD = paper_optimizer(bundle.network, plan.recipe)
-        self.ema = WeightEMA(bundle.network, plan.recipe.ema_decay)
+    Args:
+        seed: seed of the initial weights, order, crops and dropout.
+        micro_batch: images per forward and backward pass; the whole batch if None, as many as fit in memory if "auto".
+
+    Raises:
+        ValueError: a network with batch norm cannot be trained in micro-batches.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        micro_batch: MicroBatch = None,
+    ):
+        self.plan, self.seed, self.device, self.precision = plan, seed, torch.device(device), precision
+        self.bundle = plan.untrained(seed, self.device)
+        self.network = self.bundle.network
+        self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
+        self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
+        self.stepper = _Stepper(self.network, self.optimizer, plan.recipe, precision, micro_batch)
+        self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
+
+    def learning_rates(self, batch: int) -> LearningRates:
+        """Those of a batch of the current epoch, from 0."""
+        fraction_done = (self.progress.epoch + batch / self.batches_per_epoch) / self.plan.recipe.epochs
+        return self.plan.recipe.learning_rates(fraction_done, self.progress.val_errors)
 
 
 @dataclass(frozen=True)
@@ -77,76 +100,63 @@ class Epoch:
     """Its row of history; see `History` for the keys."""
 
 
-def train(
-    training: Training,
-    plan: Plan,
-    *,
-    seed: int = 0,
-    precision: Precision = "fp32",
-    micro_batch: MicroBatch = None,
-) -> Iterator[Step | Epoch]:
-    """Train on the train split from `training.progress` to the last epoch, validating after every epoch.
+def train(training: Training) -> Iterator[Step | Epoch]:
+    """Train on the train split, from `training.progress` to the last epoch, validating after every epoch.
 
     The network changes in place. Between steps it holds the weights; after an epoch, and when the generator ends or is
     closed, their EMA where the recipe asks for one. That is also what is validated.
 
     Raises:
-        ValueError: a network with batch norm cannot be trained in micro-batches; before the first event.
         OutOfMemory: a step does not fit into memory, and may not be split.
     """
-    recipe, size = plan.recipe, training.progress.micro_batch_size
-    stepper = _Stepper(training.bundle.network, training.optimizer, recipe, precision, micro_batch, size)
-    return _events(training, plan, stepper, seed, precision)
-
-
-def _events(
-    training: Training, plan: Plan, stepper: _Stepper, seed: int, precision: Precision
-) -> Iterator[Step | Epoch]:
-    network, recipe, pack = training.bundle.network, plan.recipe, plan.packed
-    device, dtype = next(network.parameters()).device, torch_dtype(precision)
-    train_indices = pack.indices("train")
-    batches_per_epoch = math.ceil(len(train_indices) / recipe.batch_size)
+    plan, recipe, seed = training.plan, training.plan.recipe, training.seed
+    train_indices, crop_size = plan.packed.indices("train"), plan.architecture.input_size
+    dtype, gpus = torch_dtype(training.precision), [training.device] if training.device.type == "cuda" else []
     while training.progress.epoch < recipe.epochs:
         progress, clock = training.progress, _Clock(training.progress.seen)
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
-        network.train()
-        reader = read_batches(pack, order, recipe.batch_size, device, progress.batch)
+        training.network.train()
+        reader = read_batches(plan.packed, order, recipe.batch_size, training.device, progress.batch)
         with training.ema.training(), closing(reader):
             for batch, waited_s in clock.timed(reader):
-                lrs = _learning_rates(plan, progress, batches_per_epoch, progress.batch)
+                lrs = training.learning_rates(progress.batch)
                 training.optimizer.set_learning_rates(lrs)
-                with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                with torch.random.fork_rng(gpus):
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # for dropout
                     draws = seed, progress.epoch, lrs.color_shift, dtype
                     views = training_views(batch, recipe, training.bundle.preprocessing, plan.statistics, *draws)
-                    mix = drawn_mix(batch, plan.architecture.input_size, recipe, seed, progress.epoch)
-                    loss, correct = stepper.step(views, batch, mix)
-                training.ema.update(progress.epoch * batches_per_epoch + progress.batch + 1)
+                    mix = drawn_mix(batch, crop_size, recipe, seed, progress.epoch)
+                    loss, correct = training.stepper.step(views, batch, mix)
+                training.ema.update(progress.epoch * training.batches_per_epoch + progress.batch + 1)
                 progress.count(loss, correct, len(batch.labels))
-                progress.micro_batch_size = stepper.micro_batch_size
-                position = progress.epoch + 1, progress.batch, batches_per_epoch
+                progress.micro_batch_size = training.stepper.micro_batch_size
+                position = progress.epoch + 1, progress.batch, training.batches_per_epoch
                 shown = loss, progress.mean_loss, len(batch.labels), waited_s, lrs.weights
-                yield Step(*position, *shown, views, stepper.notice)
-        row = {"epoch": progress.epoch + 1, "steps": (progress.epoch + 1) * batches_per_epoch}
+                yield Step(*position, *shown, views, training.stepper.notice)
+        row = {"epoch": progress.epoch + 1, "steps": (progress.epoch + 1) * training.batches_per_epoch}
         row |= {"train_loss": progress.mean_loss, "train_error": 1 - progress.correct / progress.seen}
-        row["lr"] = _learning_rates(plan, progress, batches_per_epoch, batches_per_epoch - 1).weights
-        row |= clock.speed(progress.seen) | _validate(training.bundle, plan, precision)
+        row["lr"] = training.learning_rates(training.batches_per_epoch - 1).weights
+        row |= clock.speed(progress.seen) | _validate(training)
         training.progress = progress.next_epoch(row | {"elapsed_s": clock.elapsed_s})
         yield Epoch(training.progress.epochs[-1])
-    network.eval()
+    training.network.eval()
 
 
 class _Stepper:
     """Takes steps, in micro-batches where asked for."""
 
-    def __init__(self, network, optimizer, recipe, precision, micro_batch: MicroBatch, size: int | None):
+    def __init__(self, network, optimizer, recipe, precision, micro_batch: MicroBatch):
         self.network, self.arguments, self.is_whole = network, (recipe, precision), micro_batch is None
         self.optimizer, self.notice, self.scores_of = optimizer, None, None
-        self.micro_batches = MicroBatches(network, micro_batch, size, self._notify)
+        self.micro_batches = MicroBatches(network, micro_batch, None, self._notify)
 
     @property
     def micro_batch_size(self) -> int | None:
         return self.micro_batches.at_a_time
+
+    @micro_batch_size.setter
+    def micro_batch_size(self, size: int | None) -> None:
+        self.micro_batches.at_a_time = size
 
     def step(self, views: Tensor, batch: Batch, mix) -> tuple[float, int]:
         self.notice = None
@@ -164,17 +174,13 @@ def step_seed(seed: int, epoch: int, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {batch}".encode()).digest()[:6], "little")
 
 
-def _learning_rates(plan: Plan, progress: Progress, batches_per_epoch: int, batch: int) -> LearningRates:
-    fraction_done = (progress.epoch + batch / batches_per_epoch) / plan.recipe.epochs
-    return plan.recipe.learning_rates(fraction_done, progress.val_errors)
-
-
-def _validate(bundle: ModelBundle, plan: Plan, precision: Precision) -> dict:
+def _validate(training: Training) -> dict:
     """The part of a row of history on the val split, by the center crop; empty without one."""
-    indices = plan.packed.indices("val")
+    pack = training.plan.packed
+    indices = pack.indices("val")
     if not len(indices):
         return {}
-    metrics = evaluate(bundle, plan.packed, indices, all_views=False, precision=precision).center
+    metrics = evaluate(training.bundle, pack, indices, all_views=False, precision=training.precision).center
     return {
         "val_loss": metrics.loss,
         "val_error": 1 - metrics.top1,
