@@ -279,3 +279,33 @@ def test_the_data_fitted_on_is_known_by_name_without_a_run(folder):
     trained_on = set(classifier.evaluate(folder, "train", verbose=False).indices)
     assert np.array_equal(own.indices, named.indices) and not trained_on & set(named.indices)
     assert not trained_on & set(classifier.evaluate(folder, "val", verbose=False).indices)
+
+
+def test_names_of_version_0_1_still_work_and_name_todays(folder, tmp_path):
+    classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
+    with pytest.warns(FutureWarning, match="mirror is now called flip"):
+        classifier.fit(folder, epochs=1, mirror=False, verbose=False)
+    assert not classifier.bundle.preprocessing.flip
+    with pytest.warns(FutureWarning, match="now called bundle"):
+        assert classifier.trained is classifier.bundle
+    with pytest.warns(FutureWarning, match="connected is now called fc_precision"):
+        assert alexnet.load(classifier.save(tmp_path), connected="int8").bundle.fc_precision == "int8"
+    with pytest.raises(TypeError, match="there is no setting 'epoch'; did you mean 'epochs'"):
+        classifier.fit(folder, epoch=1)
+
+
+def test_fit_with_an_output_folder_ends_as_the_command_does(folder, tmp_path):
+    """The same files, with results and a report; a finished run is not resumed."""
+    settings = {"variant": "cifar-18", "epochs": 1, "batch_size": 16, "precision": "fp32"}
+    classifier = alexnet.Classifier()
+    classifier.fit(folder, alexnet.TrainSettings(**settings), output=tmp_path / "python", verbose=False)
+    flags = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    main(["train", str(folder), *flags, "--output", str(tmp_path / "shell")])
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("python", "shell")]
+    assert files[0] == files[1] and "report.html" in files[0]
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("python", "shell")]
+    assert records[0] == records[1] and records[0]["results"]["all_views"]["images"] == 6
+    assert classifier.report == tmp_path / "python" / "report.html"
+    assert classifier.evaluation.mean.summary() == records[0]["results"]["all_views"]
+    with pytest.raises(ValueError, match="is finished"):
+        classifier.fit(folder, output=tmp_path / "python", resume=True)

@@ -8,6 +8,7 @@ import alexnet
 ORDER = [
     *(
         "specs",
+        "compat",
         "files",
         "restricted_pickle",
         "device",

@@ -12,7 +12,7 @@ Nothing here is imported before it is used, because importing torch takes second
 from importlib import import_module
 
 __version__ = "0.1.0"
-_FROM = {
+_MODULES = {
     "Classifier": "classifier",
     "evaluate_together": "classifier",
     "load": "classifier",
@@ -21,31 +21,33 @@ _FROM = {
     "import_weights": "interchange.importing",
     "response_norm": "normalization",
     "spatial_norm": "normalization",
+    "TrainSettings": "specs.settings",
+    "Start": "session",
+    "Step": "training.loop",
+    "Epoch": "training.loop",
+    "Finish": "session",
 }
-__all__ = [
-    *("Classifier", "create", "evaluate_together", "load", "recipes", "response_norm", "spatial_norm", "variants"),
-    *("export_weights", "import_weights"),
-]
+__all__ = ["recipes", "variants", *_MODULES]
 
 
 def variants() -> list[str]:
-    """Names of all networks; `create` makes one of them."""
+    """Names of all networks; `create` builds one of them."""
     from .specs.variants import VARIANTS
 
     return list(VARIANTS)
 
 
 def recipes() -> list[str]:
-    """Names of all ways of training."""
+    """Names of all recipes, that is ways of training."""
     from .specs.recipes import RECIPES
 
     return list(RECIPES)
 
 
 def __getattr__(name: str):
-    if name not in _FROM:
+    if name not in _MODULES:
         raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    return getattr(import_module(f".{_FROM[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from . import session
+from .compat import renamed
 from .console import TrainingBar, console, counting, print_facts
 from .data.pack.reading import Pack
 from .device import describe_device, pick_device, pick_precision
@@ -81,6 +82,7 @@ class Classifier(huggingface.HubMixin):
         warnings.warn("Classifier.trained is now called bundle", FutureWarning, stacklevel=2)
         return self.bundle
 
+    @renamed(mirror="flip", layer_scale="lr_scale")
     def fit(
         self, data: str | Path, settings: TrainSettings | None = None, *, verbose: bool = True, **overrides: Any
     ) -> History:
@@ -233,6 +235,7 @@ class Classifier(huggingface.HubMixin):
         return folder
 
     @classmethod
+    @renamed(connected="fc_precision")
     def load(
         cls, path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
     ) -> Classifier:
@@ -259,6 +262,7 @@ class Classifier(huggingface.HubMixin):
         huggingface.write(self._ready(), save_directory)
 
     @classmethod
+    @renamed(connected="fc_precision")
     def _from_pretrained(
         cls, *, model_id: str, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same", **how
     ) -> Classifier:
@@ -270,6 +274,7 @@ class Classifier(huggingface.HubMixin):
         return self.bundle
 
 
+@renamed(connected="fc_precision")
 def load(
     path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
 ) -> Classifier:

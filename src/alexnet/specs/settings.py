@@ -10,7 +10,6 @@ import ast
 import inspect
 import math
 import textwrap
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -23,8 +22,6 @@ from .architecture import Architecture
 from .recipe import Recipe
 
 MicroBatch = int | Literal["auto"] | None
-FORMER_NAMES = {"mirror": "flip", "layer_scale": "lr_scale"}
-"""Keyword arguments of `Classifier.fit` in version 0.1, and today's."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +87,18 @@ class TrainSettings:
 
     @classmethod
     def of(cls, settings: TrainSettings | None, overrides: Mapping[str, Any]) -> TrainSettings:
-        """Settings with some replaced by keyword arguments, whose names may be those of version 0.1.
+        """Settings with some replaced by keyword arguments.
 
         Raises:
             TypeError: there is no setting of a name.
             ValueError: a value is out of range.
         """
-        known, changes = [field.name for field in fields(cls)], {}
-        for name, value in overrides.items():
-            if name in FORMER_NAMES:
-                warnings.warn(f"{name} is now called {FORMER_NAMES[name]}", FutureWarning, stacklevel=3)
-                name = FORMER_NAMES[name]
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(known)}"
-                raise TypeError(f"there is no setting {name!r}{hint}")
-            changes[name] = value
-        return replace(settings or cls(), **changes)
+        known = [field.name for field in fields(cls)]
+        for name in overrides.keys() - set(known):
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(known)}"
+            raise TypeError(f"there is no setting {name!r}{hint}")
+        return replace(settings or cls(), **overrides)
 
     @property
     def lr_factors(self) -> dict[str, float]:
