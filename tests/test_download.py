@@ -413,7 +413,7 @@ def test_an_image_is_held_to_the_same_rules(serve, monkeypatch):
     site.content = b"no picture"
     with pytest.raises(ValueError, match=r"127.0.0.1:\d+/some%20images.tar.gz cannot be read as an image"):
         stored_image(site.url, 8)
-    monkeypatch.setattr(images, "MOST_BYTES", 9)
+    monkeypatch.setattr(images, "MAX_BYTES", 9)
     with pytest.raises(ValueError, match="it has 10 bytes; it may have 9"):
         stored_image(site.url, 8)
 

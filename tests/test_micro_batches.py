@@ -9,7 +9,7 @@ import torch
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
-from alexnet.preprocessing.mixing import drawn_mix
+from alexnet.preprocessing.mixing import draw_mix
 from alexnet.runs.checkpoints import LAST, read_notes
 from alexnet.specs.recipes import recipe
 from alexnet.training import step
@@ -26,7 +26,7 @@ def after_a_step(name, chosen, take, dtype=torch.float64):
     views = torch.randn(10, 3, network.input_size, network.input_size, generator=drawn, dtype=dtype)
     batch = Batch(None, torch.arange(10) % 5, np.arange(10), 0)
     torch.manual_seed(7)
-    mix = drawn_mix(batch, network.input_size, chosen, 0, 0)
+    mix = draw_mix(batch, network.input_size, chosen, 0, 0)
     loss, right = take(network)(network, optimizer, views, batch, chosen, "fp32", mix)
     return loss, right, network.state_dict()
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.preprocessing.mixing import Mix, drawn_mix
+from alexnet.preprocessing.mixing import Mix, draw_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import paper_optimizer
@@ -28,14 +28,14 @@ def batch_of(count=16, first=0):
 
 
 def mixes(recipe, count=2000):
-    return [drawn_mix(batch_of(first=first), SIDE, recipe, seed=1, epoch=0) for first in range(0, 16 * count, 16)]
+    return [draw_mix(batch_of(first=first), SIDE, recipe, seed=1, epoch=0) for first in range(0, 16 * count, 16)]
 
 
 def test_mixup_is_the_weighted_mean_of_two_images():
     """x = λ · x_i + (1 − λ) · x_j (Zhang et al. 2018, equation 1)."""
-    mix, views = drawn_mix(batch_of(), SIDE, MIXUP, seed=1, epoch=0), torch.randn(16, 3, SIDE, SIDE)
-    expected = torch.stack([mix.share * views[i] + (1 - mix.share) * views[j] for i, j in enumerate(mix.partners)])
-    torch.testing.assert_close(mix.of(views), expected)
+    mix, views = draw_mix(batch_of(), SIDE, MIXUP, seed=1, epoch=0), torch.randn(16, 3, SIDE, SIDE)
+    expected = torch.stack([mix.weight * views[i] + (1 - mix.weight) * views[j] for i, j in enumerate(mix.partners)])
+    torch.testing.assert_close(mix.apply(views), expected)
     assert sorted(mix.partners.tolist()) == list(range(16)), "each image is a partner once"
 
 
@@ -43,30 +43,30 @@ def test_cutmix_shows_the_partner_in_a_window_and_counts_its_area():
     """(Yun et al. 2019, equations 1 and 2): a window of √(1 − λ) of each side around any pixel, cut off at the edge."""
     views = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, SIDE, SIDE)  # every image shows its own number
     for mix in mixes(CUTMIX, 50):
-        mixed = mix.of(views)
+        mixed = mix.apply(views)
         for i, j in enumerate(mix.partners.tolist()):
             own = (mixed[i] == i).float().mean().item()
-            assert own == pytest.approx(1.0 if i == j else mix.share)
+            assert own == pytest.approx(1.0 if i == j else mix.weight)
             assert set(mixed[i].unique().tolist()) <= {i, j}
-    shares = np.array([mix.share for mix in mixes(CUTMIX)])
+    weights = np.array([mix.weight for mix in mixes(CUTMIX)])
     tops, bottoms = (np.array([mix.window[edge] for mix in mixes(CUTMIX)]) for edge in (0, 1))
     # λ is uniform for alpha 1, so √(1 − λ) is 2/3 on average; 5/24 of a side is cut off at the edges:
     # the mean over s of s²/4, where s has density 2s, is 1/8 for the pair of edges
     assert (bottoms - tops).mean() / SIDE == pytest.approx(2 / 3 - 1 / 8, abs=0.02)
-    assert shares.min() >= 0 and shares.max() <= 1
+    assert weights.min() >= 0 and weights.max() <= 1
 
 
 @pytest.mark.parametrize("recipe", [MIXUP, CUTMIX])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mixed_views_stay_channels_last_and_the_views_unmixed(recipe, dtype):
     views = torch.randn(16, SIDE, SIDE, 3).to(dtype).permute(0, 3, 1, 2)
-    before, mixed = views.clone(), drawn_mix(batch_of(), SIDE, recipe, seed=1, epoch=0).of(views)
+    before, mixed = views.clone(), draw_mix(batch_of(), SIDE, recipe, seed=1, epoch=0).apply(views)
     assert mixed.is_contiguous(memory_format=torch.channels_last) and mixed.dtype == dtype
     assert torch.equal(views, before) and not torch.equal(mixed, before)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
-def test_shares_are_distributed_by_beta(alpha):
+def test_mixing_weights_follow_a_beta_distribution(alpha):
     found = np.array([draws.beta(0, 0, number, "share", alpha) for number in range(4000)])
     assert found.mean() == pytest.approx(0.5, abs=0.02)
     assert found.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.06)
@@ -75,13 +75,13 @@ def test_shares_are_distributed_by_beta(alpha):
 def test_a_recipe_with_both_takes_each_half_of_the_time_and_one_with_neither_none():
     cut = [mix.window is not None for mix in mixes(replace(CUTMIX, mixup=0.2), 1000)]
     assert np.mean(cut) == pytest.approx(0.5, abs=0.05)
-    assert drawn_mix(batch_of(), SIDE, RECIPES["paper"], 1, 0) is None
+    assert draw_mix(batch_of(), SIDE, RECIPES["paper"], 1, 0) is None
 
 
 def test_the_mix_depends_on_seed_epoch_and_place_alone():
     def found(seed, epoch, first):
-        mix = drawn_mix(batch_of(first=first), SIDE, CUTMIX, seed, epoch)
-        return mix.share, mix.window, tuple(mix.partners.tolist())
+        mix = draw_mix(batch_of(first=first), SIDE, CUTMIX, seed, epoch)
+        return mix.weight, mix.window, tuple(mix.partners.tolist())
 
     assert found(1, 2, 16) == found(1, 2, 16)
     assert len({found(1, 2, 16), found(2, 2, 16), found(1, 3, 16), found(1, 2, 32)}) == 4
@@ -93,7 +93,7 @@ def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
     network.add_module("flatten", nn.Flatten())
     network.add_module("fc8", nn.Linear(12, 3))
     views, batch = torch.randn(16, 3, 2, 2), batch_of()
-    mix = Mix(torch.arange(16).flip(0), share=0.3)
+    mix = Mix(torch.arange(16).flip(0), weight=0.3)
     labels = 0.3 * F.one_hot(batch.labels, 3) + 0.7 * F.one_hot(batch.labels.flip(0), 3)
     expected = F.cross_entropy(network(0.3 * views + 0.7 * views.flip(0)), labels, label_smoothing=0.1).item()
     found, _ = train_step(network, paper_optimizer(network, recipe), views, batch, recipe, "fp32", mix)

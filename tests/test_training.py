@@ -19,7 +19,7 @@ from alexnet.data.batches import Batch
 from alexnet.device import torch_dtype
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
-from alexnet.preprocessing.mixing import drawn_mix
+from alexnet.preprocessing.mixing import draw_mix
 from alexnet.runs.run import BEST, LAST, Run
 from alexnet.session import Diverged
 from alexnet.specs.recipes import recipe
@@ -89,7 +89,7 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
-        train_step(network, optimizer, views, batch, chosen, precision, drawn_mix(batch, side, chosen, 0, 0))
+        train_step(network, optimizer, views, batch, chosen, precision, draw_mix(batch, side, chosen, 0, 0))
     flattened = next(step.inputs for step in network.placed if step.operation == "flatten")
     assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
     for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""Two images in one, on whole batches, on the batch's device: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019)."""
+"""Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), on whole batches on their device."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from ..specs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Mix:
-    """What the views of a batch are mixed with."""
+    """How each image of a batch is mixed with a partner."""
 
     partners: Tensor
-    """Place in the batch of the image that each is mixed with, (N,), int64."""
-    share: float
-    """Of each image itself, 0 … 1; the rest is its partner's."""
+    """Index within the batch of each image's partner, (N,), int64."""
+    weight: float
+    """Weight of each image and its label, 0 … 1: the papers' λ. The partner's is 1 − weight."""
     window: tuple[int, int, int, int] | None = None
-    """For cutmix, what shows the partner: first row, row after the last, and so the columns. Where None, pixels are
-    averaged."""
+    """Cutmix: the window that shows the partner, as first row, last row + 1, first column, last column + 1. None: mixup,
+    which averages pixels."""
 
-    def of(self, views: Tensor) -> Tensor:
-        """The views mixed, (N, 3, side, side)."""
+    def apply(self, views: Tensor) -> Tensor:
+        """The mixed views, (N, channels, side, side)."""
         if self.window is None:
-            return views.lerp(views[self.partners], 1 - self.share)
+            return views.lerp(views[self.partners], 1 - self.weight)
         top, bottom, left, right = self.window
         mixed = views.clone()
         mixed[:, :, top:bottom, left:right] = views[self.partners, :, top:bottom, left:right]
         return mixed
 
 
-def drawn_mix(batch: Batch, side: int, recipe: Recipe, seed: int, epoch: int) -> Mix | None:
-    """How a recipe wants this batch mixed, None where it does not; by mixup or cutmix in turn where it names both.
+def draw_mix(batch: Batch, side: int, recipe: Recipe, seed: int, epoch: int) -> Mix | None:
+    """The mix of a batch, None if the recipe has neither mixup nor cutmix; if it has both, either with probability ½.
 
-    Shares are drawn by (seed, epoch, place of the batch in the epoch), partners by (seed, epoch, image).
+    The weight is a function of (seed, epoch, position of the batch in the epoch), the partners of (seed, epoch, image
+    indices).
 
     Args:
         side: of the views, pixels.
     """
     if not (recipe.mixup or recipe.cutmix):
         return None
-    which, down, across = draws.uniform(seed, epoch, np.array([batch.first]), "mix", 3)[0]
-    cuts = recipe.cutmix > 0 and (which < 0.5 or not recipe.mixup)
-    share = draws.beta(seed, epoch, batch.first, "share", recipe.cutmix if cuts else recipe.mixup)
+    choice, y, x = draws.uniform(seed, epoch, np.array([batch.first]), "mix", 3)[0]
+    is_cutmix = recipe.cutmix > 0 and (choice < 0.5 or not recipe.mixup)
+    weight = draws.beta(seed, epoch, batch.first, "share", recipe.cutmix if is_cutmix else recipe.mixup)
     order = draws.uniform(seed, epoch, batch.indices, "partner")[:, 0].argsort(kind="stable")
     partners = torch.from_numpy(order).to(batch.labels.device)
-    if not cuts:
-        return Mix(partners, share)
-    half = np.sqrt(1 - share) * side / 2
-    edges = [round(min(max(middle * side + way * half, 0), side)) for middle in (down, across) for way in (-1, 1)]
+    if not is_cutmix:
+        return Mix(partners, weight)
+    half = np.sqrt(1 - weight) * side / 2
+    edges = [round(min(max(center * side + sign * half, 0), side)) for center in (y, x) for sign in (-1, 1)]
     top, bottom, left, right = edges
     return Mix(partners, 1 - (bottom - top) * (right - left) / side**2, (top, bottom, left, right))

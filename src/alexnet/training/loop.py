@@ -16,7 +16,7 @@ from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..evaluation.views import evaluate
 from ..preprocessing.augmentation import training_views
-from ..preprocessing.mixing import drawn_mix
+from ..preprocessing.mixing import draw_mix
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .ema import WeightEMA
@@ -125,7 +125,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
                     torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # for dropout
                     draws = seed, progress.epoch, lrs.color_shift, dtype
                     views = training_views(batch, recipe, training.bundle.preprocessing, plan.statistics, *draws)
-                    mix = drawn_mix(batch, crop_size, recipe, seed, progress.epoch)
+                    mix = draw_mix(batch, crop_size, recipe, seed, progress.epoch)
                     loss, correct = training.stepper.step(views, batch, mix)
                 training.ema.update(progress.epoch * training.batches_per_epoch + progress.batch + 1)
                 progress.count(loss, correct, len(batch.labels))

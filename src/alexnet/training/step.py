@@ -79,7 +79,7 @@ def add_gradient(
             for rounding.
     """
     count = len(views)
-    views = mix.of(views) if mix else views
+    views = mix.apply(views) if mix else views
     others = batch.labels[mix.partners] if mix else None
     found = torch.zeros(2, device=views.device)
     for first in range(0, count, at_a_time or count):
@@ -90,7 +90,7 @@ def add_gradient(
         loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
         if mix:
             other = F.cross_entropy(scores, others[part], label_smoothing=recipe.label_smoothing)
-            loss = mix.share * loss + (1 - mix.share) * other
+            loss = mix.weight * loss + (1 - mix.weight) * other
         loss = loss * (len(labels) / count)
         loss.backward()
         found += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels).sum()])
