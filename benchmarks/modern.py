@@ -16,7 +16,7 @@ from statistics import mean, stdev
 import torch
 
 from alexnet.device import describe_device, keep_freed_memory, pick_device, pick_precision
-from alexnet.evaluation.views import evaluate
+from alexnet.evaluation.evaluation import evaluate
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import train
 from alexnet.training.plan import evaluation_images, make_plan
@@ -32,7 +32,7 @@ def accuracy(name: str, data: str, side: int | None, epochs: int | None, seed: i
     bundle = plan.untrained(seed, device)
     train(bundle, plan, seed=seed, precision=precision)
     numbers = evaluation_images(plan.packed, None)
-    return evaluate(bundle, plan.packed, numbers, precision=precision).mean.top1
+    return evaluate(bundle, plan.packed, numbers, precision=precision).all_views.top1
 
 
 def main() -> None:

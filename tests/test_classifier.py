@@ -84,7 +84,7 @@ def test_a_saved_classifier_answers_alike_and_needs_nothing_else(run, tmp_path):
     picture = np.random.default_rng(1).integers(0, 256, (90, 80, 3), dtype=np.uint8)
     np.testing.assert_array_equal(again.predict(picture), classifier.predict(picture))
     assert again.classes == classifier.classes
-    assert classifier.evaluate(verbose=False).mean.top1 >= 0.5
+    assert classifier.evaluate(verbose=False).all_views.top1 >= 0.5
     with pytest.raises(ValueError, match="does not know what it was trained on"):
         again.evaluate()
 

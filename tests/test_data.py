@@ -235,7 +235,7 @@ def test_arrays_are_read_as_images():
     for wrong, said in (
         (pixels.astype(np.int64), "int64"),
         (pixels / 100, r"0 … 1"),
-        (np.zeros((2, 3, 8, 8)), r"shape \(2, 3, 8, 8\)"),
+        (np.zeros((2, 3, 8, 8)), r"got \(2, 3, 8, 8\)"),
     ):
         with pytest.raises(ValueError, match=said):
             stored_image(wrong, 8)

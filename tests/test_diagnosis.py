@@ -175,9 +175,9 @@ def test_errors_with_other_names_for_the_classes():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     answers = torch.tensor([1, 1, 2, 2, 0, 1])
     metrics = Metrics(torch.nn.functional.one_hot(answers, 3).float(), labels)
-    assert metrics.top1 == 0 and metrics.top1_renamed == pytest.approx(5 / 6)
+    assert metrics.top1 == 0 and metrics.top1_relabeled == pytest.approx(5 / 6)
     one_class = Metrics(torch.tensor([[1.0, 0.0, 0.0]] * 6), labels)
-    assert one_class.top1_renamed == pytest.approx(1 / 3) and one_class.largest_answer == 1
+    assert one_class.top1_relabeled == pytest.approx(1 / 3) and one_class.most_predicted_fraction == 1
 
 
 SIZES = {"activations": 1.0, "spread": 1.0, "weights": 0.01, "updates": 1e-5, "ratio": 1e-3, "dead": 0.1}

@@ -1,4 +1,4 @@
-"""Several networks together, against means by hand and planted networks."""
+"""Ensembles, against means by hand and planted networks."""
 
 import csv
 import json
@@ -11,9 +11,9 @@ from conftest import write_colors
 
 import alexnet
 from alexnet.cli import main
-from alexnet.evaluation.ensembles import GRID, searched_weights, together
+from alexnet.evaluation.ensembles import GRID, evaluate_average, searched_weights
+from alexnet.evaluation.evaluation import Evaluation
 from alexnet.evaluation.metrics import Metrics
-from alexnet.evaluation.views import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_average_is_the_mean_by_hand_and_counts_every_image_once(runs, tmp_p
     assert [each["weight"] for each in printed["networks"]] == [0.5, 0.5]
 
 
-def test_the_table_has_each_network_alone_and_the_search_says_its_danger(runs, capsys):
+def test_the_table_has_each_network_alone_and_the_search_is_called_too_low(runs, capsys):
     main(["evaluate", *map(str, runs), "--average", "--weights", "search", "--precision", "fp32"])
     printed = capsys.readouterr().out
     assert all(f"\n{str(run)[:20]}" in printed for run in runs) and "\naverage" in printed
@@ -62,9 +62,9 @@ def test_the_table_has_each_network_alone_and_the_search_says_its_danger(runs, c
 
 def test_from_python(runs):
     found = alexnet.evaluate_together(runs, verbose=False)
-    alone = [alexnet.load(run).evaluate(verbose=False).mean for run in runs]
-    assert [each.mean.loss for each in found.each] == pytest.approx([each.loss for each in alone])
-    assert (found.average.views, found.weights) == (15, (1.0, 1.0))
+    alone = [alexnet.load(run).evaluate(verbose=False).all_views for run in runs]
+    assert [each.all_views.loss for each in found.members] == pytest.approx([each.loss for each in alone])
+    assert (found.average.view_count, found.weights) == (15, (1.0, 1.0))
 
 
 def evaluation(probabilities, labels, names, classes):
@@ -85,20 +85,20 @@ def test_images_and_classes_are_matched_by_name():
     first = evaluation([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [0, 1], ["x", "y"], "abc")
     # the same two images, the other way round, and classes c, a, b
     other = evaluation([[0.3, 0.1, 0.6], [0.2, 0.5, 0.3]], [2, 1], ["y", "x"], "cab")
-    found = together([first, other])
+    found = evaluate_average([first, other])
     expected = [
         [(0.7 + 0.5) / 2, (0.2 + 0.3) / 2, (0.1 + 0.2) / 2],
         [(0.1 + 0.1) / 2, (0.8 + 0.6) / 2, (0.1 + 0.3) / 2],
     ]
-    torch.testing.assert_close(found.average.mean.probabilities, torch.tensor(expected))
-    assert found.average.mean.top1 == 1 and found.each[1].mean.labels.tolist() == [0, 1]
+    torch.testing.assert_close(found.average.all_views.probabilities, torch.tensor(expected))
+    assert found.average.all_views.top1 == 1 and found.members[1].all_views.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("classes", [4, 12])
 def test_the_search_finds_the_good_network_among_noise(classes):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, classes, 3000)
-    names = [str(number) for number in range(3000)]
+    names = [str(index) for index in range(3000)]
     made = [noisy(generator, labels, classes, strength) for strength in (0.0, 2.0, 0.0)]
     weights = searched_weights([evaluation(each, labels, names, range(classes)) for each in made])
     assert set(weights) <= set(GRID)
@@ -123,25 +123,25 @@ def test_the_search_is_that_of_2012():
                 tried = [*weights[:place], value, *weights[place + 1 :]]
                 if right(tried) > best:
                     weights, best = tried, right(tried)
-    names = [str(number) for number in range(60)]
+    names = [str(index) for index in range(60)]
     assert searched_weights([evaluation(each, labels, names, range(8)) for each in made]) == pytest.approx(weights)
 
 
 def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
     first = evaluation([[0.7, 0.3]], [0], ["x"], "ab")
-    with pytest.raises(ValueError, match="the networks know different classes: b, c"):
-        together([first, evaluation([[0.7, 0.3]], [0], ["x"], "ac")])
-    with pytest.raises(ValueError, match="the networks saw different images, x one of them"):
-        together([first, evaluation([[0.7, 0.3]], [0], ["y"], "ab")])
-    with pytest.raises(ValueError, match="other classes for one network"):
-        together([first, evaluation([[0.7, 0.3]], [1], ["x"], "ab")])
-    with pytest.raises(ValueError, match="1 images, x the first, would choose the weights and be counted as well"):
-        together([first, first], [first, first])
+    with pytest.raises(ValueError, match="the networks must have the same classes, but differ in b, c"):
+        evaluate_average([first, evaluation([[0.7, 0.3]], [0], ["x"], "ac")])
+    with pytest.raises(ValueError, match="the networks must be evaluated on the same images, but differ in x"):
+        evaluate_average([first, evaluation([[0.7, 0.3]], [0], ["y"], "ab")])
+    with pytest.raises(ValueError, match="the same images have different labels"):
+        evaluate_average([first, evaluation([[0.7, 0.3]], [1], ["x"], "ab")])
+    with pytest.raises(ValueError, match=r"cannot be searched on images that are evaluated, such as x \(1 images\)"):
+        evaluate_average([first, first], [first, first])
     arguments = list(map(str, runs))
     for asked, said in (
         (arguments, "several networks with --average"),
-        ([*arguments, "--average", "--fc-precision", "int8"], "with --average it may be same"),
-        ([*arguments, "--average", "--weights", "search", "--split", "val"], "would choose the weights"),
+        ([*arguments, "--average", "--fc-precision", "int8"], "--fc-precision must be same with --average"),
+        ([*arguments, "--average", "--weights", "search", "--split", "val"], "weights cannot be searched on images"),
         ([arguments[0], str(tmp_path), "--average"], "holds no trained network"),
     ):
         with pytest.raises(SystemExit):
@@ -153,6 +153,6 @@ def test_one_image_of_a_name_is_like_another():
     """A list may name an image twice: they are matched in their order, and both count."""
     first = evaluation([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], ["x", "x", "w"], "ab")
     other = evaluation([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]], [1, 0, 0], ["w", "x", "x"], "ab")
-    found = together([first, other])
+    found = evaluate_average([first, other])
     expected = [[0.85, 0.15], [0.55, 0.45], [0.3, 0.7]]
-    torch.testing.assert_close(found.average.mean.probabilities, torch.tensor(expected))
+    torch.testing.assert_close(found.average.all_views.probabilities, torch.tensor(expected))

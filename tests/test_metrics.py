@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.evaluation.evaluation import Evaluation
 from alexnet.evaluation.metrics import Metrics, top_k_credit
 
 
@@ -19,7 +20,7 @@ def brute_force_credit(scores, label, k):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("scores", [[4, 3, 2, 1], [2, 2, 2, 2], [5, 2, 2, 2], [1, 3, 3, 0]])
-def test_ties_share_the_places_left(scores, k):
+def test_ties_share_the_ranks_left(scores, k):
     credits = top_k_credit(torch.tensor([scores] * 4, dtype=torch.float32), torch.arange(4), k)
     for label in range(4):
         assert credits[label].item() == pytest.approx(brute_force_credit(scores, label, k), abs=0.03)
@@ -27,7 +28,7 @@ def test_ties_share_the_places_left(scores, k):
 
 
 def test_a_tie_as_counted_in_2012():
-    # Two places, one of them taken; three classes tie for the other: a third each.
+    # Two ranks, one of them taken; three classes tie for the other: a third each.
     assert top_k_credit(torch.tensor([[9.0, 5.0, 5.0, 5.0]]), torch.tensor([2]), 2).item() == pytest.approx(1 / 3)
 
 
@@ -43,3 +44,9 @@ def test_numbers_of_a_table_by_hand():
     assert metrics.loss == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.5)) / 3)
     assert metrics.confusion.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert metrics.summary()["top1_error"] == pytest.approx(1 / 3)
+
+
+def test_the_former_name_of_all_views_still_works():
+    metrics = Metrics(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
+    with pytest.warns(DeprecationWarning, match="all_views"):
+        assert Evaluation(metrics, metrics, 10, None, np.arange(1)).mean is metrics

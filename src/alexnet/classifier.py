@@ -25,8 +25,8 @@ from .compat import renamed
 from .console import TrainingBar, console, counting, print_facts
 from .data.pack.reading import Pack
 from .device import describe_device, pick_device, pick_precision
-from .evaluation.ensembles import Together, together
-from .evaluation.views import Evaluation, probabilities
+from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
+from .evaluation.evaluation import Evaluation, probabilities
 from .interchange import huggingface
 from .model.bundle import FILE as MODEL_FILE
 from .model.bundle import ModelBundle
@@ -288,7 +288,7 @@ def evaluate_together(
     split: str | None = None,
     weights: Literal["equal", "search"] = "equal",
     verbose: bool = True,
-) -> Together:
+) -> EnsembleEvaluation:
     """Count the errors of several networks, alone and as an ensemble: the mean of their probabilities by ten views.
 
     Every network has its own preprocessing and image size; images and classes are matched by name.
@@ -311,7 +311,7 @@ def evaluate_together(
         evaluations.append(classifier.evaluate(data, split, verbose=verbose))
         if weights == "search":
             validation.append(classifier.evaluate(data, "val", verbose=verbose))
-    return together(evaluations, validation or None)
+    return evaluate_average(evaluations, validation or None)
 
 
 def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list[tuple[str, float]]:

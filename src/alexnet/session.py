@@ -23,8 +23,8 @@ from .device import Precision, pick_device, pick_precision
 from .diagnosis.causes import Facts, diagnosed
 from .diagnosis.layers import check_row
 from .diagnosis.watch import Watch
-from .evaluation.views import Evaluation
-from .evaluation.views import evaluate as evaluate_images
+from .evaluation.evaluation import Evaluation
+from .evaluation.evaluation import evaluate as evaluate_images
 from .interchange.importing import import_weights, is_ours
 from .model.bundle import ModelBundle
 from .runs.checkpoints import Checkpoints
@@ -247,12 +247,6 @@ def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool =
     if not len(indices):
         raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
     return indices
-
-
-def split_of(evaluation: Evaluation) -> str:
-    """Which split the images of an evaluation are."""
-    splits = set(evaluation.packed.splits[evaluation.indices])
-    return SPLITS[splits.pop()] if len(splits) == 1 else "all images"
 
 
 def facts_of(folder: Path) -> Facts:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ..data.labels.class_names import readable_class_name
 from ..data.pack.reading import describe_splits
-from ..data.source import SPLITS
 from ..diagnosis.causes import Facts, diagnosed
+from ..evaluation.evaluation import Evaluation
 from ..evaluation.metrics import Metrics
-from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, class_rows, error_rows
-from ..evaluation.views import Evaluation
+from ..evaluation.tables import CLASS_HEADER, ERROR_HEADER, class_rows, error_rows
 from ..model.bundle import ModelBundle
 from ..runs.history import History
 from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
@@ -49,7 +48,7 @@ def write_report(
     Returns:
         The path of the page.
     """
-    metrics, classes = evaluation.mean, [*map(readable_class_name, bundle.classes)]
+    metrics, classes = evaluation.all_views, [*map(readable_class_name, bundle.classes)]
     shown = pick_examples(metrics, EXAMPLES)
     images = evaluation.packed.images[evaluation.indices[shown]]
     pictures = {
@@ -76,11 +75,11 @@ def write_report(
             f"<h1>{html.escape(folder.name)}</h1>",
             table(list(_facts(record, evaluation).items())),
             "<h2>Errors</h2>",
-            table(error_rows(evaluation), ERROR_HEAD),
+            table(error_rows(evaluation), ERROR_HEADER),
             *(_diagnosis(history, lines)),
             *sections,
             "<h2>By class</h2>",
-            table(class_rows(metrics, classes), CLASS_HEAD),
+            table(class_rows(metrics, classes), CLASS_HEADER),
             "</html>\n",
         ]
     )
@@ -97,8 +96,6 @@ def _diagnosis(history: History, lines: Sequence[dict]) -> list[str]:
 
 def _facts(run: Mapping, evaluation: Evaluation) -> dict[str, str]:
     """What was trained on what, and how."""
-    numbers = evaluation.indices
-    split = SPLITS[evaluation.packed.splits[numbers[0]]]
     recipe = run["recipe"]
     return {
         "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
@@ -106,7 +103,7 @@ def _facts(run: Mapping, evaluation: Evaluation) -> dict[str, str]:
         "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
         "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
         "weights": run["weights"],
-        "errors on": f"{split}, {len(numbers):,} images",
+        "errors on": f"{evaluation.split}, {len(evaluation.indices):,} images",
     }
 
 

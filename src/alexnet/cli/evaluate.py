@@ -59,8 +59,7 @@ def _evaluate_one(
     from ..classifier import load
     from ..console import console, print_table
     from ..data.labels.class_names import readable_class_name
-    from ..evaluation.tables import CLASS_HEAD, ERROR_HEAD, change_rows, class_rows, error_rows, write_probabilities
-    from ..session import split_of
+    from ..evaluation.tables import CLASS_HEADER, ERROR_HEADER, change_rows, class_rows, error_rows, write_probabilities
 
     device, precision, fc_precision = settings.device, settings.precision, settings.fc_precision
     classifier = load(run, device, precision, fc_precision)
@@ -71,17 +70,17 @@ def _evaluate_one(
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
     if as_json:
-        views = _views(evaluation)
+        views = evaluation.summary()
         if unquantized:
-            views |= {"fc_precision": fc_precision, "same": _views(unquantized)}
-        return print_json({"data": evaluation.packed.name, "split": split_of(evaluation)} | views)
-    console.print(f"{evaluation.packed.name}, {split_of(evaluation)}: {len(evaluation.indices):,} images\n")
+            views |= {"fc_precision": fc_precision, "same": unquantized.summary()}
+        return print_json({"data": evaluation.packed.name, "split": evaluation.split} | views)
+    console.print(f"{evaluation.packed.name}, {evaluation.split}: {len(evaluation.indices):,} images\n")
     rows = error_rows(evaluation)
     if unquantized:
         rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
-    print_table(rows, ERROR_HEAD, (1, 2, 3, 4, 5))
+    print_table(rows, ERROR_HEADER, (1, 2, 3, 4, 5))
     console.print()
-    print_table(class_rows(evaluation.mean, [*map(readable_class_name, classifier.classes)]), CLASS_HEAD, (1, 2))
+    print_table(class_rows(evaluation.all_views, [*map(readable_class_name, classifier.classes)]), CLASS_HEADER, (1, 2))
 
 
 def _evaluate_ensemble(
@@ -95,33 +94,28 @@ def _evaluate_ensemble(
 ) -> None:
     from ..classifier import evaluate_together, load
     from ..console import console, print_table
-    from ..evaluation.tables import TOGETHER_HEAD, together_rows, write_probabilities
-    from ..session import split_of
+    from ..evaluation.tables import ENSEMBLE_HEADER, ensemble_rows, write_probabilities
 
     networks = [load(run, settings.device, settings.precision) for run in runs]
     ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json)
-    average, searched_on = ensemble.average, ensemble.searched_on
+    average, searched_on = ensemble.average, ensemble.weight_search
     if table is not None:
         write_probabilities(table, average, average.packed.classes)
     if as_json:
         total = sum(ensemble.weights)
         each = [
-            {"network": run, "weight": weight / total} | evaluation.mean.summary()
-            for run, weight, evaluation in zip(runs, ensemble.weights, ensemble.each, strict=True)
+            {"network": run, "weight": weight / total} | evaluation.all_views.summary()
+            for run, weight, evaluation in zip(runs, ensemble.weights, ensemble.members, strict=True)
         ]
-        searched = {"searched_on": searched_on.mean.summary()} if searched_on else {}
-        about = {"data": average.packed.name, "split": split_of(average), "networks": each}
-        return print_json(about | _views(average) | searched)
-    console.print(f"{average.packed.name}, {split_of(average)}: {len(average.indices):,} images, all views\n")
-    print_table(together_rows(ensemble, runs), TOGETHER_HEAD, (1, 2, 3, 4))
+        searched = {"searched_on": searched_on.all_views.summary()} if searched_on else {}
+        about = {"data": average.packed.name, "split": average.split, "networks": each}
+        return print_json(about | average.summary() | searched)
+    console.print(f"{average.packed.name}, {average.split}: {len(average.indices):,} images, all views\n")
+    print_table(ensemble_rows(ensemble, runs), ENSEMBLE_HEADER, (1, 2, 3, 4))
     if searched_on:
         console.print(
-            f"\nThe weights were searched on {split_of(searched_on)}, {len(searched_on.indices):,} images. The error "
-            f"there, top-1 {1 - searched_on.mean.top1:.1%} and top-5 {1 - searched_on.mean.top5:.1%}, is too low: they "
-            f"are fitted to it.",
+            f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. The error "
+            f"there, top-1 {1 - searched_on.all_views.top1:.1%} and top-5 {1 - searched_on.all_views.top5:.1%}, is too "
+            f"low: they are fitted to it.",
             soft_wrap=True,
         )
-
-
-def _views(evaluation) -> dict:
-    return {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}

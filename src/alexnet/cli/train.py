@@ -17,14 +17,13 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     from ..classifier import Classifier
     from ..console import console, print_table
     from ..device import keep_freed_memory
-    from ..evaluation.tables import ERROR_HEAD, error_rows
-    from ..session import split_of
+    from ..evaluation.tables import ERROR_HEADER, error_rows
 
     keep_freed_memory()
     classifier = Classifier()
     classifier.fit(data, replace(settings, output=settings.output or "auto"))
     evaluation = classifier.evaluation
-    console.print(f"\n{split_of(evaluation)}: {len(evaluation.indices):,} images")
-    print_table(error_rows(evaluation), ERROR_HEAD, (1, 2, 3, 4, 5))
+    console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
+    print_table(error_rows(evaluation), ERROR_HEADER, (1, 2, 3, 4, 5))
     next_command = f"alexnet predict {classifier.run} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

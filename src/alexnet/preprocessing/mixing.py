@@ -22,8 +22,8 @@ class Mix:
     weight: float
     """Weight of each image and its label, 0 … 1: the papers' λ. The partner's is 1 − weight."""
     window: tuple[int, int, int, int] | None = None
-    """Cutmix: the window that shows the partner, as first row, last row + 1, first column, last column + 1. None: mixup,
-    which averages pixels."""
+    """For cutmix, the window that shows the partner: top, bottom, left, right (bottom and right exclusive); for mixup,
+    which averages pixels, None."""
 
     def apply(self, views: Tensor) -> Tensor:
         """The mixed views, (N, channels, side, side)."""

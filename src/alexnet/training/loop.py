@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
-from ..evaluation.views import evaluate
+from ..evaluation.evaluation import evaluate
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.mixing import draw_mix
 from ..specs.schedules import LearningRates
@@ -185,8 +185,8 @@ def _validate(training: Training) -> dict:
         "val_loss": metrics.loss,
         "val_error": 1 - metrics.top1,
         "val_error_top5": 1 - metrics.top5,
-        "val_error_renamed": 1 - metrics.top1_renamed,
-        "val_largest_answer": metrics.largest_answer,
+        "val_error_renamed": 1 - metrics.top1_relabeled,
+        "val_largest_answer": metrics.most_predicted_fraction,
     }
 
 

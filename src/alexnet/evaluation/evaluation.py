@@ -1,0 +1,104 @@
+"""Class probabilities by the center crop and by the mean over all views, in one pass (sections 4.1 and 6)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.batches import read_batches
+from ..data.pack.packing import Pack
+from ..data.source import SPLITS
+from ..device import Precision, torch_dtype
+from ..model.bundle import ModelBundle
+from ..preprocessing.preprocessing import CENTER
+from .metrics import Metrics
+
+BATCH_SIZE = 50
+"""Images per batch, with up to ten views each; four times as many if only the center is evaluated."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network's metrics on a set of images."""
+
+    center: Metrics
+    """By the center crop."""
+    all_views: Metrics | None
+    """By the mean of the softmax over all views (ten-crop); None if only the center was evaluated."""
+    view_count: int
+    """Views per image: ten, or the five that are not flipped if the network was trained without flips."""
+    packed: Pack
+    indices: np.ndarray
+    """Of the images in the pack, (N,), in the order of the metrics."""
+
+    @property
+    def split(self) -> str:
+        """The split that the images belong to, "all images" if they belong to several."""
+        splits = set(self.packed.splits[self.indices].tolist())
+        return SPLITS[splits.pop()] if len(splits) == 1 else "all images"
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """The metrics by name, for JSON."""
+        return {"center": self.center.summary(), "all_views": self.all_views.summary()}
+
+    @property
+    def mean(self) -> Metrics | None:
+        """Former name of `all_views`."""
+        warnings.warn("Evaluation.mean is now called all_views", DeprecationWarning, stacklevel=2)
+        return self.all_views
+
+
+@torch.inference_mode()
+def probabilities(
+    bundle: ModelBundle, images: Tensor, all_views: bool = True, precision: Precision = "fp32"
+) -> tuple[Tensor, Tensor | None]:
+    """Probabilities by the center crop and by the mean of the softmax over all views, each (N, classes), float32.
+
+    The second is None unless `all_views`; the center is one of the views, so it costs no extra pass.
+
+    Args:
+        images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
+    """
+    preprocessing = bundle.preprocessing
+    crop = preprocessing.all_views if all_views else preprocessing.center_crop
+    by_view = bundle.for_inference(precision)(crop(images, torch_dtype(precision))).float().softmax(1)
+    if not all_views:
+        return by_view, None
+    by_view = by_view.unflatten(0, (len(images), preprocessing.view_count))
+    return by_view[:, CENTER], by_view.mean(1)
+
+
+def evaluate(
+    bundle: ModelBundle,
+    packed: Pack,
+    indices: np.ndarray,
+    all_views: bool = True,
+    precision: Precision = "fp32",
+    progress=None,
+) -> Evaluation:
+    """Evaluate a network once on every image of `indices`.
+
+    Args:
+        progress: wraps the iterable of batches; called with it and the number of images.
+
+    Raises:
+        ValueError: there are no images, or their stored size is not the network's.
+    """
+    if not len(indices):
+        raise ValueError(f"{packed.name} has no images to evaluate on")
+    if packed.side != bundle.preprocessing.stored_size:
+        raise ValueError(f"images must be stored at {bundle.preprocessing.stored_size} pixels, got {packed.side}")
+    device = next(bundle.network.parameters()).device
+    outputs = []
+    image_batches = read_batches(packed, indices, BATCH_SIZE if all_views else 4 * BATCH_SIZE, device)
+    for batch in progress(image_batches, len(indices)) if progress else image_batches:
+        center, mean = probabilities(bundle, batch.images, all_views, precision)
+        outputs.append([None if each is None else each.cpu() for each in (center, mean, batch.labels)])
+    centers, means, labels = zip(*outputs, strict=True)
+    labels = torch.cat(labels)
+    mean = Metrics(torch.cat(means), labels) if all_views else None
+    return Evaluation(Metrics(torch.cat(centers), labels), mean, bundle.preprocessing.view_count, packed, indices)
