@@ -169,8 +169,7 @@ class _Session:
         bundle, pack = ModelBundle.load(self.run.choose_weights(self.has_test), training.device), training.plan.packed
         evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
         report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
-        views = {"center": evaluation.center.summary(), "all_views": evaluation.mean.summary()}
-        self.run.update({"results": {"split": split_of(evaluation)} | views})
+        self.run.update({"results": {"split": evaluation.split} | evaluation.summary()})
         return Finish(bundle, history, evaluation, report)
 
     def _step(self, step: Step) -> None:
