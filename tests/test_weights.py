@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import alexnet
 from alexnet.cli import main
-from alexnet.interchange.importing import import_weights, read_classes
+from alexnet.interchange.class_names import read_classes
+from alexnet.interchange.importing import import_weights
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
@@ -254,7 +255,7 @@ def test_what_is_written_for_torchvision_loads_there(tmp_path):
     theirs.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True))
     x = images(224) / 60
     assert_same(ours.network(x), theirs(x.double()))
-    with pytest.raises(ValueError, match="caffe does other work than torchvision's alexnet"):
+    with pytest.raises(ValueError, match="must be torchvision's alexnet, got caffe"):
         alexnet.export_weights(bundle("caffe"), tmp_path / "net.pth", "torchvision")
 
 
@@ -275,7 +276,7 @@ def test_weights_under_our_names_are_recognised_where_shapes_leave_no_doubt(tmp_
     found, report = import_weights(tmp_path / "net.pt")
     assert report.variant == "cifar-13" and torch.equal(found.network.local3.weight, ours.local3.weight)
     torch.save(alexnet.create("cifar-11", 10).state_dict(), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="fit cifar-11, cifar-11-no-norm, cifar-11-no-overlap; say which"):
+    with pytest.raises(ValueError, match="fit cifar-11, cifar-11-no-norm, cifar-11-no-overlap; name the variant"):
         import_weights(tmp_path / "net.pt")
     assert import_weights(tmp_path / "net.pt", variant="cifar-11-no-norm")[1].variant == "cifar-11-no-norm"
 
@@ -293,19 +294,19 @@ def test_what_does_not_fit_is_told_or_left_new(tmp_path):
     state = alexnet.create("cifar-18", 10).state_dict() | {"neck.weight": torch.zeros(3)}
     del state["conv3.bias"]
     torch.save(state, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"net.pt: it has no conv3.bias \(64\); it has conv1.weight"):
+    with pytest.raises(ValueError, match=r"net.pt: it has no conv3.bias \(64\), but conv1.weight"):
         import_weights(tmp_path / "net.pt", "cifar-18")
     _, report = import_weights(tmp_path / "net.pt", "cifar-18", strict=False)
     assert (report.skipped, report.new) == (("neck.weight",), ("conv3.bias",))
     torch.save(alexnet.create("cifar-18", 10).state_dict(), tmp_path / "whole.pt")
-    with pytest.raises(ValueError, match=r"fc8\.weight is 10 × 1024 in it, and 2 × 1024 in the network"):
+    with pytest.raises(ValueError, match=r"fc8\.weight must be 2 × 1024 for this network, got 10 × 1024"):
         import_weights(tmp_path / "whole.pt", "cifar-18", classes=["a", "b"])
     found, report = import_weights(tmp_path / "net.pt", "cifar-18", classes=["a", "b"], strict=False)
     assert found.network.num_classes == 2 and report.new == ("conv3.bias", "fc8.weight", "fc8.bias")
     assert "fc8.weight" in report.skipped
     for broken, message in (
-        ({"mean": (1, 2)}, "three"),
-        ({"std": (1, 0, 1)}, "above 0"),
+        ({"mean": (1, 2)}, "mean must be three"),
+        ({"std": (1, 0, 1)}, "std must be > 0, got"),
         ({"variant": "x"}, "no variant"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -323,21 +324,21 @@ def test_a_folder_of_hugging_face(tmp_path):
     torch.testing.assert_close(found.preprocessing.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
     torch.testing.assert_close(found.preprocessing.std, torch.tensor([25.5, 51.0, 76.5]))
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"config\.json beside it is not understood"):
+    with pytest.raises(ValueError, match=r"config\.json next to it cannot be used"):
         alexnet.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"image_mean": [0.5]}, r"its mean is \[0\.5\]; it may be three numbers of 0 to 1"),
-        ({"image_mean": {"r": 1}}, "its mean is {'r': 1}; it may be three"),
-        ({"image_mean": [123, 117, 104]}, "its mean is .*; it may be three numbers of 0 to 1"),
-        ({"image_mean": [math.nan, 0, 0]}, "its mean is"),
-        ({"image_std": [0.5, 0, 0.5]}, "its std is"),
-        ({"label_names": 5}, "its class names are 5; they may be a list"),
-        ({"label_names": "abcdefg"}, "its class names are abcdefg; they may be a list"),
-        ({"id2label": {"0": ["a"]}}, "its class names are"),
+        ({"image_mean": [0.5]}, r"mean must be three numbers of 0 to 1, got \[0\.5\]"),
+        ({"image_mean": {"r": 1}}, "mean must be three numbers of 0 to 1, got {'r': 1}"),
+        ({"image_mean": [123, 117, 104]}, "mean must be three numbers of 0 to 1, got"),
+        ({"image_mean": [math.nan, 0, 0]}, "mean must be three numbers of 0 to 1, got"),
+        ({"image_std": [0.5, 0, 0.5]}, "std must be three numbers of 1e-06 to 1, got"),
+        ({"label_names": 5}, "class names must be a list of names, got 5"),
+        ({"label_names": "abcdefg"}, "class names must be a list of names, got abcdefg"),
+        ({"id2label": {"0": ["a"]}}, "class names must be a list of names, got"),
         ({"id2label": ["a"]}, ""),
         ({"pretrained_cfg": 1}, ""),
     ],
@@ -346,7 +347,7 @@ def test_what_a_config_says_wrongly_is_named(config, message, tmp_path):
     state = {name: each.contiguous() for name, each in alexnet.create("cifar-13", 7).state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"config\.json beside it is not understood: .*{message}"):
+    with pytest.raises(ValueError, match=rf"config\.json next to it cannot be used: .*{message}"):
         import_weights(tmp_path)
 
 
@@ -366,7 +367,7 @@ assert smaller.bundle.fc_precision == "bf16"
 try:
     alexnet.Classifier.from_pretrained(sys.argv[1] + "/second", devcie="cpu")
 except ValueError as error:
-    assert "devcie is no setting" in str(error)
+    assert "no option devcie" in str(error)
 else:
     raise AssertionError
 if sys.argv[2] == "without":
@@ -422,13 +423,13 @@ def test_classes_of_imagenet_are_known_by_wordnets_numbers(tmp_path):
         (b"[[], []]", "has no class names"),
         (b'{"a": "x", "b": "y"}', "has no class names"),
         (b'{"a": 1, "b": 1}', "has no class names"),
-        (b"cat\ndog\ncat\n", "has the class 'cat' twice"),
-        (b"caf\xe9\n", "is not text in UTF-8"),
+        (b"cat\ndog\ncat\n", "has 'cat' twice"),
+        (b"caf\xe9\n", "UTF-8"),
     ],
 )
 def test_what_is_no_list_of_classes_is_named(content, message, tmp_path):
     (tmp_path / "names").write_bytes(content)
-    with pytest.raises(ValueError, match=f"names {message}"):
+    with pytest.raises(ValueError, match=f"{message}"):
         read_classes(tmp_path / "names")
 
 
@@ -436,7 +437,11 @@ def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
     (tmp_path / "names.txt").write_text("x\ny\nz\n", encoding="utf-8")
     assert import_weights(tmp_path / "net.pt", "cifar-18", str(tmp_path / "names.txt"))[0].classes == ("x", "y", "z")
-    for classes, message in (([], "classes is"), (["a", "b", "a"], "'a' twice"), ("nothing.txt", "nothing.txt is not")):
+    for classes, message in (
+        ([], "classes must be names"),
+        (["a", "b", "a"], "distinct; classes has 'a' twice"),
+        ("nothing.txt", "nothing.txt does not exist"),
+    ):
         with pytest.raises(ValueError, match=message):
             import_weights(tmp_path / "net.pt", "cifar-18", classes)
 
@@ -458,13 +463,13 @@ def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
 def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
     network = alexnet.create("batch-norm", 3)
     ours = ModelBundle(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
-    with pytest.raises(ValueError, match=r"norm1 normalizes by means of batches|does other work"):
+    with pytest.raises(ValueError, match=r"norm1: .* has no layer for BatchNorm|must be torchvision"):
         alexnet.export_weights(ours, tmp_path / "net.weights.h5", format)
     assert not list(tmp_path.iterdir())
 
 
 def test_keras_would_not_load_another_name(tmp_path):
-    with pytest.raises(ValueError, match=r"net\.h5: Keras loads weights from names that end in \.weights\.h5"):
+    with pytest.raises(ValueError, match=r"the name of a Keras file must end in \.weights\.h5, got \S*net\.h5"):
         alexnet.export_weights(bundle("caffe"), tmp_path / "new" / "net.h5", "keras")
     assert not list(tmp_path.iterdir())
 
@@ -475,22 +480,22 @@ def test_numbers_that_are_none_are_named(number, tmp_path):
     torch.save(state, tmp_path / "net.pt")
     np.save(tmp_path / "mean.npy", np.full((3, 32, 32), number))
     for asked, message in (
-        ({"mean": (1, number, 3)}, "mean is"),
-        ({"std": (1, number, 3)}, "std is"),
+        ({"mean": (1, number, 3)}, "mean must be three finite numbers"),
+        ({"std": (1, number, 3)}, "std must be three finite numbers"),
         ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite values or NaN"),
     ):
         with pytest.raises(ValueError, match=message):
             import_weights(tmp_path / "net.pt", "cifar-18", **asked)
     state["conv2.bias"][5] = number
     torch.save(state, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"net.pt: conv2\.bias has infinite numbers or NaN"):
+    with pytest.raises(ValueError, match=r"net.pt: conv2\.bias has infinite values or NaN"):
         import_weights(tmp_path / "net.pt", "cifar-18")
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_have_three_channels(channels, tmp_path):
     torch.save(AlexNet(variant("cifar-18"), 3, channels).state_dict(), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=f"conv1 reads images of {channels} color channels; here they have three"):
+    with pytest.raises(ValueError, match=rf"conv1 must read 3 color channels \(RGB\), got {channels}"):
         import_weights(tmp_path / "net.pt", "cifar-18")
 
 
@@ -499,7 +504,7 @@ def test_a_number_is_no_weight(name, tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict() | {name: torch.tensor(1.0)}, tmp_path / "net.pt")
     with pytest.raises(ValueError, match=f"it has no {name}"):
         import_weights(tmp_path / "net.pt", "cifar-18")
-    with pytest.raises(ValueError, match="of no variant"):
+    with pytest.raises(ValueError, match="the shapes of no variant"):
         import_weights(tmp_path / "net.pt")
 
 
@@ -516,7 +521,7 @@ def test_what_was_read_is_not_written_over(tmp_path):
         (folder, "huggingface", folder / "model.safetensors"),
         (folder / "model.safetensors", "safetensors", folder),
     ):
-        with pytest.raises(ValueError, match="is what the network was read from"):
+        with pytest.raises(ValueError, match="the network was read from"):
             alexnet.export_weights(bundle("torchvision", MEAN), target, format, source=source)
     for _ in range(2):  # of what was exported, a newer one may take the place
         alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
@@ -527,7 +532,7 @@ def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"^\S*none\.npy does not exist; mean must be"):
         import_weights(tmp_path / "net.pt", "cifar-18", mean=tmp_path / "none.npy")
-    with pytest.raises(ValueError, match="input_size is 0; it may be 1 or more"):
+    with pytest.raises(ValueError, match="input_size"):
         import_weights(tmp_path / "net.pt", "cifar-18", input_size=0)
 
 
@@ -541,10 +546,12 @@ def test_colors_that_nobody_said_are_a_guess(tmp_path):
 
 def test_what_has_no_weights_of_ours_is_told(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"net\.pt: it holds no tensors of numbers"):
+    with pytest.raises(ValueError, match=r"net\.pt: it has no tensors of floats"):
         import_weights(tmp_path / "net.pt")
     torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"if it is one of other widths, name that: .* alexnet import FILE --variant"):
+    with pytest.raises(
+        ValueError, match=r"if it is a variant of other widths, name that: .* alexnet import FILE --variant"
+    ):
         alexnet.load(tmp_path / "net.pt")
 
 
@@ -591,7 +598,7 @@ def hostile_pickle(form):
 @pytest.mark.parametrize("form", ["npy", "pickle", "zip", "legacy"])
 def test_a_pickle_that_would_run_something_is_refused(form, tmp_path, capsys):
     (tmp_path / "net").write_bytes(hostile_pickle(form))
-    with pytest.raises(ValueError, match=r"net: .*(refused|it is not)"):
+    with pytest.raises(ValueError, match=r"net: .*refused"):
         import_weights(tmp_path / "net")
     assert "ran" not in capsys.readouterr().out
 
@@ -723,7 +730,9 @@ def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path)
         with h5py.File(path, "a") as file:
             del file["layers/conv2d/vars/0"]
             change(file["layers/conv2d/vars"])
-        with pytest.raises(ValueError, match=r"is no array of this HDF5 file|is not an array of floats in this file"):
+        with pytest.raises(
+            ValueError, match=r"is not an array of this HDF5 file|is not an array of floats in this file"
+        ):
             import_weights(path, variant="caffe")
 
     with_change(lambda group: group.__setitem__("0", h5py.ExternalLink("/etc/passwd", "/")))
@@ -738,10 +747,10 @@ def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path)
 def test_other_files_are_told_apart(tmp_path):
     for content, message in (
         (b"", "empty"),
-        (b"some text\n", "of no format that is known; it may be PyTorch's"),
-        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "of no format"),
-        (b"\x08\x08\x12\x07pytorch", "of no format"),
-        (pickle.dumps({"conv1.weight": [1.0]}, 0), "of no format"),
+        (b"some text\n", "not a known format; it must be PyTorch's"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "not a known format"),
+        (b"\x08\x08\x12\x07pytorch", "not a known format"),
+        (pickle.dumps({"conv1.weight": [1.0]}, 0), "not a known format"),
         (b"PK\x03\x04 broken", "archive"),
         (
             frameworks.npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"\0" * 4,
@@ -751,7 +760,7 @@ def test_other_files_are_told_apart(tmp_path):
         (tmp_path / "net").write_bytes(content)
         with pytest.raises(ValueError, match=message):
             alexnet.load(tmp_path / "net")
-    with pytest.raises(ValueError, match="nothing is not there"):
+    with pytest.raises(ValueError, match="nothing does not exist"):
         import_weights(tmp_path / "nothing")
 
 
@@ -770,11 +779,14 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     main(["export", "mine", "--format", "caffe", "--output", "back"])
     assert (tmp_path / "back" / "deploy.prototxt").exists()
     for refused, said in (
-        (["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"], "preprocessing goes into onnx"),
+        (
+            ["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"],
+            "preprocessing can only be included in onnx",
+        ),
         (["export", "mine", "--format", "npy"], "mine.npy exists; choose another --output"),
         (
             ["export", "mine.npy", "--format", "npy", "--output", "./mine.npy"],
-            "mine.npy is what the network was read from",
+            "the network was read from mine.npy",
         ),
         (["import", "mine.npy", "--output", "mine"], "must be a new folder, got a classifier: mine"),
     ):
@@ -786,6 +798,6 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
 def test_what_is_guessed_of_images_is_said(tmp_path, capsys):
     torch.save(alexnet.create("small", num_classes=3).state_dict(), tmp_path / "mine.pth")
     alexnet.load(tmp_path / "mine.pth").save(tmp_path / "saved")
-    assert "mine.pth does not say how images are prepared: pixels less (122.7" in capsys.readouterr().err
+    assert "mine.pth does not say how images are prepared: pixels minus (122.7" in capsys.readouterr().err
     alexnet.load(tmp_path / "saved")
     assert not capsys.readouterr().err

@@ -1,1 +1,5 @@
-"""Weights of other frameworks, read and written: a file per format, and what they have in common."""
+"""Weights of other frameworks, read and written.
+
+`detection` tells the format of a file, and each format has a file that reads and writes it; all readers return a
+`WeightsFile`. `matching` finds the network that the tensors belong to. `importing` and `exporting` do it all.
+"""

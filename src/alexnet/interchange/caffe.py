@@ -22,7 +22,9 @@ from ..specs.architecture import AdaptivePool, Architecture, Conv, Dropout, Line
 from ..specs.shapes import Placed
 from ..specs.variants import VARIANTS
 from .caffe_schema import V1_TYPES, array_message, has_unknown_fields, message_classes, parse, parse_array
-from .layout import Found, Layers, in_pixels, layers_of, named_tensors, swap_colors, work_of
+from .layout import Layers, divide_by_std, layers_of, named_tensors, swap_colors
+from .matching import computation
+from .weights_file import WeightsFile
 
 PASSED_OVER = {
     *("Accuracy", "Data", "DummyData", "Flatten", "HDF5Data", "ImageData", "Input", "MemoryData", "Silence"),
@@ -37,7 +39,7 @@ MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 """Mean color of the training images of ILSVRC-2012, RGB, from Caffe's `ilsvrc_2012_mean.npy`."""
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> WeightsFile:
     """Read a `.caffemodel`.
 
     Raises:
@@ -49,7 +51,7 @@ def read(path: Path) -> Found:
     layers: Layers = {layer.name: _weights(layer, kind) for layer, kind in typed_layers if kind in WEIGHTED}
     if not layers:
         raise ValueError("neither a network of Caffe nor any other known format")
-    return Found(
+    return WeightsFile(
         "Caffe's caffemodel",
         named_tensors(swap_colors(layers)),
         tuple(layer.name for layer, kind in typed_layers if layer.blobs and kind not in WEIGHTED),
@@ -93,7 +95,7 @@ def write(bundle: ModelBundle, folder: Path) -> None:
     net = message_classes()["NetParameter"](name=bundle.network.architecture.name)
     from google.protobuf.text_format import MessageToString
 
-    layers = swap_colors(in_pixels(layers_of(bundle.network, "Caffe"), bundle.preprocessing.std))
+    layers = swap_colors(divide_by_std(layers_of(bundle.network, "Caffe"), bundle.preprocessing.std))
     text = [MessageToString(net)]
     for layer in _described(bundle.network):
         text.append(f"layer {{\n{MessageToString(layer, indent=2)}}}\n")
@@ -166,7 +168,7 @@ def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Archi
     activation = "tanh" if "TanH" in kinds else "relu"
     about = f"Read from the Caffe network {name}."
     described = Architecture(name, about, tuple(rows), 227, activation=activation, recipe="caffe")
-    return next((each for each in VARIANTS.values() if work_of(each) == work_of(described)), described)
+    return next((each for each in VARIANTS.values() if computation(each) == computation(described)), described)
 
 
 def _convolution(layer, name: str, shape: tuple[int, ...]) -> Conv:

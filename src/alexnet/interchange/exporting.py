@@ -7,29 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.bundle import FILE, ModelBundle
-from . import caffe, huggingface, keras, npy, state_dict
-from .programs import write_onnx, write_program
+from . import caffe, huggingface, keras, npy, programs, state_dict
 
 
 @dataclass(frozen=True)
 class Format:
     suffix: str
-    """Of the file's name; a folder's has none."""
+    """Of the file name; empty for a folder."""
     write: Callable[..., object]
-    inside: tuple[str, ...] = ()
-    """Names of files in a folder."""
+    """Takes the bundle and the path."""
+    files: tuple[str, ...] = ()
+    """Names of the files in a folder."""
 
 
 FORMATS = {
-    "onnx": Format(".onnx", write_onnx),
-    "torch-export": Format(".pt2", write_program),
+    "onnx": Format(".onnx", programs.write_onnx),
+    "torch-export": Format(".pt2", programs.write_program),
     "torchvision": Format(".pth", state_dict.write_torchvision),
     "caffe": Format("", caffe.write, ("network.caffemodel", "deploy.prototxt", "mean.binaryproto")),
     "npy": Format(".npy", npy.write),
     "keras": Format(".weights.h5", keras.write),
-    "safetensors": Format(".safetensors", lambda bundle, path: bundle.save(path)),
+    "safetensors": Format(".safetensors", ModelBundle.save),
     "huggingface": Format("", huggingface.write, (FILE, huggingface.CONFIG)),
 }
+PROGRAMS = ("onnx", "torch-export")
+"""Formats that hold the computation, with or without preprocessing."""
 
 
 def export_weights(
@@ -42,37 +44,37 @@ def export_weights(
     """Write a network for another framework.
 
     Args:
-        path: a file; for caffe and huggingface a folder.
+        path: a file; a folder for caffe and huggingface.
         format: one of FORMATS.
-        preprocessing: for onnx and torch-export: whether what is written takes stored images, (N, stored_size,
-            stored_size, 3), uint8, and looks at their center, instead of (N, channels, side, side) in its own units.
-        source: file or folder that the network was read from, which is not written over.
+        preprocessing: for onnx and torch-export: whether to include the center crop and normalization. The input is
+            then stored images, (N, stored_size, stored_size, 3), uint8, instead of preprocessed ones, (N, channels,
+            side, side), float32.
+        source: file or folder that the network was read from, which is never overwritten.
 
     Raises:
-        ValueError: there is no such format, or it cannot say what the network does; or a file would be written over
-            the one that was read.
+        ValueError: the format is unknown or cannot express the network; or the source would be overwritten.
         ImportError: a package that writes the format is not installed.
     """
     if format not in FORMATS:
-        raise ValueError(f"there is no format {format!r}; it may be one of {', '.join(FORMATS)}")
-    path, programs = Path(path).expanduser(), ("onnx", "torch-export")
-    if preprocessing and format not in programs:
-        raise ValueError(f"preprocessing goes into onnx and torch-export, not into {format}")
-    if format == "keras" and not path.name.endswith(FORMATS[format].suffix):
-        raise ValueError(f"{path}: Keras loads weights from names that end in {FORMATS[format].suffix} alone")
-    for file in [path / name for name in FORMATS[format].inside] or [path]:
-        if source is not None and _is_of(file, Path(source).expanduser()):
-            raise ValueError(f"{file} is what the network was read from; export it under another name")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    path, suffix, write = Path(path).expanduser(), FORMATS[format].suffix, FORMATS[format].write
+    if preprocessing and format not in PROGRAMS:
+        raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")
+    if format == "keras" and not path.name.endswith(suffix):
+        raise ValueError(f"the name of a Keras file must end in {suffix}, got {path}")
+    for file in [path / name for name in FORMATS[format].files] or [path]:
+        if source is not None and _is_part_of(file, Path(source).expanduser()):
+            raise ValueError(f"the network was read from {file}; export it under another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if format in programs:
-        FORMATS[format].write(bundle.network, path, bundle.preprocessing if preprocessing else None)
+    if format in PROGRAMS:
+        write(bundle.network, path, bundle.preprocessing if preprocessing else None)
     else:
-        FORMATS[format].write(bundle, path)
+        write(bundle, path)
     return path
 
 
-def _is_of(file: Path, source: Path) -> bool:
-    """Whether a file is the source itself, or is among the weights and notes of the source's folder."""
+def _is_part_of(file: Path, source: Path) -> bool:
+    """Whether a file is the source, or belongs to the weights and notes of the source's folder."""
     if not file.exists() or not source.exists():
         return False
     is_kept = file.suffix in (".safetensors", ".json") and source.is_dir()

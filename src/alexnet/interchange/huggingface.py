@@ -1,4 +1,4 @@
-"""A folder as the Hugging Face Hub keeps one: `model.safetensors`, and `config.json` for readers and libraries."""
+"""Folders as on the Hugging Face Hub: `model.safetensors`, and `config.json` for people and other libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
-from .layout import Found
+from .weights_file import WeightsFile
 
 CONFIG = "config.json"
 NEEDED = "the Hub needs the package huggingface_hub: pip install 'alexnet[hub]'"
@@ -20,7 +20,7 @@ try:
 except ImportError:
 
     class HubMixin:
-        """What huggingface_hub's mixin gives, without it: local folders alone."""
+        """Replaces huggingface_hub's mixin if that is not installed: local folders only."""
 
         def save_pretrained(self, save_directory: str | Path) -> None:
             self._save_pretrained(Path(save_directory))
@@ -28,34 +28,42 @@ except ImportError:
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings):
             if not Path(pretrained_model_name_or_path).is_dir():
-                raise ImportError(f"{pretrained_model_name_or_path} is no folder here, and {NEEDED}")
+                raise ImportError(f"{pretrained_model_name_or_path} is not a local folder, and {NEEDED}")
             return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **settings)
 
         def push_to_hub(self, repo_id: str, **settings) -> str:
             raise ImportError(NEEDED)
 
 
-HOW = {"revision", "cache_dir", "force_download", "local_files_only", "token", "proxies", "resume_download"}
-"""What a fetch from the Hub may be told."""
+DOWNLOAD_OPTIONS = {
+    "revision",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "token",
+    "proxies",
+    "resume_download",
+}
+"""Options of `from_pretrained` that apply to a download from the Hub."""
 
 
-def local_folder(model_id: str, **how) -> Path:
-    """A folder as it is, or one that is fetched from the Hub: weights and config, nothing else.
+def local_folder(model_id: str, **options) -> Path:
+    """A local folder, or weights and config downloaded from the Hub.
 
     Raises:
-        ValueError: `how` has what is not in HOW.
+        ValueError: an option is not one of DOWNLOAD_OPTIONS.
     """
-    if unknown := sorted(how.keys() - HOW):
-        raise ValueError(f"{', '.join(unknown)} is no setting of from_pretrained")
+    if unknown := sorted(options.keys() - DOWNLOAD_OPTIONS):
+        raise ValueError(f"from_pretrained has no option {', '.join(unknown)}")
     if Path(model_id).is_dir():
         return Path(model_id)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model_id, allow_patterns=[FILE, CONFIG], **how))
+    return Path(snapshot_download(model_id, allow_patterns=[FILE, CONFIG], **options))
 
 
 def write(bundle: ModelBundle, folder: Path) -> None:
-    """Weights with all that they need, and the same facts as JSON."""
+    """Write the bundle, and the facts that other libraries look for as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     bundle.save(folder / FILE)
     config = {
@@ -71,30 +79,30 @@ def write(bundle: ModelBundle, folder: Path) -> None:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def with_config(found: Found, folder: Path) -> Found:
-    """What was found in a file of safetensors, and what a config.json beside it says of classes and colors.
+def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
+    """Add the class names and colors of a config.json next to the file, if there is one.
 
-    Understood are transformers' `id2label` and `image_mean`, and timm's `label_names` and `pretrained_cfg`.
+    It may have transformers' `id2label` and `image_mean`, or timm's `label_names` and `pretrained_cfg`.
 
     Raises:
-        ValueError: the config is no JSON, or says something else than names and numbers.
+        ValueError: the config is not JSON, or has other values than names and numbers.
     """
     path = folder / CONFIG
     if not path.exists():
-        return found
+        return file
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config |= config.get("pretrained_cfg", {})
-        named = config.get("id2label", {})
-        classes = [named[number] for number in sorted(named, key=int)] or config.get("label_names", [])
+        labels = config.get("id2label", {})
+        classes = [labels[index] for index in sorted(labels, key=int)] or config.get("label_names", [])
         if not isinstance(classes, list) or not all(isinstance(name, (str, int)) for name in classes):
-            raise ValueError(f"its class names are {str(classes)[:80]}; they may be a list of names")
+            raise ValueError(f"class names must be a list of names, got {str(classes)[:80]}")
         mean, std = _color(config, "mean", 0.0), _color(config, "std", 1e-6)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{CONFIG} beside it is not understood: {error}") from error
+        raise ValueError(f"{CONFIG} next to it cannot be used: {error}") from error
     return replace(
-        found,
-        format=f"{found.format}, with a {CONFIG}",
+        file,
+        format=f"{file.format}, with a {CONFIG}",
         classes=tuple(map(str, classes)) or None,
         mean=mean if mean is None else mean.view(1, 1, 3),
         std=std,
@@ -102,11 +110,11 @@ def with_config(found: Found, folder: Path) -> Found:
 
 
 def _color(config: dict, name: str, least: float) -> torch.Tensor | None:
-    """Three numbers of 0 … 1 under `image_mean` or `mean`, in pixel units."""
-    given = config.get(f"image_{name}", config.get(name))
-    if given is None:
+    """`image_mean` or `mean`, three numbers of 0 to 1, in pixel units."""
+    values = config.get(f"image_{name}", config.get(name))
+    if values is None:
         return None
-    fits = isinstance(given, list) and len(given) == 3 and all(isinstance(each, (int, float)) for each in given)
-    if not fits or not all(least <= each <= 1 for each in given):
-        raise ValueError(f"its {name} is {str(given)[:80]}; it may be three numbers of {least:g} to 1")
-    return 255 * torch.tensor([float(each) for each in given])
+    is_color = isinstance(values, list) and len(values) == 3 and all(isinstance(each, (int, float)) for each in values)
+    if not is_color or not all(least <= each <= 1 for each in values):
+        raise ValueError(f"{name} must be three numbers of {least:g} to 1, got {str(values)[:80]}")
+    return 255 * torch.tensor([float(each) for each in values])

@@ -1,7 +1,7 @@
-"""Files of tensors by name: PyTorch's `.pth` and `.pt`, safetensors, and torchvision's names for the layers.
+"""State dicts: PyTorch's `.pth` and `.pt`, safetensors, and torchvision's names of layers.
 
-A `.pth` is a pickle, and a pickle is a program; it is read by `torch.load(weights_only=True)`, which runs nothing and
-refuses whatever is more than tensors.
+A `.pth` is a pickle, and a pickle is a program. `torch.load(weights_only=True)` reads it without running anything and
+refuses all but tensors.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
-from .layout import Found, layers_of, work_of
+from .layout import layers_of
+from .matching import computation
+from .weights_file import WeightsFile
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How torch.save began its files before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
+"""First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "state_dict.")
-"""What wrappers put before names: DataParallel, torch.compile, and people."""
-PLACES = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
-"""Where a checkpoint keeps the weights among other things."""
+"""Prefixes that wrappers add to names: DataParallel, torch.compile and others."""
+CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
+"""Where a checkpoint has the weights among other things."""
 
 
-def read_torch(path: Path) -> Found:
-    """A file of torch.save.
+def read_torch(path: Path) -> WeightsFile:
+    """Read a file of torch.save.
 
     Raises:
         ValueError: it is damaged, or holds more than tensors.
@@ -39,26 +41,26 @@ def read_torch(path: Path) -> Found:
     try:
         value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
-        asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        said, *_ = str(error).split("Weights only load failed")[0].split("\n")  # what follows is advice to run it
-        why = f"it asks for {asked[1]}" if asked else said or type(error).__name__
+        requested = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        message, *_ = str(error).split("Weights only load failed")[0].split("\n")  # the rest advises to run the pickle
+        reason = f"it asks for {requested[1]}" if requested else message or type(error).__name__
         raise ValueError(
-            f"a file of torch.save that is refused, as it is damaged or holds more than tensors, and a pickle may run "
-            f"anything; save model.state_dict() instead ({why})"
+            f"a file of torch.save that is damaged or holds more than tensors, which is refused because a pickle could "
+            f"run anything; save model.state_dict() instead ({reason})"
         ) from error
-    aside: list[str] = []
-    while isinstance(value, Mapping) and (inside := next((place for place in PLACES if place in value), None)):
-        if not isinstance(value[inside], Mapping):
+    skipped: list[str] = []
+    while isinstance(value, Mapping) and (key := next((key for key in CHECKPOINT_KEYS if key in value), None)):
+        if not isinstance(value[key], Mapping):
             break
-        aside += [str(name) for name in value if name != inside]
-        value = value[inside]
+        skipped += [str(name) for name in value if name != key]
+        value = value[key]
     if not isinstance(value, Mapping):
-        raise ValueError(f"a file of torch.save that holds a {type(value).__name__}; it may be a dict of tensors")
-    return _named("PyTorch's state dict", value, aside)
+        raise ValueError(f"a file of torch.save must hold a dict of tensors, got a {type(value).__name__}")
+    return _weights_file("PyTorch's state dict", value, skipped)
 
 
-def read_safetensors(path: Path) -> Found:
-    """Such a file keeps no order: layers are taken by the numbers in their names, b9 before b10.
+def read_safetensors(path: Path) -> WeightsFile:
+    """Read safetensors, which keep no order: layers are sorted by the numbers in their names, b9 before b10.
 
     Raises:
         ValueError: it is damaged.
@@ -67,59 +69,66 @@ def read_safetensors(path: Path) -> Found:
         values = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it cannot be read as safetensors: {error}") from error
-    return _named("safetensors", {name: values[name] for name in sorted(values, key=_by_numbers)}, [])
+    return _weights_file("safetensors", {name: values[name] for name in sorted(values, key=_order)}, [])
 
 
 def write_torchvision(bundle: ModelBundle, path: Path) -> None:
-    """A state dict that torchvision's `alexnet` loads.
+    """Write a state dict that torchvision's `alexnet` loads.
 
-    It sees what its own preprocessing gives if the network was trained with the recipe `torchvision`.
+    Images must be preprocessed as for the network, which is torchvision's own preprocessing after training with the
+    recipe `torchvision`.
 
     Raises:
-        ValueError: the network is another one than torchvision's.
+        ValueError: the network is not torchvision's.
     """
-    architecture, theirs = bundle.network.architecture, variant("torchvision")
-    if work_of(architecture) != work_of(theirs):
-        raise ValueError(f"{architecture.name} does other work than torchvision's alexnet, so it cannot be one")
-    names = {ours: name for name, ours in TORCHVISION_NAMES.items()}
-    rows = {row.name: own.name for row, own in zip(architecture.layers, theirs.layers, strict=True)}
+    architecture, torchvision = bundle.network.architecture, variant("torchvision")
+    if computation(architecture) != computation(torchvision):
+        raise ValueError(f"the network must be torchvision's alexnet, got {architecture.name}")
+    modules = {name: module for module, name in TORCHVISION_NAMES.items()}
+    rows = {row.name: other.name for row, other in zip(architecture.layers, torchvision.layers, strict=True)}
     state = {}
     for name, (weight, bias) in layers_of(bundle.network, "torchvision").items():
-        module = names[rows[name]]
+        module = modules[rows[name]]
         state |= {f"{module}.weight": torch.tensor(weight), f"{module}.bias": torch.tensor(bias)}
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
-def _named(format: str, values: Mapping, skipped: list[str]) -> Found:
-    """Tensors under our names, where theirs are torchvision's or ours with something before them.
+def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFile:
+    """The tensors without prefixes, and under our names if theirs are torchvision's.
 
     Raises:
-        ValueError: two would have one name.
+        ValueError: two tensors would have one name.
     """
     tensors: dict[str, Tensor] = {}
-    theirs: dict[str, str] = {}
-    likely = None
+    original_names: dict[str, str] = {}
+    is_torchvision = False
     for name, value in values.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
             skipped.append(str(name))
             continue
-        own = _without_prefixes(str(name))
-        module, _, kind = own.rpartition(".")
+        short = _without_prefixes(str(name))
+        module, _, kind = short.rpartition(".")
         if module in TORCHVISION_NAMES:
-            own, likely = f"{TORCHVISION_NAMES[module]}.{kind}", "torchvision"
-        if own in tensors:
-            raise ValueError(f"both {theirs[own]} and {name} in it would be {own}; leave one of them out")
-        tensors[own], theirs[own] = value.float(), str(name)
-    format = "torchvision's alexnet" if likely else format
-    return Found(format, tensors, tuple(skipped), likely=likely, rescaled=False)
+            short, is_torchvision = f"{TORCHVISION_NAMES[module]}.{kind}", True
+        if short in tensors:
+            raise ValueError(f"both {original_names[short]} and {name} in it would be {short}; remove one of them")
+        tensors[short], original_names[short] = value.float(), str(name)
+    return WeightsFile(
+        "torchvision's alexnet" if is_torchvision else format,
+        tensors,
+        tuple(skipped),
+        likely_variant="torchvision" if is_torchvision else None,
+        inverted_dropout=False,
+    )
 
 
-def _by_numbers(name: str) -> list[str | int]:
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
+def _order(name: str) -> list[str | int]:
+    """Sort key: names with their numbers as numbers."""
+    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def _without_prefixes(name: str) -> str:
-    while prefix := next((each for each in PREFIXES if name.startswith(each)), None):
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)
     return name

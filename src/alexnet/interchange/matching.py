@@ -1,0 +1,176 @@
+"""Which network the weights of a file belong to, and which tensor belongs to which layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..model.network import AlexNet, tensor_shapes
+from ..specs.architecture import Architecture, Conv, Dropout, Linear
+from ..specs.shapes import named_operations, place
+from ..specs.variants import VARIANTS
+from ..specs.variants import variant as find_variant
+from .weights_file import WeightsFile
+
+CHANNELS = 3
+"""Color channels of images: red, green and blue."""
+NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A network, as wide as the tensors of a file, and these tensors under the network's names."""
+
+    architecture: Architecture
+    tensors: dict[str, Tensor]
+    skipped: tuple[str, ...]
+    """Names in the file that the network does not have."""
+
+    def network(self, classes: int, input_size: int | None, strict: bool) -> tuple[AlexNet, list[str], list[str]]:
+        """The network with these weights, and the names of the tensors that were loaded and that are new.
+
+        Args:
+            classes: number of classes; the file's if 0.
+            input_size: side of the images, pixels.
+            strict: whether every weight must be in the file.
+
+        Raises:
+            ValueError: weights are missing, have other shapes, or are infinite or NaN.
+        """
+        last = self.tensors.get(f"{self.architecture.layers[-1].name}.weight", ())
+        classes = classes or len(last) or self.architecture.classes
+        shapes = _shapes(self.architecture, classes, CHANNELS, input_size)
+        loaded = {name: tensor for name, tensor in self.tensors.items() if shapes.get(name) == tuple(tensor.shape)}
+        counters = ".num_batches_tracked"  # of batch norm, which predictions do not depend on
+        new = [name for name in shapes if name not in loaded and not name.endswith(counters)]
+        if strict and new:
+            advice = "to initialize it instead: import_weights(…, strict=False), alexnet import --partial"
+            raise ValueError(f"{self._misfit(new[0], shapes)} ({advice})")
+        if not loaded:
+            raise ValueError(f"it has no weights of {self.architecture.name}")
+        if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
+            raise ValueError(f"{broken} has infinite values or NaN")
+        network = AlexNet(self.architecture, classes, CHANNELS, input_size)
+        network.load_state_dict(loaded, strict=False)
+        return network, list(loaded), new
+
+    def fits_images_of(self, size: int) -> bool:
+        """Whether the tensors have the shapes of the network for images of this size, but for the classes."""
+        if size > 4096:
+            return False
+        shapes = _shapes(self.architecture, 1, CHANNELS, size)
+        return all(shape[1:] == self.tensors[name].shape[1:] for name, shape in shapes.items() if name in self.tensors)
+
+    def _misfit(self, name: str, shapes: dict[str, tuple[int, ...]]) -> str:
+        expected = " × ".join(map(str, shapes[name]))
+        if name not in self.tensors:
+            return f"it has no {name} ({expected}), but {_listed(self.tensors)}"
+        actual = " × ".join(map(str, self.tensors[name].shape))
+        return f"{name} must be {expected} for this network, got {actual}"
+
+
+def match_variant(file: WeightsFile, name: str | None) -> Match:
+    """Find the network: the variant named, else what the file describes, else the variant that has the tensors' shapes.
+
+    Raises:
+        ValueError: the tensors fit no variant or several, or images of other than three channels.
+    """
+    if not file.tensors:
+        raise ValueError("it has no tensors of floats")
+    architecture = _find_architecture(file, name)
+    if file.inverted_dropout and architecture.dropout:
+        architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
+    tensors = _renamed(architecture, file.tensors)
+    shapes = _shapes(architecture, architecture.classes, CHANNELS, architecture.input_size)
+    skipped = tuple(each for each in tensors if each not in shapes)
+    tensors = {each: tensor for each, tensor in tensors.items() if each in shapes}
+    if (channels := _channels(architecture, tensors)) != CHANNELS:
+        raise ValueError(f"{architecture.layers[0].name} must read 3 color channels (RGB), got {channels}")
+    return Match(_as_wide_as(architecture, tensors), tensors, skipped)
+
+
+def computation(architecture: Architecture) -> list:
+    """What a trained network computes, step by step, whatever its layers are called, how wide they are and how they
+    were initialized. Networks of equal computation can take each other's weights.
+    """
+    steps: list = [architecture.activation]
+    for row in architecture.layers:
+        for name, operation in named_operations(architecture, row):
+            if isinstance(operation, Conv):
+                steps.append(replace(operation, name="", maps=0, std=0, bias=0, then=(), number=""))
+            elif name == row.name:
+                steps.append(type(operation).__name__)
+            elif not isinstance(operation, Dropout):
+                steps.append(operation)
+    return steps
+
+
+def _find_architecture(file: WeightsFile, name: str | None) -> Architecture:
+    if name is not None:
+        return find_variant(name)
+    if file.architecture:
+        return file.architecture
+    candidates = [each.name for each in VARIANTS.values() if _fits(each, file.tensors)]
+    if file.likely_variant and (not candidates or file.likely_variant in candidates):
+        candidates = [file.likely_variant]
+    if len(candidates) > 1:
+        raise ValueError(f"its tensors fit {', '.join(candidates)}; name the variant: {NAMING}")
+    if not candidates:
+        raise ValueError(
+            f"its tensors ({_listed(file.tensors)}) have the shapes of no variant; if it is a variant of other widths, "
+            f"name that: {NAMING}"
+        )
+    return find_variant(candidates[0])
+
+
+def _renamed(architecture: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the network's names; in the order of the layers if the file has other names."""
+    rows = [row.name for row in architecture.layers]
+    layers = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    if set(rows) <= set(layers) or len(rows) != len(layers):
+        return tensors
+    names = dict(zip(layers, rows, strict=True))
+    renamed = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        renamed[f"{names.get(layer, layer)}.{kind}"] = tensor
+    return renamed
+
+
+def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
+    """Whether the tensors have the variant's own shapes, but for the number of classes and of color channels."""
+    tensors = _renamed(architecture, tensors)
+    last = tensors.get(f"{architecture.layers[-1].name}.weight")
+    if last is None or not len(last):
+        return False
+    shapes = _shapes(architecture, len(last), _channels(architecture, tensors), architecture.input_size)
+    return all(name in tensors and tuple(tensors[name].shape) == shape for name, shape in shapes.items())
+
+
+def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Architecture:
+    """The network with the channels, groups and units of the tensors."""
+    changes: dict[str, dict] = {}
+    channels = CHANNELS
+    for row in architecture.layers:
+        weight = tensors.get(f"{row.name}.weight")
+        if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
+            changes[row.name] = {"maps": weight.shape[0], "groups": max(1, channels // weight.shape[1])}
+        elif isinstance(row, Linear) and row.units is not None and weight is not None:
+            changes[row.name] = {"units": len(weight)}
+        channels = changes.get(row.name, {}).get("maps", getattr(row, "maps", channels))
+    return architecture.with_layers(**changes)
+
+
+def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
+    """Number of color channels that the first layer reads."""
+    first = tensors.get(f"{architecture.layers[0].name}.weight")
+    return first.shape[1] if first is not None and first.dim() == 4 else CHANNELS
+
+
+def _shapes(architecture: Architecture, classes: int, channels: int, size: int | None) -> dict[str, tuple[int, ...]]:
+    return tensor_shapes(place(architecture, classes, channels, size))
+
+
+def _listed(tensors: dict[str, Tensor]) -> str:
+    return ", ".join([*list(tensors)[:6], *(["…"] if len(tensors) > 6 else [])])
