@@ -22,7 +22,7 @@ import torch
 
 from . import session
 from .compat import renamed
-from .console import TrainingBar, console, counting, print_facts
+from .console import TrainingBar, console, print_facts, progress_bar
 from .data.pack.reading import Pack
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
@@ -148,7 +148,7 @@ class Classifier(huggingface.HubMixin):
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
         notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
-        track = counting("packing") if verbose else None
+        track = progress_bar("packing") if verbose else None
         with contextlib.closing(session.fit(data, replace(settings, **defaults), notify, track)) as events:
             for event in events:
                 match event:
@@ -182,7 +182,7 @@ class Classifier(huggingface.HubMixin):
             precision=self.precision,
             run=self.run and Run(self.run),
             fitted=self._fitted,
-            track=counting if verbose else None,
+            track=progress_bar if verbose else None,
         )
 
     def predict(self, image: ImageLike | Sequence[ImageLike], all_views: bool = True) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a person sees while the work goes on: progress bars and tables, by rich."""
+"""Progress bars and tables in the terminal, by rich."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False, markup=False, emoji=False)  # names of files and classes are printed as they are
+console = Console(highlight=False, markup=False, emoji=False)  # file and class names are printed verbatim
 if not console.is_terminal:
     console.width = 120  # a file or a pipe has no width of its own
 
 
-def counting(title: str):
-    """A function that shows a bar while an iterable is used up; it is given the iterable and the total.
+def progress_bar(title: str):
+    """A function of an iterable and its total that passes the items on and shows a progress bar meanwhile.
 
-    The items are counts, or have `labels` to be counted.
+    An item is a count or has `labels`, whose length is the count.
     """
 
     def show(items: Iterable, total: int) -> Iterator:
@@ -32,7 +32,7 @@ def counting(title: str):
 
 
 class TrainingBar:
-    """A bar for a run: loss, images a second, share of the time spent waiting for data, time left."""
+    """Progress of a training: loss, images per second, fraction of the time spent waiting for data, time left."""
 
     def __init__(self, epochs: int, images: int, shown: bool = True):
         self.epochs, self.images = epochs, images
@@ -47,7 +47,7 @@ class TrainingBar:
         )
         self.shown = shown
         self.task = self.progress.add_task("epoch 1", total=epochs * images, status="")
-        self.clock = _Clock()
+        self.speed = _Speed()
 
     def __enter__(self):
         self.progress.start()
@@ -56,17 +56,16 @@ class TrainingBar:
     def __exit__(self, *error):
         self.progress.stop()
 
-    def step(self, report) -> None:
-        """Show a `training.loop.Report`."""
-        speed, waiting = self.clock.tick(report.images, report.waited_s)
-        status = f"loss {report.loss:.3f}  {speed:,.0f} images/s  waiting {waiting:.0%}"
-        done = (report.epoch - 1) * self.images + min(report.batch * self.images // report.batches, self.images)
-        self.progress.update(
-            self.task, completed=done, description=f"epoch {report.epoch}/{self.epochs}", status=status
-        )
+    def step(self, step) -> None:
+        """Show a `training.loop.Step`."""
+        images_per_s, waiting = self.speed.update(step.images, step.waited_s)
+        status = f"loss {step.loss:.3f}  {images_per_s:,.0f} images/s  waiting {waiting:.0%}"
+        completed = (step.epoch - 1) * self.images + min(step.batch * self.images // step.batches, self.images)
+        description = f"epoch {step.epoch}/{self.epochs}"
+        self.progress.update(self.task, completed=completed, description=description, status=status)
 
     def epoch(self, row: dict) -> None:
-        """Print one line of the journal."""
+        """Print a row of history."""
         if not self.shown:
             return
         validation = ""
@@ -81,38 +80,38 @@ class TrainingBar:
 
 
 def print_facts(facts: dict[str, str]) -> None:
-    """Two columns: name and value."""
+    """Print names and values in two columns."""
     grid = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         grid.add_row(Text(name, "bold"), Text(value))
     console.print(grid)
 
 
-def print_table(rows: Sequence[Sequence[str]], head: Sequence[str], right: Sequence[int] = ()) -> None:
-    """A table; the columns in `right` stand to the right."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(head):
-        drawn.add_column(name, justify="right" if place in right else "left", no_wrap=place in right)
+def print_table(rows: Sequence[Sequence[str]], header: Sequence[str], right: Sequence[int] = ()) -> None:
+    """Print a table; `right` are the indices of right-aligned columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, name in enumerate(header):
+        table.add_column(name, justify="right" if column in right else "left", no_wrap=column in right)
     for row in rows:
-        drawn.add_row(*map(Text, row))
-    console.print(drawn)
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
-class _Clock:
-    """Images a second and share of waiting, over the last steps."""
+class _Speed:
+    """Moving averages of images per second and of the fraction of time spent waiting."""
 
     def __init__(self):
-        self.speed = self.waiting = 0.0
+        self.images_per_s = self.waiting = 0.0
         self.last: float | None = None
 
-    def tick(self, images: int, waited_s: float) -> tuple[float, float]:
+    def update(self, images: int, waited_s: float) -> tuple[float, float]:
         now = time.perf_counter()
         if self.last is not None and now > self.last:
-            keep = 0.9 if self.speed else 0.0
-            self.speed = keep * self.speed + (1 - keep) * images / (now - self.last)
-            self.waiting = keep * self.waiting + (1 - keep) * min(1.0, waited_s / (now - self.last))
+            decay = 0.9 if self.images_per_s else 0.0
+            self.images_per_s = decay * self.images_per_s + (1 - decay) * images / (now - self.last)
+            self.waiting = decay * self.waiting + (1 - decay) * min(1.0, waited_s / (now - self.last))
         self.last = now
-        return self.speed, self.waiting
+        return self.images_per_s, self.waiting
 
 
 def _bar() -> Progress:

@@ -1,6 +1,6 @@
 """Device, precision, processors and memory.
 
-torch is imported when it is needed, so that processes which only decode images do without it.
+torch is imported inside functions, because processes that only decode images do not need it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -17,16 +19,19 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 MEMORY_FRACTION = 0.8
-"""Fraction of the memory that a pack may take; larger ones are shuffled by blocks, so that reads are sequential."""
+"""Largest pack that is shuffled image by image, as a fraction of the memory; larger ones are shuffled by blocks, so
+that reads are sequential."""
+ROOT = Path("/")
+"""Where proc and sys are mounted."""
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
-"""Settings of glibc's `mallopt`, as malloc.h numbers them."""
+"""Parameters of glibc's `mallopt`, from malloc.h."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """A device by name; "auto" takes a GPU where there is one.
+    """A device by name; "auto" is a GPU if there is one.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device.
     """
     import torch
 
@@ -43,9 +48,9 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """ "auto" takes bfloat16 products where the device has units for them (GPUs, and processors with AMX).
+    """A precision by name; "auto" is bf16 on devices with units for it (GPUs, and processors with AMX).
 
-    Weights, their updates and all sums stay float32.
+    In bf16, convolutions and matrix products are of bfloat16; weights, updates and accumulation stay float32.
 
     Raises:
         ValueError: the name is not auto, fp32 or bf16.
@@ -58,29 +63,29 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
         return "bf16" if capabilities.get("amx_bf16") else "fp32"
     if name not in ("fp32", "bf16"):
-        raise ValueError(f"precision is {name!r}; it may be auto, fp32 or bf16")
+        raise ValueError(f"precision must be auto, fp32 or bf16, got {name!r}")
     return name
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:
-    """The type in which a network multiplies."""
+    """The dtype of convolutions and matrix products."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 def autocast(device: torch.device, precision: Precision):
-    """A context in which convolutions and matrix products are of that precision."""
+    """A context in which convolutions and matrix products have this precision."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed memory instead of handing each large block back to the system.
+    """Make the C library keep freed memory instead of returning large blocks to the system.
 
-    A step allocates the same large blocks again and again; fetched anew, every page of them is first cleared by
-    the system. This changes the whole process, so it is for commands, not for callers of the library.
+    Every step allocates the same large blocks; when fetched anew, the system first clears every page of them. This
+    affects the whole process, so it is for commands, not for users of the library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # glibc
@@ -99,18 +104,58 @@ def describe_device(device: torch.device, precision: Precision) -> str:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of processors that this process may use, also in a container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [_cpu_quota(folder) for folder in _control_groups("cpu")]
+    return max(1, min([count, *(math.ceil(quota) for quota in quotas if quota < math.inf)]))
 
 
 def memory() -> float:
-    """Total memory, bytes; infinity if unknown."""
+    """Memory that this process may use, bytes, also in a container; infinity if unknown."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return math.inf
+        physical = math.inf
+    files = [folder / name for folder in _control_groups("memory") for name in ("memory.max", "memory.limit_in_bytes")]
+    return min([physical, *(limit for file in files for limit in _numbers(file))])
 
 
 def fits_memory(size: float) -> bool:
     """Whether a pack of this many bytes can be read in random order."""
     return size <= MEMORY_FRACTION * memory()
+
+
+def _cpu_quota(folder: Path) -> float:
+    """Processors that a control group may use, infinity if not limited."""
+    quota, period = _numbers(folder / "cpu.max") or [  # version 2, then version 1
+        *(_numbers(folder / "cpu.cfs_quota_us") or [math.inf]),
+        *(_numbers(folder / "cpu.cfs_period_us") or [1]),
+    ]
+    return quota / period if quota >= 0 else math.inf  # -1 is no limit
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the Linux control groups, of either version, whose limits hold for this process: its own and parents.
+
+    In a container, those above its root may not be visible.
+    """
+    try:
+        lines = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)  # "0::/path" in version 2, "4:memory:/path" in version 1
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = ROOT / "sys/fs/cgroup" / (controller if controllers else "")
+        folder = mount / path.lstrip("/")
+        yield folder
+        yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+
+
+def _numbers(file: Path) -> list[float]:
+    """The numbers in a file of a control group, "max" as infinity; none if it does not exist."""
+    try:
+        return [math.inf if word == "max" else float(word) for word in file.read_text(encoding="utf-8").split()]
+    except (OSError, ValueError):
+        return []

@@ -31,7 +31,7 @@ def check(
         as_json: Print JSON.
         workers: Processes that decode images (default: one per core).
     """
-    from ..console import console, counting, print_facts, print_table
+    from ..console import console, print_facts, print_table, progress_bar
     from ..data.check import check_source
     from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
@@ -41,9 +41,9 @@ def check(
     from ..specs.variants import variant
     from ..training.plan import data_name, default_variant
 
-    source = detect_source(data, track=counting("reading"))
+    source = detect_source(data, track=progress_bar("reading"))
     size = variant(default_variant(source)).stored_size if size is None else size
-    found = check_source(source, size, PackOptions(None, workers, strict), brief, counting("looking"))
+    found = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
     if fix is not None:
         kept = [number for number in range(len(source)) if number not in found.dropped]
         write_list(fix, source, kept, data_name(data))

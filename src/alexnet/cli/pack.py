@@ -23,16 +23,16 @@ def pack(
         strict: Fail if any image cannot be read, instead of skipping up to 1 %.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """
-    from ..console import console, counting
+    from ..console import console, progress_bar
     from ..data.pack.packing import PackOptions, make_pack
     from ..data.pack.reading import damaged_images, describe_splits
     from ..data.sources.detection import open_source
 
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    source = open_source(data, track=counting("reading"))
+    source = open_source(data, track=progress_bar("reading"))
     options = PackOptions(jpeg, workers, strict)
-    packed = make_pack(source, size, options=options, track=counting("packing"), notify=console.print)
+    packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (found := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(
