@@ -61,18 +61,18 @@ class Repeated:
     def __init__(self):
         self.contents = jpegs()
 
-    def open(self, place: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.contents[place % KINDS]))
+    def open(self, location: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.contents[location % KINDS]))
 
-    def content(self, place: int) -> bytes:
-        return self.contents[place % KINDS]
+    def read_bytes(self, location: int) -> bytes:
+        return self.contents[location % KINDS]
 
 
 class Nothing:
     """A task that leaves all but handing images to processes and back."""
 
-    def do(self, number: int, place: int) -> int:
-        return number
+    def run(self, index: int, location: int) -> int:
+        return index
 
 
 def simulated(count: int) -> Source:
@@ -88,8 +88,8 @@ def simulated(count: int) -> Source:
         labels=np.arange(count) * CLASSES // count,
         splits=splits,
         reader=Repeated(),
-        place=lambda number: number,
-        stamp="",
+        locate=lambda index: index,
+        files_fingerprint="",
     )
 
 

@@ -24,7 +24,7 @@ COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 @pytest.fixture(autouse=True)
 def few_images_need_no_processes(monkeypatch):
     """Starting some takes half a second, a hundred times over."""
-    monkeypatch.setattr(workers, "ALONE", 200)
+    monkeypatch.setattr(workers, "MAX_INLINE", 200)
 
 
 @pytest.fixture(autouse=True)

@@ -61,32 +61,32 @@ def save_animated(path):
 
 
 ODD = {
-    "are grey": odd("L", "grey.jpg"),
-    "are palette": odd("P", "palette.png"),
-    "are transparent": odd("RGBA", "alpha.png"),
-    "are CMYK": odd("CMYK", "inks.jpg"),
-    "are other colors": odd("YCbCr", "ycc.tif"),
-    "are 16 bit": save_16_bit,
-    "are turned": save_turned,
-    "are animated": save_animated,
-    "are long": lambda path: picture(size=(200, 30)).save(path / "long.png"),
-    "are blank": lambda path: Image.new("RGB", (40, 36), "red").save(path / "blank.png"),
-    "are smaller than half of 16 pixels": lambda path: picture(size=(7, 40)).save(path / "small.png"),
-    "have the suffix of another format": lambda path: picture().save(path / "png.jpg", format="PNG"),
+    "grayscale (": odd("L", "gray.jpg"),
+    "palette (": odd("P", "palette.png"),
+    "transparent (": odd("RGBA", "alpha.png"),
+    "CMYK (": odd("CMYK", "inks.jpg"),
+    "other color mode (": odd("YCbCr", "ycc.tif"),
+    "16-bit (": save_16_bit,
+    "rotated (": save_turned,
+    "animated (": save_animated,
+    "elongated (": lambda path: picture(size=(200, 30)).save(path / "long.png"),
+    "blank (": lambda path: Image.new("RGB", (40, 36), "red").save(path / "blank.png"),
+    "smaller than half of 16 pixels": lambda path: picture(size=(7, 40)).save(path / "small.png"),
+    "wrong file extension": lambda path: picture().save(path / "png.jpg", format="PNG"),
 }
 
 
 @pytest.mark.parametrize("words", ODD)
 def test_odd_images_are_counted_and_named(clean, words):
-    if words == "are transparent":
+    if words == "transparent (":
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 40, 4), dtype=np.uint8)).save(
             clean / "red" / "a.png"
         )
     else:
         ODD[words](clean / "red")
     said = finding(clean, words)
-    assert said.text.startswith("1 images ") and said.examples[0].startswith("red/")
-    assert said.level == ("warning" if words == "are blank" else "note")
+    assert said.text.startswith("1 image: ") and said.examples[0].startswith("red/")
+    assert said.level == ("warning" if words == "blank (" else "note")
     new = [name for name in open_source(clean).names if not name.rpartition("/")[2][:2].isdigit()]
     assert said.examples[0].split(" is ")[0] in new
 
@@ -94,7 +94,7 @@ def test_odd_images_are_counted_and_named(clean, words):
 def test_broken_and_empty_files(clean, capsys):
     (clean / "red" / "00.png").write_bytes(b"")
     said = finding(clean, "cannot be read")
-    assert said.level == "warning" and "1 images cannot be read, 1 of them are empty files" in said.text
+    assert said.level == "warning" and "1 image cannot be read (1 of size 0)" in said.text
     assert said.examples[0].startswith("red/00.png: ")
     for number in range(1, 4):
         (clean / "blue" / f"{number:02}.png").write_bytes((clean / "blue" / f"{number:02}.png").read_bytes()[:300])
@@ -111,11 +111,11 @@ def test_pictures_that_are_there_twice(split_folder, tmp_path):
     shutil.copy(here / "train" / "red" / "00.png", here / "train" / "red" / "again.png")
     shutil.copy(here / "train" / "red" / "01.png", here / "val" / "red" / "leak.png")
     shutil.copy(here / "train" / "red" / "02.png", here / "train" / "blue" / "contradiction.png")
-    assert finding(here, "are there twice").text.startswith("3 pictures")
-    across = finding(here, "are in two splits")
+    assert finding(here, "3 duplicate images").level == "note"
+    across = finding(here, "in two splits")
     assert across.level == "warning"
     assert across.examples == ("val/red/leak.png and train/red/01.png are in val and train",)
-    contradictory = finding(here, "are of two classes")
+    contradictory = finding(here, "in two classes")
     assert contradictory.examples == ("train/blue/contradiction.png and train/red/02.png are blue and red",)
     source = detect_source(here)
     dropped = {source.names[number] for number in check_source(source, 16).dropped}
@@ -142,21 +142,23 @@ def test_fix_writes_a_list_that_is_trained_on_and_leaves_the_images_alone(split_
 def test_uneven_classes_and_the_baseline(clean):
     for number in range(1, 20):
         (clean / "red" / f"{number:02}.png").unlink()
-    said = finding(clean, "class blue has 16 images to train on, red 1; always answering the former is right in 48%")
+    said = finding(
+        clean, "class imbalance: blue has 16 training images, red 1; always predicting the former is 48% right"
+    )
     assert said.level == "warning"
-    assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% right by always answering blue"
+    assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% right by always predicting blue"
 
 
 def test_classes_that_a_split_lacks_or_has_alone(split_folder, capsys):
     shutil.rmtree(split_folder / "val" / "red")
-    said = finding(split_folder, "val lacks 1 classes")
+    said = finding(split_folder, "1 class without val images")
     assert said.examples == ("red",) and said.level == "warning"
     (split_folder / "val" / "violet").mkdir()
     shutil.copy(split_folder / "train" / "red" / "00.png", split_folder / "val" / "violet")
-    assert finding(split_folder, "colors/val/violet is of a class that train/ lacks").level == "error"
+    assert finding(split_folder, "colors/val/violet is not a class of train/").level == "error"
     with pytest.raises(SystemExit):
         main(["train", str(split_folder)])
-    assert "violet is of a class that train/ lacks; it may be of blue, green, red" in capsys.readouterr().err
+    assert "violet is not a class of train/, which has blue, green, red" in capsys.readouterr().err
 
 
 def test_the_summary_is_json_and_counts_every_image(split_folder, capsys):
@@ -181,4 +183,17 @@ def test_train_says_beforehand_what_is_wrong(clean, tmp_path, capsys):
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
     printed = capsys.readouterr().out
-    assert "class blue has 16 images to train on, red 1" in printed and f"see alexnet check {clean}" in printed
+    assert "blue has 16 training images, red 1" in printed and f"see alexnet check {clean}" in printed
+
+
+def test_a_run_among_the_images_is_not_part_of_the_data(clean, capsys):
+    run = clean / "runs" / "first"
+    run.mkdir(parents=True)
+    shutil.copy(clean / "red" / "00.png", run / "curves.png")
+    assert "runs" in detect_source(clean).classes
+    for name in ("run.json", "split.csv"):
+        (run / name).write_text("")
+    main(["check", str(clean), "--json"])
+    assert list(json.loads(capsys.readouterr().out)["classes"]) == ["blue", "green", "red"]
+    main(["pack", str(clean), "--size", "8"])
+    assert "3 classes" in capsys.readouterr().out

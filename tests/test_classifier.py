@@ -178,7 +178,7 @@ def test_class_names_of_all_kinds_reach_the_report(tmp_path):
 def test_errors_are_one_line(run, tmp_path, capsys):
     for arguments, said in (
         (["predict", str(tmp_path), "x.png"], "holds no trained network"),
-        (["train", str(tmp_path / "nowhere")], "is not there; a data set may be"),
+        (["train", str(tmp_path / "nowhere")], "does not exist; a data set must be"),
         (["describe", "lexnet"], "there is no variant 'lexnet'"),
         (["describe", "--recipe", "magic"], "there is no recipe 'magic'; it may be one of original"),
         (["describe", "--output", "rates.png"], "--output needs --recipe NAME or --recipes"),

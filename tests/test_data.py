@@ -9,7 +9,7 @@ from conftest import COLORS
 from PIL import Image
 from safetensors import safe_open
 
-from alexnet.data.batches import BLOCK, MIXED, _resident_batches, epoch_order, read_batches
+from alexnet.data.batches import BLOCK, BLOCKS_IN_MEMORY, _resident_batches, epoch_order, read_batches
 from alexnet.data.pack import workers
 from alexnet.data.pack.packing import PackOptions, make_pack
 from alexnet.data.pack.reading import open_pack
@@ -58,7 +58,7 @@ def test_a_new_class_does_not_move_the_others(folder):
 def test_shares_of_the_split():
     labels = np.array([0] * 1000 + [1] * 10 + [2] * 2)
     names = [str(n) for n in range(1012)]
-    splits = hold_out(names, labels, np.zeros(1012, np.uint8), 0, "val and test")
+    splits = hold_out(names, labels, np.zeros(1012, np.uint8), 0)
     assert Counter(splits[:1000]) == {0: 800, 1: 100, 2: 100}
     assert Counter(splits[1000:1010]) == {0: 8, 1: 1, 2: 1}
     assert splits[1010:].tolist() == [0, 0]
@@ -83,20 +83,20 @@ def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
 
     shutil.rmtree(split_folder / "train")
     assert set(splits_of(open_source(split_folder))) == {"val", "test"}
-    with pytest.raises(ValueError, match="there are no images to train on"):
+    with pytest.raises(ValueError, match="there are no training images"):
         Classifier("small").fit(split_folder, verbose=False)
     for name in ("red", "blue"):
         shutil.rmtree(split_folder / "val" / name)
         shutil.rmtree(split_folder / "test" / name)
-    with pytest.raises(ValueError, match="there is the one class 'green'"):
+    with pytest.raises(ValueError, match="training needs at least two classes, got only 'green'"):
         Classifier("small").fit(split_folder, verbose=False)
 
 
 def test_what_is_no_data_set_is_named(tmp_path, split_folder):
-    with pytest.raises(ValueError, match=r"nowhere is not there; a data set may be"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist; a data set must be"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no image in it"):
+    with pytest.raises(ValueError, match="has no images"):
         open_source(tmp_path / "empty")
     for name in ("violet", ".hidden"):  # an empty folder is no class, nor is a hidden one
         (split_folder / "val" / name).mkdir()
@@ -104,7 +104,7 @@ def test_what_is_no_data_set_is_named(tmp_path, split_folder):
     (split_folder / "val" / ".hidden" / "a.png").write_bytes(picture)
     assert len(open_source(split_folder).classes) == 3
     (split_folder / "val" / "violet" / "a.png").write_bytes(picture)
-    with pytest.raises(ValueError, match="violet is of a class that train/ lacks; it may be of blue, green, red"):
+    with pytest.raises(ValueError, match="violet is not a class of train/, which has blue, green, red"):
         open_source(split_folder)
 
 
@@ -121,7 +121,7 @@ def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
 
 
 def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "ALONE", 0)
+    monkeypatch.setattr(workers, "MAX_INLINE", 0)
     contents = [
         make_pack(open_source(folder), 16, tmp_path / str(n), PackOptions(workers=n)).path.read_bytes() for n in (1, 3)
     ]
@@ -132,12 +132,12 @@ DEADLY = """
 import os, time
 
 class Deadly:
-    def do(self, number, place):
-        if place == "deadly":
+    def run(self, index, location):
+        if location == "deadly":
             os._exit(3)
-        if place == "endless":
+        if location == "endless":
             time.sleep(60)
-        return number * 10
+        return index * 10
 """
 
 
@@ -145,14 +145,14 @@ def test_an_image_that_kills_or_stops_its_decoder_is_left_out(tmp_path, monkeypa
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(workers, "ALONE", 0)
-    monkeypatch.setattr(workers, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(workers, "MAX_INLINE", 0)
+    monkeypatch.setattr(workers, "TIMEOUT_S", 1.5)
     import deadly
 
     places = ["deadly" if number == 7 else "endless" if number == 40 else "" for number in range(60)]
     found = [each for some in workers.run_task(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
-    assert found.pop(40) == workers.Failed("the process that decoded it was not done after 2 seconds")
-    assert found.pop(7) == workers.Failed("the process that decoded it died (3)")
+    assert found.pop(40) == workers.Failed("the process that decoded it timed out after 2 seconds")
+    assert found.pop(7) == workers.Failed("the process that decoded it crashed (exit code 3)")
     assert found == [number * 10 for number in range(60) if number not in (7, 40)]
 
 
@@ -168,7 +168,7 @@ def test_a_pack_cut_short_is_refused(folder):
     packed = make_pack(open_source(folder), 16)
     with open(packed.path, "r+b") as file:
         file.truncate(packed.path.stat().st_size - 1)
-    with pytest.raises(ValueError, match="a whole one has"):
+    with pytest.raises(ValueError, match="is truncated"):
         open_pack(packed.path)
 
 
@@ -182,7 +182,7 @@ def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
     assert sum(len(packed.indices(split)) for split in SPLITS) == 149
     for number in range(5):
         (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; up to 1% of 150 are left out"):
+    with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; at most 1% of 150 may be skipped"):
         make_pack(open_source(root), 8)
 
 
@@ -252,11 +252,11 @@ def test_order_is_a_permutation_fixed_by_seed_and_epoch():
 
 
 def test_shuffling_by_blocks_reads_long_stretches_and_every_image_once():
-    numbers = np.arange(1000, 1000 + BLOCK * MIXED * 2 + 77)
+    numbers = np.arange(1000, 1000 + BLOCK * BLOCKS_IN_MEMORY * 2 + 77)
     order = epoch_order(numbers, 0, 3, "blocks")
     assert sorted(order) == numbers.tolist()
-    first = order[: BLOCK * (MIXED - 1)]  # of 129 blocks
-    assert len({(number - 1000) // BLOCK for number in first}) == MIXED
+    first = order[: BLOCK * (BLOCKS_IN_MEMORY - 1)]  # of 129 blocks
+    assert len({(number - 1000) // BLOCK for number in first}) == BLOCKS_IN_MEMORY
     assert np.abs(np.diff(first)).mean() > BLOCK  # and yet neighbors are no neighbors
     np.testing.assert_array_equal(order, epoch_order(numbers, 0, 3, "blocks"))
     assert not np.array_equal(order, epoch_order(numbers, 0, 4, "blocks"))

@@ -30,6 +30,20 @@ with file_lock(Path(sys.argv[1])):
 """
 
 
+class Clock:
+    """Runs only while the program sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        time.sleep(0.001)
+        self.now += seconds
+
+
 def test_one_process_at_a_time_holds_a_lock(tmp_path):
     path = tmp_path / "count"
     path.write_text("0")
@@ -39,20 +53,19 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path):
 
 
 def test_who_waits_is_told_once_and_a_killed_holder_lets_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE_S", 0.2)
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "file"], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    told = []
+    clock, told = Clock(), []
+    monkeypatch.setattr(files, "time", clock)
 
-    def waiting():
-        told.append(time.monotonic())
+    def on_wait():
+        told.append(clock.now)
         holder.kill()
 
-    started = time.monotonic()
-    with file_lock(tmp_path / "file", waiting):
+    with file_lock(tmp_path / "file", on_wait):
         assert holder.wait() != 0
-        assert len(told) == 1 and 0.2 < told[0] - started < 10
-    with file_lock(tmp_path / "file", waiting):  # free again
+        assert len(told) == 1 and files.WAIT_NOTICE_S < told[0] < files.WAIT_NOTICE_S + 0.1
+    with file_lock(tmp_path / "file", on_wait):  # free again
         assert len(told) == 1
     holder.stdout.close()
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from alexnet.data.pack import packing, workers, writing
 from alexnet.data.sources.detection import open_source
 
-writing.LOG_S, workers.ALONE = 0.01, 0
+writing.LOG_S, workers.MAX_INLINE = 0.01, 0
 say = lambda words: print(words, flush=True)
 options = packing.PackOptions(int(sys.argv[4]) or None, workers=int(sys.argv[3]))
 print(packing.make_pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), options, notify=say).path)
@@ -133,7 +133,7 @@ def test_who_waits_for_another_process_is_told(photos, tmp_path):
     path = make_pack(source, 8, tmp_path / "cache").path
     path.unlink()
     with file_lock(path):
-        program = "import alexnet.files as f; f.PATIENCE_S = 0.1\n" + PACKER.replace("64", "8")
+        program = "import alexnet.files as f; f.WAIT_NOTICE_S = 0.1\n" + PACKER.replace("64", "8")
         command = [sys.executable, "-c", program, str(photos), str(tmp_path / "cache"), "1", "0"]
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         told = waiting.stdout.readline()
@@ -159,17 +159,17 @@ def test_a_damaged_pack_is_found_and_made_anew(tmp_path, harm):
     assert harmed != whole
     packed.path.write_bytes(harmed)
     said = {
-        "cut short": "a whole one has",
-        "another version": "is a pack of version 2; it may be 3",
-        "a bit in its tables": "its tables have another sum",
-        "a bit in an image": "image 59 has another sum",
+        "cut short": "is truncated",
+        "another version": "the version of a pack must be 3, got 2",
+        "a bit in its tables": "its tables have a wrong checksum",
+        "a bit in an image": "image 59 has a wrong checksum",
         "no pack": "is not a pack of images",
     }[harm]
     with pytest.raises(ValueError, match=said):
         open_pack(packed.path)
     told = []
     assert make_pack(source, 16, notify=told.append).path.read_bytes() == whole
-    assert len(told) == 1 and said in told[0] and told[0].endswith("it is made anew")
+    assert len(told) == 1 and said in told[0] and told[0].endswith("; packing again")
 
 
 def test_every_image_can_be_compared_with_its_sum(tmp_path):
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
     else:
         full_file = {"__init__": lambda *a: None, "seek": lambda *a: 0, "write": full}
         monkeypatch.setattr(writing, "FileIO", type("FullFile", (), full_file))
-    with pytest.raises(ValueError, match=r"packs has no room .*No space left on device"):
+    with pytest.raises(ValueError, match=r"no room in .*packs for .*No space left on device"):
         make_pack(source, 16, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"] == []
 
@@ -203,9 +203,9 @@ def test_strict_takes_no_unreadable_image(photos, tmp_path):
     source = open_source(photos)
     assert len(make_pack(source, 8, tmp_path / "cache").unreadable) == 3
     for _ in range(2):  # also of a pack that is there
-        with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be left out \(--strict\)"):
+        with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be skipped \(--strict\)"):
             make_pack(source, 8, tmp_path / "cache", options=PackOptions(strict=True))
-    with pytest.raises(ValueError, match=r"cannot be read; none may be left out"):
+    with pytest.raises(ValueError, match=r"cannot be read; none may be skipped"):
         make_pack(source, 8, tmp_path / "other", options=PackOptions(strict=True))
 
 
@@ -248,7 +248,7 @@ def test_a_pack_of_jpegs_holds_what_pillow_writes_and_takes_less_room(tmp_path):
     assert list(damaged_images(small, range(30))) == []
     content = small.path.read_bytes()
     small.path.write_bytes(content.replace(small.images.stored(7), small.images.stored(7)[:-3] + b"abc"))
-    with pytest.raises(ValueError, match="image 7 has another sum"):
+    with pytest.raises(ValueError, match="image 7 has a wrong checksum"):
         open_pack(small.path)
 
 
@@ -261,4 +261,4 @@ def test_a_network_is_trained_on_jpegs(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["split"] == "test"
     with pytest.raises(SystemExit):
         main(["pack", str(data), "--jpeg", "100"])
-    assert "jpeg is 100; it may be a quality of 1 to 95" in capsys.readouterr().err
+    assert "jpeg must be a quality from 1 to 95, got 100" in capsys.readouterr().err

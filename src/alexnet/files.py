@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and are made by one process at a time; where they are kept."""
+"""Atomic file writes, locks between processes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ except ImportError:  # Windows
     import msvcrt
 
 PART_SUFFIX = ".part"
-"""How the names of unfinished files end; one that was left by a killed process is of no use."""
-PATIENCE_S = 2.0
-"""Seconds of waiting for another process before the user is told."""
-MOST_NAME = 150
-"""Bytes of another file's name in that of one of ours."""
+"""Suffix of unfinished files. One that a killed process left behind is useless."""
+WAIT_NOTICE_S = 2.0
+"""Seconds of waiting for a lock after which the user is told."""
+MAX_NAME_BYTES = 150
+"""Bytes of a name that becomes part of another file's name."""
 
 
 def cache_folder() -> Path:
-    """Where packs and downloads are kept: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
+    """The folder of packs and downloads: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
     if "ALEXNET_CACHE" in os.environ:
         return Path(os.environ["ALEXNET_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
 
 
 def truncate_name(name: str) -> str:
-    """The name of a file, or its beginning: a hash, an end, .lock and .part may follow within the 255 bytes of most."""
-    return os.fsencode(name)[:MOST_NAME].decode("utf-8", "ignore")
+    """A file name cut so that a hash, a suffix, .lock and .part fit behind it in 255 bytes, the usual limit."""
+    return os.fsencode(name)[:MAX_NAME_BYTES].decode("utf-8", "ignore")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` at the end, or is removed where an error is raised.
+    """A temporary path beside `path`, renamed to `path` at the end, or removed if an error is raised.
 
-    What was written is on the disk before it gets its name, so a power failure leaves the old file or the new one.
+    The content is on the disk before the file gets its name, so a power failure leaves the old file or the new one.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask gives; some libraries write for the owner alone
+        mode = temporary.stat().st_mode  # from the umask; some libraries create files that only the owner can read
         yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
@@ -56,42 +56,43 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can be asked for that."""
+    """Flush the entries of a folder to the disk, if the system supports that."""
     with contextlib.suppress(OSError):
-        opened = os.open(folder, os.O_RDONLY)  # not on Windows
+        descriptor = os.open(folder, os.O_RDONLY)  # not on Windows
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold `path` against everyone else who asks for it here; waits while another does, in this process or in any.
+def file_lock(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold the exclusive lock of `path`; waits while any other thread or process holds it.
 
-    The system holds the lock, on an empty file `path`.lock that stays, and frees it when its holder ends in any way. A
-    file system without locks has none, and nobody waits.
+    The system holds the lock, on an empty file `path`.lock that stays, and releases it however its holder ends. On a
+    file system without locks nobody waits. By hand, because `filelock` fails on some of these file systems, and on
+    others falls back to a marker file that a killed process leaves behind.
 
     Args:
-        waiting: called once, after PATIENCE_S seconds of waiting.
+        on_wait: called once, after WAIT_NOTICE_S seconds of waiting.
     """
     with open(path.with_name(f"{path.name}.lock"), "ab") as file:
-        started, told = time.monotonic(), False
-        while not _taken(file):
-            if waiting and not told and time.monotonic() - started > PATIENCE_S:
-                told = True
-                waiting()
+        started, notified = time.monotonic(), False
+        while not _try_lock(file):
+            if on_wait and not notified and time.monotonic() - started > WAIT_NOTICE_S:
+                notified = True
+                on_wait()
             time.sleep(0.05)
-        yield  # closing the file frees it
+        yield  # closing the file releases the lock
 
 
 def is_locked(path: Path) -> bool:
-    """Whether someone holds `path` now, by `locked`."""
+    """Whether someone holds the `file_lock` of `path` now."""
     with open(path.with_name(f"{path.name}.lock"), "ab") as file:
-        return not _taken(file)
+        return not _try_lock(file)
 
 
-def _taken(file: BinaryIO) -> bool:
+def _try_lock(file: BinaryIO) -> bool:
     try:
         if os.name == "nt":
             file.seek(0)

@@ -30,7 +30,7 @@ from .model.bundle import ModelBundle
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.resume import resumed
-from .runs.run import Run, record_of, weights_file
+from .runs.run import Run, is_run, record_of, weights_file
 from .runs.tensorboard import TensorBoard
 from .specs.settings import ResolvedSettings, TrainSettings
 from .specs.storage import from_json
@@ -98,7 +98,7 @@ def fit(
             run = Run.interrupted(_folder(settings), data_name(data), variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), track, notify)
+        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), track, notify, is_run)
         resolved = _resolve(settings, plan)
         record = record_of(resolved)
         if run:
@@ -340,7 +340,7 @@ def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
 
 def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, track) -> tuple[Pack, bool]:
     """Images with the classes of the network, and whether their splits mean anything to it."""
-    source, record = open_source(data), run.record() if run else {}
+    source, record = open_source(data, skip_folder=is_run), run.record() if run else {}
     is_own = data_name(data) == record.get("data")
     if unknown := sorted(set(source.classes) - set(bundle.classes)):
         raise ValueError(

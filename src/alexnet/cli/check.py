@@ -38,10 +38,11 @@ def check(
     from ..data.source import SPLITS
     from ..data.sources.detection import detect_source
     from ..data.sources.lists import write_list
+    from ..runs.run import is_run
     from ..specs.variants import variant
     from ..training.plan import data_name, default_variant
 
-    source = detect_source(data, track=progress_bar("reading"))
+    source = detect_source(data, track=progress_bar("reading"), skip_folder=is_run)
     size = variant(default_variant(source)).stored_size if size is None else size
     found = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
     if fix is not None:
@@ -61,7 +62,7 @@ def check(
             console.print(f"{finding.level}: {finding.text}", soft_wrap=True)
             for example in finding.examples:
                 console.print(f"    {example}", soft_wrap=True)
-        looked = "all" if found.looked_at == len(source) else f"{found.looked_at:,} of {len(source):,}"
+        looked = "all" if found.checked == len(source) else f"{found.checked:,} of {len(source):,}"
         console.print(f"{looked} images looked at; {len(found.findings) or 'nothing'} found")
         if fix is not None:
             console.print(f"next:   alexnet train {fix}  ({len(kept):,} images)", soft_wrap=True)

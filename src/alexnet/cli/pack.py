@@ -27,10 +27,11 @@ def pack(
     from ..data.pack.packing import PackOptions, make_pack
     from ..data.pack.reading import damaged_images, describe_splits
     from ..data.sources.detection import open_source
+    from ..runs.run import is_run
 
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    source = open_source(data, track=progress_bar("reading"))
+    source = open_source(data, track=progress_bar("reading"), skip_folder=is_run)
     options = PackOptions(jpeg, workers, strict)
     packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)

@@ -60,9 +60,10 @@ def predict(
 def _all_images(images: Iterable[str]) -> Iterable[str]:
     """Each file and URL as given, and every image below each folder."""
     from ..data.sources.detection import image_files
+    from ..runs.run import is_run
 
     for image in images:
         if Path(image).is_dir():
-            yield from map(str, image_files(Path(image)))
+            yield from map(str, image_files(Path(image), is_run))
         else:
             yield image

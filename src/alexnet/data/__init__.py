@@ -1,1 +1,1 @@
-"""Sections 2 and 4.1: sources, packing, statistics, augmentation, batches."""
+"""Labeled images, from wherever they are stored to batches of uint8 (section 2)."""

@@ -1,4 +1,4 @@
-"""Batches in an order fixed by (seed, epoch), fetched ahead by a thread."""
+"""Batches of stored images, in an order fixed by (seed, epoch), read ahead by a thread."""
 
 from __future__ import annotations
 
@@ -17,87 +17,81 @@ from torch import Tensor
 from ..counter_rng import permutation
 from .pack.reading import Pack, open_pack
 
-BLOCK, MIXED = 256, 64
-"""Images in a block, 50 MB of 256 × 256 pixels, and blocks in memory at a time, where they are shuffled by blocks."""
-RESIDENT = 0.5
-"""Share of a GPU's free memory that a pack may take to be kept there."""
-AHEAD = 3
-"""Batches read before they are asked for."""
+BLOCK, BLOCKS_IN_MEMORY = 256, 64
+"""Images in a block (50 MB at 256 × 256 pixels) and blocks shuffled together, when shuffling by blocks."""
+MAX_GPU_FRACTION = 0.5
+"""Fraction of a GPU's free memory below which a pack is kept there."""
+PREFETCH = 3
+"""Batches read ahead."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Whole stored images, as they leave the disk."""
-
     images: Tensor
-    """(N, side, side, 3), uint8."""
+    """As stored, (N, side, side, 3), uint8."""
     labels: Tensor
     """(N,), int64."""
     indices: np.ndarray
-    """Which images of the pack they are, (N,)."""
+    """Into the pack, (N,)."""
     first: int
-    """Place of the first of them in the epoch."""
+    """Position of the first image in the order of the epoch."""
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.indices,
-            self.first,
-        )
+        images, labels = self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        return Batch(images, labels, self.indices, self.first)
 
 
 def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.ndarray:
-    """The images of an epoch in the order in which they are trained on.
+    """The images of an epoch in training order.
 
     Args:
-        shuffle: "epoch" draws a new order each epoch, "once" one for all epochs (as the 2012 code, which wrote its
-            shuffled files once). "blocks" draws a new order of blocks of BLOCK neighbors and shuffles within every
-            MIXED of them, so that a pack that does not fit into memory is read in long stretches.
+        shuffle: "epoch" draws a new order each epoch, "once" one order for all epochs (like the 2012 code, which wrote
+            shuffled files once). "blocks" draws a new order of blocks of BLOCK neighboring images and shuffles within
+            every BLOCKS_IN_MEMORY of them, so that a pack larger than memory is read in long stretches.
 
     Raises:
-        ValueError: shuffle is another word.
+        ValueError: shuffle has another value.
     """
     if shuffle not in ("epoch", "once", "blocks"):
-        raise ValueError(f"shuffle is {shuffle!r}; it may be 'epoch', 'once' or 'blocks'")
+        raise ValueError(f"shuffle must be 'epoch', 'once' or 'blocks', got {shuffle!r}")
     if shuffle == "blocks":
         order = permutation(seed, epoch, -(-len(indices) // BLOCK))
-        blocks = [indices[first * BLOCK : (first + 1) * BLOCK] for first in order]
-        parts = [np.concatenate(blocks[first : first + MIXED]) for first in range(0, len(blocks), MIXED)]
-        return np.concatenate([part[permutation(seed, epoch, len(part))] for part in parts] or [indices])
+        blocks = [indices[block * BLOCK : (block + 1) * BLOCK] for block in order]
+        starts = range(0, len(blocks), BLOCKS_IN_MEMORY)
+        groups = [np.concatenate(blocks[start : start + BLOCKS_IN_MEMORY]) for start in starts]
+        return np.concatenate([group[permutation(seed, epoch, len(group))] for group in groups] or [indices])
     return indices[permutation(seed, epoch if shuffle == "epoch" else 0, len(indices))]
 
 
 def read_batches(
-    packed: Pack, order: np.ndarray, batch_size: int, device: torch.device | str = "cpu", start: int = 0
+    pack: Pack, order: np.ndarray, batch_size: int, device: torch.device | str = "cpu", start: int = 0
 ) -> Iterator[Batch]:
-    """Batches of the images in `order`, the last one shorter where they do not divide.
+    """Batches of the images in `order`; the last one is shorter if they do not divide evenly.
 
     Args:
-        start: how many batches of the epoch to pass over.
+        start: batches of the epoch to skip.
     """
     device = torch.device(device)
     firsts = range(start * batch_size, len(order), batch_size)
-    is_array = isinstance(packed.images, np.ndarray)
-    if device.type == "cuda" and is_array and packed.images.nbytes < RESIDENT * torch.cuda.mem_get_info(device)[0]:
-        yield from _resident_batches(packed, order, batch_size, device, firsts)
+    if device.type == "cuda" and isinstance(pack.images, np.ndarray) and _fits_gpu(pack.images.nbytes, device):
+        yield from _resident_batches(pack, order, batch_size, device, firsts)
         return
-    ready: queue.Queue = queue.Queue(AHEAD)
+    ready: queue.Queue = queue.Queue(PREFETCH)
     stopped = threading.Event()
 
     def read() -> None:
         try:
             for first in firsts:
                 indices = order[first : first + batch_size]
-                images = torch.from_numpy(packed.images[indices])
+                images = torch.from_numpy(pack.images[indices])
                 if device.type == "cuda":
                     images = images.pin_memory()
-                _put(Batch(images, torch.from_numpy(packed.labels[indices]), indices, first))
-            _put(None)
-        except BaseException as error:  # raised again where the batches are used
-            _put(error)
+                put(Batch(images, torch.from_numpy(pack.labels[indices]), indices, first))
+            put(None)
+        except BaseException as error:  # raised again in the consumer
+            put(error)
 
-    def _put(item) -> None:
+    def put(item: Batch | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -116,20 +110,24 @@ def read_batches(
         reader.join()
 
 
+def _fits_gpu(size: int, device: torch.device) -> bool:
+    return size < MAX_GPU_FRACTION * torch.cuda.mem_get_info(device)[0]
+
+
 def _resident_batches(
-    packed: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range
+    pack: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range
 ) -> Iterator[Batch]:
-    """Batches of a pack that lies in the device's memory as a whole."""
-    images, labels = _resident(packed.path, device)
+    """Batches of a pack that is entirely in the device's memory."""
+    images, labels = _load_to_device(pack.path, device)
     for first in firsts:
         indices = order[first : first + batch_size]
-        chosen = torch.from_numpy(indices).to(device, non_blocking=True)
-        yield Batch(images[chosen], labels[chosen], indices, first)
+        selected = torch.from_numpy(indices).to(device, non_blocking=True)
+        yield Batch(images[selected], labels[selected], indices, first)
 
 
 @lru_cache(maxsize=1)
-def _resident(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
-    packed = open_pack(path)
-    with warnings.catch_warnings(action="ignore"):  # torch's, of a mapped file that cannot be written to; nor is it
-        images = torch.from_numpy(np.asarray(packed.images))
-    return images.to(device), torch.from_numpy(packed.labels).to(device)
+def _load_to_device(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    pack = open_pack(path)
+    with warnings.catch_warnings(action="ignore"):  # torch warns that the mapped file is read-only
+        images = torch.from_numpy(np.asarray(pack.images))
+    return images.to(device), torch.from_numpy(pack.labels).to(device)

@@ -1,15 +1,15 @@
-"""What is wrong with a data set, said before anything is trained on it."""
+"""Finds what is wrong with a data set before anything is trained on it."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import islice, pairwise
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,67 +19,55 @@ from ..files import cache_folder
 from .pack.packing import PackOptions
 from .pack.resizing import ORIENTATION
 from .pack.workers import Failed, run_task
-from .pack.writing import most_unread
-from .source import SPLITS, TRAIN, Reader, Source
-from .storage.image_formats import is_mislabelled
+from .pack.writing import max_unreadable
+from .progress import Track, run_tracked
+from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source
+from .storage.image_formats import has_wrong_suffix
 
-Level = Literal["error", "warning", "note"]
 EXAMPLES = 5
 BRIEF = 100
-"""Images looked at before a training."""
-LONG = 3.0
-"""Ratio of the sides beyond which the central square shows little of a picture."""
-UNEVEN = 10.0
-"""Times as many images as the smallest class has."""
-KINDS = {
-    "grey": "grey values become three equal colors",
-    "palette": "palettes become colors",
+"""Images checked before a training."""
+ELONGATED = 3.0
+"""Aspect ratio above which the central square shows little of an image."""
+IMBALANCED = 10.0
+"""Ratio between the sizes of the largest and the smallest class."""
+TRAITS = {
+    "grayscale": "converted to RGB",
+    "palette": "converted to RGB",
     "transparent": "transparent parts become white",
-    "16 bit": "of 16 bits the upper eight are kept",
-    "CMYK": "inks become colors without their profile",
-    "other colors": "they are converted to RGB",
-    "animated": "the first picture is taken",
-    "turned": "they are turned upright by their EXIF tag",
-    "long": "the central square shows less than a third of them",
-    "blank": "they are of one color all over",
+    "16-bit": "the upper eight bits are kept",
+    "CMYK": "converted to RGB without a color profile",
+    "other color mode": "converted to RGB",
+    "animated": "the first frame is used",
+    "rotated": "turned upright by the EXIF orientation",
+    "elongated": "the central square shows less than a third",
+    "blank": "all pixels have one color",
 }
-"""What may be odd about an image, and what becomes of it."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    level: Level
-    """An error must be put right before training; a warning should be looked at; a note is good to know."""
-    text: str
-    examples: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.text}{f' ({self.examples[0]} …)' if self.examples else ''}"
+"""What is unusual about an image, and what happens to it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one image is like."""
-
+class ImageInfo:
     width: int
     height: int
     format: str | None
-    kinds: frozenset[str]
+    traits: frozenset[str]
+    """Those of TRAITS that the image has."""
     digest: bytes
-    """Of what is stored of it, 16 bytes."""
+    """Of the stored bytes."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """A data set, looked at."""
+class CheckReport:
+    """What a data set holds and what is wrong with it."""
 
     source: Source
-    looked_at: int
-    """Images."""
+    checked: int
+    """Images that were decoded."""
     findings: tuple[Finding, ...]
     facts: dict[str, str]
     dropped: frozenset[int]
-    """Numbers of the images that are better left out."""
+    """Indices of images that are better not trained on."""
 
     @property
     def has_errors(self) -> bool:
@@ -92,11 +80,11 @@ class Check:
         return np.bincount(cells, minlength=len(self.source.classes) * len(SPLITS)).reshape(-1, len(SPLITS))
 
     def summary(self) -> dict:
-        """All of it, as JSON has it."""
+        """The report as JSON."""
         return {
             "name": self.source.name,
             "layout": self.source.layout,
-            "looked_at": self.looked_at,
+            "looked_at": self.checked,
             "images": dict(zip(SPLITS, self.counts.sum(0).tolist(), strict=True)),
             "classes": {
                 name: dict(zip(SPLITS, row, strict=True))
@@ -112,210 +100,203 @@ def check_source(
     side: int,
     options: PackOptions = PackOptions(),
     brief: bool = False,
-    track=None,
-) -> Check:
-    """Look at a data set: every image is decoded, or BRIEF of them.
+    track: Track | None = None,
+) -> CheckReport:
+    """Decode every image of a source, or BRIEF of them, and report what is wrong.
 
     Args:
-        side: of the stored squares that it would be packed to, pixels.
-        options: how it would be packed.
-        track: as for `pack`.
+        side: side of the squares that would be stored, pixels.
+        options: with which it would be packed.
+        track: shows how many images are decoded.
     """
     count = len(source)
-    numbers = (
-        np.unique(np.linspace(0, count - 1, BRIEF).astype(np.int64)) if brief and count > BRIEF else np.arange(count)
-    )
+    indices = np.arange(count)
+    if brief and count > BRIEF:
+        indices = np.unique(np.linspace(0, count - 1, BRIEF).astype(np.int64))
     started = time.perf_counter()
-    looked = run_task(
-        _Look(source.reader, side),
-        ((int(number), source.place(int(number))) for number in numbers),
-        len(numbers),
-        options.workers or processors(),
-    )
-    seen: list[Seen | Failed] = []
-    counted = _counted(looked, seen)
-    for _ in track(counted, len(numbers)) if track else counted:
-        pass
-    seconds = time.perf_counter() - started
-    facts = _facts(source, side, seconds / max(len(numbers), 1))
-    findings = [Finding("error" if problem.fatal else "warning", problem.text) for problem in source.problems]
-    findings += _of_classes(source)
-    most = len(numbers) if brief else most_unread(count, options.strict)  # packing counts them all
-    found, dropped = _of_images(source, numbers, seen, side, most)
-    room = shutil.disk_usage(_existing(cache_folder())).free
-    if room < count * side * side * 3:
-        found.append(Finding("warning", f"{cache_folder()} has {_bytes(room)} free; the pack takes {facts['pack']}"))
-    return Check(source, len(numbers), (*findings, *found), facts, frozenset(dropped))
+    inspected: list[ImageInfo | Failed] = []
+
+    def inspect() -> Iterator[int]:
+        locations = ((index, source.locate(index)) for index in indices.tolist())
+        workers = options.workers or processors()
+        for results in run_task(_Inspect(source.reader), locations, len(indices), workers):
+            inspected.extend(results)
+            yield len(results)
+
+    run_tracked(inspect(), len(indices), track)
+    seconds_per_image = (time.perf_counter() - started) / max(len(indices), 1)
+    facts = _facts(source, side, seconds_per_image)
+    limit = len(indices) if brief else max_unreadable(count, options.strict)  # packing will count them all
+    images = dict(zip(indices.tolist(), inspected, strict=True))
+    failed = {index: each for index, each in images.items() if isinstance(each, Failed)}
+    readable = {index: each for index, each in images.items() if isinstance(each, ImageInfo)}
+    duplicates, dropped = _duplicate_findings(source, readable)
+    findings = [
+        *source.findings,
+        *_class_findings(source),
+        *_unreadable_findings(source, failed, limit),
+        *_trait_findings(source, readable, side),
+        *duplicates,
+    ]
+    free = shutil.disk_usage(_existing(cache_folder())).free
+    if free < count * side * side * 3:
+        text = f"the pack takes {facts['pack']}, but {cache_folder()} has only {_bytes(free)} of free disk space"
+        findings.append(Finding("warning", text))
+    return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()))
 
 
 @dataclass(frozen=True)
-class _Look:
-    """The task of a process."""
+class _Inspect:
+    """Worker task."""
 
-    reader: Reader
-    side: int
+    reader: ImageReader
 
-    def do(self, number: int, place: Any) -> Seen | Failed:
+    def run(self, index: int, location: Any) -> ImageInfo | Failed:
         try:
-            digest = blake2b(self.reader.content(place), digest_size=16).digest()
-            with self.reader.open(place) as image:
-                return Seen(*image.size, image.format, frozenset(_kinds(image)), digest)
-        except Exception as error:  # whatever a broken file makes a decoder raise
-            return Failed(str(error) or type(error).__name__)
+            digest = blake2b(self.reader.read_bytes(location), digest_size=16).digest()
+            with self.reader.open(location) as image:
+                return ImageInfo(*image.size, image.format, frozenset(_traits(image)), digest)
+        except Exception as error:  # decoders raise all kinds for a broken file
+            return Failed.of(error)
 
 
-def _kinds(image: Image.Image) -> Iterator[str]:
-    """Which of KINDS an image is; decodes it."""
+def _traits(image: Image.Image) -> Iterator[str]:
+    """Those of TRAITS that an image has; decodes it."""
     mode = image.mode
     if getattr(image, "is_animated", False):
         yield "animated"
     if image.getexif().get(ORIENTATION, 1) != 1:
-        yield "turned"
-    if max(image.size) > LONG * min(image.size):
-        yield "long"
+        yield "rotated"
+    if max(image.size) > ELONGATED * min(image.size):
+        yield "elongated"
     image.load()
     if image.has_transparency_data:
         yield "transparent"
     if mode.startswith("I"):
-        yield "16 bit"
+        yield "16-bit"
     elif mode in ("1", "L", "LA", "La"):
-        yield "grey"
+        yield "grayscale"
     elif mode in ("P", "PA"):
         yield "palette"
     elif mode == "CMYK":
         yield "CMYK"
     elif mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
-        yield "other colors"
-    extremes = image.getextrema()
-    if all(low == high for low, high in (extremes if isinstance(extremes[0], tuple) else [extremes])):
+        yield "other color mode"
+    extrema = image.getextrema()
+    if all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else [extrema])):
         yield "blank"
 
 
-def _counted(looked: Iterable[list], seen: list) -> Iterator[int]:
-    for some in looked:
-        seen += some
-        yield len(some)
-
-
-def _of_classes(source: Source) -> list[Finding]:
-    """About the numbers of images."""
-    findings = []
+def _class_findings(source: Source) -> Iterator[Finding]:
     if len(source.classes) == 1:
-        findings.append(
-            Finding("error", f"there is the one class {source.classes[0]!r}; two or more can be told apart")
-        )
+        yield Finding("error", f"training needs at least two classes, got only {source.classes[0]!r}")
     counts = np.bincount(source.labels[source.splits == TRAIN], minlength=len(source.classes))
     if not counts.any():
-        return [*findings, Finding("error", "there are no images to train on; they may be in train/CLASS/…")]
-    used = [label for label, name in enumerate(source.classes) if name not in source.unused]
-    empty = [source.classes[label] for label in used if not counts[label]]
-    if empty:
-        findings.append(Finding("error", f"{len(empty)} classes have no image to train on", tuple(empty[:EXAMPLES])))
+        yield Finding("error", "there are no training images; they must be in train/CLASS/…")
+        return
+    used = [label for label, name in enumerate(source.classes) if name not in source.unused_classes]
+    if empty := [source.classes[label] for label in used if not counts[label]]:
+        yield Finding("error", f"{_plural(len(empty), 'class', 'classes')} without training images", _first(empty))
     for split, name in enumerate(SPLITS[1:], 1):
-        there = set(source.labels[source.splits == split].tolist())
-        if there and (lacking := [source.classes[label] for label in used if label not in there]):
-            findings.append(Finding("warning", f"{name} lacks {len(lacking)} classes", tuple(lacking[:EXAMPLES])))
+        present = set(source.labels[source.splits == split].tolist())
+        if present and (absent := [source.classes[label] for label in used if label not in present]):
+            classes = _plural(len(absent), "class", "classes")
+            yield Finding("warning", f"{classes} without {name} images", _first(absent))
     largest, smallest = int(counts.argmax()), min(used, key=lambda label: counts[label])
-    if counts[smallest] and counts[largest] > UNEVEN * counts[smallest]:
-        share = counts[largest] / counts.sum()
-        findings.append(
-            Finding(
-                "warning",
-                f"class {source.classes[largest]} has {counts[largest]:,} images to train on, "
-                f"{source.classes[smallest]} {counts[smallest]:,}; always answering the former is right in {share:.0%}",
-            )
+    if counts[smallest] and counts[largest] > IMBALANCED * counts[smallest]:
+        fraction = counts[largest] / counts.sum()
+        yield Finding(
+            "warning",
+            f"class imbalance: {source.classes[largest]} has {counts[largest]:,} training images, "
+            f"{source.classes[smallest]} {counts[smallest]:,}; always predicting the former is {fraction:.0%} right",
         )
-    return findings
 
 
-def _of_images(
-    source: Source, numbers: np.ndarray, seen: Sequence[Seen | Failed], side: int, most: int
-) -> tuple[list[Finding], set[int]]:
-    """About single images, and which of them are better left out.
-
-    Args:
-        most: how many may be unreadable.
-    """
-    names, findings, dropped = source.names, [], set()
-    whole = {int(number): each for number, each in zip(numbers, seen, strict=True) if isinstance(each, Seen)}
-    failed = {int(number): each for number, each in zip(numbers, seen, strict=True) if isinstance(each, Failed)}
+def _unreadable_findings(source: Source, failed: dict[int, Failed], limit: int) -> Iterator[Finding]:
+    """What cannot be decoded, if anything; more than `limit` images are an error."""
     if failed:
-        empty = source.sizes is not None and sum(source.sizes[number] == 0 for number in failed)
-        findings.append(
-            Finding(
-                "error" if len(failed) > most else "warning",
-                f"{len(failed):,} images cannot be read{f', {empty:,} of them are empty files' if empty else ''}; up "
-                f"to {most:,} are left out",
-                tuple(f"{names[number]}: {each.reason}" for number, each in list(failed.items())[:EXAMPLES]),
+        empty = 0 if source.sizes is None else sum(source.sizes[index] == 0 for index in failed)
+        yield Finding(
+            "error" if len(failed) > limit else "warning",
+            f"{_plural(len(failed), 'image')} cannot be read{f' ({empty:,} of size 0)' if empty else ''}; at most "
+            f"{limit:,} may be skipped",
+            _first(f"{source.names[index]}: {each.reason}" for index, each in failed.items()),
+        )
+
+
+def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> Iterator[Finding]:
+    names = source.names
+    for trait, effect in TRAITS.items():
+        if having := [index for index, image in images.items() if trait in image.traits]:
+            level: Level = "warning" if trait == "blank" else "note"
+            yield Finding(
+                level, f"{_plural(len(having), 'image')}: {trait} ({effect})", _first(names[index] for index in having)
             )
-        )
-        dropped |= failed.keys()
-    kinds = {kind: [number for number, each in whole.items() if kind in each.kinds] for kind in KINDS}
-    for kind, those in kinds.items():
-        if those:
-            level: Level = "warning" if kind == "blank" else "note"
-            findings.append(Finding(level, f"{len(those):,} images are {kind}: {KINDS[kind]}", _some(names, those)))
-    small = [number for number, each in whole.items() if min(each.width, each.height) < side / 2]
-    if small:
-        text = f"{len(small):,} images are smaller than half of {side} pixels: they are enlarged"
-        findings.append(Finding("warning" if len(small) * 10 > len(whole) else "note", text, _some(names, small)))
-    wrong = [number for number, each in whole.items() if is_mislabelled(names[number], each.format)]
+    if small := [index for index, image in images.items() if min(image.width, image.height) < side / 2]:
+        level = "warning" if len(small) * 10 > len(images) else "note"
+        text = f"{_plural(len(small), 'image')}: smaller than half of {side} pixels (enlarged)"
+        yield Finding(level, text, _first(names[index] for index in small))
+    wrong = [index for index, image in images.items() if has_wrong_suffix(names[index], image.format)]
     if wrong:
-        said = tuple(f"{names[number]} is {whole[number].format}" for number in wrong[:EXAMPLES])
-        findings.append(
-            Finding("note", f"{len(wrong):,} images have the suffix of another format, which is ignored", said)
-        )
-    found, better_dropped = _of_duplicates(source, whole)
-    return findings + found, dropped | better_dropped
+        examples = _first(f"{names[index]} is {images[index].format}" for index in wrong)
+        yield Finding("note", f"{_plural(len(wrong), 'image')}: wrong file extension (read by content)", examples)
 
 
-def _of_duplicates(source: Source, whole: dict[int, Seen]) -> tuple[list[Finding], set[int]]:
-    """About images that are stored twice, byte for byte.
+def _duplicate_findings(source: Source, images: dict[int, ImageInfo]) -> tuple[list[Finding], set[int]]:
+    """Images with the same bytes as another, and those to drop.
 
-    Of a picture with two labels none is kept; of one in two splits the one that is tested on, so that what is tested
-    was not trained on.
+    Of duplicates with different labels none is kept; of duplicates in different splits the one that is tested on, so
+    that no tested image was trained on.
     """
-    order = sorted(whole, key=lambda number: (whole[number].digest, -int(source.splits[number]), number))
-    same, contradictory, across, dropped = [], [], [], set()
-    for number, after in pairwise(order):
-        if whole[number].digest == whole[after].digest:
-            pair = f"{source.names[number]} and {source.names[after]}"
-            same.append(pair)
-            dropped.add(after)
-            if source.labels[number] != source.labels[after]:
-                contradictory.append(
-                    f"{pair} are {source.classes[source.labels[number]]} and {source.classes[source.labels[after]]}"
-                )
-                dropped.add(number)
-            elif source.splits[number] != source.splits[after]:
-                across.append(f"{pair} are in {SPLITS[source.splits[number]]} and {SPLITS[source.splits[after]]}")
-    findings = []
-    for level, those, text in (
-        ("warning", contradictory, "are of two classes"),
-        ("warning", across, "are in two splits: what is tested was trained on"),
-        ("note", same, "are there twice"),
-    ):
-        if those:
-            findings.append(Finding(level, f"{len(those):,} pictures {text}", tuple(those[:EXAMPLES])))
-    return findings, dropped
+    order = sorted(images, key=lambda index: (images[index].digest, -int(source.splits[index]), index))
+    duplicates, in_two_classes, in_two_splits, dropped = [], [], [], set()
+    for index, other in pairwise(order):
+        if images[index].digest != images[other].digest:
+            continue
+        pair = f"{source.names[index]} and {source.names[other]}"
+        labels = [source.classes[source.labels[each]] for each in (index, other)]
+        splits = [SPLITS[source.splits[each]] for each in (index, other)]
+        duplicates.append(pair)
+        dropped.add(other)
+        if labels[0] != labels[1]:
+            in_two_classes.append(f"{pair} are {' and '.join(labels)}")
+            dropped.add(index)
+        elif splits[0] != splits[1]:
+            in_two_splits.append(f"{pair} are in {' and '.join(splits)}")
+    findings: list[tuple[Level, list[str], str]] = [
+        ("warning", in_two_classes, " in two classes"),
+        ("warning", in_two_splits, " in two splits (tested images were trained on)"),
+        ("note", duplicates, ""),
+    ]
+    return [
+        Finding(level, f"{_plural(len(pairs), 'duplicate image')}{where}", _first(pairs))
+        for level, pairs, where in findings
+        if pairs
+    ], dropped
 
 
-def _facts(source: Source, side: int, seconds_an_image: float) -> dict[str, str]:
+def _facts(source: Source, side: int, seconds_per_image: float) -> dict[str, str]:
     counts = np.bincount(source.labels[source.splits == TRAIN], minlength=len(source.classes))
     size = len(source) * side * side * 3
-    facts = {"pack": f"{_bytes(size)} at {side} pixels"}
-    shuffled = "" if fits_memory(size) else "; the pack is shuffled by blocks, as it is too large for that"
-    facts["memory"] = f"{_bytes(memory())}{shuffled}"
-    minutes = len(source) * seconds_an_image / 60
-    facts["packing"] = f"about {max(minutes, 1):,.0f} minute{'s' if round(minutes) > 1 else ''} on this machine"
+    minutes = max(round(len(source) * seconds_per_image / 60), 1)
+    shuffled = "" if fits_memory(size) else "; too small for the pack, which is therefore shuffled by blocks"
+    facts = {
+        "pack": f"{_bytes(size)} at {side} pixels",
+        "memory": f"{_bytes(memory())}{shuffled}",
+        "packing": f"about {_plural(minutes, 'minute')} on this machine",
+    }
     if counts.any():
         largest = int(counts.argmax())
-        facts["baseline"] = f"{counts[largest] / counts.sum():.1%} right by always answering {source.classes[largest]}"
+        facts["baseline"] = f"{counts[largest] / counts.sum():.1%} right by always predicting {source.classes[largest]}"
     return facts
 
 
-def _some(names: Sequence[str], numbers: Sequence[int]) -> tuple[str, ...]:
-    return tuple(names[number] for number in numbers[:EXAMPLES])
+def _first(examples: Iterable[str]) -> tuple[str, ...]:
+    return tuple(islice(examples, EXAMPLES))
+
+
+def _plural(count: int, singular: str, plural: str | None = None) -> str:
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def _bytes(count: float) -> str:

@@ -1,4 +1,4 @@
-"""What every source is: a table of labelled images, and a way to open one of them."""
+"""What every source of images becomes: a table of labeled images, and a way to open each of them."""
 
 from __future__ import annotations
 
@@ -14,100 +14,104 @@ from .storage.string_table import StringTable
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
-"""Positions in SPLITS, as tables hold them."""
+"""Indices into SPLITS, as tables store them."""
+
+Level = Literal["error", "warning", "note"]
 
 
-class Reader(Protocol):
-    """Opens images by where they lie; small, so that every process which decodes has a copy."""
+class ImageReader(Protocol):
+    """Opens images by their location; small, because each worker process gets a copy."""
 
-    def open(self, place: Any) -> Image.Image:
-        """The image, undecoded where its format allows that."""
+    def open(self, location: Any) -> Image.Image:
+        """The image, undecoded if its format allows that."""
 
-    def content(self, place: Any) -> bytes:
-        """What is stored of it, from which duplicates are told."""
+    def read_bytes(self, location: Any) -> bytes:
+        """The stored bytes, by which duplicates are found."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something about a data set that its owner should know."""
+class Finding:
+    """Something that the owner of a data set should know."""
 
+    level: Level
+    """An error must be fixed before training; a warning should be looked at; a note is good to know."""
     text: str
-    fatal: bool = False
-    """Whether nothing can be trained on it as it is."""
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text}{f' ({self.examples[0]} …)' if self.examples else ''}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images, where they lie."""
+    """Labeled images in their original storage."""
 
     name: str
     layout: str
-    """How they were recognised, in words."""
+    """The detected layout, in words."""
     classes: tuple[str, ...]
     names: StringTable
-    """Of the images, each once; paths where they are files."""
+    """Unique names of the images; their paths if they are files."""
     labels: np.ndarray
-    """Positions in `classes`, (N,), int64."""
+    """Indices into `classes`, (N,), int64."""
     splits: np.ndarray
-    """Positions in SPLITS, (N,), uint8."""
-    reader: Reader
-    place: Callable[[int], Any]
-    """Where the image of a number lies, for the reader."""
-    stamp: str
-    """Changes when an image may have."""
+    """Indices into SPLITS, (N,), uint8."""
+    reader: ImageReader
+    locate: Callable[[int], Any]
+    """Location of the image at an index, for the reader."""
+    files_fingerprint: str
+    """Changes when a file changes."""
     has_splits: bool = True
-    """Whether the split is the source's own, or was cut by a hash."""
+    """False if the splits were drawn by `hold_out`."""
     sizes: np.ndarray | None = None
-    """Bytes of each image where they are files, (N,), int64."""
-    unused: frozenset[str] = frozenset()
-    """Classes that stand for indices which no label has."""
-    problems: tuple[Problem, ...] = field(default=(), compare=False)
+    """Bytes of each image if images are files, (N,), int64."""
+    unused_classes: frozenset[str] = frozenset()
+    """Classes that only fill gaps between the indices of others; no image has them."""
+    findings: tuple[Finding, ...] = field(default=(), compare=False)
+    """Found while reading folders and label files."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def open(self, number: int) -> Image.Image:
-        return self.reader.open(self.place(number))
+    def open(self, index: int) -> Image.Image:
+        return self.reader.open(self.locate(index))
 
     def fingerprint(self) -> str:
-        """A hash that changes when an image, a label or the split does."""
-        digest = hashlib.sha256(repr((self.classes, self.stamp)).encode())
-        for part in (self.names.block, self.labels, self.splits):
-            digest.update(np.ascontiguousarray(part))
+        """A hash that changes when an image, a label or a split changes."""
+        digest = hashlib.sha256(repr((self.classes, self.files_fingerprint)).encode())
+        for array in (self.names.buffer, self.labels, self.splits):
+            digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
-    def check_fatal(self) -> None:
-        """Refuse what cannot be used.
-
-        Raises:
-            ValueError: there is a fatal problem; the first is named.
-        """
-        for problem in self.problems:
-            if problem.fatal:
-                raise ValueError(problem.text)
+    def raise_errors(self) -> None:
+        """Raise ValueError for the first finding that is an error."""
+        for finding in self.findings:
+            if finding.level == "error":
+                raise ValueError(finding.text)
 
 
-def hold_out(
-    names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int, missing: Literal["val", "val and test"]
-) -> np.ndarray:
-    """The splits, with what is missing taken from train: a tenth of each class for val, another for test.
+def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int) -> np.ndarray:
+    """Splits in which val is held out from train if it is missing, and test too if both are missing.
 
-    Within each class images go in the order of a hash of their names, so that a split does not depend on other classes.
-    A class of more images than it has splits gives at least one to each.
+    Each takes a tenth of every class, at least one image of classes that have more images than splits. Within a class
+    images are ordered by a hash of their names, so that the split of a class does not depend on the others.
     """
-    shares = {VAL: 0.1} if missing == "val" else {VAL: 0.1, TEST: 0.1}
-    numbers = np.flatnonzero(splits == TRAIN)
-    hashes = np.fromiter((_hash(f"{seed}:{names[number]}") for number in numbers), "S32", len(numbers))
-    order = numbers[np.lexsort((hashes, labels[numbers]))]
-    cut = splits.copy()
+    present = set(splits.tolist())
+    if TRAIN not in present or VAL in present:
+        return splits
+    missing = (VAL,) if TEST in present else (VAL, TEST)
+    indices = np.flatnonzero(splits == TRAIN)
+    hashes = np.fromiter((_name_hash(names[index], seed) for index in indices), "S32", len(indices))
+    order = indices[np.lexsort((hashes, labels[indices]))]
+    splits = splits.copy()
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    for first, count in zip(starts, counts, strict=True):
-        for split, share in shares.items():
-            taken = round(share * count) or int(count > len(shares) + 1)
-            cut[order[first : first + taken]] = split
-            first += taken
-    return cut
+    for start, count in zip(starts, counts, strict=True):
+        held_out = round(0.1 * count) or int(count > len(missing) + 1)
+        for split in missing:
+            splits[order[start : start + held_out]] = split
+            start += held_out
+    return splits
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+def _name_hash(name: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()

@@ -34,6 +34,11 @@ FORMER_KEYS = {"from": "pretrained", "from_sha256": "pretrained_sha256"}
 """Keys of run.json in version 0.1, and today's."""
 
 
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run; its pictures are not part of a data set around it."""
+    return all((Path(folder) / name).exists() for name in (RECORD, SPLIT))
+
+
 class Run:
     """One training: what it was asked to do, how far it is, and how it ended."""
 

@@ -16,6 +16,7 @@ from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
 from ..data.source import Source
 from ..data.sources.detection import open_source
+from ..data.storage.trees import SkipFolder
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet, tensor_shapes
@@ -104,18 +105,20 @@ def make_plan(
     pretrained: Pretrained | None = None,
     track=None,
     notify=lambda text: None,
+    skip_folder: SkipFolder = lambda folder: False,
 ) -> Plan:
     """Open and pack the data, and settle what the settings leave open.
 
     Args:
         pretrained: the network that `settings.pretrained` names, loaded.
         track, notify: as for `make_pack`.
+        skip_folder: as for `open_source`.
 
     Raises:
         ValueError: a setting or the data set does not fit.
     """
     settings = settings or TrainSettings()
-    source = open_source(data, settings.split_seed or 0, track)
+    source = open_source(data, settings.split_seed or 0, track, skip_folder)
     architecture = _architecture(settings, source, pretrained)
     placed = place(architecture, len(source.classes))  # says what does not fit before packing, which takes longer
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None

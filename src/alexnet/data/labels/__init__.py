@@ -1,0 +1,1 @@
+"""What labels the images: folders, label files, and the names of classes."""

@@ -1,271 +1,261 @@
-"""From image files, their folders and files of labels to classes and splits."""
+"""Assigns classes and splits to images, by their folders and by label files."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from re import split as cut_at
 from reprlib import repr as short
 
 import numpy as np
 
-from ..source import SPLITS, TEST, TRAIN, VAL, Problem, Source, hold_out
+from ..source import SPLITS, TEST, TRAIN, Finding, Source, hold_out
 from ..storage.string_table import StringTable
-from ..storage.trees import ImageFiles, Tree
-from .label_files import Label, LabelFile, Row, at, is_text, split_of
+from ..storage.trees import ImageFileReader, Tree
+from .label_files import Label, LabelFile, Row, is_text, position, split_of
 
 UNSPLIT = len(SPLITS)
-"""Of images that are in no split's folder."""
+"""Split of images that are not in the folder of a split."""
 NONE = -1
-"""No label, or not known yet."""
-MOST_INDICES = 10
-"""Times as many indices as there are labels."""
+"""No label, or none yet."""
+MAX_INDICES_PER_LABEL = 10
 
 
 @dataclass(frozen=True)
-class Images:
-    """Files of a tree that are images, and what their folders say of them."""
+class ImageFiles:
+    """The images of a tree, and what their folders say about them."""
 
-    numbers: np.ndarray
-    """In the tree."""
+    indices: np.ndarray
+    """Into the files of the tree."""
     splits: np.ndarray
-    """By the folder they are in: positions in SPLITS, or UNSPLIT; uint8."""
+    """By folder: indices into SPLITS, or UNSPLIT; uint8."""
     folders: np.ndarray
-    """Positions in `folder_names` of the folder that may be their class, or NONE; int64."""
+    """Index into `folder_names` of the folder that may be the class, or NONE; int64."""
     folder_names: list[str]
     paths: StringTable
-    """Below the folder that holds everything."""
+    """Relative to the folder that holds all images."""
 
 
-def labelled_source(
-    tree: Tree, images: Images, files: Sequence[LabelFile], problems: Sequence[Problem], split_seed: int
+def labeled_source(
+    tree: Tree, images: ImageFiles, files: Sequence[LabelFile], findings: Sequence[Finding], split_seed: int
 ) -> Source:
-    """The source that image files and files of labels make.
+    """The source that images and label files make.
 
-    Classes are the folders of train/ that hold images, sorted; or the labels that files of labels give to the images
-    of train/, sorted; where labels are indices, or a file gives an index to each, these are kept. What is missing is
-    cut from train by class, in the order of a hash: a tenth for val, and another tenth for test where there is
-    neither split. Without train/, the splits that are there can be evaluated on, but not trained.
+    Classes are the folders of train/ that hold images, sorted; or the labels that label files give to the images of
+    train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Missing splits are held
+    out from train. Without train/, the other splits can be evaluated on, but not trained on.
 
     Args:
-        problems: found so far.
+        findings: made so far.
 
     Raises:
-        ValueError: the labels contradict one another.
+        ValueError: labels contradict one another.
     """
-    labelled = _Labelled(images)
-    found = labelled.label(tree.name, files) if (images.folders == NONE).any() else []
-    has_splits = bool((labelled.splits < UNSPLIT).any())
-    labelled.splits[labelled.splits == UNSPLIT] = TRAIN
-    classes, unused, indices, unknown = labelled.classes(tree.name)
-    labels = indices[labelled.tokens]
+    assignment = _Assignment(tree.name, images)
+    findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]
+    has_splits = bool((assignment.splits < UNSPLIT).any())
+    assignment.splits[assignment.splits == UNSPLIT] = TRAIN
+    classes, unused, class_of = assignment.classes()
+    findings += assignment.class_findings(classes, class_of)
+    labels = class_of[assignment.tokens]
     kept = np.flatnonzero(labels != NONE)
-    kept = kept[np.argsort(labelled.splits[kept], kind="stable")]
-    numbers, labels, splits = images.numbers[kept], labels[kept], labelled.splits[kept]
-    names = tree.files.select(numbers)
-    present = set(splits.tolist())
-    if TRAIN in present and VAL not in present:
-        splits = hold_out(names, labels, splits, split_seed, "val" if TEST in present else "val and test")
+    kept = kept[np.argsort(assignment.splits[kept], kind="stable")]
+    indices, labels = images.indices[kept], labels[kept]
+    names = tree.files.select(indices)
     return Source(
         name=tree.name,
-        layout=labelled.layout(),
+        layout=assignment.layout(),
         classes=classes,
         names=names,
         labels=labels,
-        splits=splits,
-        reader=ImageFiles(tree.opener),
-        place=lambda number: tree.place(int(numbers[number])),
-        stamp=tree.stamp,
+        splits=hold_out(names, labels, assignment.splits[kept], split_seed),
+        reader=ImageFileReader(tree.open),
+        locate=lambda index: tree.locate(int(indices[index])),
+        files_fingerprint=tree.fingerprint,
         has_splits=has_splits,
-        sizes=tree.sizes[numbers],
-        unused=unused,
-        problems=(*problems, *found, *unknown),
+        sizes=tree.sizes[indices],
+        unused_classes=unused,
+        findings=tuple(findings),
     )
 
 
-class _Labelled:
-    """What each image is labelled by: a token, which is the name of a folder, a label of a file, or an index."""
+class _Assignment:
+    """A token for each image: an index into `labels`, which holds folder names, labels of files and class indices."""
 
-    def __init__(self, images: Images):
-        self.images = images
+    def __init__(self, root: str, images: ImageFiles):
+        self.root, self.images = root, images
         self.splits, self.tokens = images.splits.copy(), images.folders.copy()
-        self.words: list[Label] = list(images.folder_names)
+        self.labels: list[Label] = list(images.folder_names)
         self.indices: dict[str, int] | None = None
+        """Class indices that a file declares."""
         self.files: list[str] = []
-        """That labelled images."""
+        """Names of the files that labeled images."""
 
-    def label(self, place: str, files: Sequence[LabelFile]) -> list[Problem]:
-        """Label the images that are in no folder of a class by files of labels.
+    def add_label_files(self, files: Sequence[LabelFile]) -> list[Finding]:
+        """Label the images that are not in the folder of a class.
 
         Raises:
-            ValueError: two labels are given to one image, or one to two images.
+            ValueError: one image has two labels, or one label may be that of two images.
         """
-        flat = np.flatnonzero(self.images.folders == NONE)
-        problems = []
-        given = [file for file in files if file.indices is not None]
-        if given:
-            self.indices = dict(given[0].indices)
+        self.indices = next((dict(file.indices) for file in files if file.indices is not None), None)
         lookups = [_Lookup(file) for file in files if file.rows]
-        codes: dict[Label, int] = {}
+        tokens: dict[Label, int] = {}
+        flat = np.flatnonzero(self.images.folders == NONE)
         for image in flat:
             path, split = self.images.paths[image], int(self.splits[image])
-            about = [each for each in lookups if each.split in (None, split) or split == UNSPLIT]
-            found = [(lookup, row) for lookup in about if (row := lookup.find(path))]
-            if not found:
+            relevant = [lookup for lookup in lookups if lookup.split in (None, split) or split == UNSPLIT]
+            matches = [(lookup, row) for lookup in relevant if (row := lookup.find(path))]
+            if not matches:
                 continue
-            lookup, row = found[0]
-            for other, again in found[1:]:
-                if again.label != row.label:
+            lookup, row = matches[0]
+            for other, other_row in matches[1:]:
+                if other_row.label != row.label:
                     raise ValueError(
-                        f"{path} is {row.label!r} by {at(lookup.name, row.line)}, and {again.label!r} by "
-                        f"{at(other.name, again.line)}"
+                        f"{path} is {row.label!r} in {position(lookup.name, row.line)}, but {other_row.label!r} in "
+                        f"{position(other.name, other_row.line)}"
                     )
             if split == UNSPLIT:
-                self.splits[image] = next(
-                    (own for each, row in found if (own := each.split_of(row)) is not None), split
-                )
-            token = int(row.label) if lookup.only_indices else row.label
-            self.tokens[image] = codes.setdefault(token, len(self.words))
-            if codes[token] == len(self.words):
-                self.words.append(token)
+                named = (each.split_of(each_row) for each, each_row in matches)
+                self.splits[image] = next((each for each in named if each is not None), UNSPLIT)
+            label = int(row.label) if lookup.only_indices else row.label
+            self.tokens[image] = tokens.setdefault(label, len(self.labels))
+            if tokens[label] == len(self.labels):
+                self.labels.append(label)
         self.files = [lookup.name for lookup in lookups if lookup.used]
-        missing = sum(len(lookup.rows) - len(lookup.used) for lookup in lookups)
-        if missing:
+        findings = []
+        if count := sum(len(lookup.rows) - len(lookup.used) for lookup in lookups):
             first = next(f"{each.name}: {short(key)}" for each in lookups for key in each.rows if key not in each.used)
-            problems.append(Problem(f"{missing:,} labels are of images that are not there, the first {first}"))
-        return problems + list(self._unlabelled(place, flat))
+            findings.append(Finding("warning", f"{count:,} labels are of missing images, the first {first}"))
+        return findings + list(self._unlabeled(flat))
 
-    def _unlabelled(self, place: str, flat: np.ndarray) -> Iterator[Problem]:
+    def _unlabeled(self, flat: np.ndarray) -> Iterator[Finding]:
         for split in (*range(len(SPLITS)), UNSPLIT):
-            here = flat[self.splits[flat] == split]
-            without = here[self.tokens[here] == NONE]
-            if not len(without):
+            unlabeled = flat[(self.splits[flat] == split) & (self.tokens[flat] == NONE)]
+            if not len(unlabeled):
                 continue
-            first = self.images.paths[without[0]]
-            others = (self.tokens[self.splits == split] != NONE).any()
-            where = f"{place}/{SPLITS[split]}" if split < UNSPLIT else place
-            if others or split == TEST:
-                yield Problem(f"{where}: {len(without):,} images have no label and are left out, the first {first}")
+            first = self.images.paths[unlabeled[0]]
+            others_have_labels = (self.tokens[self.splits == split] != NONE).any()
+            folder = f"{self.root}/{SPLITS[split]}" if split < UNSPLIT else self.root
+            if others_have_labels or split == TEST:
+                text = f"{folder}: {len(unlabeled):,} images without a label are skipped, first {first}"
+                yield Finding("warning", text)
             else:
-                yield Problem(
-                    f"{where} has {len(without):,} images directly in it (the first {first}), and no file says what "
-                    f"they show; it may have a folder for each class, or beside it a list (CSV, TSV, text, JSON "
-                    f"lines: image, label) or a JSON map from image to label",
-                    fatal=True,
+                yield Finding(
+                    "error",
+                    f"{folder} has {len(unlabeled):,} images (the first {first}) without labels; it must have a folder "
+                    "for each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map from "
+                    "image to label beside it",
                 )
 
-    def classes(self, place: str) -> tuple[tuple[str, ...], frozenset[str], np.ndarray, list[Problem]]:
-        """The classes, those that are but gaps between indices, the class of each token, and what is wrong with them.
+    def classes(self) -> tuple[tuple[str, ...], frozenset[str], np.ndarray]:
+        """The classes, those of them that only fill gaps between indices, and the class index of each token, or NONE.
 
         Raises:
             ValueError: the indices would make too many classes.
         """
         has_label = self.tokens != NONE
-        first = min(self.splits[has_label], default=TRAIN)
-        tokens = sorted(set(self.tokens[has_label & (self.splits == first)].tolist()))
-        named, unused = None, frozenset()
+        labeled = set(self.tokens[has_label].tolist())
+        tokens = set(self.tokens[has_label & (self.splits == self._first_split())].tolist())  # these define the classes
+        names = None
         if self.indices is not None:
-            named = {index: label for label, index in self.indices.items()}
-        elif tokens and all(isinstance(self.words[token], int) for token in tokens):
-            used = set(self.tokens[has_label].tolist())
-            named = {self.words[token]: str(self.words[token]) for token in used if isinstance(self.words[token], int)}
-        if named is not None:
-            if min(named) < 0 or max(named) >= MOST_INDICES * len(named) + 100:
-                raise ValueError(
-                    f"{place}: indices of classes run from {min(named)} to {max(named):,} for {len(named):,} labels; "
-                    f"they may begin at 0 and have few gaps, as there is an output for each"
-                )
-            classes = tuple(named.get(index, f"unused {index}") for index in range(max(named) + 1))
-            unused = frozenset(f"unused {index}" for index in range(max(named) + 1) if index not in named)
+            names = {index: label for label, index in self.indices.items()}
+        elif tokens and all(isinstance(self.labels[token], int) for token in tokens):
+            names = {self.labels[t]: str(self.labels[t]) for t in labeled if isinstance(self.labels[t], int)}
+        unused: frozenset[str] = frozenset()
+        if names is None:
+            classes = tuple(sorted({str(self.labels[token]) for token in tokens}))
         else:
-            classes = tuple(sorted({str(self.words[token]) for token in tokens}))
-        index_of = {label: index for index, label in enumerate(classes)}
-        indices = np.full(len(self.words) + 1, NONE, np.int64)  # the last for NONE
-        for token, word in enumerate(self.words):
-            index = index_of.get(str(word), NONE)
-            is_index = index == NONE and isinstance(word, int) and 0 <= word < len(classes)
-            indices[token] = word if is_index else index
-        problems = [
-            Problem(
-                f"{place} has a folder {os.fsencode(name)!r}, whose name is not UTF-8; it may be renamed", fatal=True
-            )
-            for name in classes
-            if not is_text(name)
-        ]
-        return classes, unused, indices, problems + list(self._unknown(indices, classes, first, place))
+            if min(names) < 0 or max(names) >= MAX_INDICES_PER_LABEL * len(names) + 100:
+                raise ValueError(
+                    f"{self.root}: class indices must start at 0 and have few gaps, because each has an output; got "
+                    f"{min(names)} to {max(names):,} for {len(names):,} labels"
+                )
+            classes = tuple(names.get(index, f"unused {index}") for index in range(max(names) + 1))
+            unused = frozenset(f"unused {index}" for index in range(max(names) + 1) if index not in names)
+        index_of = {name: index for index, name in enumerate(classes)}
+        class_of = np.full(len(self.labels) + 1, NONE, np.int64)  # the last is for NONE
+        for token, label in enumerate(self.labels):
+            is_index = str(label) not in index_of and isinstance(label, int) and 0 <= label < len(classes)
+            class_of[token] = label if is_index else index_of.get(str(label), NONE)
+        return classes, unused, class_of
 
-    def _unknown(self, indices: np.ndarray, classes: Sequence[str], first: int, place: str) -> Iterator[Problem]:
+    def _first_split(self) -> int:
+        """The first split with labels, usually train."""
+        return min(self.splits[self.tokens != NONE], default=TRAIN)
+
+    def class_findings(self, classes: Sequence[str], class_of: np.ndarray) -> Iterator[Finding]:
+        """Classes whose names cannot be written, and labels that are not a class."""
+        for name in classes:
+            if not is_text(name):
+                raw = os.fsencode(name)
+                yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
         known = f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"
         for token in np.unique(self.tokens[self.tokens != NONE]):
-            if indices[token] != NONE:
+            if class_of[token] != NONE:
                 continue
-            of_it = np.flatnonzero(self.tokens == token)
-            for split in sorted(set(self.splits[of_it].tolist())):
-                where = f"{place}/{SPLITS[split]}/{self.words[token]}"
-                images = int((self.splits[of_it] == split).sum())
-                yield Problem(
-                    f"{where} is of a class that {SPLITS[first]}/ lacks; it may be of {known} ({images:,} images)",
-                    fatal=True,
-                )
+            for split in np.unique(self.splits[self.tokens == token]):
+                label = f"{self.root}/{SPLITS[split]}/{self.labels[token]}"
+                yield Finding("error", f"{label} is not a class of {SPLITS[self._first_split()]}/, which has {known}")
 
     def layout(self) -> str:
-        """In words."""
-        parts = []
+        """The layout in words."""
+        patterns = []
         splits = [split for split in range(len(SPLITS)) if (self.images.splits == split).any()]
         for split in splits or [UNSPLIT]:
-            where = f"{SPLITS[split]}/" if split < UNSPLIT else ""
-            direct = (self.images.folders[self.images.splits == split] == NONE).all()
-            parts.append(f"{where}{'IMAGE' if direct else 'CLASS/IMAGE'}")
-        return ", ".join(parts) + (f"; labels from {', '.join(self.files)}" if self.files else "")
+            is_flat = (self.images.folders[self.images.splits == split] == NONE).all()
+            folder = f"{SPLITS[split]}/" if split < UNSPLIT else ""
+            patterns.append(f"{folder}{'IMAGE' if is_flat else 'CLASS/IMAGE'}")
+        return ", ".join(patterns) + (f"; labels from {', '.join(self.files)}" if self.files else "")
 
 
 class _Lookup:
-    """Rows of a file of labels, by what they call an image."""
+    """Rows of a label file, found by any of the ways to name an image."""
 
     def __init__(self, file: LabelFile):
         self.name = file.name
         path = PurePosixPath(file.name)
-        words = [split_of(word) for word in (*path.parts[:-1], *cut_at(r"[_\-. ]", path.stem)[:1])]
-        split = next((word for word in words if word), None)
+        words = (*path.parts[:-1], re.split(r"[_\-. ]", path.stem)[0])
+        split = next((split for word in words if (split := split_of(word))), None)
         self.split = SPLITS.index(split) if split else None
-        """The split that it is about, where its folder or its name says."""
-        self.rows = {}
+        """The split that the file or its folder is named after."""
+        self.rows: dict[str, Row] = {}
         for row in file.rows:
-            before = self.rows.setdefault(row.image, row)
-            if before.label != row.label:
+            first = self.rows.setdefault(row.image, row)
+            if first.label != row.label:
                 raise ValueError(
                     f"{file.name}, line {row.line}: {short(row.image)} is {row.label!r}, "
-                    f"but {before.label!r} in line {before.line}"
+                    f"but {first.label!r} in line {first.line}"
                 )
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
         self._keys = {image.replace("\\", "/").removeprefix("./"): row for image, row in self.rows.items()}
-        self._found: dict[str, str] = {}
+        self._matched: dict[str, str] = {}
+        """Path of the image that matched each key."""
         self.used: set[str] = set()
-        """What the rows that an image was found for call it."""
+        """`image` of the rows that matched."""
 
     def split_of(self, row: Row) -> int | None:
-        """The split that a row puts its image into, where it or the file says."""
+        """The split of a row: its own, or that of the file."""
         return SPLITS.index(row.split) if row.split else self.split
 
     def find(self, path: str) -> Row | None:
-        """The row of an image.
+        """The row of the image at a path.
 
         Raises:
-            ValueError: it may be another image's as well.
+            ValueError: the row may be another image's as well.
         """
         parts = path.split("/")
         for first in range(len(parts)):
-            whole = "/".join(parts[first:])
-            for key in (whole, whole.rpartition(".")[0]):
+            suffix = "/".join(parts[first:])
+            for key in (suffix, suffix.rpartition(".")[0]):
                 if key not in self._keys:
                     continue
-                row, other = self._keys[key], self._found.setdefault(key, path)
+                row, other = self._keys[key], self._matched.setdefault(key, path)
                 if other != path:
                     raise ValueError(
-                        f"{self.name} says {short(row.image)}, which may be {other} and {path}; a path from the folder "
-                        f"of {self.name} tells them apart"
+                        f"{self.name}: {short(row.image)} is ambiguous, it may be {other} or {path}; write paths "
+                        f"relative to the folder of {self.name}"
                     )
                 self.used.add(row.image)
                 return row

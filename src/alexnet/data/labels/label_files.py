@@ -1,47 +1,48 @@
-"""Files of labels: JSON maps, and lists as CSV, TSV, text or JSON lines, with or without a header."""
+"""Label files: JSON maps, and lists as CSV, TSV, text or JSON lines, with or without a header."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from reprlib import repr as short
 
 from ..source import SPLITS
-from ..storage.image_formats import is_image
+from ..storage.image_formats import is_image_file
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
-"""Of files that may hold labels."""
 CLASS_FILES = ("classes", "class_names", "classnames")
-"""Stems of text files that name a class in each line, in the order of the indices."""
-HEADS = {
+"""Stems of text files with one class per line, in the order of the indices."""
+COLUMN_NAMES = {
     "image": ("image", "images", "path", "paths", "file", "files", "filename", "file_name", "filepath", "name", "id"),
     "label": ("label", "labels", "class", "classes", "target", "category", "index", "class_name", "label_name"),
     "split": ("split", "subset", "set", "part"),
 }
-"""Words by which a header calls its columns."""
-SPLIT_WORDS = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-MOST_JSON_BYTES = 100_000_000
-"""Of a JSON file, which is read as a whole, into ten times as much memory and more."""
-MOST_LINE = 100_000
+MAX_JSON_BYTES = 100_000_000
+"""Size of a JSON file, which takes more than ten times as much memory when it is parsed."""
+MAX_LINE = 100_000
 """Characters in a line of a list."""
-MOST_PATH, MOST_LABEL = 4096, 255
-"""Characters of the path of an image and of a label, as systems have it of paths and of folders' names."""
+MAX_PATH, MAX_LABEL = 4096, 255
+"""Characters of an image's path and of a label: the limits of most systems for a path and for a folder's name."""
 
 Label = str | int
 """The name of a class, or its index."""
+KnowsImage = Callable[[str], bool]
+"""Whether there is an image of this path, name or stem."""
 
 
 class NoLabels(ValueError):
-    """A file that holds no labels of images, nor names of classes."""
+    """The file holds neither labels of images nor names of classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,124 +55,119 @@ class Row:
 
 @dataclass(frozen=True)
 class LabelFile:
-    """What a file says: labels of images, or which index each class has."""
+    """Content of a label file: the labels of images, or the index of each class."""
 
     name: str
     rows: tuple[Row, ...] = ()
     indices: Mapping[str, int] | None = None
 
 
-def read_labels(name: str, content: bytes, knows: Callable[[str], bool]) -> LabelFile:
-    """The labels in a file.
+def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile:
+    """Parse a label file.
 
     Args:
-        name: its path, for its suffix and for messages.
-        knows: whether there is an image of that path, name or stem.
+        name: its path, of which the suffix counts; shown in messages.
 
     Raises:
-        NoLabels: it seems to be no file of labels.
-        ValueError: it seems to be one, and is damaged; the message names the line.
+        NoLabels: it does not look like a label file.
+        ValueError: it is damaged; the message names the line.
     """
     path = PurePosixPath(name)
-    if path.suffix.lower() == ".json" and len(content) > MOST_JSON_BYTES:
-        raise NoLabels(f"{name} has {len(content):,} bytes; labels in JSON may have {MOST_JSON_BYTES:,}, in CSV more")
-    text = _text(name, content)
-    if path.suffix.lower() == ".json":
-        return _from_json(name, _parsed(name, text), knows)
-    if path.stem.lower() in CLASS_FILES and path.suffix.lower() == ".txt":
-        return LabelFile(
-            name, indices=_indices_in_order(name, [line.strip() for line in text.splitlines() if line.strip()])
-        )
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return LabelFile(name, _from_records(name, _json_lines(name, text)))
-    return LabelFile(name, _from_table(name, text, knows))
-
-
-def split_of(word: str) -> str | None:
-    """The split that a word stands for."""
-    return next((split for split in SPLITS if word.lower() in SPLIT_WORDS[split]), None)
-
-
-def _text(name: str, content: bytes) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".json" and len(content) > MAX_JSON_BYTES:
+        raise NoLabels(f"{name}: a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(content):,}; use CSV")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{name}, line {line}: byte {error.start:,} is not UTF-8, as a file of labels may be"
-        ) from None
+        raise ValueError(f"{name}, line {line}: label files must be UTF-8, but byte {error.start:,} is not") from None
+    if suffix == ".json":
+        return _from_json(name, _parse_json(name, text), knows_image)
+    if suffix == ".txt" and path.stem.lower() in CLASS_FILES:
+        return _from_class_list(name, [line.strip() for line in text.splitlines() if line.strip()])
+    if suffix in (".jsonl", ".ndjson"):
+        return LabelFile(name, _from_records(name, _json_lines(name, text)))
+    return LabelFile(name, _from_table(name, text, knows_image))
 
 
-def _parsed(name: str, text: str, line: int = 0):
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{at(name, line)}: {short(twice)} stands there twice")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=once, parse_int=partial(_whole, name, line))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name}, line {line or error.lineno}: {error.msg}, column {error.colno}") from None
-    except RecursionError:
-        raise ValueError(f"{at(name, line)} is nested too deeply for a file of labels") from None
+def split_of(name: str) -> str | None:
+    """The split that a folder, file or word is named after."""
+    return next((split for split in SPLITS if name.lower() in SPLIT_NAMES[split]), None)
 
 
-def _whole(name: str, line: int, digits: str) -> int:
-    if len(digits) > MOST_LABEL:
-        raise ValueError(f"{at(name, line)}: {short(digits)} has {len(digits):,} digits; it may have {MOST_LABEL}")
-    return int(digits)
-
-
-def at(name: str, line: int) -> str:
-    """Where a row stands, in words; rows of a JSON map have no line."""
+def position(name: str, line: int) -> str:
+    """A row's position, in words; rows of a JSON map have no line."""
     return f"{name}, line {line}" if line else name
 
 
-def _from_json(name: str, value, knows: Callable[[str], bool]) -> LabelFile:
+def is_text(string: str) -> bool:
+    """Whether a string can be written as UTF-8; JSON may hold lone surrogates, and file names any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in string)
+
+
+def _parse_json(name: str, text: str, line: int = 0):
+    def without_duplicates(pairs: list[tuple[str, object]]) -> dict:
+        parsed = dict(pairs)
+        if len(parsed) < len(pairs):
+            seen: set[str] = set()
+            duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise ValueError(f"{position(name, line)}: duplicate key {short(duplicate)}")
+        return parsed
+
+    try:
+        return json.loads(text, object_pairs_hook=without_duplicates, parse_int=partial(_parse_int, name, line))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}, line {line or error.lineno}: {error.msg}, column {error.colno}") from None
+    except RecursionError:
+        raise ValueError(f"{position(name, line)}: nested too deeply for a label file") from None
+
+
+def _parse_int(name: str, line: int, digits: str) -> int:
+    if len(digits) > MAX_LABEL:
+        raise ValueError(
+            f"{position(name, line)}: {short(digits)} has {len(digits):,} digits, the limit is {MAX_LABEL}"
+        )
+    return int(digits)
+
+
+def _from_json(name: str, value, knows_image: KnowsImage) -> LabelFile:
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         return LabelFile(name, _from_records(name, enumerate(value, 1)))
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return LabelFile(name, indices=_indices_in_order(name, value))
+        return _from_class_list(name, value)
     if not isinstance(value, dict) or not value:
-        raise NoLabels(f"{name} holds no map from images to labels, nor from labels to indices")
+        raise NoLabels(f"{name} is not a map from images to labels, or from classes to indices")
     keys = list(value)
-    if sum(map(knows, keys[:100])) * 2 >= len(keys[:100]):
-        for key, label in value.items():
-            if wrong := _wrong(label):
-                raise ValueError(f"{name}: the label of {short(key)} is {wrong}")
-        return LabelFile(name, tuple(_row(name, 0, each, {"image": 0, "label": 1}) for each in value.items()))
-    if all(key.isdecimal() and len(key) <= MOST_LABEL for key in keys):
-        # From index to label; Keras has [id, name] there.
-        named = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
-        value = {label: int(index) for index, label in named.items() if isinstance(label, str)}
+    if sum(map(knows_image, keys[:100])) * 2 >= len(keys[:100]):
+        return LabelFile(name, tuple(_row(name, 0, item, {"image": 0, "label": 1}) for item in value.items()))
+    if all(key.isdecimal() and len(key) <= MAX_LABEL for key in keys):
+        # A map from index to class; Keras writes [id, name] for each class.
+        classes = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
+        value = {label: int(index) for index, label in classes.items() if isinstance(label, str)}
         if len(value) < len(keys):
-            raise ValueError(f"{name} gives one label to two indices, or one that is no word")
+            raise ValueError(f"{name}: each index must have a class of its own")
     if not all(isinstance(index, int) and not isinstance(index, bool) for index in value.values()):
-        raise NoLabels(f"{name} holds neither names of images nor indices of labels")
-    return LabelFile(name, indices=_checked_indices(name, value))
+        raise NoLabels(f"{name} holds neither names of images nor indices of classes")
+    return LabelFile(name, indices=_checked_indices(name, value.items()))
 
 
-def _indices_in_order(name: str, classes: list[str]) -> dict[str, int]:
-    indices = {label: index for index, label in enumerate(classes)}
-    if not indices:
-        raise ValueError(f"{name} is empty; it may name a class in each line")
-    if len(indices) < len(classes):
-        twice = next(label for index, label in enumerate(classes) if indices[label] != index)
-        raise ValueError(f"{name} names {short(twice)} twice; each class may have one index")
-    return _checked_indices(name, indices)
+def _from_class_list(name: str, classes: list[str]) -> LabelFile:
+    if not classes:
+        raise ValueError(f"{name} is empty; it must name a class in each line")
+    return LabelFile(name, indices=_checked_indices(name, ((label, index) for index, label in enumerate(classes))))
 
 
-def _checked_indices(name: str, indices: dict[str, int]) -> dict[str, int]:
-    named: dict[int, str] = {}
-    for label, index in indices.items():
-        if wrong := _wrong(label):
-            raise ValueError(f"{name}: a label is {wrong}")
-        if index in named:
-            raise ValueError(f"{name} gives index {index} to {named[index]!r} and to {label!r}")
-        named[index] = label
+def _checked_indices(name: str, items: Iterable[tuple[str, int]]) -> dict[str, int]:
+    indices: dict[str, int] = {}
+    labels: dict[int, str] = {}
+    for label, index in items:
+        if problem := _label_problem(label):
+            raise ValueError(f"{name}: {problem}")
+        if label in indices:
+            raise ValueError(f"{name}: duplicate class {short(label)}")
+        if index in labels:
+            raise ValueError(f"{name} gives index {index} to {labels[index]!r} and to {label!r}")
+        indices[label], labels[index] = index, label
     return indices
 
 
@@ -179,138 +175,124 @@ def _json_lines(name: str, text: str) -> Iterator[tuple[int, dict]]:
     for line, each in enumerate(_lines(name, text), 1):
         if not each.strip():
             continue
-        record = _parsed(name, each, line)
+        record = _parse_json(name, each, line)
         if not isinstance(record, dict):
-            raise ValueError(
-                f"{name}, line {line}: {short(each)} is no object; it may be like {{'image': …, 'label': …}}"
-            )
+            raise ValueError(f"{name}, line {line}: must be like {{'image': …, 'label': …}}, got {short(each)}")
         yield line, record
 
 
-def _from_records(name: str, records: Iterator[tuple[int, dict]]) -> tuple[Row, ...]:
+def _from_records(name: str, records: Iterable[tuple[int, dict]]) -> tuple[Row, ...]:
     rows = []
     for line, record in records:
-        columns = _named_columns(list(record))
+        columns = _columns_by_header(list(record))
+        if columns is None and not rows:
+            raise NoLabels(f"{name}, line {line} must have an image and a label, got {short(list(record))}")
         if columns is None:
-            if not rows:
-                raise NoLabels(f"{name}, line {line} has no image and label, but {short(list(record))}")
             raise ValueError(f"{name}, line {line} lacks an image or a label, unlike the lines before")
-        values = list(record.values())
-        rows.append(_row(name, line, values, columns))
+        rows.append(_row(name, line, list(record.values()), columns))
     return tuple(rows)
 
 
-def _from_table(name: str, text: str, knows: Callable[[str], bool]) -> tuple[Row, ...]:
-    lines = _fields(name, text)
-    first = next(lines, None)
-    if first is None:
+def _from_table(name: str, text: str, knows_image: KnowsImage) -> tuple[Row, ...]:
+    lines = _split_lines(name, text)
+    line, fields = next(lines, (0, []))
+    if not line:
         raise NoLabels(f"{name} is empty")
-    columns, start = _named_columns(first[1]), [first]
-    if columns is not None:
-        start = []
-    else:
-        columns = _columns_by_content(first[1], knows)
-        if columns is None:
-            head = ", ".join(HEADS["image"][:4]), ", ".join(HEADS["label"][:4])
-            raise NoLabels(
-                f"{name}, line {first[0]}: neither a header (an image is called {head[0]} …; a label {head[1]} …) "
-                f"nor an image"
-            )
-    return tuple(_row(name, line, fields, columns) for part in (start, lines) for line, fields in part)
+    columns = _columns_by_header(fields)
+    if columns is None:
+        columns, lines = _columns_by_content(fields, knows_image), chain([(line, fields)], lines)
+    if columns is None:
+        image, label = (", ".join(COLUMN_NAMES[column][:4]) for column in ("image", "label"))
+        raise NoLabels(
+            f"{name}, line {line}: neither an image nor a header (names of the image column: {image} …; of the label "
+            f"column: {label} …)"
+        )
+    return tuple(_row(name, line, fields, columns) for line, fields in lines)
 
 
-def _fields(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not empty, after the comments at the top."""
+def _split_lines(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each line that is not empty, after the comments at the top."""
     comments = re.match(r"(#[^\n]*(\n|\Z))*", text)[0]
-    text, before = text[len(comments) :], comments.count("\n")
-    first = next((line for line in _lines(name, text, before) if line.strip()), "")
-    mark = next((mark for mark in "\t,;" if mark in first), None)
-    if mark is None:
-        for line, each in enumerate(_lines(name, text, before), before + 1):
+    text, skipped = text[len(comments) :], comments.count("\n")
+    first = next((line for line in _lines(name, text, skipped) if line.strip()), "")
+    delimiter = next((mark for mark in "\t,;" if mark in first), None)
+    if delimiter is None:
+        for line, each in enumerate(_lines(name, text, skipped), skipped + 1):
             if each.strip():
-                yield line, _two(each.strip())
+                yield line, _split_at_space(each.strip())
         return
-    reader = csv.reader(_lines(name, text, before), delimiter=mark)
+    reader = csv.reader(_lines(name, text, skipped), delimiter=delimiter)
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
-                yield reader.line_num + before, [field.strip() for field in fields]
+                yield reader.line_num + skipped, [field.strip() for field in fields]
     except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num + before}: {error}") from None
+        raise ValueError(f"{name}, line {reader.line_num + skipped}: {error}") from None
 
 
-def _lines(name: str, text: str, before: int = 0) -> Iterator[str]:
-    """One after the other, each with its end."""
-    for number, match in enumerate(re.finditer(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+", text), before + 1):
-        if match.end() - match.start() > MOST_LINE:
-            kind = NoLabels if match.start() == 0 else ValueError
-            raise kind(f"{name}, line {number} has more than {MOST_LINE:,} characters, the most of a line of a list")
+def _lines(name: str, text: str, skipped: int = 0) -> Iterator[str]:
+    """Lines with their ends."""
+    for line, match in enumerate(re.finditer(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+", text), skipped + 1):
+        if match.end() - match.start() > MAX_LINE:
+            error = NoLabels if match.start() == 0 else ValueError
+            raise error(f"{name}, line {line}: a line must have <= {MAX_LINE:,} characters, got more")
         yield match[0]
 
 
-def _two(line: str) -> list[str]:
-    """A line of text as path and label; the label may come first where the path has a space and ends like an image."""
+def _split_at_space(line: str) -> list[str]:
+    """Path and label in a line of text; the label may come first if the path has spaces and ends like an image."""
     before, _, after = line.rpartition(" ")
     if not before and "\t" not in line:
         return [line]
-    if is_image(after) and not is_image(before):
+    if is_image_file(after) and not is_image_file(before):
         before, _, after = line.partition(" ")
     return [before.strip(), after.strip()]
 
 
-def _named_columns(fields: list[str]) -> dict[str, int] | None:
-    """Where a header has image, label and split; None where it is no header."""
+def _columns_by_header(fields: list[str]) -> dict[str, int] | None:
+    """Indices of the image, label and split columns; None if the fields are not a header."""
     columns: dict[str, int] = {}
-    words = [field.strip().lower() for field in fields]
-    for kind, names in HEADS.items():
-        for word in names:
-            if word in words:
-                columns.setdefault(kind, words.index(word))
+    header = [field.strip().lower() for field in fields]
+    for column, names in COLUMN_NAMES.items():
+        known = [name for name in names if name in header]
+        if known:
+            columns[column] = header.index(known[0])
     return columns if {"image", "label"} <= set(columns) and columns["image"] != columns["label"] else None
 
 
-def _columns_by_content(fields: list[str], knows: Callable[[str], bool]) -> dict[str, int] | None:
-    if len(fields) < 2:
+def _columns_by_content(fields: list[str], knows_image: KnowsImage) -> dict[str, int] | None:
+    columns = range(len(fields))
+    image = next((column for test in (is_image_file, knows_image) for column in columns if test(fields[column])), None)
+    if len(fields) < 2 or image is None:
         return None
-    for is_it in (is_image, knows):
-        image = next((place for place, field in enumerate(fields) if is_it(field)), None)
-        if image is not None:
-            break
-    else:
-        return None
-    others = [place for place in range(len(fields)) if place != image]
-    split = next((place for place in others[1:] if split_of(fields[place])), None)
-    return {"image": image, "label": others[0]} | ({} if split is None else {"split": split})
+    label, *others = (column for column in columns if column != image)
+    split = next((column for column in others if split_of(fields[column])), None)
+    return {"image": image, "label": label} | ({} if split is None else {"split": split})
 
 
 def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row:
+    where = position(name, line)
     if len(values) <= max(columns["image"], columns["label"]):
-        raise ValueError(f"{name}, line {line}: {len(values)} fields; an image and a label are needed")
+        raise ValueError(f"{where}: an image and a label are needed, got {len(values)} fields")
     image, label = values[columns["image"]], values[columns["label"]]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
-        raise ValueError(f"{at(name, line)}: the image is {short(image)}; it may be a path, a name or a number")
-    if len(str(image)) > MOST_PATH or "\0" in str(image) or not is_text(str(image)):
-        raise ValueError(f"{at(name, line)}: {short(image)} is no path")
-    if wrong := _wrong(label):
-        raise ValueError(f"{at(name, line)}: the label is {wrong}")
+        raise ValueError(f"{where}: the image must be a path, a name or an integer, got {short(image)}")
+    if len(str(image)) > MAX_PATH or "\0" in str(image) or not is_text(str(image)):
+        raise ValueError(f"{where}: {short(image)} is not a valid path")
+    if problem := _label_problem(label):
+        raise ValueError(f"{where}: {problem}{'' if line else f' for {short(image)}'}")
     split = None
     if "split" in columns and len(values) > columns["split"]:
-        word = str(values[columns["split"]])
-        split = split_of(word)
+        split = split_of(str(values[columns["split"]]))
         if split is None:
-            raise ValueError(f"{at(name, line)}: the split is {short(word)}; it may be {', '.join(SPLITS)}")
+            got = short(str(values[columns["split"]]))
+            raise ValueError(f"{where}: the split must be one of {', '.join(SPLITS)}, got {got}")
     return Row(str(image), label, split, line)
 
 
-def _wrong(label) -> str | None:
-    """What a label is and may be, where it is none."""
+def _label_problem(label) -> str | None:
     if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
-        return f"{short(label)}; it may be a word or a whole number"
-    if len(str(label)) > MOST_LABEL or not is_text(str(label)):
-        return f"{short(label)}; it may have {MOST_LABEL} characters of text"
+        return f"the label must be a name or an integer, got {short(label)}"
+    if len(str(label)) > MAX_LABEL or not is_text(str(label)):
+        return f"the label must be text of <= {MAX_LABEL} characters, got {short(label)}"
     return None
-
-
-def is_text(word: str) -> bool:
-    """Whether it can be written down: JSON may hold halves of characters, and names of folders other bytes."""
-    return not any("\ud800" <= character <= "\udfff" for character in word)

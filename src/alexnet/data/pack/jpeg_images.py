@@ -1,4 +1,4 @@
-"""Squares that are stored as JPEG, in the place of an array of their pixels."""
+"""Images of a pack that are stored as JPEG instead of pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image
 from ...device import processors
 
 
-class EncodedImages:
-    """Looks like an array of (N, side, side, 3), uint8, of which some images are taken at a time.
+class JpegImages:
+    """Behaves like an array (N, side, side, 3), uint8, of which some images are read at a time.
 
-    They are decoded when they are taken, by a thread for each processor: Pillow lets go of Python meanwhile.
+    They are decoded on every access, by a thread per processor: Pillow releases Python's lock meanwhile.
 
     Args:
-        block: all JPEGs, one after the other, uint8.
-        starts: where each begins, and where the last ends, (N + 1,), int64. An image of no bytes is black.
+        block: all JPEG files in a row, uint8.
+        starts: where each begins, and where the last ends, (N + 1,), int64. An image without bytes is black.
     """
 
     def __init__(self, block: np.ndarray, starts: np.ndarray, side: int):
@@ -31,27 +31,27 @@ class EncodedImages:
 
     @property
     def nbytes(self) -> int:
-        """As they are stored."""
+        """Size in storage."""
         return self.block.nbytes
 
-    def stored(self, number: int) -> bytes:
-        """An image as it is stored."""
-        return self.block[self.starts[number] : self.starts[number + 1]].tobytes()
+    def stored(self, index: int) -> bytes:
+        """The JPEG file of an image."""
+        return self.block[self.starts[index] : self.starts[index + 1]].tobytes()
 
-    def __getitem__(self, numbers: int | np.ndarray) -> np.ndarray:
-        if isinstance(numbers, (int, np.integer)):
-            return self._decoded(int(numbers))
-        every = np.arange(len(self))[numbers]
-        taken = np.empty((len(every), *self.shape[1:]), np.uint8)
+    def __getitem__(self, indices: int | slice | np.ndarray) -> np.ndarray:
+        if isinstance(indices, (int, np.integer)):
+            return self._decode(int(indices))
+        indices = np.arange(len(self))[indices]
+        images = np.empty((len(indices), *self.shape[1:]), np.uint8)
 
-        def decode(at: int) -> None:
-            taken[at] = self._decoded(int(every[at]))
+        def decode(row: int) -> None:
+            images[row] = self._decode(int(indices[row]))
 
-        list(_threads().map(decode, range(len(every))))
-        return taken
+        list(_threads().map(decode, range(len(indices))))
+        return images
 
-    def _decoded(self, number: int) -> np.ndarray:
-        if not (stored := self.stored(number)):
+    def _decode(self, index: int) -> np.ndarray:
+        if not (stored := self.stored(index)):
             return np.zeros(self.shape[1:], np.uint8)
         return np.asarray(Image.open(io.BytesIO(stored), formats=("JPEG",)))
 

@@ -1,7 +1,7 @@
-"""From any image to a square as it is stored (section 2): the pixels of Pillow's bicubic filter.
+"""Resizes any image to the square that is stored (section 2): exactly the pixels of Pillow's bicubic filter.
 
-Pillow resizes one value at a time. The kernel in C does the same whole-number sums on vectors, so that the pixels are
-the same to the bit and packing is limited by decoding.
+Pillow resizes one value at a time. The kernel in C computes the same integer sums on vectors, so that the pixels are
+identical and packing is limited by decoding.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from PIL import Image, ImageOps
 from ...kernels import library
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a picture is to be turned."""
+"""The EXIF tag for the orientation of an image."""
 _REACH = 2
-"""Of the bicubic filter to each side, in the pixels of the smaller of both images."""
-_POINT = 22
-"""Bits after the point of Pillow's weights."""
+"""Radius of the bicubic filter, in pixels of the smaller of the two images."""
+_FRACTION_BITS = 22
+"""Of Pillow's fixed-point weights."""
 
 
 def stored_square(image: Image.Image, side: int) -> np.ndarray:
     """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
 
-    Transparent parts become white; 16-bit grey keeps its upper eight bits; of an animation the first frame is taken.
+    Transparent parts become white; 16-bit gray keeps its upper eight bits; of an animation the first frame is used.
 
     Returns:
         (side, side, 3), uint8.
     """
     image.load()
-    if image.getexif().get(ORIENTATION, 1) != 1:  # else it would be copied for nothing
+    if image.getexif().get(ORIENTATION, 1) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -42,42 +42,46 @@ def stored_square(image: Image.Image, side: int) -> np.ndarray:
 
 
 def resize_center(image: Image.Image, side: int) -> np.ndarray:
-    """The central square of an RGB image, resized to (side, side, 3), uint8: along the rows, then along the columns."""
+    """The central square of an RGB image, resized to (side, side, 3), uint8: first along the rows, then the columns."""
     shorter = min(image.size)
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
-    if library() is None:  # one way at a time, since which comes first differs between versions of Pillow
+    if library() is None:  # in two calls, because versions of Pillow differ in which direction comes first
         image = image.resize((side, image.height), Image.Resampling.BICUBIC, (left, 0, left + shorter, image.height))
         return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, (0, top, side, top + shorter)))
     pixels, square = np.asarray(image), np.empty((side, side, 3), np.uint8)
-    across, down = _weights(image.width, left, shorter, side), _weights(image.height, top, shorter, side)
-    arrays = [(*(each.ctypes.data for each in sums), sums[2].shape[1]) for sums in (across, down)]
-    if not library().resize(pixels.ctypes.data, square.ctypes.data, image.width, side, *arrays[0], *arrays[1]):
-        raise MemoryError(f"there is no memory to resize an image of {image.width} × {image.height}")
+    weights = _weights(image.width, left, shorter, side), _weights(image.height, top, shorter, side)
+    horizontal, vertical = ((*(array.ctypes.data for array in arrays), arrays[2].shape[1]) for arrays in weights)
+    if not library().resize(pixels.ctypes.data, square.ctypes.data, image.width, side, *horizontal, *vertical):
+        raise MemoryError(f"no memory to resize an image of {image.width} × {image.height}")
     return square
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(length: int, start: float, extent: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pixels of a row of `length` each of `side` new ones sums, and with what weights.
+def _weights(length: int, start: float, extent: float, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which pixels of a row each new pixel sums, and with what weights.
 
-    The new pixels cover `extent` old ones from `start`. As Pillow reckons it: in double precision, weights normalized
-    to a sum of 1, then rounded to 22 bits after the point.
+    The new pixels cover `extent` old ones from `start`. Computed as in Pillow: in double precision, normalized to a sum
+    of 1, then rounded to fixed point.
+
+    Args:
+        length: pixels in the row.
+        side: new pixels.
 
     Returns:
-        first and number of the pixels, (side,), and weights, (side, most), all int32.
+        Index of the first pixel and number of pixels, (side,), and weights, (side, max_taps), all int32.
     """
     scale = extent / side
     stretch = max(scale, 1.0)
     center = start + (np.arange(side) + 0.5) * scale
     first = np.maximum((center - _REACH * stretch + 0.5).astype(np.int64), 0)
     taps = np.minimum((center + _REACH * stretch + 0.5).astype(np.int64), length) - first
-    most = ceil(_REACH * stretch) * 2 + 1
-    tap = np.arange(most)
+    max_taps = ceil(_REACH * stretch) * 2 + 1
+    tap = np.arange(max_taps)
     weights = _bicubic((tap + first[:, None] - center[:, None] + 0.5) * (1.0 / stretch)) * (tap < taps[:, None])
-    total = functools.reduce(np.add, weights.T)  # one after the other, as rounding depends on it
+    total = functools.reduce(np.add, weights.T)  # in this order, because rounding depends on it
     weights /= total[:, None]
-    whole = np.trunc(weights * (1 << _POINT) + np.where(weights < 0, -0.5, 0.5))
-    return first.astype(np.int32), taps.astype(np.int32), np.ascontiguousarray(whole, np.int32)
+    fixed = np.trunc(weights * (1 << _FRACTION_BITS) + np.where(weights < 0, -0.5, 0.5))
+    return first.astype(np.int32), taps.astype(np.int32), np.ascontiguousarray(fixed, np.int32)
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Mean image and colors of a training set (sections 2 and 4.1), in one pass over its images."""
+"""Mean image and color statistics of a training set (sections 2 and 4.1), in one pass over its images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ...files import atomic_write
+from .jpeg_images import JpegImages
 from .reading import Pack
 
 CHUNK = 64
@@ -16,7 +17,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the pixels of a training set, 0 … 255."""
+    """Statistics of the pixels of a training set, in the range 0 … 255."""
 
     mean_image: np.ndarray
     """(side, side, 3), float32."""
@@ -25,27 +26,26 @@ class Statistics:
     std: np.ndarray
     """By channel, (3,), float32."""
     eigenvalues: np.ndarray
-    """Of the 3 × 3 covariance of the colors of all pixels, (3,), float32, ascending."""
+    """Of the 3 × 3 covariance matrix of all pixels' colors, ascending, (3,), float32."""
     eigenvectors: np.ndarray
     """In columns, (3, 3), float32."""
 
 
-def pack_statistics(packed: Pack) -> Statistics:
-    """Statistics of the training images of a pack, kept beside it."""
-    path = packed.path.with_suffix(".statistics.safetensors")
+def pack_statistics(pack: Pack) -> Statistics:
+    """Statistics of the training images of a pack, cached beside it."""
+    path = pack.path.with_suffix(".statistics.safetensors")
     if not path.exists():
-        found = compute_statistics(packed.images, packed.indices("train"))
+        statistics = compute_statistics(pack.images, pack.indices("train"))
         with atomic_write(path) as temporary:
-            save_file({name: np.ascontiguousarray(part) for name, part in vars(found).items()}, temporary)
+            save_file({name: np.ascontiguousarray(array) for name, array in vars(statistics).items()}, temporary)
     return Statistics(**load_file(path))
 
 
-def compute_statistics(images: np.ndarray, indices: np.ndarray) -> Statistics:
-    """Statistics of some of the images of a pack.
+def compute_statistics(images: np.ndarray | JpegImages, indices: np.ndarray) -> Statistics:
+    """Statistics of the images at `indices`.
 
     Args:
         images: (N, side, side, 3), uint8.
-        indices: which of them.
     """
     total = np.zeros(images.shape[1:], np.int64)
     products = np.zeros((3, 3))
@@ -59,14 +59,9 @@ def compute_statistics(images: np.ndarray, indices: np.ndarray) -> Statistics:
     covariance = products / pixels - np.outer(mean, mean)
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     return Statistics(
-        *(
-            np.float32(part)
-            for part in (
-                total / len(indices),
-                mean,
-                np.sqrt(covariance.diagonal()),
-                eigenvalues.clip(0),
-                eigenvectors,
-            )
-        )
+        mean_image=np.float32(total / len(indices)),
+        mean=np.float32(mean),
+        std=np.float32(np.sqrt(covariance.diagonal())),
+        eigenvalues=np.float32(eigenvalues.clip(0)),
+        eigenvectors=np.float32(eigenvectors),
     )

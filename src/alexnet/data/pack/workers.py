@@ -1,8 +1,8 @@
-"""Work on images on all cores, in processes of their own.
+"""Runs a task on many images, in worker processes.
 
-Threads would wait for one another's Python; and a decoder that a broken image brings down, or never lets go, takes only
-its own process along, so that the image can be named and left out. The processes are started here rather than by
-`multiprocessing`, which would run the user's script again in each.
+Threads would wait for Python's lock; and a decoder that crashes or hangs on a broken image ends only its own process,
+so that the image can be named and skipped. The processes are started here rather than by `multiprocessing`, which would
+run the user's script again in each of them.
 """
 
 from __future__ import annotations
@@ -23,141 +23,145 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 CHUNK = 16
-"""Images that a process takes at a time."""
-ALONE = 0
-"""Up to so many images are done in this process, without the safety of others; tests do so, as it is quicker."""
-PATIENCE_S = 120.0
-"""Seconds for a chunk; then its process is ended, and each of its images gets as long."""
+"""Images sent to a process at a time."""
+MAX_INLINE = 0
+"""Up to this many images are done in this process, without the safety of others; tests raise it to save time."""
+TIMEOUT_S = 120.0
+"""Seconds for a chunk, after which its process is killed and each of its images is given as many."""
 START = "from alexnet.data.pack.workers import serve; serve()"
 
 
 class Task(Protocol):
-    """What is done with each image; pickled once for every process."""
+    """What is done with each image; pickled once for each process."""
 
-    def do(self, number: int, place: Any) -> Any:
-        """The result for an image, or Failed where the image is to blame; anything that is raised ends the work."""
+    def run(self, index: int, location: Any) -> Any:
+        """The result for an image, or Failed if the image is to blame; any exception ends the work."""
 
 
 @dataclass(frozen=True)
 class Failed:
     reason: str
 
+    @classmethod
+    def of(cls, error: Exception) -> Failed:
+        return cls(str(error) or type(error).__name__)
+
 
 def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: int) -> Iterator[list]:
-    """What a task gives for every image, in their order, some at a time.
+    """The results of a task for all images, in order, some at a time.
 
     Args:
-        images: numbers and places.
-        count: how many of them there are.
+        images: indices and locations.
+        count: how many images there are.
     """
     images = iter(images)
     chunks = iter(lambda: list(itertools.islice(images, CHUNK)), [])
-    if count <= ALONE:
-        yield from ([task.do(*image) for image in chunk] for chunk in chunks)
+    if count <= MAX_INLINE:
+        yield from ([task.run(*image) for image in chunk] for chunk in chunks)
         return
-    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-    processes = [_Process(task) for _ in range(min(workers, -(-count // CHUNK)))]
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    processes = [_Worker(task) for _ in range(min(workers, -(-count // CHUNK)))]
     for process in processes:
         idle.put(process)
 
-    def with_some_process(chunk: list) -> list:
+    def run_chunk(chunk: list) -> list:
         process = idle.get()
         try:
-            return process.do(chunk)
+            return process.run(chunk)
         finally:
             idle.put(process)
 
     pool = ThreadPoolExecutor(len(processes))
-    under_way: deque[Future] = deque()
+    submitted: deque[Future] = deque()
     try:
         for chunk in chunks:
-            under_way.append(pool.submit(with_some_process, chunk))
-            if len(under_way) > 4 * len(processes):  # a million are not put in line at once
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+            submitted.append(pool.submit(run_chunk, chunk))
+            if len(submitted) > 4 * len(processes):  # keeps the queue short, however many images there are
+                yield submitted.popleft().result()
+        while submitted:
+            yield submitted.popleft().result()
     finally:
-        for process in processes:  # all chunks are done, or are of no use
+        for process in processes:  # all chunks are done, or their results are not wanted
             process.kill()
         pool.shutdown(cancel_futures=True)
         for process in processes:
-            process.end()
+            process.close()
 
 
 def serve() -> None:
-    """What a process does: the chunks that it is sent, until there are no more."""
+    """The main function of a worker process: runs the chunks that it is sent, until there are no more."""
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not taken for a reply
+    os.dup2(2, 1)  # so that output of libraries is not mistaken for a reply
     task = pickle.load(requests)
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the other side has ended, or died
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             chunk = pickle.load(requests)
             try:
-                reply = [task.do(*image) for image in chunk]
+                reply = [task.run(*image) for image in chunk]
             except Exception as error:
                 reply = error
             pickle.dump(reply, replies)
             replies.flush()
 
 
-class _Process:
-    """A process that does a task, begun anew when it dies."""
+class _Worker:
+    """A process that runs a task, restarted when it dies."""
 
     def __init__(self, task: Task):
-        self.work = pickle.dumps(task)
+        self.task = pickle.dumps(task)
         self.process: subprocess.Popen | None = None
-        self.unwanted = False
+        self.killed = False
 
-    def do(self, chunk: Sequence[tuple[int, Any]]) -> list:
+    def run(self, chunk: Sequence[tuple[int, Any]]) -> list:
         started = time.monotonic()
         try:
-            process = self._running()
-            with _ended_after(PATIENCE_S, process):
+            process = self._started()
+            with _kill_after(TIMEOUT_S, process):
                 pickle.dump(chunk, process.stdin)
                 process.stdin.flush()
                 reply = pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            code, late = self.end(), time.monotonic() - started >= PATIENCE_S
-            if len(chunk) > 1 and not self.unwanted:
-                return [result for image in chunk for result in self.do([image])]  # one of them is the cause
-            why = f"was not done after {PATIENCE_S:.0f} seconds" if late else f"died ({code})"
-            return [Failed(f"the process that decoded it {why}")] * len(chunk)
+            code, timed_out = self.close(), time.monotonic() - started >= TIMEOUT_S
+            if len(chunk) > 1 and not self.killed:
+                return [result for image in chunk for result in self.run([image])]  # one of them is the cause
+            reason = f"timed out after {TIMEOUT_S:.0f} seconds" if timed_out else f"crashed (exit code {code})"
+            return [Failed(f"the process that decoded it {reason}")] * len(chunk)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     def kill(self) -> None:
-        self.unwanted = True
+        self.killed = True
         if self.process is not None:
             self.process.kill()
 
-    def end(self) -> int | None:
-        """End the process; its exit code."""
+    def close(self) -> int | None:
+        """Wait for the process to end; its exit code."""
         if self.process is None:
             return None
         process, self.process = self.process, None
         for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError, ValueError):  # what was still to be written has nobody to read it
+            with contextlib.suppress(OSError, ValueError):  # nobody is left to read what is buffered
                 pipe.close()
         return process.wait()
 
-    def _running(self) -> subprocess.Popen:
+    def _started(self) -> subprocess.Popen:
         if self.process is None:
-            here = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-            path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+            root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
+            path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             self.process = subprocess.Popen(
                 [sys.executable, "-c", START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
-                start_new_session=True,  # Ctrl-C is for the run, which ends its processes itself
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its processes itself
             )
-            self.process.stdin.write(self.work)
+            self.process.stdin.write(self.task)
         return self.process
 
 
 @contextlib.contextmanager
-def _ended_after(seconds: float, process: subprocess.Popen) -> Iterator[None]:
+def _kill_after(seconds: float, process: subprocess.Popen) -> Iterator[None]:
     timer = threading.Timer(seconds, process.kill)
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""The file of a pack, while it is being written: under another name, with a log of how far it is."""
+"""Writes a pack: under another name while unfinished, with a log from which an interrupted packing resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import glob
 import io
 import json
-import math
 import os
 import time
 import zlib
@@ -21,95 +20,94 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...files import is_locked
-from ..source import Reader, Source
-from .reading import TYPES, UNREADABLE, VERSION, sum_of
+from ...device import processors
+from ...files import PART_SUFFIX, is_locked
+from ..progress import Track, run_tracked
+from ..source import ImageReader, Source
+from .format import VERSION, crc32_of, encode_header
+from .reading import UNREADABLE
 from .resizing import stored_square
 from .workers import Failed, run_task
 
 MAX_UNREADABLE = 0.01
-"""Share of images that may be unreadable."""
+"""Fraction of images that may be unreadable."""
 LOG_S = 2.0
 """Seconds between entries in the log."""
 
 
-def write_pack(source: Source, side: int, path: Path, jpeg: int | None, workers: int, track, strict: bool) -> None:
-    """Decode all images of a source into a new file, or go on with one that was interrupted.
-
-    Args:
-        jpeg: quality of JPEG by which squares are stored, None to store their pixels.
+def write_pack(
+    source: Source, side: int, path: Path, jpeg: int | None, workers: int | None, strict: bool, track: Track | None
+) -> None:
+    """Decode all images of a source into a new file, or resume an interrupted packing; see `PackOptions`.
 
     Raises:
-        ValueError: too many images cannot be read, or there is no room on the disk.
+        ValueError: too many images cannot be read, or the disk is full.
     """
     _remove_abandoned(path)
-    made, count = _Unfinished(source, side, path, jpeg), len(source)
-    if not made.done:
-        made.begin()
-    images = ((number, source.place(number)) for number in range(made.done, count))
+    file, count = _UnfinishedPack(source, side, path, jpeg), len(source)
+    if not file.done:
+        file.allocate()
+    images = ((index, source.locate(index)) for index in range(file.done, count))
 
-    def work() -> Iterator[int]:
-        yield made.done
+    def write() -> Iterator[int]:
+        yield file.done
         logged = time.monotonic()
-        for some in run_task(made.task(), images, count - made.done, workers):
-            made.add(some)
-            if len(made.unreadable) > most_unread(count, strict):
-                raise too_many(source, made.unreadable, made.done, strict)
+        for results in run_task(file.task(), images, count - file.done, workers or processors()):
+            file.add(results)
+            check_unreadable(source, file.unreadable, file.done, strict)
             if time.monotonic() - logged > LOG_S:
-                made.write_log()
+                file.write_log()
                 logged = time.monotonic()
-            yield len(some)
+            yield len(results)
 
     try:
-        for _ in track(work(), count) if track else work():
-            pass
-        made.finish()
+        run_tracked(write(), count, track)
+        file.finish()
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            made.write_log()
+            file.write_log()
             raise
-        made.remove()
-        raise ValueError(f"{path.parent} has no room left for {path.name}: {error.strerror}") from error
+        file.remove()
+        raise ValueError(f"the disk is full: no room in {path.parent} for {path.name} ({error.strerror})") from error
     except BaseException:
-        made.write_log()
+        file.write_log()
         raise
 
 
-def too_many(source: Source, unread: Mapping[int, str], done: int, strict: bool) -> ValueError:
-    """The error that more images cannot be read than may be."""
-    examples = "\n  ".join(f"{source.names[number]}: {reason}" for number, reason in list(unread.items())[:5])
-    limit = (
-        "none may be left out (--strict)" if strict else f"up to {MAX_UNREADABLE:.0%} of {len(source):,} are left out"
-    )
-    of = "" if done == len(source) else "the first "
-    return ValueError(
-        f"{source.name}: {len(unread)} of {of}{done:,} images cannot be read; {limit}. The first:\n  {examples}"
-    )
+def check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, strict: bool) -> None:
+    """Raise ValueError if too many of the first `done` images of a source cannot be read."""
+    count = len(source)
+    if len(unreadable) <= max_unreadable(count, strict):
+        return
+    limit = "none may be skipped (--strict)" if strict else f"at most {MAX_UNREADABLE:.0%} of {count:,} may be skipped"
+    first = "\n  ".join(f"{source.names[index]}: {reason}" for index, reason in list(unreadable.items())[:5])
+    images = f"{'' if done == count else 'the first '}{done:,} images"
+    raise ValueError(f"{source.name}: {len(unreadable)} of {images} cannot be read; {limit}. The first:\n  {first}")
 
 
-def most_unread(count: int, strict: bool) -> int:
-    """How many of that many images may be unreadable."""
+def max_unreadable(count: int, strict: bool) -> int:
+    """How many of `count` images may be unreadable."""
     return 0 if strict else max(1, int(MAX_UNREADABLE * count))
 
 
 @dataclass(frozen=True)
-class _Squares:
-    """The task of a process: write squares into their places in a file; gives their sums."""
+class _WritePixels:
+    """Worker task: write the pixels of a square to its offset in the file; returns its checksum."""
 
-    reader: Reader
+    reader: ImageReader
     side: int
     path: Path
     start: int
-    """Where the first lies, bytes."""
+    """Offset of the first square, bytes."""
     _file: list[FileIO] = field(default_factory=list)
 
-    def do(self, number: int, place: Any) -> int | Failed:
-        pixels = _square(self.reader, place, self.side)
+    def run(self, index: int, location: Any) -> int | Failed:
+        pixels = _read_square(self.reader, location, self.side)
         if isinstance(pixels, Failed):
             return pixels
         if not self._file:
-            self._file.append(FileIO(self.path, "r+"))  # a mapped one would be fetched page by page first
-        self._file[0].seek(self.start + number * pixels.nbytes)
+            self._file.append(FileIO(self.path, "r+"))  # a mapped file would first be read page by page
+        self._file[0].seek(self.start + index * pixels.nbytes)
         if self._file[0].write(pixels.data) != pixels.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return zlib.crc32(pixels)
@@ -119,15 +117,15 @@ class _Squares:
 
 
 @dataclass(frozen=True)
-class _Jpegs:
-    """The task of a process: squares as JPEG, whose places are known when those before them are done."""
+class _EncodeJpeg:
+    """Worker task: encode a square as JPEG; its offset in the file depends on the ones before it."""
 
-    reader: Reader
+    reader: ImageReader
     side: int
     quality: int
 
-    def do(self, number: int, place: Any) -> bytes | Failed:
-        pixels = _square(self.reader, place, self.side)
+    def run(self, index: int, location: Any) -> bytes | Failed:
+        pixels = _read_square(self.reader, location, self.side)
         if isinstance(pixels, Failed):
             return pixels
         file = io.BytesIO()
@@ -135,44 +133,43 @@ class _Jpegs:
         return file.getvalue()
 
 
-def _square(reader: Reader, place: Any, side: int) -> np.ndarray | Failed:
+def _read_square(reader: ImageReader, location: Any, side: int) -> np.ndarray | Failed:
     try:
-        with reader.open(place) as image:
+        with reader.open(location) as image:
             return stored_square(image, side)
-    except Exception as error:  # whatever a broken file makes a decoder raise
-        return Failed(str(error) or type(error).__name__)
+    except Exception as error:  # decoders raise all kinds for a broken file
+        return Failed.of(error)
 
 
-class _Unfinished:
-    """A pack that is being made.
+class _UnfinishedPack:
+    """A pack that is being written.
 
-    The log has a line of JSON for every LOG_S seconds: how many images are done, and of those since the line before it
-    the sums, the lengths (of JPEGs), and why some could not be read.
+    The log has a line of JSON for every LOG_S seconds: how many images are done, and for those since the previous line
+    their checksums, their lengths (of JPEG files), and why some could not be read.
     """
 
     def __init__(self, source: Source, side: int, path: Path, jpeg: int | None):
         self.source, self.side, self.path, self.jpeg = source, side, path, jpeg
-        self.part, self.log = (path.with_name(f"{path.name}.part{end}") for end in ("", ".log"))
-        self.room = len(self._head({name: 10**15 for name in ("images", "unread")}, 2**32))
-        self.sums, self.lengths = array("I"), array("q")
+        self.part, self.log = (path.with_name(f"{path.name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
+        self.header_size = len(self._header(10**15, 10**15, 2**32))
+        self.checksums, self.lengths = array("I"), array("q")
         self.unreadable: dict[int, str] = {}
         self._read_log()
-        self.size = sum(self.lengths)
+        self.jpeg_size = sum(self.lengths)
         self._logged = self.done, len(self.unreadable)
 
     @property
     def done(self) -> int:
-        return len(self.sums)
+        return len(self.checksums)
 
-    def task(self) -> _Squares | _Jpegs:
-        """What the processes do."""
+    def task(self) -> _WritePixels | _EncodeJpeg:
         if self.jpeg:
-            return _Jpegs(self.source.reader, self.side, self.jpeg)
-        return _Squares(self.source.reader, self.side, self.part, self.room)
+            return _EncodeJpeg(self.source.reader, self.side, self.jpeg)
+        return _WritePixels(self.source.reader, self.side, self.part, self.header_size)
 
-    def begin(self) -> None:
-        """Take the room on the disk, so that a full one is an error here; of JPEGs nobody knows how much."""
-        size = self.room + (0 if self.jpeg else len(self.source) * (self.side * self.side * 3 + 64))
+    def allocate(self) -> None:
+        """Reserve the disk space, so that a full disk is noticed now; the size of JPEG files is not known yet."""
+        size = self.header_size + (0 if self.jpeg else len(self.source) * (self.side * self.side * 3 + 64))
         try:
             with open(self.part, "wb") as file:
                 file.truncate(size)
@@ -181,31 +178,34 @@ class _Unfinished:
             self.log.write_text("", encoding="utf-8")
         except OSError as error:
             self.remove()
-            said = f"{self.path.parent} has no room for a pack of {size:,} bytes: {error.strerror}"
-            raise ValueError(said) from error
+            raise ValueError(f"no room in {self.path.parent} for a pack of {size:,} bytes: {error.strerror}") from error
 
-    def add(self, some: Sequence[int | bytes | Failed]) -> None:
-        """The results of the next images."""
-        blank = b"" if self.jpeg else zlib.crc32(bytes(self.side * self.side * 3))
-        self.unreadable |= {self.done + at: each.reason for at, each in enumerate(some) if isinstance(each, Failed)}
-        whole = [blank if isinstance(each, Failed) else each for each in some]
+    def add(self, results: Sequence[int | bytes | Failed]) -> None:
+        """Record the results of the next images."""
+        black = b"" if self.jpeg else zlib.crc32(bytes(self.side * self.side * 3))
+        failures = {self.done + i: each.reason for i, each in enumerate(results) if isinstance(each, Failed)}
+        self.unreadable |= failures
+        results = [black if isinstance(each, Failed) else each for each in results]
         if self.jpeg:
             with open(self.part, "r+b") as file:
-                file.seek(self.room + self.size)
-                file.writelines(whole)
-            self.lengths.extend(map(len, whole))
-            self.size += sum(map(len, whole))
-            whole = map(zlib.crc32, whole)
-        self.sums.extend(whole)
+                file.seek(self.header_size + self.jpeg_size)
+                file.writelines(results)
+            self.lengths.extend(map(len, results))
+            self.jpeg_size += sum(map(len, results))
+            results = map(zlib.crc32, results)
+        self.checksums.extend(results)
 
     def write_log(self) -> None:
-        """Say how far it is, once what was done until now is safe."""
+        """Log what is done, after flushing it to the disk."""
         with open(self.part, "r+b") as file:
             os.fsync(file.fileno())
-        done, unread = self._logged
-        new = dict(list(self.unreadable.items())[unread:])
-        new_sums, new_lengths = self.sums[done:].tolist(), self.lengths[done:].tolist()
-        entry = {"done": self.done, "sums": new_sums, "lengths": new_lengths, "unread": new}
+        done, unreadable = self._logged
+        entry = {
+            "done": self.done,
+            "sums": self.checksums[done:].tolist(),
+            "lengths": self.lengths[done:].tolist(),
+            "unread": dict(list(self.unreadable.items())[unreadable:]),
+        }
         with self.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
             log.flush()
@@ -213,22 +213,22 @@ class _Unfinished:
         self._logged = self.done, len(self.unreadable)
 
     def finish(self) -> None:
-        """Add the tables and the header, and give the file its name."""
+        """Add the tables and the header, and rename the file."""
         splits = self.source.splits.copy()
         splits[list(self.unreadable)] = UNREADABLE
         unread = np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8)
-        sums = np.array(self.sums, np.uint32)
-        tables = [self.source.labels.astype(np.int64), splits, sums, self.source.names.block, unread]
+        checksums = np.array(self.checksums, np.uint32)
+        tables = [self.source.labels.astype(np.int64), splits, checksums, self.source.names.buffer, unread]
         if self.jpeg:
             tables.append(np.cumsum([0, *self.lengths], dtype=np.int64))
-        size = self.size if self.jpeg else len(splits) * self.side * self.side * 3
+        size = self.jpeg_size if self.jpeg else len(splits) * self.side * self.side * 3
         with open(self.part, "r+b") as file:
-            file.seek(self.room + size)
+            file.seek(self.header_size + size)
             for table in tables:
                 file.write(np.ascontiguousarray(table))
             file.truncate()
             file.seek(0)
-            file.write(self._head({"images": size, "unread": len(unread)}, sum_of(*tables)))
+            file.write(self._header(size, len(unread), crc32_of(tables), self.header_size))
             file.flush()
             os.fsync(file.fileno())
         os.replace(self.part, self.path)
@@ -238,53 +238,41 @@ class _Unfinished:
         self.part.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
 
-    def _head(self, sizes: Mapping[str, int], tables: int) -> bytes:
+    def _header(self, images: int, unread: int, tables: int, size: int | None = None) -> bytes:
         """The header.
 
         Args:
-            sizes: bytes of the fields that are known at the end.
-            tables: the sum of all fields but the images.
+            images, unread: bytes of these fields.
+            tables: checksum of all fields but `images`.
+            size: bytes of the header.
         """
         source, count = self.source, len(self.source)
         fields = {
-            "images": ("U8", (sizes["images"],) if self.jpeg else (count, self.side, self.side, 3)),
+            "images": ("U8", (images,) if self.jpeg else (count, self.side, self.side, 3)),
             "labels": ("I64", (count,)),
             "splits": ("U8", (count,)),
             "sums": ("U32", (count,)),
-            "names": ("U8", (len(source.names.block),)),
-            "unread": ("U8", (sizes["unread"],)),
+            "names": ("U8", (len(source.names.buffer),)),
+            "unread": ("U8", (unread,)),
         } | ({"starts": ("I64", (count + 1,))} if self.jpeg else {})
-        about = {
-            "version": VERSION,
-            "name": source.name,
-            "classes": source.classes,
-            "side": self.side,
-            "tables": tables,
-        }
-        header: dict = {"__metadata__": {"pack": json.dumps(about)}}
-        end = 0
-        for name, (dtype, shape) in fields.items():
-            start, end = end, end + math.prod(shape) * np.dtype(TYPES[dtype]).itemsize
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
-        length = getattr(self, "room", 8 + len(text) + (-(8 + len(text)) % 64)) - 8
-        return length.to_bytes(8, "little") + text.ljust(length)
+        about = {"version": VERSION, "name": source.name, "classes": source.classes}
+        return encode_header(fields, about | {"side": self.side, "tables": tables}, size)
 
     def _read_log(self) -> None:
-        """Take up what was done before."""
+        """Take over what an interrupted packing did."""
         if not (self.log.exists() and self.part.exists()):
             return
         for line in self.log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):  # the last one may be half a line
+            with contextlib.suppress(ValueError, KeyError):  # the last line may be incomplete
                 entry = json.loads(line)
-                self.sums.extend(entry["sums"])
+                self.checksums.extend(entry["sums"])
                 self.lengths.extend(entry["lengths"])
-                self.unreadable |= {int(number): reason for number, reason in entry["unread"].items()}
+                self.unreadable |= {int(index): reason for index, reason in entry["unread"].items()}
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove unfinished packs of the same name whose images, labels or splits have changed since."""
-    for part in path.parent.glob(f"{glob.escape(path.name.rpartition('-')[0])}-*.part"):
+    for part in path.parent.glob(f"{glob.escape(path.name.rpartition('-')[0])}-*{PART_SUFFIX}"):
         other = part.with_suffix("")
         if other != path and not is_locked(other):
             part.unlink(missing_ok=True)

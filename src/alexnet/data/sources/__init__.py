@@ -1,1 +1,1 @@
-"""Labeled images where they lie: a file for each kind of source."""
+"""Sources of labeled images: a file for each kind."""

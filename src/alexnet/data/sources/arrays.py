@@ -1,4 +1,4 @@
-"""Images whose pixels lie in arrays: what CIFAR's archives and idx files have in common."""
+"""Images stored as arrays of pixels: what CIFAR's files and idx files have in common."""
 
 from __future__ import annotations
 
@@ -10,86 +10,86 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..source import SPLITS, TEST, TRAIN, VAL, Source, hold_out
+from ..source import SPLITS, Source, hold_out
 from ..storage.string_table import StringTable
-from ..storage.trees import Opener, Tree
+from ..storage.trees import FileOpener, Tree
 
-Read = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
-"""From the content of a file to pixels, (N, height, width[, 3]), uint8, and labels, (N,), if any."""
+ArrayParser = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
+"""Parses a file to pixels, (N, height, width[, 3]), uint8, and labels, (N,), if any."""
+MAX_FILES = 1000
+"""Files in a tree beyond which no files of arrays are looked for."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images of one file."""
-
-    file: int
-    """Number of the file in the tree."""
+class ArrayFile:
+    index: int
+    """In the tree."""
     split: int
     labels: np.ndarray
 
 
-class ArrayImages:
-    """Reads images from files of arrays, of which a process keeps the last two."""
+class ArrayReader:
+    """Reads images from files of arrays; a process keeps the last two files."""
 
-    def __init__(self, opener: Opener, read: Read):
-        self.opener, self.read = opener, read
+    def __init__(self, open_file: FileOpener, parse: ArrayParser):
+        self.open_file, self.parse = open_file, parse
 
-    def open(self, place: tuple[Any, int]) -> Image.Image:
-        file, row = place
-        return Image.fromarray(_array(self.opener, self.read, file)[row])
+    def open(self, location: tuple[Any, int]) -> Image.Image:
+        file, row = location
+        return Image.fromarray(_pixels(self.open_file, self.parse, file)[row])
 
-    def content(self, place: tuple[Any, int]) -> bytes:
-        file, row = place
-        return _array(self.opener, self.read, file)[row].tobytes()
+    def read_bytes(self, location: tuple[Any, int]) -> bytes:
+        file, row = location
+        return _pixels(self.open_file, self.parse, file)[row].tobytes()
 
 
 def array_source(
-    tree: Tree, layout: str, read: Read, parts: Iterable[Part], classes: Iterable[str], split_seed: int
+    tree: Tree, layout: str, parse: ArrayParser, files: Iterable[ArrayFile], classes: Iterable[str], split_seed: int
 ) -> Source:
-    """The source of several files of arrays; a tenth of train is cut for val where there is none.
+    """The source of several files of arrays; missing splits are held out from train.
 
     Raises:
-        ValueError: a label is of no class.
+        ValueError: a label has no class.
     """
-    parts, classes = sorted(parts, key=lambda part: part.split), tuple(classes)
-    labels = np.concatenate([part.labels for part in parts]).astype(np.int64)
+    files, classes = sorted(files, key=lambda file: file.split), tuple(classes)
+    labels = np.concatenate([file.labels for file in files]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(
-            f"{tree.name} has labels {labels.min()} … {labels.max()}; they may be 0 … {len(classes) - 1}, as there are "
-            f"{len(classes)} names of classes"
+            f"{tree.name}: labels must be 0 … {len(classes) - 1}, because {len(classes)} classes are named; got "
+            f"{labels.min()} … {labels.max()}"
         )
-    splits = np.repeat(np.array([part.split for part in parts], np.uint8), [len(part.labels) for part in parts])
-    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
-    files = [tree.files[part.file] for part in parts]
-    described = [
-        f"{SPLITS[split]} from {here[0]}{f' and {len(here) - 1} more' if here[1:] else ''}"
-        for split in range(len(SPLITS))
-        if (here := [file for file, part in zip(files, parts, strict=True) if part.split == split])
-    ]
+    sizes = [len(file.labels) for file in files]
+    starts = np.cumsum([0, *sizes])
     names = StringTable.from_strings(
-        f"{file}#{row}" for file, part in zip(files, parts, strict=True) for row in range(len(part.labels))
+        f"{tree.files[file.index]}#{row}" for file, size in zip(files, sizes, strict=True) for row in range(size)
     )
-    if TRAIN in splits and VAL not in splits:
-        splits = hold_out(names, labels, splits, split_seed, "val" if TEST in splits else "val and test")
+    splits = np.repeat(np.array([file.split for file in files], np.uint8), sizes)
 
-    def place(number: int) -> tuple[Any, int]:
-        part = int(np.searchsorted(starts, number, side="right")) - 1
-        return tree.place(parts[part].file), number - int(starts[part])
+    def locate(index: int) -> tuple[Any, int]:
+        file = int(np.searchsorted(starts, index, side="right")) - 1
+        return tree.locate(files[file].index), index - int(starts[file])
 
     return Source(
         name=tree.name,
-        layout=f"{layout}: {', '.join(described)}",
+        layout=f"{layout}: {', '.join(_describe_splits(tree, files))}",
         classes=classes,
         names=names,
         labels=labels,
-        splits=splits,
-        reader=ArrayImages(tree.opener, read),
-        place=place,
-        stamp=tree.stamp,
+        splits=hold_out(names, labels, splits, split_seed),
+        reader=ArrayReader(tree.open, parse),
+        locate=locate,
+        files_fingerprint=tree.fingerprint,
     )
 
 
+def _describe_splits(tree: Tree, files: Iterable[ArrayFile]) -> Iterable[str]:
+    for split, name in enumerate(SPLITS):
+        first, *others = [tree.files[file.index] for file in files if file.split == split] or [None]
+        if first:
+            yield f"{name} from {first}{f' and {len(others)} more' if others else ''}"
+
+
 @lru_cache(maxsize=2)
-def _array(opener: Opener, read: Read, file: Any) -> np.ndarray:
-    with opener.open(file) as opened:
-        return read(opened.read())[0]
+def _pixels(open_file: FileOpener, parse: ArrayParser, file: Any) -> np.ndarray:
+    with open_file(file) as opened:
+        return parse(opened.read())[0]

@@ -1,4 +1,4 @@
-"""Labelled images where they lie: each kind of place is a small file that makes a table of them."""
+"""Opens a data set, whatever its kind: detects the kind of source by what is there."""
 
 from __future__ import annotations
 
@@ -7,102 +7,110 @@ from pathlib import Path
 
 from ...files import cache_folder
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
+from ..progress import Track
 from ..source import Source
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, redact
-from ..storage.image_formats import is_image
-from ..storage.remote import STORES, kept_remote
-from ..storage.trees import Folder, Packed, Remote, Tree
+from ..storage.image_formats import is_image_file
+from ..storage.remote import STORES, download_remote
+from ..storage.trees import SkipFolder, Tree, archive_tree, folder_tree, remote_tree
 from .bundled import emoji_source
 from .cifar import cifar_source
 from .folders import folder_source
-from .idx import IMAGES as IDX_IMAGES
-from .idx import idx_source
+from .idx import IMAGE_FILE, idx_source
 from .imagenet import imagenet_source
-from .lists import listed_source
+from .lists import list_source
 
-MAY_BE = (
-    "a data set may be a folder with train/ and val/, each with a folder per class or with a list beside its images; a "
-    "folder with a folder per class; a list (CSV, TSV, text, JSON lines); a zip or tar file of these; ImageNet's, "
-    "CIFAR's or idx files; an address (https, s3, gs, hf); or the word emoji for the bundled set"
+EXPECTED = (
+    "a data set must be a folder with train/ and val/, each with a folder per class or with a list beside its images; "
+    "a folder with a folder per class; a list (CSV, TSV, text, JSON lines); a zip or tar file of these; ImageNet's, "
+    "CIFAR's or idx files; a URL (https, s3, gs, hf); or the word emoji for the bundled set"
 )
-"""Ends the messages about what is no data set."""
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Suffixes by which a file of a remote store is taken for an archive."""
+"""Ends the messages about what is not a data set."""
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Suffixes that mark a file of a remote store as an archive."""
 
 
-def open_source(data: str | Path, split_seed: int = 0, track=None) -> Source:
-    """The labelled images of a place, fit to be trained on.
+def open_source(
+    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder = lambda folder: False
+) -> Source:
+    """A data set to train on; arguments as for `detect_source`.
 
     Raises:
-        ValueError: the place holds no data set of a known layout, or something in it must be put right first.
+        ValueError: there is no data set of a known layout, or it has an error that must be fixed first.
     """
-    source = detect_source(data, split_seed, track)
-    source.check_fatal()
+    source = detect_source(data, split_seed, track, skip_folder)
+    source.raise_errors()
     return source
 
 
-def detect_source(data: str | Path, split_seed: int = 0, track=None) -> Source:
-    """The labelled images of a place, with what is wrong with them in its `problems`.
+def detect_source(
+    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder = lambda folder: False
+) -> Source:
+    """A data set, with its errors in `findings`.
 
     Args:
         data: "emoji", a path or a URL.
-        track: a function that wraps an iterable of counts, given (counts, total), to show how many bytes are
-            downloaded or unpacked.
+        split_seed: seed of splits that are held out from train.
+        track: shows how many bytes are downloaded or decompressed.
+        skip_folder: whether a folder among the images is not part of the data.
 
     Raises:
-        ValueError: the place holds no data set of a known layout, or cannot be read.
+        ValueError: there is no data set of a known layout, or it cannot be read.
     """
     try:
-        return _source_of(data, split_seed, track, ())
-    except (OSError, RuntimeError) as error:  # the latter of ~NAME, where there is no such user
+        return _open(data, split_seed, track, skip_folder, ())
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
         raise ValueError(f"{data} cannot be read: {error}") from error
 
 
-def _source_of(data: str | Path, split_seed: int, track, lists: tuple[Path, ...]) -> Source:
-    """As `detect_source`, for the `lists` that have led here."""
+def image_files(folder: Path, skip_folder: SkipFolder = lambda folder: False) -> list[Path]:
+    """Image files below a folder, sorted; without hidden files and folders."""
+    return [folder / name for name in folder_tree(folder, skip_folder).files if is_image_file(name)]
+
+
+def _open(
+    data: str | Path, split_seed: int, track: Track | None, skip_folder: SkipFolder, lists: tuple[Path, ...]
+) -> Source:
+    """As `detect_source`; `lists` are the lists that have led here."""
     name = str(data)
     if name == "emoji":  # a folder of that name is ./emoji
         return emoji_source()
-    folder = cache_folder() / "archives"
+    cache = cache_folder() / "archives"
     if "://" in name:
-        return _remote_source(name, folder, split_seed, track)
+        return _tree_source(_tree_of_url(name, cache, track), split_seed)
     path = Path(data).expanduser()
     if name and path.is_dir():
-        return imagenet_source(path, folder, split_seed, track) or _tree_source(Folder(path), split_seed)
+        source = imagenet_source(path, cache, split_seed, track)
+        return source or _tree_source(folder_tree(path, skip_folder), split_seed)
     if not path.is_file():
-        kind = "no file or folder" if name and path.exists() else "not there"
-        raise ValueError(f"{name or 'no name'} is {kind}; {MAY_BE}")
+        problem = "is not a file or folder" if name and path.exists() else "does not exist"
+        raise ValueError(f"{name or 'an empty name'} {problem}; {EXPECTED}")
     if is_archive(path):
-        return _tree_source(Packed(path, folder, track), split_seed)
-    if IDX_IMAGES.fullmatch(path.name):
-        return _tree_source(Folder(path.parent), split_seed)
+        return _tree_source(archive_tree(path, cache, track), split_seed)
+    if IMAGE_FILE.fullmatch(path.name):
+        return _tree_source(folder_tree(path.parent, skip_folder), split_seed)
     if path.suffix.lower() in LABEL_SUFFIXES:
         if path.resolve() in lists:
-            raise ValueError(f"{path} is, as it says, a list of images of itself")
-        above = (*lists, path.resolve())
-        return listed_source(path, split_seed, partial(_source_of, split_seed=split_seed, track=track, lists=above))
-    raise ValueError(f"{data} is a file of no known kind; {MAY_BE}")
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted; hidden ones and hidden folders are left out."""
-    return [folder / name for name in Folder(folder).files if is_image(name)]
+            raise ValueError(f"{path} is a list of images of itself")
+        open_listed = partial(
+            _open, split_seed=split_seed, track=track, skip_folder=skip_folder, lists=(*lists, path.resolve())
+        )
+        return list_source(path, split_seed, open_listed)
+    raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
 
 
 def _tree_source(tree: Tree, split_seed: int) -> Source:
     return cifar_source(tree, split_seed) or idx_source(tree, split_seed) or folder_source(tree, split_seed)
 
 
-def _remote_source(url: str, folder: Path, split_seed: int, track) -> Source:
+def _tree_of_url(url: str, cache: Path, track: Track | None) -> Tree:
     scheme = url.partition("://")[0]
     if scheme in SCHEMES:
-        path = download(url, folder, track=track)
+        path = download(url, cache, track=track)
         if not is_archive(path):
-            raise ValueError(
-                f"{redact(url)} is no zip or tar file; an address may be of one, as a server lists no files"
-            )
-        return _tree_source(Packed(path, folder, track), split_seed)
-    if scheme in STORES and url.lower().endswith(ARCHIVES):
-        return _tree_source(Packed(kept_remote(url, folder), folder, track), split_seed)
-    return _tree_source(Remote(url), split_seed)
+            raise ValueError(f"{redact(url)} must be a zip or tar file, because web servers do not list their files")
+        return archive_tree(path, cache, track)
+    if scheme in STORES and url.lower().endswith(ARCHIVE_SUFFIXES):
+        return archive_tree(download_remote(url, cache), cache, track)
+    return remote_tree(url)

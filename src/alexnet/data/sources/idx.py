@@ -1,4 +1,4 @@
-"""Files of arrays in idx format, as MNIST's: images in …-images-idx3-ubyte, labels in …-labels-idx1-ubyte."""
+"""Arrays in idx format, as MNIST's: images in …-images-idx3-ubyte, labels in …-labels-idx1-ubyte."""
 
 from __future__ import annotations
 
@@ -12,81 +12,76 @@ import numpy as np
 
 from ..labels.label_files import split_of
 from ..source import SPLITS, Source
-from ..storage.trees import Tree, read_file, read_most
-from .arrays import Part, array_source
+from ..storage.trees import Tree, read_file, read_up_to
+from .arrays import MAX_FILES, ArrayFile, array_source
 
-IMAGES = re.compile(r"(.*?)[-._]?images?[-._]idx([34])[-._]ubyte(\.gz)?")
-MOST_BYTES = 1_000_000_000
-"""Of a file, unpacked; the largest of EMNIST has 547 million."""
+IMAGE_FILE = re.compile(r"(.*?)[-._]?images?[-._]idx([34])[-._]ubyte(\.gz)?")
+MAX_BYTES = 1_000_000_000
+"""Size of a file, decompressed; the largest of EMNIST has 547 million bytes."""
 
 
 def idx_source(tree: Tree, split_seed: int = 0) -> Source | None:
-    """Pairs of idx files; None where the tree has none. Classes are named by classes.txt, or by their numbers.
+    """Pairs of idx files; None if the tree has none. Classes are named by classes.txt, or by their indices.
 
     Raises:
-        ValueError: a file is damaged or lacks its other half.
+        ValueError: a file is damaged or lacks its counterpart.
     """
-    if len(tree.files) > 1000:
+    if len(tree.files) > MAX_FILES:
         return None
-    numbers = {name: number for number, name in enumerate(tree.files)}
-    parts, most = [], 0
-    for name, number in numbers.items():
-        path = PurePosixPath(name)
-        match = IMAGES.fullmatch(path.name)
-        if not match:
-            continue
-        other = path.name.replace("images", "labels").replace("image", "label").replace(f"idx{match[2]}", "idx1")
-        label_file = next(
-            (n for n in numbers if PurePosixPath(n).name in (other, f"{other}.gz", other.removesuffix(".gz"))), None
-        )
-        if label_file is None:
-            raise ValueError(f"{tree.name} has {name}, but not {other}")
-        word = re.split(r"[-._]", match[1])[-1]
-        split = "test" if word == "t10k" else split_of(word)
-        if split is None:
-            raise ValueError(f"{tree.name}/{name} is of no split; its name may begin with train, val, test or t10k")
-        try:
-            images = read_idx(read_file(tree, number, MOST_BYTES))[0]
-            labels = _array(read_file(tree, numbers[label_file], MOST_BYTES))
-        except (ValueError, OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{tree.name}/{name} or its labels cannot be read as idx: {error}") from error
-        if labels.shape != (len(images),):
-            raise ValueError(f"{tree.name}/{name} has {len(images):,} images, but labels of shape {labels.shape}")
-        parts.append(Part(number, SPLITS.index(split), labels.astype(np.int64)))
-        most = max(most, int(labels.max(initial=0)))
-    if not parts:
+    paths = [PurePosixPath(name) for name in tree.files]
+    matches = [(index, match) for index, path in enumerate(paths) if (match := IMAGE_FILE.fullmatch(path.name))]
+    if not matches:
         return None
-    listed = next((number for name, number in numbers.items() if PurePosixPath(name).name == "classes.txt"), None)
-    names = [str(label) for label in range(most + 1)]
-    if listed is not None:
-        names = read_file(tree, listed).decode("utf-8", "replace").split("\n")
-        names = [name.strip() for name in names if name.strip()]
-    return array_source(tree, "idx files", read_idx, parts, names, split_seed)
+    indices = {path.name: index for index, path in reversed(list(enumerate(paths)))}
+    files = [_array_file(tree, index, match, indices) for index, match in matches]
+    names = [str(label) for label in range(max(int(file.labels.max(initial=0)) for file in files) + 1)]
+    if "classes.txt" in indices:
+        lines = read_file(tree, indices["classes.txt"]).decode("utf-8", "replace").split("\n")
+        names = [line.strip() for line in lines if line.strip()]
+    return array_source(tree, "idx files", parse_images, files, names, split_seed)
 
 
-def read_idx(content: bytes) -> tuple[np.ndarray, None]:
-    """Images, (N, height, width) or (N, height, width, 3)."""
-    images = _array(content)
+def parse_images(content: bytes) -> tuple[np.ndarray, None]:
+    """Images, (N, height, width) or (N, height, width, 3), uint8."""
+    images = _parse_array(content)
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3) or 0 in images.shape[1:]:
-        raise ValueError(
-            f"it holds an array of {images.shape}; images may be (N, height, width) or (N, height, width, 3)"
-        )
+        raise ValueError(f"images must be (N, height, width) or (N, height, width, 3), got {images.shape}")
     return images, None
 
 
-def _array(content: bytes) -> np.ndarray:
-    """The array of an idx file, perhaps compressed by gzip."""
+def _array_file(tree: Tree, index: int, match: re.Match, indices: dict[str, int]) -> ArrayFile:
+    """The images at an index of the tree, with the labels in their counterpart."""
+    name, path = match[0], f"{tree.name}/{tree.files[index]}"
+    counterpart = name.replace("images", "labels").replace("image", "label").replace(f"idx{match[2]}", "idx1")
+    candidates = (counterpart, f"{counterpart}.gz", counterpart.removesuffix(".gz"))
+    label_file = next((indices[candidate] for candidate in candidates if candidate in indices), None)
+    if label_file is None:
+        raise ValueError(f"{path} has no labels: {counterpart} is missing")
+    word = re.split(r"[-._]", match[1])[-1]
+    split = "test" if word == "t10k" else split_of(word)
+    if split is None:
+        raise ValueError(f"{path}: its name must begin with train, val, test or t10k")
+    try:
+        images = parse_images(read_file(tree, index, MAX_BYTES))[0]
+        labels = _parse_array(read_file(tree, label_file, MAX_BYTES))
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} or its labels cannot be read as idx: {error}") from error
+    if labels.shape != (len(images),):
+        raise ValueError(f"{path}: its labels must have shape ({len(images)},), got {labels.shape}")
+    return ArrayFile(index, SPLITS.index(split), labels.astype(np.int64))
+
+
+def _parse_array(content: bytes) -> np.ndarray:
+    """The array of an idx file, which gzip may have compressed."""
     if content.startswith(b"\x1f\x8b"):
         with gzip.open(io.BytesIO(content)) as file:
-            content = read_most(file, MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+            content = read_up_to(file, MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it expands to more than {MAX_BYTES:,} bytes")
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
-        raise ValueError(f"it begins with {content[:4].hex(' ')}; an idx file of bytes does with 00 00 08 and 01 … 04")
-    shape = (
-        tuple(np.frombuffer(content, ">u4", content[3], 4).tolist()) if len(content) >= 4 + 4 * content[3] else (-1,)
-    )
+        raise ValueError(f"an idx file of bytes must begin with 00 00 08 and 01 … 04, got {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]
+    shape = tuple(np.frombuffer(content, ">u4", content[3], 4).tolist()) if len(content) >= start else (-1,)
     if len(content) - start != np.prod(shape, dtype=object):
-        raise ValueError(f"it has {len(content):,} bytes, which an array of {shape} does not")
+        raise ValueError(f"an array of shape {shape} does not fit its {len(content):,} bytes")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

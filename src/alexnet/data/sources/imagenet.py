@@ -1,6 +1,6 @@
 """ILSVRC2012 as downloaded, read from its archives: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the devkit.
 
-The labels of val are in the devkit, as numbers of its own order, or in a list, as Caffe's val.txt.
+The labels of val are in the devkit, as class IDs in an order of its own, or in a list, like Caffe's val.txt.
 """
 
 from __future__ import annotations
@@ -9,81 +9,79 @@ import io
 from pathlib import Path, PurePosixPath
 
 from ..labels.label_files import LabelFile, Row, read_labels
+from ..progress import Track
 from ..source import Source
 from ..storage.archives import Archive
-from ..storage.trees import Packed, Several
+from ..storage.trees import Tree, archive_tree, joined_tree
 from .folders import folder_source
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKIT = "ILSVRC2012_devkit_t12"
-"""A folder of this name, or such a .tar.gz."""
+"""A folder of this name, or the .tar.gz."""
 
 
-def imagenet_source(root: Path, cache_folder: Path, split_seed: int = 0, track=None) -> Source | None:
-    """ImageNet in a folder of downloads; None where the folder has none of its archives.
+def imagenet_source(root: Path, cache: Path, split_seed: int = 0, track: Track | None = None) -> Source | None:
+    """ImageNet in a folder of downloads; None if the folder has none of its archives.
 
     Raises:
-        ValueError: an archive is damaged, or the labels of val are not there.
+        ValueError: an archive is damaged, or the labels of val are missing.
     """
     archives = {"train": root / TRAIN, "val": root / VAL}
-    trees = {split: Packed(path, cache_folder, track) for split, path in archives.items() if path.is_file()}
+    trees = {split: archive_tree(path, cache, track) for split, path in archives.items() if path.is_file()}
     if not trees:
         return None
-    tree = Several("imagenet", trees)
-    labels = [_val_labels(root, trees["val"], cache_folder)] if "val" in trees else []
-    return folder_source(tree, split_seed, labels)
+    labels = [_val_labels(root, trees["val"], cache)] if "val" in trees else []
+    return folder_source(joined_tree("imagenet", trees), split_seed, labels)
 
 
-def _val_labels(root: Path, val: Packed, cache_folder: Path) -> LabelFile:
+def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:
     for name in ("val.txt", "val.csv", "LOC_val_solution.csv"):
         if (root / name).is_file():
             return read_labels(f"val/{name}", (root / name).read_bytes(), lambda key: True)
-    found = _devkit(root, cache_folder)
-    if found is None:
+    devkit = _read_devkit(root, cache)
+    if devkit is None:
         raise ValueError(
-            f"{root} has {VAL}, but nothing that says what its images show; that may be {DEVKIT}.tar.gz, or val.txt "
-            f"(an image and the index of its class in each line)"
+            f"{root} has {VAL}, but no labels for its images; it must have {DEVKIT}.tar.gz, or val.txt (an image and "
+            "the index of its class in each line)"
         )
-    truth, meta = found
-    ids = _classes_of_devkit(meta)
+    ground_truth, meta = devkit
+    wordnet_ids = _wordnet_ids(meta)
     try:
-        numbers = [int(line) for line in truth.split()]
+        class_ids = [int(line) for line in ground_truth.split()]
     except ValueError as error:
-        raise ValueError(f"{TRUTH} may have a number in each line: {str(error)[:80]}") from error
+        raise ValueError(f"{GROUND_TRUTH} must have an integer in each line: {str(error)[:80]}") from error
     images = sorted(PurePosixPath(name).name for name in val.files)
-    if len(numbers) != len(images):
-        raise ValueError(f"{TRUTH} has {len(numbers):,} labels for {len(images):,} images")
-    if unknown := set(numbers) - set(ids):
-        raise ValueError(f"{TRUTH} has class {min(unknown)}, which {META} does not name")
-    return LabelFile(
-        f"val/{TRUTH}", tuple(Row(image, ids[number]) for image, number in zip(images, numbers, strict=True))
-    )
+    if len(class_ids) != len(images):
+        raise ValueError(f"{GROUND_TRUTH} must have {len(images):,} labels, one for each image, got {len(class_ids):,}")
+    if unknown := set(class_ids) - set(wordnet_ids):
+        raise ValueError(f"{GROUND_TRUTH} has class {min(unknown)}, which is not in {META}")
+    rows = (Row(image, wordnet_ids[class_id]) for image, class_id in zip(images, class_ids, strict=True))
+    return LabelFile(f"val/{GROUND_TRUTH}", tuple(rows))
 
 
-def _devkit(root: Path, cache_folder: Path) -> tuple[bytes, bytes] | None:
-    """The truth of val and the names of classes."""
+def _read_devkit(root: Path, cache: Path) -> tuple[bytes, bytes] | None:
+    """Contents of GROUND_TRUTH and META, if there is a devkit."""
     folder, packed = root / DEVKIT / "data", root / f"{DEVKIT}.tar.gz"
-    if (folder / TRUTH).exists() and (folder / META).exists():
-        return (folder / TRUTH).read_bytes(), (folder / META).read_bytes()
+    if (folder / GROUND_TRUTH).exists() and (folder / META).exists():
+        return (folder / GROUND_TRUTH).read_bytes(), (folder / META).read_bytes()
     if not packed.exists():
         return None
-    archive = Archive(packed, cache_folder)
-    numbers = {PurePosixPath(name).name: number for number, name in enumerate(archive.names)}
-    if TRUTH not in numbers or META not in numbers:
-        raise ValueError(f"{packed} lacks {TRUTH} or {META}")
-    return archive.read(archive.member(numbers[TRUTH])), archive.read(archive.member(numbers[META]))
+    archive = Archive(packed, cache)
+    indices = {PurePosixPath(name).name: index for index, name in enumerate(archive.names)}
+    if GROUND_TRUTH not in indices or META not in indices:
+        raise ValueError(f"{packed} lacks {GROUND_TRUTH} or {META}")
+    return archive.read(archive.member(indices[GROUND_TRUTH])), archive.read(archive.member(indices[META]))
 
 
-def _classes_of_devkit(meta: bytes) -> dict[int, str]:
-    """From the devkit's numbers of classes to WordNet's."""
+def _wordnet_ids(meta: bytes) -> dict[int, str]:
+    """The WordNet ID of each class ID of the devkit."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        said = f"{META} of the devkit is read by scipy, which is not here; try: pip install 'alexnet[imagenet]'"
-        raise ValueError(said) from error
+        raise ValueError(f"{META} of the devkit needs scipy: pip install 'alexnet[imagenet]'") from error
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}
-    except Exception as error:  # whatever a damaged file makes scipy raise
+    except Exception as error:  # scipy raises all kinds for a damaged file
         raise ValueError(f"{META} of the devkit cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""A list of images, wherever they lie: CSV, TSV, text (`path label`), JSON lines or JSON."""
+"""A list of images, wherever they are stored: CSV, TSV, text (`path label`), JSON lines or JSON."""
 
 from __future__ import annotations
 
@@ -7,120 +7,112 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as short
 
 import numpy as np
 
 from ...files import atomic_write
-from ..labels.assignment import NONE, UNSPLIT, Images, labelled_source
-from ..labels.label_files import MOST_PATH, LabelFile, is_text, read_labels
-from ..source import SPLITS, Problem, Source
+from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
+from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
+from ..source import SPLITS, Finding, Source
 from ..storage.string_table import StringTable
-from ..storage.trees import MOST_LABEL_BYTES, FilesBelow
+from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state, open_regular_file
 
-OF = "# images of "
-"""Begins a list of images of another place, by their names there; the place stands behind it."""
+HEADING = "# images of "
+"""Begins a list of images of another data set, by their names there; the data set follows."""
 
 
-def listed_source(path: Path, split_seed: int, open_named: Callable[[str], Source]) -> Source:
-    """The images that a list names, by paths from the folder of the list.
+def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source]) -> Source:
+    """The images in a list, whose paths are relative to the folder of the list.
 
     Args:
-        open_named: opens the place that the list is of, where it says so in its first line.
+        open_data: opens the data set that the first line of the list may name.
 
     Raises:
-        ValueError: the file is no list, is damaged, or none of its images is there.
+        ValueError: the file is not a list, is damaged, or none of its images exists.
     """
-    if path.stat().st_size > MOST_LABEL_BYTES:
-        raise ValueError(f"{path} has more than {MOST_LABEL_BYTES:,} bytes, the most that a list may have")
+    if path.stat().st_size > MAX_LABEL_FILE_BYTES:
+        raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
     content = path.read_bytes()
     listed = read_labels(path.name, content, lambda key: os.path.isfile(path.parent / key))
     if not listed.rows:
-        raise ValueError(f"{path} names classes, but no images; a list may have an image and a label in each line")
+        raise ValueError(f"{path} names classes, but no images; a list must have an image and a label in each line")
     first = content.partition(b"\n")[0].decode("utf-8", "replace").strip()
-    if first.startswith(OF) and len(first) > MOST_PATH:
-        raise ValueError(f"{path}, line 1: {short(first.removeprefix(OF))} is no place of images")
-    if first.startswith(OF):
+    if first.startswith(HEADING):
+        data = first.removeprefix(HEADING)
+        if len(first) > MAX_PATH:
+            raise ValueError(f"{path}, line 1: {short(data)} is not a data set")
         try:
-            whole = open_named(first.removeprefix(OF))
+            source = open_data(data)
         except ValueError as error:
-            raise ValueError(f"{path} is of images of another place, and {error}") from error
-        return _chosen(path, listed, whole)
-    tree = _Listed(path, listed)
+            raise ValueError(f"{path} lists images of another data set: {error}") from error
+        return _subset(path, listed, source)
+    tree, missing = _listed_tree(path, listed)
     count = len(tree.files)
-    images = Images(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
-    if tree.missing == count:
+    if missing == count:
         raise ValueError(
-            f"{path}: none of its {count:,} images is there, the first {short(tree.files[0])}; paths are those from "
-            f"the folder of the list, {path.resolve().parent}"
+            f"{path}: none of its {count:,} images exists, first {short(tree.files[0])}; paths are relative to the "
+            f"folder of the list, {path.resolve().parent}"
         )
-    source = labelled_source(tree, images, [listed], [], split_seed)
-    return replace(source, layout=f"a list, {path.name}", name=path.stem)
+    images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
+    return replace(labeled_source(tree, images, [listed], [], split_seed), layout=f"a list, {path.name}")
 
 
-def write_list(path: Path, source: Source, numbers: Iterable[int], data: str) -> None:
-    """Write a list of some of the images of a source, in its splits; training on it is training on these.
+def write_list(path: Path, source: Source, indices: Iterable[int], data: str) -> None:
+    """Write a list of some images of a source, with their splits, to train on these only.
 
     Args:
         data: what the source was opened by.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{OF}{data}\n")
+        file.write(f"{HEADING}{data}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "label", "split"))
-        for number in numbers:
-            label, split = source.classes[source.labels[number]], SPLITS[source.splits[number]]
-            name = source.names[number]
+        for index in indices:
+            name = source.names[index]
             if not is_text(name):
-                raise ValueError(f"the name {os.fsencode(name)!r} is not UTF-8, as a list may be; rename the file")
-            writer.writerow((name, label, split))
+                raise ValueError(f"names in a list must be UTF-8, got {os.fsencode(name)!r}; rename the file")
+            writer.writerow((name, source.classes[source.labels[index]], SPLITS[source.splits[index]]))
 
 
-class _Listed:
-    """The files that a list names, as a tree; those that are not there are found out when they are read."""
-
-    def __init__(self, path: Path, listed: LabelFile):
-        self.name, self.opener, self.missing = path.stem, FilesBelow(str(path.resolve().parent)), 0
-        paths = list(dict.fromkeys(row.image for row in listed.rows))
-        digest, sizes = hashlib.sha256(str(path.resolve()).encode()), []
-        for image in paths:
-            try:
-                status = os.stat(self.opener.path(image))
-                sizes.append(status.st_size)
-                digest.update(f"{image} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-            except (OSError, ValueError):
-                sizes.append(0)
-                self.missing += 1
-        self.files, self.sizes, self.stamp = (
-            StringTable.from_strings(paths),
-            np.array(sizes, np.int64),
-            digest.hexdigest(),
-        )
-
-    def place(self, number: int) -> str:
-        return self.files[number]
+def _listed_tree(path: Path, listed: LabelFile) -> tuple[Tree, int]:
+    """The files in a list as a tree, and how many are missing; reading finds out which."""
+    folder, missing = str(path.resolve().parent), 0
+    files = StringTable.from_strings(dict.fromkeys(row.image for row in listed.rows))
+    sizes, digest = np.zeros(len(files), np.int64), hashlib.sha256(str(path.resolve()).encode())
+    for index, image in enumerate(files):
+        try:
+            status = os.stat(os.path.join(folder, image))
+        except (OSError, ValueError):
+            missing += 1
+            continue
+        sizes[index] = status.st_size
+        digest.update(file_state(image, status))
+    opener = partial(open_regular_file, folder)
+    return Tree(path.stem, files, sizes, digest.hexdigest(), opener, files.__getitem__), missing
 
 
-def _chosen(path: Path, listed: LabelFile, whole: Source) -> Source:
-    """Of a source, the images that a list names, with its labels and splits."""
+def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
+    """The images of a source that are in a list, with the list's labels and splits."""
     rows = {row.image: row for row in listed.rows}
-    numbers = np.array([number for number, name in enumerate(whole.names) if name in rows], np.int64)
-    chosen = [rows[whole.names[number]] for number in numbers]
-    index = {name: label for label, name in enumerate(whole.classes)}
-    if unknown := next((row for row in chosen if str(row.label) not in index), None):
-        known = ", ".join(whole.classes[:20])
-        raise ValueError(f"{path}, line {unknown.line}: the label is {unknown.label!r}; it may be one of {known}")
-    problems = list(whole.problems)
-    if gone := len(rows) - len(numbers):
-        problems.append(Problem(f"{path.name}: {gone:,} of its images are no longer in {whole.name}"))
+    indices = np.array([index for index, name in enumerate(source.names) if name in rows], np.int64)
+    chosen = [rows[source.names[index]] for index in indices]
+    class_index = {name: index for index, name in enumerate(source.classes)}
+    if unknown := next((row for row in chosen if str(row.label) not in class_index), None):
+        known = ", ".join(source.classes[:20])
+        raise ValueError(f"{path}, line {unknown.line}: the label must be one of {known}, got {unknown.label!r}")
+    findings = list(source.findings)
+    if missing := len(rows) - len(indices):
+        findings.append(Finding("warning", f"{path.name}: {missing:,} of its images are no longer in {source.name}"))
     return replace(
-        whole,
-        layout=f"{whole.layout}; of these the {len(numbers):,} in {path.name}",
+        source,
+        layout=f"{source.layout}; of these the {len(indices):,} in {path.name}",
         names=StringTable.from_strings(row.image for row in chosen),
-        labels=np.array([index[str(row.label)] for row in chosen], np.int64),
+        labels=np.array([class_index[str(row.label)] for row in chosen], np.int64),
         splits=np.array([SPLITS.index(row.split or "train") for row in chosen], np.uint8),
-        place=lambda number: whole.place(int(numbers[number])),
-        sizes=None if whole.sizes is None else whole.sizes[numbers],
-        problems=tuple(problems),
+        locate=lambda index: source.locate(int(indices[index])),
+        sizes=None if source.sizes is None else source.sizes[indices],
+        findings=tuple(findings),
     )

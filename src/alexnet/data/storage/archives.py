@@ -1,9 +1,9 @@
-"""Members of a zip or tar file, read where they lie.
+"""Members of a zip or tar file, read in place.
 
-Nothing of an archive is unpacked into files of its own, so no name in it can lead anywhere; names that would, links and
-devices are refused all the same, since such an archive is not what it seems. An archive is listed once: the list, 29
-bytes a member and their names, is kept in a cache, and a member is then one seek and one read from any process. A
-compressed tar file cannot be entered in the middle; it is unpacked once, into a plain tar file in the cache.
+Nothing is unpacked into files of its own, so no member's name can lead anywhere; names that would, links and devices
+are refused all the same, because an archive with them is not what it seems. An archive is listed once: the list, 29
+bytes a member and the names, is kept in the cache, and a member is then one seek and one read from any process. A
+compressed tar file cannot be read from the middle, so it is decompressed once, into a plain tar file in the cache.
 """
 
 from __future__ import annotations
@@ -22,189 +22,190 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ...files import atomic_write, file_lock, truncate_name
+from ..progress import Track, run_tracked
 
-MOST_MEMBERS = 20_000_000
-MOST_MEMBER_BYTES = 1_000_000_000
-"""Of a member that is read."""
-MOST_BYTES = 4_000_000_000_000
-"""Of all members together, unpacked."""
-MOST_GROWTH = 200
-"""Times that an archive may be larger unpacked than packed, where that is more than BYTES_OF_ANY_GROWTH."""
-BYTES_OF_ANY_GROWTH = 1_000_000_000
-MOST_HEADER_BYTES = 65_536
-"""Of one header of a tar file, with the long names in it."""
+MAX_MEMBERS = 20_000_000
+MAX_MEMBER_BYTES = 1_000_000_000
+"""Size of a member that is read."""
+MAX_TOTAL_BYTES = 4_000_000_000_000
+"""Size of all members together, decompressed."""
+MAX_EXPANSION = 200
+"""Decompressed size of an archive as a multiple of its own, if that is more than FREE_EXPANSION_BYTES."""
+FREE_EXPANSION_BYTES = 1_000_000_000
+MAX_HEADER_BYTES = 65_536
+"""Size of one header in a tar file, including long names."""
 
-COMPRESSIONS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-ALLOWED = "an archive may hold files and folders"
-ZIP, TAR = b"PK\3\4", b"ustar"
+DECOMPRESSORS: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+"""By the first bytes of a file."""
+ZIP, EMPTY_ZIP, TAR = b"PK\3\4", b"PK\5\6", b"ustar"
 IN_TAR = 255
-"""The `method` of a tar file's members; in a zip file it is ZIP_STORED or ZIP_DEFLATED."""
+"""The `method` of members of a tar file; those of a zip file have ZIP_STORED or ZIP_DEFLATED."""
 MEMBER = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "u1")])
-"""Where a member lies in the file, its bytes there, and its bytes unpacked."""
+"""Where a member begins in the file, its bytes there, and its bytes decompressed."""
 Member = tuple[int, int, int, int, int]
 """One row of MEMBER."""
 
 
 class Archive:
-    """A zip or tar file; in a tar file, the members of each tar file in it, as if that were a folder of its name.
+    """A zip or tar file; a tar file inside a tar file is like a folder of its name.
 
-    It may be pickled; the copy has neither names nor the list of members, and reads by what `member` gave.
+    A pickled copy has neither names nor the list of members, and reads those that `member` returned.
 
     Args:
-        folder: where the list of members is kept, and what a compressed tar file holds.
-        track: a function that wraps an iterable of counts, given (counts, total), to show how many of its bytes are
-            unpacked.
+        cache: folder for the list of members, and for the content of a compressed tar file.
+        track: shows how many bytes are decompressed.
 
     Raises:
-        ValueError: the file is not an archive, is damaged or cut short, is encrypted, unpacks to more than
-            MOST_GROWTH times its size, or holds a link, a device, one name twice, or a name outside its folder.
+        ValueError: the file is not an archive, is damaged, truncated or encrypted, expands to more than MAX_EXPANSION
+            times its size, or holds a link, a device, a duplicate name, or a name that leads outside.
     """
 
     names: tuple[str, ...]
-    """Of its files, in their order in the archive: relative, with "/". Not UTF-8 in a tar file: taken for Latin-1."""
+    """Relative paths of its files with "/", in archive order. Names in a tar file that are not UTF-8 are Latin-1."""
 
-    def __init__(self, path: Path, folder: Path, track=None):
-        kind = _kind(path)
-        if kind is None:
+    def __init__(self, path: Path, cache: Path, track: Track | None = None):
+        archive_type = _detect_type(path)
+        if archive_type is None:
             raise ValueError(
-                f"{path} is no archive; it may be a zip file, or a tar file, plain or compressed by gzip, bzip2 or xz"
+                f"{path} is not an archive; it must be a zip file, or a tar file, plain or compressed by gzip, bzip2 "
+                "or xz"
             )
         self.path = path
         status = path.stat()
-        about = str(path.resolve()), status.st_size, status.st_mtime_ns
-        self._fingerprint = hashlib.sha256(repr(about).encode()).hexdigest()
-        kept = f"{truncate_name(path.name)}-{self._fingerprint[:16]}"
-        listing = folder / f"{kept}.npz"
-        self._file = folder / f"{kept}.tar" if kind in COMPRESSIONS else path
+        identity = str(path.resolve()), status.st_size, status.st_mtime_ns
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()
+        """Changes when the path, size or modification time of the file does."""
+        cached = f"{truncate_name(path.name)}-{self.fingerprint[:16]}"
+        listing = cache / f"{cached}.npz"
+        self._file = cache / f"{cached}.tar" if archive_type in DECOMPRESSORS else path
         if not (listing.exists() and self._file.exists()):
-            folder.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
             with file_lock(listing):
                 if not (listing.exists() and self._file.exists()):
-                    self._list(kind, listing, track)
-        with np.load(listing) as known:
-            self._members = known["members"]
-            self.names = tuple(known["names"].tobytes().decode().split("\0")) if len(self._members) else ()
+                    self._list(archive_type, listing, track)
+        with np.load(listing) as tables:
+            self._members = tables["members"]
+            self.names = tuple(tables["names"].tobytes().decode().split("\0")) if len(self._members) else ()
 
     @property
     def sizes(self) -> np.ndarray:
-        """Bytes of each file, (files,), int64."""
+        """Bytes of each file, int64."""
         return self._members["size"]
 
-    def member(self, number: int) -> Member:
-        """Where names[number] lies, for `read`."""
-        return self._members[number].item()
+    def member(self, index: int) -> Member:
+        """Location of names[index], for `read` and `open`."""
+        return self._members[index].item()
+
+    def open(self, member: Member) -> BinaryIO:
+        return io.BytesIO(self.read(member))
 
     def read(self, member: Member) -> bytes:
-        """What a file of the archive holds.
+        """Content of a member.
 
         Raises:
-            ValueError: it is damaged, or has more than MOST_MEMBER_BYTES.
+            ValueError: it is damaged, or has more than MAX_MEMBER_BYTES.
         """
         offset, stored, size, crc, method = member
-        if max(stored, size) > MOST_MEMBER_BYTES:
-            raise ValueError(f"it has {size:,} bytes; a file in an archive may have {MOST_MEMBER_BYTES:,}")
+        if max(stored, size) > MAX_MEMBER_BYTES:
+            raise ValueError(f"a file in an archive must have <= {MAX_MEMBER_BYTES:,} bytes, got {size:,}")
         with open(self._file, "rb") as file:
             file.seek(offset)
             if method != IN_TAR:
                 header = file.read(30)
-                file.seek(sum(int.from_bytes(header[place : place + 2], "little") for place in (26, 28)), os.SEEK_CUR)
+                file.seek(sum(int.from_bytes(header[start : start + 2], "little") for start in (26, 28)), os.SEEK_CUR)
             content = file.read(stored)
         if method == zipfile.ZIP_DEFLATED:
-            with contextlib.suppress(zlib.error):  # then it is still packed, and its checksum another
+            with contextlib.suppress(zlib.error):  # then the content stays compressed, and its checksum is wrong
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
         if len(content) != size or (method != IN_TAR and zlib.crc32(content) != crc):
-            raise ValueError(f"it is damaged or cut short, at byte {offset:,} of {self.path}")
+            raise ValueError(f"damaged or truncated at byte {offset:,} of {self.path}")
         return content
-
-    def fingerprint(self) -> str:
-        """A hash that changes when the file's path, size or time does."""
-        return self._fingerprint
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"names": (), "_members": None}
 
-    def _list(self, kind: bytes, listing: Path, track) -> None:
+    def _list(self, archive_type: bytes, listing: Path, track: Track | None) -> None:
         with contextlib.ExitStack() as stack:
-            if kind in COMPRESSIONS:
+            if archive_type in DECOMPRESSORS:
                 plain = stack.enter_context(atomic_write(self._file))
-                unpacked = _unpacked(self.path, COMPRESSIONS[kind], plain)
-                for _ in track(unpacked, self.path.stat().st_size) if track else unpacked:
-                    pass
-                found = _tar_members(plain)
+                decompressing = _decompress(self.path, DECOMPRESSORS[archive_type], plain)
+                run_tracked(decompressing, self.path.stat().st_size, track)
+                entries = _tar_members(plain)
             else:
-                found = _zip_members(self.path) if kind == ZIP else _tar_members(self.path)
+                entries = _zip_members(self.path) if archive_type == ZIP else _tar_members(self.path)
             names: dict[str, None] = {}
             try:
-                members = np.fromiter(_checked(found, names, _most_bytes(self.path)), MEMBER)
-            except Exception as error:  # whatever a damaged header makes the libraries raise
-                raise ValueError(f"{self.path} cannot be used as an archive: {error}") from error
+                members = np.fromiter(_checked_members(entries, names, _max_total_bytes(self.path)), MEMBER)
+            except Exception as error:  # the libraries raise all kinds for a damaged header
+                raise ValueError(f"{self.path} cannot be read as an archive: {error}") from error
         with atomic_write(listing) as temporary, open(temporary, "wb") as file:
             np.savez(file, members=members, names=np.frombuffer("\0".join(names).encode(), np.uint8))
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or tar file, by what it begins with; other files compressed by gzip are not."""
-    return _kind(path) is not None
+    """Whether the content of a file begins like a zip or tar file; other gzip files are not archives."""
+    return _detect_type(path) is not None
 
 
-def _kind(path: Path) -> bytes | None:
-    """ZIP, TAR, a key of COMPRESSIONS for a compressed tar file, or None."""
+def _detect_type(path: Path) -> bytes | None:
+    """ZIP, TAR, a key of DECOMPRESSORS for a compressed tar file, or None."""
     with open(path, "rb") as file:
         head = file.read(tarfile.BLOCKSIZE)
-    if head.startswith((ZIP, b"PK\5\6")):  # the latter is an empty one
+    if head.startswith((ZIP, EMPTY_ZIP)):
         return ZIP
-    if _begins_tar(head):
+    if _is_tar_header(head):
         return TAR
-    for magic, opened in COMPRESSIONS.items():
+    for magic, open_compressed in DECOMPRESSORS.items():
         if head.startswith(magic):
-            with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError), opened(path) as file:
-                return magic if _begins_tar(file.read(tarfile.BLOCKSIZE)) else None
+            with contextlib.suppress(OSError, EOFError, zlib.error, lzma.LZMAError), open_compressed(path) as file:
+                return magic if _is_tar_header(file.read(tarfile.BLOCKSIZE)) else None
     return None
 
 
-def _begins_tar(block: bytes) -> bool:
+def _is_tar_header(block: bytes) -> bool:
     try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # compares its checksum
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # verifies its checksum
     except (tarfile.HeaderError, ValueError):
         return False
     return True
 
 
-def _most_bytes(path: Path) -> int:
-    return min(MOST_BYTES, max(BYTES_OF_ANY_GROWTH, MOST_GROWTH * path.stat().st_size))
+def _max_total_bytes(path: Path) -> int:
+    return min(MAX_TOTAL_BYTES, max(FREE_EXPANSION_BYTES, MAX_EXPANSION * path.stat().st_size))
 
 
-def _unpacked(path: Path, opened: Callable, plain: Path) -> Iterator[int]:
-    """Write what a compressed file holds; gives, as it goes, how many more bytes of it are done."""
-    most, done = _most_bytes(path), 0
+def _decompress(path: Path, open_compressed: Callable, plain: Path) -> Iterator[int]:
+    """Decompress a file; yields how many more bytes of it are done."""
+    max_bytes, done = _max_total_bytes(path), 0
     try:
-        with open(path, "rb") as packed, opened(packed) as source, open(plain, "wb") as target:
+        with open(path, "rb") as compressed, open_compressed(compressed) as source, open(plain, "wb") as target:
             while block := source.read(1 << 20):
-                if target.tell() + len(block) > most:
-                    raise ValueError(f"it unpacks to more than {most:,} bytes, the most for its size")
+                if target.tell() + len(block) > max_bytes:
+                    raise ValueError(f"it expands to more than {max_bytes:,} bytes, the limit for its size")
                 target.write(block)
-                done, before = packed.tell(), done
+                done, before = compressed.tell(), done
                 yield done - before
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path} cannot be unpacked into {plain.parent}: {error}") from error
+        raise ValueError(f"{path} cannot be decompressed into {plain.parent}: {error}") from error
 
 
-def _checked(found: Iterable[tuple], names: dict[str, None], most: int) -> Iterator[tuple]:
-    """The members found, held to the limits; their names are added to `names`."""
+def _checked_members(entries: Iterable[tuple], names: dict[str, None], max_bytes: int) -> Iterator[tuple]:
+    """The fields of each entry but its name, which is added to `names`."""
     total = 0
-    for raw, *member in found:
-        name = _safe_name(raw)
+    for raw_name, *member in entries:
+        name = _safe_name(raw_name)
         total += member[2]
         if name in names:
-            raise ValueError(f"it holds {name!r} twice")
-        if len(names) == MOST_MEMBERS:
-            raise ValueError(f"it has more than {MOST_MEMBERS:,} members, the most that it may have")
-        if total > most:
-            raise ValueError(f"its members unpack to more than {most:,} bytes, the most for its size")
+            raise ValueError(f"duplicate name {name!r}")
+        if len(names) == MAX_MEMBERS:
+            raise ValueError(f"more than {MAX_MEMBERS:,} members")
+        if total > max_bytes:
+            raise ValueError(f"its members expand to more than {max_bytes:,} bytes, the limit for its size")
         names[name] = None
         yield tuple(member)
 
@@ -212,7 +213,7 @@ def _checked(found: Iterable[tuple], names: dict[str, None], most: int) -> Itera
 def _safe_name(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or re.match(r"/|[A-Za-z]:", name) or "\\" in name or "\0" in name:
-        raise ValueError(rf"{name!r} is no name below the archive's folder; it may have no .., \, drive or leading /")
+        raise ValueError(rf"unsafe name {name!r}: a name must not have .., \, a drive or a leading /")
     name = "/".join(parts)
     try:
         name.encode()
@@ -225,26 +226,26 @@ def _zip_members(path: Path) -> Iterator[tuple]:
     end = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
+            name, file_type = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir():
                 continue
-            if kind not in (0, stat.S_IFREG):
-                raise ValueError(f"{name!r} is a link or a device; {ALLOWED}")
+            if file_type not in (0, stat.S_IFREG):
+                raise ValueError(f"{name!r} is a link or a device; only files and folders are allowed")
             if info.flag_bits & 0x41:
                 raise ValueError(f"{name!r} is encrypted; decrypt the archive first")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{name!r} is compressed by method {info.compress_type}; it may be stored or deflated")
+                raise ValueError(f"{name!r} must be stored or deflated, got compression method {info.compress_type}")
             if not 0 <= info.header_offset <= end - info.compress_size:
                 raise ValueError(f"{name!r} lies outside the file")
             yield name, info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
 
 
 class _HeaderFile(io.FileIO):
-    """A file of which nothing but headers is read, whatever size these say that they have."""
+    """A file of which only headers are read, whatever sizes they claim."""
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MOST_HEADER_BYTES:
-            raise ValueError(f"a header says that it has {size:,} bytes; it may have {MOST_HEADER_BYTES:,}")
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"a header must have <= {MAX_HEADER_BYTES:,} bytes, got {size:,}")
         return super().read(size)
 
 
@@ -252,7 +253,7 @@ def _tar_members(path: Path) -> Iterator[tuple]:
     with _HeaderFile(path) as file:
         for name, offset, size in _tar_files(file, 0, path.stat().st_size):
             file.seek(offset)
-            if not (name.lower().endswith(".tar") and _begins_tar(file.read(tarfile.BLOCKSIZE))):
+            if not (name.lower().endswith(".tar") and _is_tar_header(file.read(tarfile.BLOCKSIZE))):
                 yield name, offset, size, size, 0, IN_TAR
                 continue
             for inner, inner_offset, inner_size in _tar_files(file, offset, offset + size):
@@ -260,20 +261,22 @@ def _tar_members(path: Path) -> Iterator[tuple]:
 
 
 def _tar_files(file: io.FileIO, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file in a tar file that is a part of another."""
+    """Name, offset and size of each file in the tar file at start … end of a file."""
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
         while (info := archive.next()) is not None:
-            archive.members.clear()  # a million would stay in memory
+            archive.members.clear()  # a million of them would stay in memory
             after = archive.offset
             if info.issparse() or not (info.isreg() or info.isdir()):
-                raise ValueError(f"{info.name!r} is a link, a device or a file with holes; {ALLOWED}")
+                raise ValueError(
+                    f"{info.name!r} is a link, a device or a sparse file; only files and folders are allowed"
+                )
             if not info.offset < info.offset_data <= info.offset_data + info.size * info.isreg() <= after:
                 raise ValueError(f"the header of {info.name!r} is damaged")
             if after > end:
-                raise ValueError(f"it is cut short in {info.name!r}")
+                raise ValueError(f"truncated in {info.name!r}")
             if info.isreg():
                 yield info.name, info.offset_data, info.size
-        file.seek(archive.offset)  # tarfile takes a damaged header for the end, too
+        file.seek(archive.offset)  # tarfile mistakes a damaged header for the end
         if archive.offset + tarfile.BLOCKSIZE > end or any(file.read(tarfile.BLOCKSIZE)):
-            raise ValueError(f"it is damaged or cut short at byte {archive.offset:,}")
+            raise ValueError(f"damaged or truncated at byte {archive.offset:,}")

@@ -1,4 +1,4 @@
-"""Which image files are read, and what is asked of them before they are decoded."""
+"""Which image files are read, and how they are opened safely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF")
-"""By Pillow's names. It knows others, some of which call programs or are hardly ever tested."""
+"""Pillow's names. It knows more formats, but some of them call other programs or are hardly ever tested."""
 SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO")),
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
@@ -18,30 +18,30 @@ SUFFIXES = {
     **dict.fromkeys((".bmp", ".dib"), ("BMP", "DIB")),
     **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "GIF", "AVIF")},
 }
-"""Of files that are taken for images, and the formats that they promise."""
+"""Suffixes of image files, and the formats that each stands for."""
 
 
 def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
-    """An image, undecoded.
+    """Open an image without decoding it.
 
     Raises:
-        OSError: it is in none of FORMATS.
+        OSError: its format is not in FORMATS.
         Image.DecompressionBombError: it has more than 179 million pixels.
     """
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # of half as many
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # for half as many
         try:
             return Image.open(file, formats=FORMATS)
-        except (UnidentifiedImageError, KeyError):  # the latter of AVIF, which an older Pillow does not know
-            raise UnidentifiedImageError("it is no image of a known format, or its beginning is damaged") from None
+        except (UnidentifiedImageError, KeyError):  # KeyError: AVIF in an older Pillow
+            raise UnidentifiedImageError("not an image of a known format, or its header is damaged") from None
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is taken for an image, by its suffix."""
+def is_image_file(path: str) -> bool:
+    """Whether a path has the suffix of an image."""
     return _suffix(path) in SUFFIXES
 
 
-def is_mislabelled(path: str, format: str | None) -> bool:
-    """Whether a file's suffix promises another format than it has."""
+def has_wrong_suffix(path: str, format: str | None) -> bool:
+    """Whether the suffix of an image stands for another format than it has."""
     return bool(format) and format not in SUFFIXES.get(_suffix(path), (format,))
 
 

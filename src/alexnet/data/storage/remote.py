@@ -1,4 +1,4 @@
-"""Files of a remote store, by fsspec and the package that it needs for the store."""
+"""Files of a remote store, through fsspec and the package that it needs for the store."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...files import atomic_write, file_lock, truncate_name
-from .download import BLOCK, MOST_BYTES, redact
+from .download import BLOCK, MAX_BYTES, redact
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-"""Remote stores: the scheme, and the package by which fsspec reaches it."""
+"""URL schemes of remote stores, and the package through which fsspec reaches each."""
 
 
-def remote_files(url: str) -> Iterator[tuple[str, int]]:
-    """Every file below a folder of a remote store, as its URL and its size in bytes.
+def list_remote(url: str) -> Iterator[tuple[str, int]]:
+    """The URL and size in bytes of every file below a folder of a remote store.
 
     Args:
         url: s3://…, gs://… or hf://…
 
     Raises:
-        ValueError: it is of another scheme, cannot be read, or a package is missing, which is then named.
+        ValueError: the scheme is unknown, the folder cannot be read, or a package is missing.
     """
     try:
-        store, path = _store(url)
+        store, path = _open_store(url)
         for _, _, files in store.walk(path, detail=True, on_error="raise"):
             yield from ((store.unstrip_protocol(file["name"]), file["size"]) for _, file in sorted(files.items()))
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store raises errors of its own
         raise ValueError(f"{redact(url)} cannot be listed: {error}") from error
 
 
 def open_remote(url: str) -> BinaryIO:
-    """A file of a remote store, to be read.
+    """Open a file of a remote store for reading.
 
     Raises:
-        ValueError: as by `remote_files`.
+        ValueError: as `list_remote`.
     """
     try:
-        store, path = _store(url)
+        store, path = _open_store(url)
         return store.open(path, "rb")
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store raises errors of its own
         raise ValueError(f"{redact(url)} cannot be opened: {error}") from error
 
 
-def kept_remote(url: str, folder: Path, most_bytes: int = MOST_BYTES) -> Path:
-    """A file of a remote store, in a cache: copied now, unless it was before.
+def download_remote(url: str, cache: Path, max_bytes: int = MAX_BYTES) -> Path:
+    """The cached copy of a file of a remote store, downloaded now if there is none.
 
     Args:
-        folder: the cache; the file is kept under its own name and a hash of its address.
+        cache: folder of the copy, which is named after the file and a hash of its URL.
 
     Raises:
-        ValueError: as by `remote_files`; or it has more than `most_bytes`.
+        ValueError: as `list_remote`; or the file has more than `max_bytes`.
     """
-    path = folder / f"{truncate_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = cache / f"{truncate_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    cache.mkdir(parents=True, exist_ok=True)
     with file_lock(path):
         if path.exists():
             return path
         with atomic_write(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
             while block := remote.read(BLOCK):
                 file.write(block)
-                if file.tell() > most_bytes:
-                    raise ValueError(f"{redact(url)} has more than {most_bytes:,} bytes, the most that a file may have")
+                if file.tell() > max_bytes:
+                    raise ValueError(f"{redact(url)} has more than {max_bytes:,} bytes, the limit for a file")
     return path
 
 
-def _store(url: str):
+def _open_store(url: str):
     scheme, _, path = url.partition("://")
     if scheme not in STORES:
         raise ValueError(
-            f"it is no remote store; that may be {', '.join(f'{known}://' for known in STORES)}. "
-            "A web address may be of one archive or one image, since a server does not list its files"
+            f"the URL of a remote store must begin with {', '.join(f'{known}://' for known in STORES)}; a web address "
+            "must be that of one archive or image, because web servers do not list their files"
         )
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme), path  # not fsspec.open, which follows a :: to any other place
+        return fsspec.filesystem(scheme), path  # not fsspec.open, which would follow a :: to any other file system
     except ImportError as error:
-        raise ValueError(f"a package is missing; try: pip install fsspec {STORES[scheme]}") from error
+        raise ValueError(f"a package is missing: pip install fsspec {STORES[scheme]}") from error

@@ -1,186 +1,181 @@
-"""Files below one place: a folder, an archive, or several of those, each under a name."""
+"""Trees of files: those below a folder, in an archive or in a remote store, or several trees joined."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from .archives import Archive, Member
+from ..progress import Track
+from .archives import Archive
 from .image_formats import open_image
-from .remote import open_remote, remote_files
+from .remote import list_remote, open_remote
 from .string_table import StringTable
 
-MOST_LABEL_BYTES = 1_000_000_000
-"""Of a file of labels."""
-RUN = ("run.json", "split.csv")
-"""Files of a run of ours: a folder that holds them is no part of the data, even if runs/ lies among it."""
-MOST_LINKS = 8
-"""Links to folders, each inside of the one before: folders that link to one another have ever more paths."""
+MAX_LABEL_FILE_BYTES = 1_000_000_000
+MAX_NESTED_LINKS = 8
+"""Links to folders, each inside the one before: folders that link to one another have endlessly many paths."""
+
+FileOpener = Callable[[Any], BinaryIO]
+"""Opens a file by its location; picklable and small, because each worker process gets a copy."""
+SkipFolder = Callable[[str], bool]
+"""Whether a folder, given its path, is not part of the data."""
 
 
-class Opener(Protocol):
-    """Opens files by where they lie; small, so that every process which decodes has a copy."""
-
-    def open(self, place: Any) -> BinaryIO: ...
-
-
-class Tree(Protocol):
+@dataclass(frozen=True)
+class Tree:
     name: str
     files: StringTable
-    """Paths with "/", relative to the place; hidden ones are left out."""
+    """Paths relative to the root, with "/"; without hidden files."""
     sizes: np.ndarray
-    """Bytes of each file, int64; below 0 where unknown."""
-    opener: Opener
-    stamp: str
-    """Changes when a file does."""
+    """Bytes of each file, int64; -1 if unknown."""
+    fingerprint: str
+    """Changes when a file changes."""
+    open: FileOpener
+    locate: Callable[[int], Any]
+    """Location of the file at an index into `files`."""
 
-    def place(self, number: int) -> Any:
-        """Where a file lies, for the opener."""
 
+class ImageFileReader:
+    """Reads the files of a tree as images."""
 
-class ImageFiles:
-    """Reads files of a tree as images."""
+    def __init__(self, open_file: FileOpener):
+        self.open_file = open_file
 
-    def __init__(self, opener: Opener):
-        self.opener = opener
+    def open(self, location: Any) -> Image.Image:
+        return open_image(self.open_file(location))
 
-    def open(self, place: Any) -> Image.Image:
-        return open_image(self.opener.open(place))
-
-    def content(self, place: Any) -> bytes:
-        with self.opener.open(place) as file:
+    def read_bytes(self, location: Any) -> bytes:
+        with self.open_file(location) as file:
             return file.read()
 
 
-class Folder:
-    """Files below a folder of this machine, in the order of their paths; links are followed.
+def folder_tree(root: Path, skip_folder: SkipFolder = lambda folder: False) -> Tree:
+    """The files below a local folder, sorted by path; links are followed.
 
     Raises:
         ValueError: a folder cannot be read.
     """
+    sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
 
-    def __init__(self, root: Path):
-        self.name = root.resolve().name or "root"
-        self.opener = FilesBelow(str(root))
-        sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
+    def paths() -> Iterator[str]:
+        for path, status in _walk(str(root), skip_folder):
+            sizes.append(status.st_size)
+            digest.update(file_state(path, status))
+            yield path
 
-        def names() -> Iterator[str]:
-            for path, status in _files_below(str(root)):
-                sizes.append(status.st_size)
-                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-                yield path
-
-        self.files = StringTable.from_strings(names())
-        self.sizes, self.stamp = np.array(sizes, np.int64), digest.hexdigest()
-
-    def place(self, number: int) -> str:
-        return self.files[number]
+    files = StringTable.from_strings(paths())
+    name, opener = root.resolve().name or "root", partial(open_regular_file, str(root))
+    return Tree(name, files, np.array(sizes, np.int64), digest.hexdigest(), opener, files.__getitem__)
 
 
-class Packed:
-    """Files of a zip or tar file, in its order.
+def archive_tree(path: Path, cache: Path, track: Track | None = None) -> Tree:
+    """The files in a zip or tar file, in its order; arguments are those of `Archive`."""
+    archive = Archive(path, cache, track)
+    visible = array("q", (index for index, name in enumerate(archive.names) if not _is_hidden(name)))
+    files, indices = StringTable.from_strings(archive.names[index] for index in visible), np.array(visible, np.int64)
+    archive.names = ()  # a million strings would stay in memory
 
-    Args:
-        cache: folder for the list of its members.
-        track: as for `Archive`.
-    """
+    def locate(index: int):
+        return archive.member(indices[index])
 
-    def __init__(self, path: Path, cache: Path, track=None):
-        archive = Archive(path, cache, track)
-        self.name = path.name.split(".")[0]
-        self._archive, self.opener = archive, _Members(archive)
-        visible = array("q", (number for number, name in enumerate(archive.names) if not _is_hidden(name)))
-        self.files = StringTable.from_strings(archive.names[number] for number in visible)
-        archive.names = ()  # a million strings would stay in memory
-        self._numbers = np.array(visible, np.int64)
-        self.sizes = archive.sizes[self._numbers]
-        self.stamp = archive.fingerprint()
-
-    def place(self, number: int) -> Member:
-        return self._archive.member(self._numbers[number])
+    return Tree(path.name.split(".")[0], files, archive.sizes[indices], archive.fingerprint, archive.open, locate)
 
 
-class Remote:
-    """Files below a folder of a remote store, by their names.
+def remote_tree(url: str) -> Tree:
+    """The files below a folder of a remote store, sorted by path.
 
     Raises:
-        ValueError: it cannot be listed.
+        ValueError: the folder cannot be listed.
     """
-
-    def __init__(self, url: str):
-        scheme, path = url.partition("://")[::2]
-        root = f"{path.strip('/')}/"
-        found = ((file.partition("://")[2].lstrip("/"), size) for file, size in remote_files(url))
-        listed = sorted((file.removeprefix(root), size) for file, size in found)
-        visible = [(file, size) for file, size in listed if not _is_hidden(file)]
-        self.name, self.opener = root.split("/")[-2], _FilesOfStore(f"{scheme}://{root}")
-        self.files = StringTable.from_strings(file for file, _ in visible)
-        self.sizes = np.array([-1 if size is None else size for _, size in visible], np.int64)
-        self.stamp = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
-
-    def place(self, number: int) -> str:
-        return self.files[number]
+    scheme, _, path = url.partition("://")
+    root = f"{path.strip('/')}/"
+    listed = ((file.partition("://")[2].lstrip("/").removeprefix(root), size) for file, size in list_remote(url))
+    visible = [(file, size) for file, size in sorted(listed) if not _is_hidden(file)]
+    files = StringTable.from_strings(file for file, _ in visible)
+    sizes = np.array([-1 if size is None else size for _, size in visible], np.int64)
+    fingerprint = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
+    opener = partial(_open_below_url, f"{scheme}://{root}")
+    return Tree(root.split("/")[-2], files, sizes, fingerprint, opener, files.__getitem__)
 
 
-class Several:
-    """Trees as folders of one."""
+def joined_tree(name: str, trees: Mapping[str, Tree]) -> Tree:
+    """Several trees as the folders of one."""
+    starts = np.cumsum([0, *(len(tree.files) for tree in trees.values())])
 
-    def __init__(self, name: str, trees: Mapping[str, Tree]):
-        self.name, self._trees = name, dict(trees)
-        self.opener = _OneOf({part: tree.opener for part, tree in trees.items()})
-        self.files = StringTable.from_strings(f"{part}/{file}" for part, tree in trees.items() for file in tree.files)
-        self.sizes = np.concatenate([tree.sizes for tree in trees.values()])
-        self.stamp = " ".join(f"{part}:{tree.stamp}" for part, tree in trees.items())
+    def locate(index: int) -> tuple[str, Any]:
+        position = int(np.searchsorted(starts, index, side="right")) - 1
+        folder, tree = list(trees.items())[position]
+        return folder, tree.locate(index - int(starts[position]))
 
-    def place(self, number: int) -> tuple[str, Any]:
-        for part, tree in self._trees.items():
-            if number < len(tree.files):
-                return part, tree.place(number)
-            number -= len(tree.files)
-        raise IndexError(number)
+    return Tree(
+        name,
+        StringTable.from_strings(f"{folder}/{file}" for folder, tree in trees.items() for file in tree.files),
+        np.concatenate([tree.sizes for tree in trees.values()]),
+        " ".join(f"{folder}:{tree.fingerprint}" for folder, tree in trees.items()),
+        partial(_open_joined, {folder: tree.open for folder, tree in trees.items()}),
+        locate,
+    )
 
 
-def read_file(tree: Tree, number: int, most: int = MOST_LABEL_BYTES) -> bytes:
-    """A file as a whole.
+def read_file(tree: Tree, index: int, max_bytes: int = MAX_LABEL_FILE_BYTES) -> bytes:
+    """Content of a file.
 
     Raises:
-        ValueError: it has more bytes than `most`, or cannot be read.
+        ValueError: it has more than `max_bytes`, or cannot be read.
     """
-    name = f"{tree.name}/{tree.files[number]}"
+    name = f"{tree.name}/{tree.files[index]}"
     try:
-        with tree.opener.open(tree.place(number)) as file:
-            content = read_most(file, most + 1)
+        with tree.open(tree.locate(index)) as file:
+            content = read_up_to(file, max_bytes + 1)
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
-    if len(content) > most:
-        raise ValueError(f"{name} has more than {most:,} bytes, the most that such a file may have")
+    if len(content) > max_bytes:
+        raise ValueError(f"{name} has more than {max_bytes:,} bytes, the limit for such a file")
     return content
 
 
-def read_most(file: BinaryIO, most: int) -> bytes:
-    """What a file holds, up to so many bytes; `file.read(most)` would take memory for all of them first."""
+def read_up_to(file: BinaryIO, max_bytes: int) -> bytes:
+    """At most `max_bytes` of a file; `file.read(max_bytes)` would allocate all of them first."""
     blocks = []
-    while most > 0 and (block := file.read(min(most, 1 << 20))):
+    while max_bytes > 0 and (block := file.read(min(max_bytes, 1 << 20))):
         blocks.append(block)
-        most -= len(block)
+        max_bytes -= len(block)
     return b"".join(blocks)
 
 
-def _files_below(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Path and status of each file that can be reached, in the order of the parts of their paths."""
-    levels = [("", _visible(root), [_identity(root)], 0)]
+def open_regular_file(root: str, path: str) -> BinaryIO:
+    """Open the file at a path from a folder, or at an absolute path.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe, which would block, or a device, which may never end.
+    """
+    path = os.path.join(root, path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(path, "rb")
+
+
+def file_state(path: str, status: os.stat_result) -> bytes:
+    """What changes when a file does, for fingerprints."""
+    return f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+
+
+def _walk(root: str, skip_folder: SkipFolder) -> Iterator[tuple[str, os.stat_result]]:
+    """Path from `root` and status of each regular file, folder by folder in sorted order."""
+    levels = [("", _scan(root), [_identity(root)], 0)]
     while levels:
-        below, entries, above, links = levels[-1]
+        prefix, entries, parents, links = levels[-1]
         entry = next(entries, None)
         if entry is None:
             levels.pop()
@@ -188,24 +183,24 @@ def _files_below(root: str) -> Iterator[tuple[str, os.stat_result]]:
         try:
             status = entry.stat()
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):  # a link to nothing or to itself; or it has just gone
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # a broken link, or a file removed since
                 continue
             raise ValueError(f"{entry.path} cannot be read: {error.strerror}") from error
-        if stat.S_ISREG(status.st_mode):  # no device, no pipe
-            yield below + entry.name, status
-        elif stat.S_ISDIR(status.st_mode) and (here := _identity(entry.path)) not in above:  # that would have no end
-            if all(os.path.exists(f"{entry.path}/{name}") for name in RUN):
+        if stat.S_ISREG(status.st_mode):
+            yield prefix + entry.name, status
+        elif stat.S_ISDIR(status.st_mode) and (identity := _identity(entry.path)) not in parents:
+            if skip_folder(entry.path):
                 continue
             links += entry.is_symlink()
-            if links > MOST_LINKS:
-                raise ValueError(f"{entry.path} is a link in a link, {links} deep; that may be {MOST_LINKS}")
-            levels.append((f"{below}{entry.name}/", _visible(entry.path), [*above, here], links))
+            if links > MAX_NESTED_LINKS:
+                raise ValueError(f"{entry.path}: links in links must be <= {MAX_NESTED_LINKS} deep, got {links}")
+            levels.append((f"{prefix}{entry.name}/", _scan(entry.path), [*parents, identity], links))
 
 
-def _visible(folder: str) -> Iterator[os.DirEntry]:
+def _scan(folder: str) -> Iterator[os.DirEntry]:
     try:
-        with os.scandir(folder) as listing:
-            return iter(sorted((each for each in listing if not _is_hidden(each.name)), key=lambda each: each.name))
+        with os.scandir(folder) as entries:
+            return iter(sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda each: each.name))
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
 
@@ -219,42 +214,10 @@ def _is_hidden(path: str) -> bool:
     return path.startswith((".", "__MACOSX")) or "/." in path or "/__MACOSX" in path
 
 
-class FilesBelow:
-    """Opens files by their paths from a folder."""
-
-    def __init__(self, root: str):
-        self.root = root
-
-    def path(self, place: str) -> str:
-        return os.path.join(self.root, place)
-
-    def open(self, place: str) -> BinaryIO:
-        path = self.path(place)
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would keep us waiting, a device have no end
-            raise OSError(errno.EINVAL, "it is no file", path)
-        return open(path, "rb")
+def _open_below_url(root: str, path: str) -> BinaryIO:
+    return open_remote(root + path)
 
 
-class _FilesOfStore:
-    def __init__(self, root: str):
-        self.root = root
-
-    def open(self, place: str) -> BinaryIO:
-        return open_remote(self.root + place)
-
-
-class _Members:
-    def __init__(self, archive: Archive):
-        self.archive = archive
-
-    def open(self, place: Member) -> BinaryIO:
-        return io.BytesIO(self.archive.read(place))
-
-
-class _OneOf:
-    def __init__(self, openers: dict[str, Opener]):
-        self.openers = openers
-
-    def open(self, place: tuple[str, Any]) -> BinaryIO:
-        part, inner = place
-        return self.openers[part].open(inner)
+def _open_joined(openers: dict[str, FileOpener], location: tuple[str, Any]) -> BinaryIO:
+    folder, inner = location
+    return openers[folder](inner)
