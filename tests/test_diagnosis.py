@@ -26,7 +26,7 @@ from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
 from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
-from alexnet.training.step import train_step
+from alexnet.training.step import MicroBatches
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     views = torch.randn(SAMPLE + 8, 3, 56, 56)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
-    train_step(network, optimizer, views, batch, chosen, "fp32")
+    MicroBatches(network, optimizer, chosen, "fp32").step(views, batch)
     state = torch.get_rng_state()
     training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
     found = layer_statistics(training, views)

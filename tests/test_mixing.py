@@ -16,7 +16,7 @@ from alexnet.preprocessing.mixing import Mix, draw_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import paper_optimizer
-from alexnet.training.step import train_step
+from alexnet.training.step import MicroBatches
 
 SIDE = 40
 MIXUP = replace(RECIPES["paper"], mixup=0.4)
@@ -96,8 +96,8 @@ def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
     mix = Mix(torch.arange(16).flip(0), weight=0.3)
     labels = 0.3 * F.one_hot(batch.labels, 3) + 0.7 * F.one_hot(batch.labels.flip(0), 3)
     expected = F.cross_entropy(network(0.3 * views + 0.7 * views.flip(0)), labels, label_smoothing=0.1).item()
-    found, _ = train_step(network, paper_optimizer(network, recipe), views, batch, recipe, "fp32", mix)
-    assert found == pytest.approx(expected, rel=1e-5)
+    loss, _ = MicroBatches(network, paper_optimizer(network, recipe), recipe, "fp32").step(views, batch, mix)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_running_mean_is_that_of_pytorch():

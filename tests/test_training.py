@@ -29,7 +29,7 @@ from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Step, Training, train
 from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
-from alexnet.training.step import train_step
+from alexnet.training.step import MicroBatches
 
 QUICK = replace(
     recipe("small"),
@@ -89,7 +89,7 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
-        train_step(network, optimizer, views, batch, chosen, precision, draw_mix(batch, side, chosen, 0, 0))
+        MicroBatches(network, optimizer, chosen, precision).step(views, batch, draw_mix(batch, side, chosen, 0, 0))
     flattened = next(step.inputs for step in network.placed if step.operation == "flatten")
     assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
     for parameter in network.parameters():

@@ -28,7 +28,7 @@ from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Training, train
 from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
-from alexnet.training.step import train_step
+from alexnet.training.step import MicroBatches
 from alexnet.training.transfer import Pretrained, Transfer
 
 STEADY = replace(recipe("small"), name="steady", min_steps=0, epochs=2, batch_size=16)
@@ -191,7 +191,7 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
     optimizer = paper_optimizer(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
     torch.manual_seed(1)
-    train_step(network, optimizer, views, Batch(None, labels, np.arange(6), 0), chosen, "fp32")
+    MicroBatches(network, optimizer, chosen, "fp32").step(views, Batch(None, labels, np.arange(6), 0))
     for (name, after), w, g in zip(network.named_parameters(), before, gradients, strict=True):
         rate, decay = (0.002, 0.0005) if name.endswith("weight") else (0.004, 0.0)
         share = chosen.lr_scale.get(name.rpartition(".")[0], 1.0)

@@ -33,8 +33,8 @@ from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
 from ..specs.shapes import place
 from ..specs.variants import variant
-from ..training.optimizer import PaperSGD, paper_optimizer
-from ..training.step import train_step
+from ..training.optimizer import paper_optimizer
+from ..training.step import MicroBatches
 from . import peers
 from .measure import PeerFailed, Row, compare, median_seconds
 
@@ -177,8 +177,7 @@ def keras(settings: Settings) -> Iterator[Result]:
     labels = torch.from_numpy(generator.integers(0, 10, images))
     chosen = recipe("cifar-keras")
     bundle, found = _trained("cifar-keras", settings), compute_statistics(pixels, np.arange(images))
-    optimizer = _optimizer(bundle.network, chosen)
-    bundle.network.train()
+    stepper = _stepper(bundle.network.train(), chosen, settings)
 
     def ours():
         for first in range(0, images, 32):
@@ -187,7 +186,7 @@ def keras(settings: Settings) -> Iterator[Result]:
             views = training_views(
                 batch, chosen, bundle.preprocessing, found, 0, 0, dtype=torch_dtype(settings.precision)
             )
-            train_step(bundle.network, optimizer, views, batch, chosen, settings.precision)
+            stepper.step(views, batch)
 
     what, given = "epoch of cifar-keras, batch 32", (images, settings.precision)
     yield _row(what, ours, "Keras with TensorFlow", peers.keras_epoch, given, "images/s", images, settings.rounds)
@@ -220,18 +219,18 @@ def _row(measure: str, ours: Callable[[], object], peer: str, *rest) -> Result:
 
 def _our_step(name: str, settings: Settings) -> Callable[[], None]:
     network, chosen = _trained(name, settings).network.train(), recipe(variant(name).recipe)
-    optimizer, side = _optimizer(network, chosen), network.input_size
+    stepper, side = _stepper(network, chosen, settings), network.input_size
     views = torch.randn(settings.batch_size, side, side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
     views = views.to(torch_dtype(settings.precision))
     labels = torch.randint(network.num_classes, (settings.batch_size,), device=settings.device)
     batch = Batch(views, labels, np.arange(len(labels)), 0)
-    return lambda: train_step(network, optimizer, views, batch, chosen, settings.precision)
+    return lambda: stepper.step(views, batch)
 
 
-def _optimizer(network: AlexNet, chosen: Recipe) -> PaperSGD:
+def _stepper(network: AlexNet, chosen: Recipe, settings: Settings) -> MicroBatches:
     optimizer = paper_optimizer(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
-    return optimizer
+    return MicroBatches(network, optimizer, chosen, settings.precision)
 
 
 def _trained(name: str, settings: Settings) -> ModelBundle:

@@ -1,6 +1,6 @@
-"""Forward and backward of a step as two CUDA graphs: one launch each instead of one for every kernel.
+"""Forward and backward pass of a step as two CUDA graphs: one launch each instead of one per kernel.
 
-Off unless ALEXNET_CUDA_GRAPH=1 asks for it.
+Off unless the environment variable ALEXNET_CUDA_GRAPH is 1.
 """
 
 from __future__ import annotations
@@ -12,28 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from ..device import Precision
-from ..model.network import AlexNet
 
 
-def graphed(network: AlexNet, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """What gives the scores of a batch in training: the network, or its graph for batches shaped like `views`.
+def graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """The network's forward pass in training: the network itself, or a CUDA graph for batches of the shape of `views`.
 
-    The network stays as it is, for evaluation and for the last batch of an epoch, which is shorter.
+    The network is left as it is, for evaluation and for the last batch of an epoch, which is smaller.
     """
     if not views.is_cuda or os.environ.get("ALEXNET_CUDA_GRAPH") != "1":
         return network
     captured = _Captured(network).train()
+    # Autocast's cache would keep using the weights as they were cast while capturing.
     casts = torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-    # without autocast's cache, as weights cast while capturing would stay as they were then; capturing draws dropout
-    with casts, torch.random.fork_rng([views.device]):
+    with casts, torch.random.fork_rng([views.device]):  # capturing draws dropout masks
         torch.cuda.make_graphed_callables(captured, (torch.empty_like(views),))
     return lambda batch: captured(batch) if batch.shape == views.shape else network(batch)
 
 
 class _Captured(nn.Module):
-    """A shell around the network, whose `forward` torch replaces."""
+    """A wrapper around the network, whose `forward` torch replaces."""
 
-    def __init__(self, network: AlexNet):
+    def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 

@@ -20,7 +20,6 @@ from ..preprocessing.mixing import draw_mix
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .ema import WeightEMA
-from .graph import graphed
 from .optimizer import PaperSGD, paper_optimizer
 from .plan import Plan
 from .progress import Progress
@@ -51,7 +50,7 @@ class Training:
         self.network = self.bundle.network
         self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
         self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
-        self.stepper = _Stepper(self.network, self.optimizer, plan.recipe, precision, micro_batch)
+        self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch)
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
 
@@ -140,33 +139,6 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         training.progress = progress.next_epoch(row | {"elapsed_s": clock.elapsed_s})
         yield Epoch(training.progress.epochs[-1])
     training.network.eval()
-
-
-class _Stepper:
-    """Takes steps, in micro-batches where asked for."""
-
-    def __init__(self, network, optimizer, recipe, precision, micro_batch: MicroBatch):
-        self.network, self.arguments, self.is_whole = network, (recipe, precision), micro_batch is None
-        self.optimizer, self.notice, self.scores_of = optimizer, None, None
-        self.micro_batches = MicroBatches(network, micro_batch, None, self._notify)
-
-    @property
-    def micro_batch_size(self) -> int | None:
-        return self.micro_batches.at_a_time
-
-    @micro_batch_size.setter
-    def micro_batch_size(self, size: int | None) -> None:
-        self.micro_batches.at_a_time = size
-
-    def step(self, views: Tensor, batch: Batch, mix) -> tuple[float, int]:
-        self.notice = None
-        recipe, precision = self.arguments
-        if self.scores_of is None:
-            self.scores_of = graphed(self.network, views, precision) if self.is_whole else self.network
-        return self.micro_batches.train_step(self.scores_of, self.optimizer, views, batch, recipe, precision, mix)
-
-    def _notify(self, notice: str) -> None:
-        self.notice = notice
 
 
 def step_seed(seed: int, epoch: int, batch: int) -> int:
