@@ -13,20 +13,37 @@ import torch
 import alexnet
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
-from alexnet.interchange.programs import write_onnx, write_program
+from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.specs.variants import VARIANTS
 
 SIDE = 99
-"""Of the images that networks made for larger ones see here, to save time."""
+"""Of the images, pixels, for networks made for larger ones, to save time."""
 
 
-def assert_close(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+def export(network, path, preprocessing=None):
+    """Write a network in the format of the file name's ending."""
+    size = network.input_size
+    bundle = ModelBundle(
+        network,
+        preprocessing or Preprocessing(size, size, torch.zeros(1, 1, 3), torch.ones(3)),
+        tuple(map(str, range(network.num_classes))),
+    )
+    format = {".onnx": "onnx", ".pt2": "torch-export"}[path.suffix]
+    return alexnet.export_weights(bundle, path, format, preprocessing=preprocessing is not None)
 
 
-def onnx_activations(path, images, layers):
+def pixels(side, count=3):
+    scale = 60 if side > 60 else 1
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * scale
+
+
+def assert_close(actual, expected, rtol=1e-4):
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-5 * np.abs(expected).max())
+
+
+def onnx_activations(path, images, layers=()):
     """The values with the names of these layers and `scores` in an ONNX file, as ONNX Runtime computes them."""
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -37,38 +54,41 @@ def onnx_activations(path, images, layers):
     return dict(zip(["scores", *layers], session.run(None, {"images": images}), strict=True))
 
 
-def pixels(side, count=3):
-    scale = 60 if side > 60 else 1
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * scale
-
-
 @pytest.mark.parametrize("name", VARIANTS)
 def test_onnx_runtime_gives_the_same_activations_under_the_same_names(name, tmp_path):
     side = min(SIDE, VARIANTS[name].input_size)
     network = alexnet.create(name, num_classes=7, input_size=side).eval()
-    path, x = write_onnx(network, tmp_path / "network.onnx"), pixels(side)
+    path, x = export(network, tmp_path / "network.onnx"), pixels(side)
     with torch.inference_mode():
         expected = network.features(x)
         expected.popitem()  # the last layer, whose output is `scores`
         scores = network(x)
     actual = onnx_activations(path, x.numpy(), list(expected))
-    for name, activation in {"scores": scores, **expected}.items():
-        assert_close(actual[name], activation.numpy())
+    for layer, activation in {"scores": scores, **expected}.items():
+        assert_close(actual[layer], activation.numpy())
 
 
 @pytest.mark.parametrize("size", [4, 5])
 def test_onnx_normalizes_over_the_same_window(size, tmp_path):
     norm = replace(VARIANTS["cifar-11"].norm, size=size, groups=2, alpha=1.0)
     network = AlexNet(replace(VARIANTS["cifar-11"], norm=norm), 7).eval()
-    path, x = write_onnx(network, tmp_path / "network.onnx"), pixels(32)
+    path, x = export(network, tmp_path / "network.onnx"), pixels(32)
     with torch.inference_mode():
-        assert_close(onnx_activations(path, x.numpy(), [])["scores"], network(x).numpy())
+        assert_close(onnx_activations(path, x.numpy())["scores"], network(x).numpy())
+
+
+def test_onnx_has_operators_of_its_own_for_normalization_and_no_paths_of_this_machine(tmp_path):
+    path = export(alexnet.create("batch-norm", num_classes=7, input_size=SIDE), tmp_path / "network.onnx")
+    assert "BatchNormalization" in [node.op_type for node in onnx.load(path).graph.node]
+    path = export(alexnet.create("original", num_classes=7, input_size=SIDE), tmp_path / "network.onnx")
+    assert [node.op_type for node in onnx.load(path).graph.node].count("LRN") == 4  # two layers, two towers
+    assert torch.__path__[0].encode() not in path.read_bytes()
 
 
 def test_a_package_that_onnx_needs_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx_ir.passes.common", None)
     with pytest.raises(ImportError, match=r"needs the package onnxscript: pip install 'alexnet\[export\]'"):
-        write_onnx(alexnet.create("cifar-18", num_classes=7), tmp_path / "network.onnx")
+        export(alexnet.create("cifar-18", num_classes=7), tmp_path / "network.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -80,39 +100,37 @@ numpy.save(sys.argv[3], torch.export.load(sys.argv[1]).module()(images).detach()
 """
 
 
-def run_program(path, images, folder):
-    """Scores of a file of torch.export, in a process that has torch alone."""
+def program_scores(path, images, folder):
+    """Scores of a file of torch.export, in a process that has torch but not this package."""
     np.save(folder / "images.npy", images)
     files = [path, folder / "images.npy", folder / "scores.npy"]
     subprocess.run([sys.executable, "-W", "ignore", "-c", RUN_PROGRAM, *files], check=True)
     return np.load(folder / "scores.npy")
 
 
-def run_onnx(path, images, folder):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images})[0]
-
-
 @pytest.mark.parametrize("name", ["original", "caffenet", "cifar-13", "small"])
 def test_a_program_of_torch_gives_the_same_scores(name, tmp_path):
     side = min(SIDE, VARIANTS[name].input_size)
     network = alexnet.create(name, num_classes=7, input_size=side).eval()
-    path = write_program(network, tmp_path / "network.pt2")
-    x = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0)) * 60
+    path, x = export(network, tmp_path / "network.pt2"), pixels(side)
     with torch.inference_mode():
         expected = network(x).numpy()
-    found = run_program(path, x.numpy(), tmp_path)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert_close(program_scores(path, x.numpy(), tmp_path), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("write, run, name", [(write_onnx, run_onnx, "n.onnx"), (write_program, run_program, "n.pt2")])
+@pytest.mark.parametrize("file_name", ["network.onnx", "network.pt2"])
 @pytest.mark.parametrize("mean", ["color", "image"])
-def test_preprocessing_can_be_in_the_file(mean, write, run, name, folder, tmp_path):
+def test_preprocessing_can_be_in_the_file(mean, file_name, folder, tmp_path):
     images = torch.from_numpy(np.array(make_pack(open_source(str(folder)), 64).images[:5]))
-    taken = torch.rand((64, 64, 3) if mean == "image" else (1, 1, 3), generator=torch.Generator().manual_seed(0)) * 255
-    inputs = Preprocessing(64, 56, taken, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=True)
+    shape = (64, 64, 3) if mean == "image" else (1, 1, 3)
+    pixel_mean = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
+    preprocessing = Preprocessing(64, 56, pixel_mean, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop=True)
     network = alexnet.create("small", num_classes=7).eval()
     with torch.inference_mode():
-        expected = network(inputs.center_crop(images)).numpy()
-    found = run(write(network, tmp_path / name, inputs), images.numpy(), tmp_path)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+        expected = network(preprocessing.center_crop(images)).numpy()
+    path = export(network, tmp_path / file_name, preprocessing)
+    if path.suffix == ".onnx":
+        actual = onnx_activations(path, images.numpy())["scores"]
+    else:
+        actual = program_scores(path, images.numpy(), tmp_path)
+    assert_close(actual, expected, rtol=1e-5)

@@ -18,9 +18,9 @@ from references import frameworks, networks
 from safetensors.torch import save_file
 
 import alexnet
+from alexnet import import_weights
 from alexnet.cli import main
 from alexnet.interchange.class_names import read_classes
-from alexnet.interchange.importing import import_weights
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
