@@ -161,6 +161,18 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     assert "dead" not in found["layers"]["fc8"]
 
 
+def test_dead_units_are_those_of_the_relu_in_the_same_row():
+    """In conv6, the digits of conv6 are those of fc6's ReLU, too."""
+    network = create("conv6", num_classes=3, input_size=67)
+    with torch.no_grad():
+        network.conv6.bias.fill_(-1e4)  # no unit of conv6 ever answers
+        network.fc6.bias.fill_(1e4)
+    optimizer, views = paper_optimizer(network, recipe("original")), torch.randn(4, 3, 67, 67)
+    training = SimpleNamespace(bundle=SimpleNamespace(network=network), optimizer=optimizer)
+    layers = layer_statistics(training, views, "fp32")["layers"]
+    assert layers["conv6"]["dead"] == 1 and layers["fc6"]["dead"] == 0 and "dead" not in layers["fc8"]
+
+
 def test_lines_are_few_and_the_journal_keeps_one_an_epoch(images, tmp_path):
     found_in(images, tmp_path / "run", epochs=40)
     rows, history = Run(tmp_path / "run").layer_rows(check_row), Run(tmp_path / "run").history()

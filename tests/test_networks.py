@@ -3,9 +3,9 @@ import torch
 
 import alexnet
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
-from alexnet.specs.architecture import Conv, Linear
 from alexnet.specs.description import differences
-from alexnet.specs.shapes import place, smallest_input
+from alexnet.specs.operations import Conv, Layer, Linear
+from alexnet.specs.shapes import infer_shapes, smallest_input
 from alexnet.specs.storage import from_json, to_json
 from alexnet.specs.variants import VARIANTS, variant
 
@@ -40,7 +40,9 @@ def test_cifar_keras_counts_as_its_layers_written_out():
 
 
 def test_multiply_adds_of_original_are_those_of_its_table():
-    costs = {step.name: step.multiply_adds for step in place(variant("original")) if step.weights}
+    costs = {
+        step.name: step.multiply_adds for step in infer_shapes(variant("original")) if isinstance(step.operation, Layer)
+    }
     assert costs == {
         "conv1": 55 * 55 * 11 * 11 * 3 * 96,
         "conv2": 27 * 27 * 5 * 5 * 48 * 256,
@@ -57,14 +59,14 @@ def test_multiply_adds_of_original_are_those_of_its_table():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_arithmetic_agrees_with_the_modules(name):
     network = narrow(name)
-    placed = place(network.architecture, 5)
+    placed = infer_shapes(network.architecture, 5)
     with torch.no_grad():
         found = network.eval().features(torch.rand(2, 3, network.input_size, network.input_size))
     assert [step.name for step in placed] == list(found)
     for step in placed:
-        assert tuple(found[step.name].shape[1:]) == step.outputs, step.name
+        assert tuple(found[step.name].shape[1:]) == step.output_shape, step.name
         parameters = sum(p.numel() for p in network.get_submodule(step.name).parameters())
-        assert parameters == step.weights + step.biases, step.name
+        assert parameters == step.parameters, step.name
 
 
 @pytest.mark.parametrize("name", ["original", "zfnet", "cifar-18"])
@@ -72,19 +74,19 @@ def test_receptive_field_is_how_many_rows_a_value_looks_at(name):
     """Each image of a batch has one row that is no number; those that spoil the middle value are its field."""
     network = narrow(name).eval()
     side = network.input_size
-    placed = [step for step in place(network.architecture, 5) if 0 < step.receptive_field < 0.8 * side]
+    placed = [step for step in infer_shapes(network.architecture, 5) if 0 < step.receptive_field < 0.8 * side]
     x = torch.rand(side, 3, side, side)
     x[range(side), :, range(side)] = float("nan")
     with torch.no_grad():
         found = network.features(x, [step.name for step in placed])
     assert len(placed) > 5
     for step in placed:
-        middle = step.outputs[1] // 2
+        middle = step.output_shape[1] // 2
         assert found[step.name][:, 0, middle, middle].isnan().sum() == step.receptive_field, step.name
 
 
 def test_a_picture_that_is_too_small_names_layer_size_and_remedies():
-    with pytest.raises(ValueError, match=r"pool5 .* 51 × 51; the smallest .* 52 × 52.*enlarge.*small images"):
+    with pytest.raises(ValueError, match=r"must be >= 52, got 51, at which pool5 .* Enlarge.*small images"):
         alexnet.create("original", input_size=51)
     assert smallest_input(variant("original")) == 52
     network = narrow("original", input_size=52)
@@ -93,7 +95,7 @@ def test_a_picture_that_is_too_small_names_layer_size_and_remedies():
 
 @pytest.mark.parametrize(("setting", "wrong"), [("num_classes", 0), ("in_channels", 0), ("input_size", 0)])
 def test_a_setting_out_of_range_is_named(setting, wrong):
-    with pytest.raises(ValueError, match=f"{setting} is {wrong}"):
+    with pytest.raises(ValueError, match=f"{setting} must be >= 1, got {wrong}"):
         alexnet.create("cifar-18", **{"num_classes": 10, setting: wrong})
 
 
@@ -153,7 +155,7 @@ def test_an_architecture_survives_json():
 
 def test_differences_name_what_the_2012_run_changed():
     text = " ".join(differences(variant("original")))
-    for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 places", "norm, pool, ReLU", "deviation 0.03"):
+    for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 positions", "norm, pool, ReLU", "deviation 0.03"):
         assert fact in text
     assert differences(variant("paper")) == []
     assert "It has no conv3." in differences(variant("no-conv3"))
@@ -167,7 +169,7 @@ def narrow(name: str, input_size: int | None = None) -> AlexNet:
         if isinstance(layer, Linear):
             changes[layer.name] = {} if layer.units is None else {"units": 12}
         else:
-            changes[layer.name] = {"maps": 4 * getattr(layer, "groups", 1) if isinstance(layer, Conv) else 4}
+            changes[layer.name] = {"channels": 4 * getattr(layer, "groups", 1) if isinstance(layer, Conv) else 4}
     return AlexNet(architecture.with_layers(**changes), 5, input_size=input_size)
 
 

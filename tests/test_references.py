@@ -8,7 +8,7 @@ import torch
 from references import networks
 
 from alexnet.model.network import AlexNet
-from alexnet.specs.architecture import Conv, Linear, Local
+from alexnet.specs.operations import Conv, Linear, Local
 from alexnet.specs.variants import variant
 
 REFERENCES = {
@@ -116,7 +116,7 @@ def narrower(name, maps, input_size=None):
         if isinstance(layer, Linear) and layer.units is not None:
             changes[layer.name] = {"units": 20 + 2 * number}
         elif isinstance(layer, (Conv, Local)):
-            changes[layer.name] = {"maps": 2 * (maps + number)}
+            changes[layer.name] = {"channels": 2 * (maps + number)}
     return AlexNet(architecture.with_layers(**changes), 7, input_size=input_size)
 
 

@@ -90,7 +90,7 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
         MicroBatches(network, optimizer, chosen, precision).step(views, batch, draw_mix(batch, side, chosen, 0, 0))
-    flattened = next(step.inputs for step in network.placed if step.operation == "flatten")
+    flattened = next(step.input_shape for step in network.placed if step.name == "flatten")
     assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
     for parameter in network.parameters():
         if parameter.dim() == 4:

@@ -239,7 +239,7 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     many = write_stripes(tmp_path / "many", (0, 45, 90, 135), {"train": 40, "val": 10}, 0)
     few = write_stripes(tmp_path / "few", (22, 67, 112, 157), {"train": 4, "val": 20}, 1)
     maps = {"conv1": 24, "conv2": 32, "conv3": 64, "conv4": 64, "conv5": 48}
-    changes = {name: {"maps": each} for name, each in maps.items()} | {"fc6": {"units": 128}, "fc7": {"units": 128}}
+    changes = {name: {"channels": each} for name, each in maps.items()} | {"fc6": {"units": 128}, "fc7": {"units": 128}}
     little = replace(VARIANTS["small"].with_layers(**changes), dropout=None)
     same = {"flip": False, "color_shift": None, "min_steps": 0, "crop_group": 1}
     first = replace(

@@ -24,7 +24,7 @@ from alexnet.interchange.class_names import read_classes
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
-from alexnet.specs.architecture import Conv, Linear
+from alexnet.specs.operations import Conv, Linear
 from alexnet.specs.variants import variant
 
 CLASSES = tuple("abcdefg")
@@ -36,7 +36,7 @@ def narrow(name):
     changes = {}
     for number, layer in enumerate(variant(name).layers):
         if isinstance(layer, Conv):
-            changes[layer.name] = {"maps": 2 * (6 + number)}
+            changes[layer.name] = {"channels": 2 * (6 + number)}
         elif isinstance(layer, Linear) and layer.units is not None:
             changes[layer.name] = {"units": 20 + 2 * number}
     network = AlexNet(variant(name).with_layers(**changes), len(CLASSES)).eval()
@@ -447,7 +447,7 @@ def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
 
 
 def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
-    changes = {name: {"maps": 8, "groups": 1} for name in ("conv2", "conv3", "conv4", "conv5")}
+    changes = {name: {"channels": 8, "groups": 1} for name in ("conv2", "conv3", "conv4", "conv5")}
     network = AlexNet(narrow("one-tower").architecture.with_layers(**changes), 5)
     state = {}
     for number, row in enumerate(network.architecture.layers, 6):  # b6 … b13; conv3 is b8, conv5 b10

@@ -31,7 +31,7 @@ from ..preprocessing.augmentation import training_views
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
-from ..specs.shapes import place
+from ..specs.shapes import infer_shapes
 from ..specs.variants import variant
 from ..training.optimizer import paper_optimizer
 from ..training.step import MicroBatches
@@ -206,7 +206,7 @@ def peak_flops(settings: Settings) -> float:
 
 def flops_of_a_step(name: str) -> float:
     """Multiplications and additions of one image: forward, and twice as many backward but for the image's gradient."""
-    placed = place(variant(name))
+    placed = infer_shapes(variant(name))
     return 2 * (3 * sum(each.multiply_adds for each in placed) - placed[0].multiply_adds)
 
 

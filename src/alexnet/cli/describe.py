@@ -29,7 +29,7 @@ def describe(
     """
     from ..console import console, print_facts, print_table
     from ..specs.description import HEAD, NUMBERS, differences, layer_rows, totals
-    from ..specs.shapes import place
+    from ..specs.shapes import infer_shapes
     from ..specs.variants import VARIANTS, variant
 
     if recipe or recipes:
@@ -42,14 +42,14 @@ def describe(
         raise ValueError("--output needs --recipe NAME or --recipes: it is a plot of learning rates")
     if name is None:
         rows = [
-            (each.name, f"{sum(step.weights + step.biases for step in place(each)):,}", f"{each.classes}", each.about)
+            (each.name, f"{sum(step.parameters for step in infer_shapes(each)):,}", f"{each.classes}", each.about)
             for each in VARIANTS.values()
         ]
         print_table(rows, ("network", "parameters", "classes", "what it is"), (1, 2))
         return console.print("\nHow they are trained: alexnet describe --recipes")
     architecture = variant(name)
-    placed = place(architecture, num_classes, in_channels, input_size)
-    side = placed[0].inputs[1]
+    placed = infer_shapes(architecture, num_classes, in_channels, input_size)
+    side = placed[0].input_shape[1]
     console.print(f"{name}: {architecture.about}", style="bold")
     console.print(f"Sees {in_channels} × {side} × {side}; trained by the recipe {architecture.recipe}.\n")
     print_table(layer_rows(placed), HEAD, NUMBERS)

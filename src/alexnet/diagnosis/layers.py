@@ -66,9 +66,11 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
         outputs = network.features(sample)
     network.train(was_training)
     groups = {group["name"]: group for group in optimizer.param_groups}
+    rows = {step.row for step in network.placed}
+    relus = {step.row: step.name for step in network.placed if isinstance(network._modules.get(step.name), nn.ReLU)}
     sizes = {"inputs": _size(sample)}
     for name, output in outputs.items():
-        if f"{name}.weight" not in groups or name.startswith("norm"):
+        if name not in rows:
             continue
         group, output = groups[f"{name}.weight"], output.float()
         (weight,) = group["params"]
@@ -76,9 +78,8 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
         sizes[f"{name} spread"] = output.var(0, correction=0).mean().sqrt()
         sizes[f"{name} weights"] = _size(weight)
         sizes[f"{name} updates"] = _size(optimizer.velocity(weight)) * (group["lr"] > 0)  # the change is the velocity
-        relu = "relu" + "".join(filter(str.isdigit, name))
-        if isinstance(network._modules.get(relu), nn.ReLU):
-            sizes[f"{name} dead"] = 1 - (outputs[relu].transpose(0, 1).flatten(1) > 0).any(1).float().mean()
+        if name in relus:
+            sizes[f"{name} dead"] = 1 - (outputs[relus[name]].transpose(0, 1).flatten(1) > 0).any(1).float().mean()
     values = dict(zip(sizes, torch.stack([value.float() for value in sizes.values()]).tolist(), strict=True))
     layers: dict[str, dict[str, float | None]] = {}
     inputs = _finite(values.pop("inputs"))

@@ -18,7 +18,8 @@ from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.architecture import AdaptivePool, Architecture, Conv, Dropout, Linear, Norm, Pool
+from ..specs.architecture import Architecture
+from ..specs.operations import Activation, AdaptivePool, Conv, Dropout, Flatten, Linear, Norm, Pool
 from ..specs.shapes import Placed
 from ..specs.variants import VARIANTS
 from .caffe_schema import V1_TYPES, array_message, has_unknown_fields, message_classes, parse, parse_array
@@ -231,41 +232,40 @@ def _decimal(value: float) -> float:
 def _described(network: AlexNet) -> list:
     """The network as Caffe's layers without weights, from the image to the probabilities."""
     layer = message_classes()["LayerParameter"]
-    shape = {"dim": [1, *network.placed[0].inputs]}
+    shape = {"dim": [1, *network.placed[0].input_shape]}
     described = [layer(name="data", type="Input", top=["data"], input_param={"shape": shape})]
     below = "data"
     for step in network.placed:
-        if (layer_type := _layer_type(step, network.architecture.activation)) is not None:
+        if (layer_type := _layer_type(step)) is not None:
             kind, parameters = layer_type
             described.append(layer(name=step.name, type=kind, bottom=[below], top=[step.name], **parameters))
             below = step.name
     return [*described, layer(name="prob", type="Softmax", bottom=[below], top=["prob"])]
 
 
-def _layer_type(step: Placed, activation: str) -> tuple[str, dict] | None:
+def _layer_type(step: Placed) -> tuple[str, dict] | None:
     """Type and parameters of a layer; None if Caffe needs none."""
     operation = step.operation
     match operation:
         case Conv(round_up=False):
             sizes = {"pad": [operation.pad], "kernel_size": [operation.kernel], "stride": [operation.stride]}
-            convolution = {"num_output": operation.maps, "group": operation.groups, **sizes}
+            convolution = {"num_output": operation.channels, "group": operation.groups, **sizes}
             return "Convolution", {"convolution_param": convolution}
         case Linear():
-            return "InnerProduct", {"inner_product_param": {"num_output": step.outputs[0]}}
+            return "InnerProduct", {"inner_product_param": {"num_output": operation.units}}
         case Norm(groups=1):
-            alpha = operation.alpha if operation.divided else operation.alpha * operation.size
-            constants = {"alpha": alpha, "beta": operation.beta, "k": operation.k}
+            constants = {"alpha": operation.divided_alpha, "beta": operation.beta, "k": operation.k}
             return "LRN", {"lrn_param": {"local_size": operation.size, **constants}}
-        case Pool() if operation.round_up or (step.inputs[1] - operation.window) % operation.stride == 0:
+        case Pool() if operation.round_up or (step.input_shape[1] - operation.window) % operation.stride == 0:
             sizes = {"kernel_size": operation.window, "stride": operation.stride}
             return "Pooling", {"pooling_param": {"pool": int(operation.kind == "mean"), **sizes}}
-        case AdaptivePool() if step.inputs[1] == operation.side:
+        case AdaptivePool() if step.input_shape[1] == operation.side:
             return None
         case Dropout():
             return "Dropout", {"dropout_param": {"dropout_ratio": operation.rate}}
-        case "relu":
-            return {"relu": "ReLU", "tanh": "TanH"}[activation], {}
-        case "flatten":
+        case Activation():
+            return {"relu": "ReLU", "tanh": "TanH"}[operation.kind], {}
+        case Flatten():
             return None
     raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
 

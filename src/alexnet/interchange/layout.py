@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.network import AlexNet, plain_dropout
+from ..model.network import AlexNet
+from ..specs.shapes import inference_scales
 
 Layers = dict[str, tuple[np.ndarray, np.ndarray]]
 """Weight and bias by layer, in the order of the network."""
@@ -35,7 +36,7 @@ def layers_of(network: AlexNet, framework: str) -> Layers:
         ValueError: a layer has other parameters than kernels, or a matrix, and biases.
     """
     layers: Layers = {}
-    factors = plain_dropout(network.placed)
+    factors = inference_scales(network.placed)
     for step in network.placed:
         module = network.get_submodule(step.name)
         parameters = [each.detach().float().cpu().numpy() for each in module.parameters()]

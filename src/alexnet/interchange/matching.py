@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..model.network import AlexNet, tensor_shapes
-from ..specs.architecture import Architecture, Conv, Dropout, Linear
-from ..specs.shapes import named_operations, place
+from ..model.network import AlexNet
+from ..specs.architecture import Architecture
+from ..specs.operations import Conv, Dropout, Linear
+from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import VARIANTS
 from ..specs.variants import variant as find_variant
 from .weights_file import WeightsFile
@@ -94,11 +95,11 @@ def computation(architecture: Architecture) -> list:
     """What a trained network computes, step by step, whatever its layers are called, how wide they are and how they
     were initialized. Networks of equal computation can take each other's weights.
     """
-    steps: list = [architecture.activation]
+    steps: list = []
     for row in architecture.layers:
-        for name, operation in named_operations(architecture, row):
+        for name, operation in architecture.operations(row):
             if isinstance(operation, Conv):
-                steps.append(replace(operation, name="", maps=0, std=0, bias=0, then=(), number=""))
+                steps.append(replace(operation, name="", channels=0, std=0, bias=0, then=(), suffix=""))
             elif name == row.name:
                 steps.append(type(operation).__name__)
             elif not isinstance(operation, Dropout):
@@ -155,10 +156,10 @@ def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Archi
     for row in architecture.layers:
         weight = tensors.get(f"{row.name}.weight")
         if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
-            changes[row.name] = {"maps": weight.shape[0], "groups": max(1, channels // weight.shape[1])}
+            changes[row.name] = {"channels": weight.shape[0], "groups": max(1, channels // weight.shape[1])}
         elif isinstance(row, Linear) and row.units is not None and weight is not None:
             changes[row.name] = {"units": len(weight)}
-        channels = changes.get(row.name, {}).get("maps", getattr(row, "maps", channels))
+        channels = changes.get(row.name, {}).get("channels", getattr(row, "channels", channels))
     return architecture.with_layers(**changes)
 
 
@@ -169,7 +170,7 @@ def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
 
 
 def _shapes(architecture: Architecture, classes: int, channels: int, size: int | None) -> dict[str, tuple[int, ...]]:
-    return tensor_shapes(place(architecture, classes, channels, size))
+    return tensor_shapes(infer_shapes(architecture, classes, channels, size))
 
 
 def _listed(tensors: dict[str, Tensor]) -> str:

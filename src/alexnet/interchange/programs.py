@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import atomic_write
-from ..model.network import AlexNet, ResponseNorm, SpatialResponseNorm
+from ..model.layers import ResponseNorm, SpatialResponseNorm
+from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs import architecture as words
+from ..specs.operations import SpatialNorm
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
@@ -119,7 +120,7 @@ class _ResponseNorm(nn.Module):
 
     def __init__(self, layer: ResponseNorm):
         super().__init__()
-        self.norm, self.alpha = layer.norm, float(layer.alpha)
+        self.norm, self.alpha = layer.norm, float(layer.norm.divided_alpha)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm.groups == 1:
@@ -137,7 +138,7 @@ class _ResponseNorm(nn.Module):
 class _SpatialNorm(nn.Module):
     """Normalization within a channel; without `divisor_override`, which `torch.onnx.export` ignores."""
 
-    def __init__(self, norm: words.SpatialNorm):
+    def __init__(self, norm: SpatialNorm):
         super().__init__()
         self.norm = norm
 

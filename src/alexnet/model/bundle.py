@@ -23,9 +23,9 @@ from torch import Tensor
 from ..device import Precision, torch_dtype
 from ..files import atomic_write
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.shapes import place
+from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.storage import from_json, to_json
-from .network import AlexNet, tensor_shapes
+from .network import AlexNet
 from .quantization import FcPrecision, with_fc_precision
 
 Found = TypeVar("Found")
@@ -112,7 +112,7 @@ class ModelBundle:
         if about.get("format") != FORMAT:
             raise ValueError(f"it is not a network of format {FORMAT} saved by alexnet")
         architecture, whole = from_json(about["architecture"]), (about["in_channels"], about["input_size"])
-        shapes = tensor_shapes(place(architecture, len(about["classes"]), *whole))
+        shapes = tensor_shapes(infer_shapes(architecture, len(about["classes"]), *whole))
         names = {*shapes, "preprocessing.mean", "preprocessing.std"}
         if missing := sorted(names - set(file.names)):
             raise ValueError(f"it lacks {', '.join(missing)} of {architecture.name}")

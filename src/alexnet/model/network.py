@@ -1,22 +1,23 @@
-"""Turns a declared architecture into a module, layer for layer.
+"""A declared architecture as a module, operation by operation.
 
-A network is a plain sequence of named modules: conv1, norm1, pool1, relu1 … fc6, relu6, drop6, fc7, … fc8. The order
-of the names is the order of the work, and the same name means the same thing in every variant.
+A network is a plain sequence of named modules: conv1, norm1, pool1, relu1 … fc6, relu6, drop6, fc7, … fc8. Their order
+is that in which they run, and a name means the same in every variant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from ..normalization import response_norm, spatial_norm
-from ..specs import architecture as words
-from ..specs.shapes import Placed, place
+from ..specs.architecture import Architecture
+from ..specs.operations import Layer
+from ..specs.shapes import infer_shapes
 from .initialization import initialize
+from .layers import build_module
 
 TORCHVISION_NAMES = {
     "features.0": "conv1",
@@ -40,21 +41,23 @@ TORCHVISION_NAMES = {
     "classifier.5": "relu7",
     "classifier.6": "fc8",
 }
-"""torchvision's names of layers, and ours."""
+"""Names of layers in torchvision, and here."""
 
 
 class AlexNet(nn.Module):
     """A network of the family.
 
-    `forward` takes (N, in_channels, input_size, input_size), in the units of its recipe, and gives class scores before
-    the softmax, (N, num_classes). There a ReLU and the max pooling right after it change places: the largest value of a
-    window stays the largest, so scores and gradients are the same, and there is a quarter to do. `features` follows the
-    declared order.
+    `forward` takes (N, in_channels, input_size, input_size), in the units of its recipe, and returns class scores
+    before the softmax, (N, num_classes).
+
+    Modules run in the order of `named_children()`, and any of them may be replaced, deleted or hooked. One shortcut is
+    taken where nobody can see it: a ReLU and the max pooling after it change places, because the largest value of a
+    window stays the largest, so that scores and gradients are the same with a quarter of the work.
     """
 
     def __init__(
         self,
-        architecture: words.Architecture,
+        architecture: Architecture,
         num_classes: int | None = None,
         in_channels: int = 3,
         input_size: int | None = None,
@@ -65,17 +68,19 @@ class AlexNet(nn.Module):
         self.num_classes = architecture.classes if num_classes is None else num_classes
         self.in_channels = in_channels
         self.input_size = architecture.input_size if input_size is None else input_size
-        self.placed = place(architecture, self.num_classes, in_channels, self.input_size)
-        with torch.device("meta"):  # the weights are drawn below, and not by the user's generator
+        self.placed = infer_shapes(architecture, self.num_classes, in_channels, self.input_size)
+        with torch.random.fork_rng(devices=[]):  # the user's generator stays as it is
+            torch.random.default_generator.manual_seed(seed)
             for step in self.placed:
-                self.add_module(step.name, _module(step, architecture.activation))
-        self.to_empty(device="cpu")
-        initialize(self, seed)
-        self._working_order = _working_order(self)
+                is_row = isinstance(step.operation, Layer)
+                with torch.device("meta" if is_row else "cpu"):  # the weights of rows are drawn below, once
+                    module = build_module(step)
+                self.add_module(step.name, module.to_empty(device="cpu") if is_row else module)
+        initialize(self, self.placed, seed)
         self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
     def train(self, mode: bool = True) -> AlexNet:
-        """As for every module; but batch norm whose scale and shift are frozen keeps its means as they are, too."""
+        """As for every module, except that batch norm with a frozen scale and shift keeps its statistics, too."""
         super().train(mode)
         for module in self.children():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -83,36 +88,41 @@ class AlexNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        for name in self._working_order:
-            x = self._modules[name](x)
+        modules = [module for _, module in self._named_steps()]
+        for module in modules if _is_traced(x) else _pool_before_relu(modules):
+            x = module(x)
         return x
 
     def features(self, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Activations by layer, in the order of the work: conv1, …, relu1, pool1, … fc6, relu6, … fc8.
+        """Activations by layer, in the order in which they are computed: conv1, …, relu1, pool1, … fc6, relu6, … fc8.
 
         Args:
             x: images, (N, in_channels, input_size, input_size).
-            layers: those wanted, all where None; the work stops after the last of them. torchvision's names
+            layers: those to return, all by default; nothing after the last of them is computed. torchvision's names
                 (`features.0`, `classifier.6`) are understood and returned as given.
 
         Raises:
             KeyError: the network has no layer of that name.
         """
-        asked: dict[str, list[str]] = {}
-        for name in self._modules if layers is None else layers:
-            asked.setdefault(self._own_name(name), []).append(name)
+        wanted: dict[str, list[str]] = {}
+        for name in dict(self._named_steps()) if layers is None else layers:
+            wanted.setdefault(self._own_name(name), []).append(name)
         activations = {}
-        for name, module in self._modules.items():
-            if not asked:
+        for name, module in self._named_steps():
+            if not wanted:
                 break
             x = module(x)
-            activations |= dict.fromkeys(asked.pop(name, ()), x)
+            activations |= dict.fromkeys(wanted.pop(name, ()), x)
         return activations
+
+    def _named_steps(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules there are now. (`named_children` would name a module that is used twice only once.)"""
+        return ((name, module) for name, module in self._modules.items() if module is not None)
 
     def _own_name(self, name: str) -> str:
         own = TORCHVISION_NAMES.get(name, name)
-        if own not in self._modules:
-            raise KeyError(f"{self.architecture.name} has no layer {name!r}, but {', '.join(self._modules)}")
+        if own not in (names := dict(self._named_steps())):
+            raise KeyError(f"{self.architecture.name} has no layer {name!r}, but {', '.join(names)}")
         return own
 
 
@@ -123,8 +133,8 @@ def create(
 
     Args:
         name: one of `alexnet.variants()`.
-        input_size: side of the images, pixels; the variant's own where None.
-        seed: of the initial weights, which are the same for the same seed on every machine.
+        input_size: side of the images, pixels; by default the variant's own.
+        seed: of the initial weights; the same seed gives the same weights on every machine.
 
     Raises:
         ValueError: no variant has that name, or the images are too small for a layer.
@@ -134,156 +144,28 @@ def create(
     return AlexNet(variant(name), num_classes, in_channels, input_size, seed)
 
 
-class Convolution(nn.Conv2d):
-    """Convolution whose size may be rounded up: windows over the right and lower edge read zeros (`layer.py`, 2012)."""
-
-    def __init__(self, *args, round_up: bool = False, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.round_up = round_up
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.round_up:
-            kernel, stride, pad = self.kernel_size[0], self.stride[0], self.padding[0]
-            bottom, right = (-(side + 2 * pad - kernel) % stride for side in x.shape[2:])
-            x = F.pad(x, (0, right, 0, bottom))
-        return super().forward(x)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where torch keeps the hooks of a module; it has no public way to ask for them."""
 
 
-class LocalConvolution(nn.Module):
-    """Convolution with weights and biases of its own at every place, at stride 1.
-
-    `weight` is (places, inputs · kernel², maps) and `bias` (places, maps); places run by rows, as in `unfold`.
-    """
-
-    def __init__(self, inputs: int, maps: int, kernel: int, pad: int, side: int):
-        super().__init__()
-        self.kernel, self.pad, self.side = kernel, pad, side
-        self.weight = nn.Parameter(torch.empty(side * side, inputs * kernel**2, maps))
-        self.bias = nn.Parameter(torch.empty(side * side, maps))
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = F.unfold(x, self.kernel, padding=self.pad).permute(2, 0, 1)  # (places, N, inputs · kernel²)
-        y = torch.baddbmm(self.bias[:, None], patches, self.weight)  # (places, N, maps)
-        return y.permute(1, 2, 0).unflatten(2, (self.side, self.side))
+def is_watched(module: nn.Module) -> bool:
+    """Whether running the module itself does more than its class says: it has hooks, or a `forward` of its own."""
+    return "forward" in module.__dict__ or any(module.__dict__.get(name) for name in HOOKS)
 
 
-class ResponseNorm(nn.Module):
-    def __init__(self, norm: words.Norm):
-        super().__init__()
-        self.norm = norm
-        self.alpha = norm.alpha if norm.divided else norm.alpha * norm.size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return response_norm(x, self.norm.size, self.alpha, self.norm.beta, self.norm.k, self.norm.groups)
-
-    def extra_repr(self) -> str:
-        return str(self.norm)
+def _is_traced(x: Tensor) -> bool:
+    """Whether the run is being recorded: by a compiler or exporter, by torch.jit or torch.fx, or by global hooks."""
+    return (
+        type(x) is not Tensor  # a proxy of torch.fx, or a subclass that sees what is done with it
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or _has_any_global_hook()
+    )
 
 
-class SpatialResponseNorm(nn.Module):
-    def __init__(self, norm: words.SpatialNorm):
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        return spatial_norm(x, self.norm.size, self.norm.alpha, self.norm.beta, self.norm.k)
-
-    def extra_repr(self) -> str:
-        return str(self.norm)
-
-
-class PlainDropout(nn.Module):
-    """Dropout as in 2012: units are silenced while training; afterwards all are multiplied by keep (section 4.2)."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.keep = 1 - rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.empty_like(x).bernoulli_(self.keep) if self.training else x * self.keep
-
-    def extra_repr(self) -> str:
-        return f"keep={self.keep}"
-
-
-def tensor_shapes(placed: Iterable[Placed]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors by name, by arithmetic alone: nothing is allocated for what a file claims to hold."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for step in placed:
-        match step.operation:
-            case words.Conv(maps=maps, kernel=kernel, groups=groups):
-                weight, bias = (maps, step.inputs[0] // groups, kernel, kernel), (maps,)
-            case words.Local(maps=maps, kernel=kernel):
-                places = step.outputs[1] * step.outputs[2]
-                weight, bias = (places, step.inputs[0] * kernel**2, maps), (places, maps)
-            case words.Linear():
-                weight, bias = (step.outputs[0], step.inputs[0]), step.outputs
-            case words.BatchNorm():
-                weight = bias = (step.inputs[0],)
-                shapes |= {f"{step.name}.running_{kind}": weight for kind in ("mean", "var")}
-                shapes[f"{step.name}.num_batches_tracked"] = ()
-            case _:
-                continue
-        shapes |= {f"{step.name}.weight": weight, f"{step.name}.bias": bias}
-    return shapes
-
-
-def plain_dropout(placed: Iterable[Placed]) -> dict[str, float]:
-    """By layer with weights: what dropout as in 2012, before it, multiplies by after training; 1 without."""
-    factors: dict[str, float] = {}
-    keep = 1.0
-    for step in placed:
-        match step.operation:
-            case words.Dropout(rescale=False):
-                keep *= 1 - step.operation.rate
-            case words.Conv() | words.Local() | words.Linear():
-                factors[step.name], keep = keep, 1.0
-    return factors
-
-
-def _working_order(network: AlexNet) -> list[str]:
-    order = list(network._modules)
-    for at, (name, after) in enumerate(pairwise(order)):
-        if isinstance(network._modules[name], nn.ReLU) and isinstance(network._modules[after], nn.MaxPool2d):
-            order[at : at + 2] = after, name
-    return order
-
-
-def _module(step: Placed, activation: str) -> nn.Module:
-    operation, inputs = step.operation, step.inputs[0]
-    match operation:
-        case words.Conv():
-            return Convolution(
-                inputs,
-                operation.maps,
-                operation.kernel,
-                operation.stride,
-                operation.pad,
-                groups=operation.groups,
-                round_up=operation.round_up,
-            )
-        case words.Local():
-            return LocalConvolution(inputs, operation.maps, operation.kernel, operation.pad, step.outputs[1])
-        case words.Linear():
-            return nn.Linear(inputs, step.outputs[0])
-        case words.Norm():
-            return ResponseNorm(operation)
-        case words.SpatialNorm():
-            return SpatialResponseNorm(operation)
-        case words.BatchNorm():
-            return nn.BatchNorm2d(inputs)
-        case words.Pool(kind="max"):
-            return nn.MaxPool2d(operation.window, operation.stride, ceil_mode=operation.round_up)
-        case words.Pool():
-            return nn.AvgPool2d(operation.window, operation.stride, ceil_mode=operation.round_up)
-        case words.AdaptivePool():
-            return nn.AdaptiveAvgPool2d(operation.side)
-        case words.Dropout(rescale=True):
-            return nn.Dropout(operation.rate)
-        case words.Dropout():
-            return PlainDropout(operation.rate)
-        case "relu":
-            return {"relu": nn.ReLU, "tanh": nn.Tanh}[activation]()
-        case "flatten":
-            return nn.Flatten()
-    raise TypeError(f"{step.name}: no module is known for {operation}")
+def _pool_before_relu(modules: list[nn.Module]) -> list[nn.Module]:
+    """The modules with each max pooling before the ReLU that it follows, if nobody watches either of the two."""
+    for index, pair in enumerate(pairwise(modules)):
+        if [type(module) for module in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(is_watched, pair)):
+            modules[index : index + 2] = reversed(pair)
+    return modules

@@ -6,14 +6,17 @@ from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from . import architecture, recipe, schedules
+from . import recipe, schedules
+from .architecture import Architecture
+from .operations import Operation
 
-KNOWN = {
+DECLARED = {"Architecture": Architecture} | {
     kind.__name__: kind
-    for module in (architecture, schedules, recipe)
+    for module in (schedules, recipe)
     for kind in vars(module).values()
     if isinstance(kind, type) and is_dataclass(kind)
 }
+"""Everything that can be stored, by name, besides the operations (`Operation.kinds`)."""
 
 FORMER_KINDS = {
     "Drops": "StepDecay",
@@ -46,6 +49,9 @@ FORMER_FIELDS = {
         "trust": "lars_trust_coefficient",
         "zoom": "crop_scale",
     },
+    "Conv": {"maps": "channels", "number": "suffix"},
+    "Local": {"maps": "channels", "number": "suffix"},
+    "Linear": {"number": "suffix"},
     "ReduceOnPlateau": {"drops": "max_drops", "start": "initial_lr"},
     "SmoothDecay": {
         "along": "shape",
@@ -73,7 +79,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What `to_json` was given.
+    """The inverse of `to_json`.
 
     Raises:
         ValueError: an object is of an unknown kind, or has other fields than its kind.
@@ -85,14 +91,15 @@ def from_json(value: Any) -> Any:
     if "is" not in value:
         return {key: from_json(each) for key, each in value.items()}
     kind = FORMER_KINDS.get(value["is"], value["is"])
-    if kind not in KNOWN:
-        raise ValueError(f"{value['is']!r} is not known; it may be one of {', '.join(KNOWN)}")
+    kinds = Operation.kinds | DECLARED
+    if kind not in kinds:
+        raise ValueError(f"{value['is']!r} is not known here; kinds are {', '.join(kinds)}")
     fields_today = FORMER_FIELDS.get(kind, {})
     settings = {fields_today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
     for (of_kind, name), values_today in FORMER_VALUES.items():
         if of_kind == kind and name in settings:
             settings[name] = values_today.get(settings[name], settings[name])
     try:
-        return KNOWN[kind](**settings)
+        return kinds[kind](**settings)
     except TypeError as error:
         raise ValueError(f"a stored {value['is']} does not fit this version: {error}") from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .architecture import AdaptivePool, Architecture, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
+from .architecture import Architecture
+from .operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 
 PAPER = Architecture(
     name="paper",
@@ -48,10 +49,10 @@ ORIGINAL = replace(
 
 HALF = replace(
     ORIGINAL.with_layers(
-        conv1={"maps": 48},
-        conv2={"maps": 128, "groups": 1},
-        conv3={"maps": 192},
-        conv4={"maps": 192, "groups": 1},
+        conv1={"channels": 48},
+        conv2={"channels": 128, "groups": 1},
+        conv3={"channels": 192},
+        conv4={"channels": 192, "groups": 1},
         conv5={"groups": 1},  # not halved, nor are fc6 and fc7: footnote of section 3.2
     ),
     name="half",
@@ -60,7 +61,7 @@ HALF = replace(
 )
 
 CONV6 = replace(
-    ORIGINAL.insert_after("conv5", Conv("conv6", 256, kernel=3, pad=1, std=0.03, bias=1, number="_conv6")),
+    ORIGINAL.insert_after("conv5", Conv("conv6", 256, kernel=3, pad=1, std=0.03, bias=1, suffix="_conv6")),
     name="conv6",
     about="A sixth convolution over the last pooling layer (section 6.1): configuration 146 of the released code.",
 )
@@ -102,9 +103,9 @@ CAFFENET = replace(
 
 ONE_TOWER = replace(
     ORIGINAL.with_layers(
-        conv1={"maps": 64},
-        conv2={"maps": 192, "groups": 1, "then": ("relu", "norm", "pool")},
-        conv4={"maps": 256, "groups": 1},
+        conv1={"channels": 64},
+        conv2={"channels": 192, "groups": 1, "then": ("relu", "norm", "pool")},
+        conv4={"channels": 256, "groups": 1},
         conv5={"groups": 1},
         fc8={"bias": -7},
     ),
@@ -188,7 +189,7 @@ CIFAR_11 = replace(
     CIFAR_13.with_layers(
         conv1={"then": ("relu", "pool", "norm")},
         conv2={"then": ("relu", "norm", "pool")},
-        local3={"maps": 64},
+        local3={"channels": 64},
     ),
     name="cifar-11",
     about='cuda-convnet\'s "11 %" net for CIFAR-10: as cifar-13, with normalization across 9 maps and a wider local3.',

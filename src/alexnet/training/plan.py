@@ -19,14 +19,14 @@ from ..data.sources.detection import open_source
 from ..data.storage.trees import SkipFolder
 from ..device import fits_memory
 from ..model.bundle import ModelBundle
-from ..model.network import AlexNet, tensor_shapes
+from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import recipe_in_words, scales_in_words
 from ..specs.recipes import recipe as find_recipe
 from ..specs.settings import TrainSettings
-from ..specs.shapes import place
+from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import variant as find_variant
 from .transfer import Pretrained, Transfer
 
@@ -120,7 +120,7 @@ def make_plan(
     settings = settings or TrainSettings()
     source = open_source(data, settings.split_seed or 0, track, skip_folder)
     architecture = _architecture(settings, source, pretrained)
-    placed = place(architecture, len(source.classes))  # says what does not fit before packing, which takes longer
+    placed = infer_shapes(architecture, len(source.classes))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, source.classes, pretrained) if pretrained else None
     recipe = _recipe(settings, architecture, transfer)
     _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in tensor_shapes(placed)))

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from ..model.bundle import ModelBundle
-from ..model.network import AlexNet, plain_dropout, tensor_shapes
+from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.shapes import place
+from ..specs.shapes import infer_shapes, inference_scales, tensor_shapes
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Transfer:
         """
         bundle = source.bundle
         theirs = {name: tuple(tensor.shape) for name, tensor in bundle.network.state_dict().items()}
-        ours = tensor_shapes(place(architecture, len(classes)))
+        ours = tensor_shapes(infer_shapes(architecture, len(classes)))
         same_classes = sorted(classes) == sorted(bundle.classes)
         rows, last = {row.name for row in architecture.layers}, architecture.layers[-1].name
         copied: list[str] = []
@@ -91,7 +91,7 @@ class Transfer:
         They are rescaled where one network has inverted dropout before a layer, and the other the dropout of 2012.
         """
         source = self.source.bundle.network
-        theirs, ours = plain_dropout(source.placed), plain_dropout(network.placed)
+        theirs, ours = inference_scales(source.placed), inference_scales(network.placed)
         weights = {}
         for name, tensor in source.state_dict().items():
             layer = name.rpartition(".")[0]

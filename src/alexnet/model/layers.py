@@ -1,0 +1,169 @@
+"""The modules of the operations in `specs/operations.py`, one each.
+
+`@module_for(Operation)` registers what makes the module: a class or function that takes the operation and the shape of
+its input, without the batch dimension. Rows of a network get their initial weights from the architecture
+(`initialization.py`); every other module initializes itself, as torch's own do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..normalization import response_norm, spatial_norm
+from ..specs import operations as ops
+from ..specs.operations import Operation, Shape
+from ..specs.shapes import Placed
+
+torch.fx.wrap("response_norm")  # so that torch.fx records a call and does not look inside
+torch.fx.wrap("spatial_norm")
+
+Factory = Callable[[Operation, Shape], nn.Module]
+FACTORIES: dict[type[Operation], Factory] = {}
+
+
+def module_for(kind: type[Operation]) -> Callable[[Factory], Factory]:
+    """Register the decorated class or function as what makes the module of an operation."""
+
+    def register(factory: Factory) -> Factory:
+        FACTORIES[kind] = factory
+        return factory
+
+    return register
+
+
+def build_module(placed: Placed) -> nn.Module:
+    """The module of one operation of a network.
+
+    Raises:
+        TypeError: none is registered for it.
+    """
+    factory = FACTORIES.get(type(placed.operation))
+    if factory is None:
+        raise TypeError(
+            f"{placed.name}: no module is registered for {type(placed.operation).__name__}; decorate one with "
+            f"@module_for({type(placed.operation).__name__})"
+        )
+    return factory(placed.operation, placed.input_shape)
+
+
+@module_for(ops.Conv)
+class Convolution(nn.Conv2d):
+    """Convolution whose output size may be rounded up: windows over the right and bottom edge read zeros."""
+
+    def __init__(self, conv: ops.Conv, input_shape: Shape):
+        super().__init__(input_shape[0], conv.channels, conv.kernel, conv.stride, conv.pad, groups=conv.groups)
+        self.round_up = conv.round_up
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.round_up:
+            kernel, stride, pad = self.kernel_size[0], self.stride[0], self.padding[0]
+            bottom, right = (-(x.shape[axis] + 2 * pad - kernel) % stride for axis in (2, 3))
+            x = F.pad(x, (0, right, 0, bottom))
+        return super().forward(x)
+
+
+@module_for(ops.Local)
+class LocalConvolution(nn.Module):
+    """Unshared convolution: weights and biases of its own at every position, at stride 1.
+
+    `weight` is (positions, inputs · kernel², channels) and `bias` (positions, channels); positions run along rows, as
+    in `unfold`.
+    """
+
+    def __init__(self, local: ops.Local, input_shape: Shape):
+        super().__init__()
+        self.kernel, self.pad = local.kernel, local.pad
+        self.sides = local.output_shape(input_shape)[1:]
+        for name, shape in local.parameter_shapes(input_shape).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel, padding=self.pad).permute(2, 0, 1)  # (positions, N, inputs · kernel²)
+        y = torch.baddbmm(self.bias[:, None], patches, self.weight)  # (positions, N, channels)
+        return y.permute(1, 2, 0).unflatten(2, self.sides)
+
+
+@module_for(ops.Linear)
+def linear(operation: ops.Linear, input_shape: Shape) -> nn.Module:
+    return nn.Linear(*input_shape, operation.units)
+
+
+@module_for(ops.Activation)
+def activation(operation: ops.Activation, input_shape: Shape) -> nn.Module:
+    return {"relu": nn.ReLU, "tanh": nn.Tanh}[operation.kind]()
+
+
+@module_for(ops.Norm)
+class ResponseNorm(nn.Module):
+    """Local response normalization across channels (section 3.3)."""
+
+    def __init__(self, norm: ops.Norm, input_shape: Shape):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        return response_norm(x, norm.size, norm.divided_alpha, norm.beta, norm.k, norm.groups)
+
+    def extra_repr(self) -> str:
+        return str(self.norm)
+
+
+@module_for(ops.SpatialNorm)
+class SpatialResponseNorm(nn.Module):
+    """Local response normalization over positions of one channel."""
+
+    def __init__(self, norm: ops.SpatialNorm, input_shape: Shape):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spatial_norm(x, self.norm.size, self.norm.alpha, self.norm.beta, self.norm.k)
+
+    def extra_repr(self) -> str:
+        return str(self.norm)
+
+
+@module_for(ops.BatchNorm)
+def batch_norm(operation: ops.BatchNorm, input_shape: Shape) -> nn.Module:
+    return nn.BatchNorm2d(input_shape[0])
+
+
+@module_for(ops.Pool)
+def pool(operation: ops.Pool, input_shape: Shape) -> nn.Module:
+    kind = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[operation.kind]
+    return kind(operation.window, operation.stride, ceil_mode=operation.round_up)
+
+
+@module_for(ops.AdaptivePool)
+def adaptive_pool(operation: ops.AdaptivePool, input_shape: Shape) -> nn.Module:
+    return nn.AdaptiveAvgPool2d(operation.side)
+
+
+@module_for(ops.Dropout)
+def dropout(operation: ops.Dropout, input_shape: Shape) -> nn.Module:
+    return nn.Dropout(operation.rate) if operation.rescale else PlainDropout(operation.rate)
+
+
+class PlainDropout(nn.Module):
+    """Dropout as in 2012 (section 4.2): units are zeroed in training; otherwise all are multiplied by keep."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.keep = 1 - rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.empty_like(x).bernoulli_(self.keep) if self.training else x * self.keep
+
+    def extra_repr(self) -> str:
+        return f"keep={self.keep}"
+
+
+@module_for(ops.Flatten)
+def flatten(operation: ops.Flatten, input_shape: Shape) -> nn.Module:
+    return nn.Flatten()

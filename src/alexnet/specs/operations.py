@@ -1,0 +1,459 @@
+"""The operations of which networks are made. Each says everything about itself: shapes, tensors, cost and words.
+
+An operation is a frozen dataclass here and an `nn.Module` in `model/layers.py`, and nothing else needs to know it.
+(Caffe and Keras have words of their own for some: `interchange/`.) To add one, derive from `Operation`, override what
+differs from an elementwise operation without parameters, and register a module:
+
+    @dataclass(frozen=True)
+    class Scale(Operation):
+        prefix = "scale"
+
+        def parameter_shapes(self, input_shape):
+            return {"weight": input_shape[:1]}
+
+    @module_for(Scale)
+    class ChannelScale(nn.Module):
+        def __init__(self, scale, input_shape): ...
+
+Shapes have no batch dimension: (channels, height, width), or (units,) once flattened. Sizes follow the 2012 code
+(`layer.py`): out = 1 + (in + 2 · pad − window) / stride, rounded down or up as the operation says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+Shape = tuple[int, ...]
+Std = float | Literal["he", "torch"]
+"""Standard deviation of the initial weights: a number, √(2 / fan-in) ("he"), or PyTorch's uniform default ("torch",
+which also draws the biases)."""
+
+
+class InputTooSmall(ValueError):
+    """An input is smaller than the window that reads it."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a network. The defaults are those of an elementwise operation without parameters."""
+
+    prefix: ClassVar[str] = ""
+    """Begins its name in a network: "pool" gives pool1, pool2 …"""
+    takes_vectors: ClassVar[bool] = False
+    """Whether feature maps are flattened before it."""
+    kinds: ClassVar[dict[str, type[Operation]]] = {}
+    """Every operation by the name under which it is stored."""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        known = Operation.kinds.setdefault(cls.__name__, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"the name of an operation must be new, got {cls.__name__}, which {known.__module__} has")
+        Operation.kinds[cls.__name__] = cls
+
+    @property
+    def label(self) -> str:
+        """In a word or two, as in "followed by ReLU, pool"."""
+        return self.prefix
+
+    @property
+    def sliding_window(self) -> tuple[int, int]:
+        """Side and stride of the windows that it reads."""
+        return 1, 1
+
+    @property
+    def inference_scale(self) -> float:
+        """What it multiplies activations by outside of training: keep, for the dropout of 2012."""
+        return 1.0
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of its output.
+
+        Raises:
+            InputTooSmall: a window does not fit.
+            ValueError: the input does not fit otherwise.
+        """
+        return input_shape
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """Shapes of its learned tensors by name, as its module has them."""
+        return {}
+
+    def buffer_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """Shapes of the tensors that it keeps but does not learn by gradients, by name."""
+        return {}
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        """Multiply-adds for one image."""
+        return 0
+
+    def description(self, input_shape: Shape = ()) -> str:
+        """In a few words; some know more where the shape of the input is known."""
+        return self.label
+
+    def differences(self, other: Operation) -> list[str]:
+        """What sets it apart from another, in words; empty where nothing that they say of themselves does."""
+        mine, theirs = self.description(), other.description()
+        return [f"{mine}, not {theirs}"] if mine != theirs else []
+
+
+@dataclass(frozen=True)
+class Layer(Operation):
+    """A row of a network's table: an operation with weights and biases, and the steps that follow it."""
+
+    name: str
+    _: KW_ONLY
+    std: Std = 0.01
+    bias: float = 0.0
+    then: tuple[str | Operation, ...] = ("relu",)
+    suffix: str = ""
+    """Ends the names of the steps that follow; empty for the digits of `name`."""
+
+    @property
+    def step_suffix(self) -> str:
+        return self.suffix or "".join(filter(str.isdigit, self.name))
+
+    def fan_in(self, input_shape: Shape) -> int:
+        """Inputs that one output sums."""
+        return math.prod(self.parameter_shapes(input_shape)["weight"][1:])
+
+    def for_classes(self, num_classes: int) -> Layer:
+        """The layer with one unit per class, if it is the one that gives the class scores."""
+        return self
+
+    def differences(self, other: Operation) -> list[str]:
+        if type(self) is not type(other):
+            return super().differences(other)
+        return [words for name, words in self._changes(other).items() if getattr(self, name) != getattr(other, name)]
+
+    def _changes(self, other: Any) -> dict[str, str]:
+        """By field: the words for a change."""
+        return {
+            "std": f"weights start {_std_in_words(self.std)}, not {_std_in_words(other.std)}",
+            "bias": f"biases start at {self.bias:g}, not {other.bias:g}",
+        }
+
+
+@dataclass(frozen=True)
+class Conv(Layer):
+    """A convolution."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    groups: int = 1
+    round_up: bool = False
+    """Round the output size up: windows that hang over the right and bottom edge read zeros."""
+
+    @property
+    def sliding_window(self) -> tuple[int, int]:
+        return self.kernel, self.stride
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        inputs, *sides = _feature_maps(input_shape)
+        if inputs % self.groups or self.channels % self.groups:
+            raise ValueError(
+                f"groups must divide the {inputs} channels that it reads and the {self.channels} that it gives, got "
+                f"{self.groups}"
+            )
+        window = self.kernel, self.stride, self.pad, self.round_up
+        return self.channels, *(_output_side(side, *window) for side in sides)
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        weight = self.channels, input_shape[0] // self.groups, self.kernel, self.kernel
+        return {"weight": weight, "bias": (self.channels,)}
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return math.prod(self.output_shape(input_shape)) * self.fan_in(input_shape)
+
+    def description(self, input_shape: Shape = ()) -> str:
+        words = [f"{self.channels} kernels {self.kernel} × {self.kernel}"]
+        words += [f"stride {self.stride}"] if self.stride > 1 else []
+        words += [f"pad {self.pad}"] if self.pad else []
+        words += [f"{self.groups} groups"] if self.groups > 1 else []
+        words += ["size rounded up"] if self.round_up else []
+        return ", ".join(words)
+
+    def _changes(self, other: Conv) -> dict[str, str]:
+        rounded = "rounded up, with zeros on the right and at the bottom" if self.round_up else "rounded down"
+        return {
+            "channels": f"{self.channels} kernels, not {other.channels}",
+            "kernel": f"kernels {self.kernel} × {self.kernel}, not {other.kernel} × {other.kernel}",
+            "stride": f"stride {self.stride}, not {other.stride}",
+            "pad": f"pad {self.pad}, not {other.pad}",
+            "groups": f"groups: {self.groups}, not {other.groups}",
+            "round_up": f"the output size is {rounded}",
+        } | super()._changes(other)
+
+
+@dataclass(frozen=True)
+class Local(Layer):
+    """An unshared convolution, with weights and biases of its own at every position (cuda-convnet's `local`)."""
+
+    channels: int
+    kernel: int
+    pad: int = 0
+
+    @property
+    def sliding_window(self) -> tuple[int, int]:
+        return self.kernel, 1
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        _, *sides = _feature_maps(input_shape)
+        return self.channels, *(_output_side(side, self.kernel, 1, self.pad, False) for side in sides)
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        positions = math.prod(self.output_shape(input_shape)[1:])
+        weight = positions, input_shape[0] * self.kernel**2, self.channels
+        return {"weight": weight, "bias": (positions, self.channels)}
+
+    def fan_in(self, input_shape: Shape) -> int:
+        return self.parameter_shapes(input_shape)["weight"][1]
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return math.prod(self.parameter_shapes(input_shape)["weight"])
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return f"{self.channels} kernels {self.kernel} × {self.kernel}, unshared: own weights at every position"
+
+    def _changes(self, other: Local) -> dict[str, str]:
+        return {
+            "channels": f"{self.channels} kernels, not {other.channels}",
+            "kernel": f"kernels {self.kernel} × {self.kernel}, not {other.kernel} × {other.kernel}",
+            "pad": f"pad {self.pad}, not {other.pad}",
+        } | super()._changes(other)
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """A fully connected layer."""
+
+    takes_vectors = True
+
+    units: int | None
+    """None: one per class."""
+    then: tuple[str | Operation, ...] = field(default=(), kw_only=True)
+
+    def for_classes(self, num_classes: int) -> Linear:
+        return replace(self, units=num_classes) if self.units is None else self
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (self.units,)
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return {"weight": (self.units, *input_shape), "bias": (self.units,)}
+
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return self.units * math.prod(input_shape)
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return f"fully connected to {input_shape[0]:,}" if input_shape else "fully connected"
+
+    def _changes(self, other: Linear) -> dict[str, str]:
+        return {"units": f"{self.units} units, not {other.units}"} | super()._changes(other)
+
+
+@dataclass(frozen=True)
+class Activation(Operation):
+    """The nonlinearity (section 3.1). `relu1` is that of layer 1 in every network, also where it is tanh."""
+
+    prefix = "relu"
+
+    kind: Literal["relu", "tanh"] = "relu"
+
+    def __post_init__(self):
+        _check_choice("activation", self.kind, ("relu", "tanh"))
+
+    @property
+    def label(self) -> str:
+        return "ReLU" if self.kind == "relu" else "tanh"
+
+
+@dataclass(frozen=True)
+class Norm(Operation):
+    """Local response normalization across channels, LRN (section 3.3)."""
+
+    prefix = "norm"
+
+    size: int = 5
+    """Channels summed: the paper's n."""
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+    divided: bool = True
+    """Whether alpha is divided by `size`: the 2012 code, Caffe and PyTorch divide; the printed formula does not."""
+    groups: int = 1
+    """Groups of channels normalized apart: 2 where each tower saw only its own channels."""
+
+    @property
+    def divided_alpha(self) -> float:
+        """Alpha for those who divide it by `size`, as PyTorch and Caffe do."""
+        return self.alpha if self.divided else self.alpha * self.size
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        channels, *_ = _feature_maps(input_shape)
+        if channels % self.groups:
+            raise ValueError(f"groups must divide the {channels} channels, got {self.groups}")
+        return input_shape
+
+    def description(self, input_shape: Shape = ()) -> str:
+        scope = f" within {self.groups} groups" if self.groups > 1 else ""
+        alpha = f"{self.alpha:g}" + (f" / {self.size}" if self.divided else "")
+        return f"LRN over {self.size} channels{scope}, k {self.k:g}, alpha {alpha}, beta {self.beta:g}"
+
+
+@dataclass(frozen=True)
+class SpatialNorm(Operation):
+    """Local response normalization over a size × size window of one channel (layer type `rnorm` of the 2012 code).
+
+    x · (k + alpha / size² · Σ x²)^(−beta)
+    """
+
+    prefix = "spatial_norm"
+    label = "spatial norm"
+
+    size: int = 5
+    alpha: float = 1e-3
+    beta: float = 0.75
+    k: float = 1.0
+
+    @property
+    def sliding_window(self) -> tuple[int, int]:
+        return self.size, 1
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return _feature_maps(input_shape)
+
+    def description(self, input_shape: Shape = ()) -> str:
+        window = f"{self.size} × {self.size} positions"
+        alpha = f"{self.alpha:g} / {self.size**2}"
+        return f"LRN over {window} of a channel, k {self.k:g}, alpha {alpha}, beta {self.beta:g}"
+
+
+@dataclass(frozen=True)
+class BatchNorm(Operation):
+    """Batch normalization (Ioffe and Szegedy 2015): each channel minus its mean over the batch, divided by its standard
+    deviation, with a learned scale and shift. Outside of training, running statistics take the place of the batch's."""
+
+    prefix = "norm"
+    label = "batch norm"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return _feature_maps(input_shape)
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return {"weight": input_shape[:1], "bias": input_shape[:1]}
+
+    def buffer_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        return {"running_mean": input_shape[:1], "running_var": input_shape[:1], "num_batches_tracked": ()}
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return "batch norm with a learned scale and shift"
+
+
+@dataclass(frozen=True)
+class Pool(Operation):
+    """Pooling over windows, clipped at the border; a mean is over the pixels inside."""
+
+    prefix = "pool"
+
+    kind: Literal["max", "mean"] = "max"
+    window: int = 3
+    stride: int = 2
+    round_up: bool = True
+    """Whether a last window may hang over the right and bottom edge."""
+
+    def __post_init__(self):
+        _check_choice("kind of pooling", self.kind, ("max", "mean"))
+
+    @property
+    def label(self) -> str:
+        return "pool" if self.kind == "max" else "mean pool"
+
+    @property
+    def sliding_window(self) -> tuple[int, int]:
+        return self.window, self.stride
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        channels, *sides = _feature_maps(input_shape)
+        return channels, *(_output_side(side, self.window, self.stride, 0, self.round_up) for side in sides)
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return f"{self.kind} of {self.window} × {self.window}, stride {self.stride}"
+
+
+@dataclass(frozen=True)
+class AdaptivePool(Operation):
+    """Mean over as many windows as give side × side values (torchvision)."""
+
+    prefix = "avgpool"
+    label = "mean to a fixed size"
+
+    side: int = 6
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        channels, *_ = _feature_maps(input_shape)
+        return channels, self.side, self.side
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return f"mean to {self.side} × {self.side}"
+
+
+@dataclass(frozen=True)
+class Dropout(Operation):
+    """Dropout (section 4.2). With `rescale`, multiplies by 1 / keep in training instead of by keep afterwards."""
+
+    prefix = "drop"
+    label = "dropout"
+
+    rate: float = 0.5
+    rescale: bool = False
+
+    @property
+    def inference_scale(self) -> float:
+        return 1.0 if self.rescale else 1 - self.rate
+
+    def description(self, input_shape: Shape = ()) -> str:
+        scaled = "rescaled in training" if self.rescale else f"× {1 - self.rate:g} after training"
+        return f"rate {self.rate:g}, {scaled}"
+
+
+@dataclass(frozen=True)
+class Flatten(Operation):
+    """Feature maps to a vector, before the first fully connected layer."""
+
+    prefix = "flatten"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (math.prod(input_shape),)
+
+    def description(self, input_shape: Shape = ()) -> str:
+        return "to a vector"
+
+
+def _feature_maps(shape: Shape) -> Shape:
+    """The shape, if it is (channels, height, width)."""
+    if len(shape) != 3:
+        raise ValueError(f"input must be feature maps (channels, height, width), got {shape}")
+    return shape
+
+
+def _output_side(side: int, window: int, stride: int, pad: int, round_up: bool) -> int:
+    span = side + 2 * pad - window
+    if span < 0:
+        padded = side + 2 * pad
+        raise InputTooSmall(f"reads windows of {window} × {window}, but its input would be {padded} × {padded}")
+    return 1 + (-(-span // stride) if round_up else span // stride)
+
+
+def _std_in_words(std: Std) -> str:
+    words = {"he": "with standard deviation √(2 / fan-in)", "torch": "uniform within 1 / √fan-in, biases too"}
+    return words[std] if isinstance(std, str) else f"with standard deviation {std:g}"
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")
