@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..device import Precision, autocast
-from ..model.network import PlainDropout
+from ..model.layers import PlainDropout
 from ..preprocessing.mixing import Mix
 from ..specs.recipe import Recipe
 from ..specs.settings import MicroBatch
