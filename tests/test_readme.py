@@ -11,6 +11,7 @@ from PIL import Image
 from alexnet.cli import main
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "alexnet"
 README, SETTINGS = ROOT / "README.md", ROOT / "docs" / "settings.md"
 PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "RESULTS.md", ROOT / "CHANGELOG.md"]
 COMMAND = re.compile(r"(?:^ {4}|`|&& |\| )alexnet (\w+)([^`|#\n]*)", re.MULTILINE)
@@ -62,3 +63,9 @@ def test_every_link_in_the_docs_leads_somewhere(page):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], target
+
+
+def test_every_path_in_the_map_of_the_readme_exists():
+    text = README.read_text(encoding="utf-8")
+    for path in re.findall(r"`([\w/.]+(?:/|\.py))`", text[text.index("## Map for contributors") :]):
+        assert any((root / path).exists() for root in (ROOT, PACKAGE, PACKAGE / "interchange")), path
