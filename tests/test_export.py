@@ -19,7 +19,7 @@ from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.specs.variants import VARIANTS
 
 SIDE = 99
-"""Of the images, pixels, for networks made for larger ones, to save time."""
+"""Side of the images, pixels, for networks made for larger ones, to save time."""
 
 
 def export(network, path, preprocessing=None):

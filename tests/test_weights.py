@@ -154,13 +154,15 @@ def test_what_caffe_cannot_say_is_named(tmp_path):
         alexnet.export_weights(bundle("original"), tmp_path / "net", "caffe")
 
 
-@pytest.mark.parametrize("writer", ["Python 2", "Python 3", "dicts"])
+@pytest.mark.parametrize("writer", ["Python 2", "Python 3", "Python 3 for 2", "dicts"])
 def test_the_npy_of_tensorflow_users_gives_what_tensorflow_gives(writer, tmp_path):
     layers, path = tensorflow_layers(narrow("caffe")), tmp_path / "bvlc_alexnet.npy"
     if writer == "Python 2":
         path.write_bytes(frameworks.npy_of_python_2(dict(sorted(layers.items(), reverse=True))))
     elif writer == "Python 3":
         np.save(path, layers)
+    elif writer == "Python 3 for 2":
+        path.write_bytes(NPY + pickle.dumps(np.array(layers, object), protocol=2))
     else:
         np.save(path, {name: {"weights": pair[0], "biases": pair[1]} for name, pair in layers.items()})
     found, report = import_weights(path)

@@ -145,7 +145,7 @@ def _input_size(net, typed_layers: list[tuple]) -> int | None:
 
 
 def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Architecture:
-    """The network that a file describes: the variant that does the same work, or else one of its own."""
+    """The network that a file describes: the variant of equal computation, or else one of its own."""
     rows: list[Conv | Linear] = []
     convolutions = sum(weight.ndim == 4 for weight, _ in layers.values())
     first_linear = max(convolutions + 1, 9 - (len(layers) - convolutions))  # the last is fc8 even if there are few
@@ -203,7 +203,11 @@ def _operation(layer, kind: str) -> str | Norm | Pool | Dropout:
 
 
 def _checked(layer, name: str):
-    """A layer's parameters, refused if any are not in the schema: dilation, height and width of their own …."""
+    """A layer's parameters, refused if the schema lacks some: dilation, separate height and width ….
+
+    Raises:
+        ValueError: there are such parameters.
+    """
     parameters = getattr(layer, name)
     if has_unknown_fields(parameters):
         raise ValueError(f"{layer.name} has settings in {name} that no AlexNet has")

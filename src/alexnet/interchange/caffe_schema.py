@@ -83,7 +83,7 @@ V1_TYPES = {
 
 @cache
 def message_classes() -> dict[str, type]:
-    """protobuf's class of each message.
+    """The class of each message, by name.
 
     Raises:
         ImportError: protobuf is not installed.
@@ -112,7 +112,7 @@ def message_classes() -> dict[str, type]:
 
 
 def parse(name: str, content: bytes):
-    """A message of this name.
+    """Parse a message.
 
     Raises:
         ValueError: the content is damaged.
@@ -127,7 +127,7 @@ def parse(name: str, content: bytes):
 
 
 def parse_array(blob: bytes) -> np.ndarray:
-    """A BlobProto's values in its shape: four sides before 2015, any number later.
+    """Parse a BlobProto, whose shape is four sides before 2015 and any number later.
 
     Raises:
         ValueError: the values do not fill the shape.
@@ -143,12 +143,13 @@ def parse_array(blob: bytes) -> np.ndarray:
 
 
 def array_message(array: np.ndarray) -> bytes:
-    """A BlobProto."""
+    """Serialize an array as a BlobProto."""
     blob = message_classes()["BlobProto"]
     return blob(shape={"dim": array.shape}, data=[np.ascontiguousarray(array, "<f4").tobytes()]).SerializeToString()
 
 
 def has_unknown_fields(message) -> bool:
+    """Whether a message, without those inside it, has fields that are not in the schema."""
     known = type(message)()
     known.CopyFrom(message)
     known.DiscardUnknownFields()

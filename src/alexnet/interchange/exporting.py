@@ -13,7 +13,7 @@ from . import caffe, huggingface, keras, npy, programs, state_dict
 @dataclass(frozen=True)
 class Format:
     suffix: str
-    """Of the file name; empty for a folder."""
+    """The file name's ending; empty for a folder."""
     write: Callable[..., object]
     """Takes the bundle and the path."""
     files: tuple[str, ...] = ()
