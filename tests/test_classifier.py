@@ -216,7 +216,7 @@ def test_the_variant_follows_the_size_of_the_images(tmp_path):
         for name in ("a", "b"):
             (root / name).mkdir(parents=True)
             Image.new("RGB", (side + 20, side)).save(root / name / "1.png")
-        assert default_variant(open_source(root)) == expected
+        assert default_variant(open_source(root).typical_side()) == expected
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet import Classifier, create
 from alexnet.cli import main
 from alexnet.data.batches import Batch
+from alexnet.data.sources.detection import open_source
 from alexnet.diagnosis.causes import Facts, diagnosed
 from alexnet.diagnosis.layers import SAMPLE, check_row, data_facts, layer_statistics
 from alexnet.evaluation.metrics import Metrics
@@ -218,7 +219,7 @@ def test_val_with_other_shares_than_train_is_held_against_its_own_guessing():
 def test_the_share_of_the_largest_class_is_counted_in_val_as_well(tmp_path):
     write_noise(tmp_path / "data" / "train", {"cat": 9, "dog": 1})
     write_noise(tmp_path / "data" / "val", {"cat": 2, "dog": 3}, seed=1)
-    facts = data_facts(make_plan(tmp_path / "data", TrainSettings(variant="cifar-18")))
+    facts = data_facts(make_plan(open_source(tmp_path / "data"), TrainSettings(variant="cifar-18")))
     assert facts["largest"] == 0.9 and facts["largest_class"] == "cat" and facts["largest_in_val"] == 0.4
 
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
+from alexnet.data.sources.detection import open_source
 from alexnet.device import torch_dtype
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
@@ -103,7 +104,7 @@ def test_training_follows_the_same_curve_with_and_without_kernels(folder, monkey
     for kernels in "01":
         monkeypatch.setenv("ALEXNET_KERNELS", kernels)
         library.cache_clear()
-        plan = make_plan(folder, TrainSettings(variant="cifar-11", epochs=8, batch_size=12))
+        plan = make_plan(open_source(folder), TrainSettings(variant="cifar-11", epochs=8, batch_size=12))
         events = train(Training(plan))
         curves.append([event.step_loss for event in events if isinstance(event, Step)])
     library.cache_clear()
@@ -268,9 +269,9 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
 
 def test_a_rate_that_is_asked_for_again_is_the_same_recipe(colors):
     """0.003 is three times the rate of cifar-18, but for rounding."""
-    first = make_plan(colors, TrainSettings(variant="cifar-18", lr=0.003)).recipe
+    first = make_plan(open_source(colors), TrainSettings(variant="cifar-18", lr=0.003)).recipe
     assert first.peak_lr() == pytest.approx(0.003)
-    assert make_plan(colors, TrainSettings(variant="cifar-18", recipe=first, lr=0.003)).recipe == first
+    assert make_plan(open_source(colors), TrainSettings(variant="cifar-18", recipe=first, lr=0.003)).recipe == first
 
 
 @pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), "0.1", True])

@@ -17,6 +17,7 @@ import alexnet
 from alexnet import Classifier, create
 from alexnet.cli import main
 from alexnet.data.batches import Batch
+from alexnet.data.sources.detection import open_source
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
@@ -24,6 +25,7 @@ from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LearningRates, Piecewise, Segment
 from alexnet.specs.settings import TrainSettings
+from alexnet.specs.shapes import infer_shapes, tensor_shapes
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Training, train
 from alexnet.training.optimizer import paper_optimizer
@@ -69,8 +71,12 @@ def pretrained(variant, classes, tmp_path, **changes):
     return Pretrained.of(bundle, tmp_path / "model.safetensors")
 
 
+def transfer_to(architecture, classes, source):
+    return Transfer.to(architecture, tensor_shapes(infer_shapes(architecture, len(classes))), classes, source)
+
+
 def fine_tuned(architecture, classes, source):
-    transfer = Transfer.to(architecture, classes, source)
+    transfer = transfer_to(architecture, classes, source)
     network = AlexNet(architecture, len(classes))
     transfer.copy_weights(network)
     return transfer, network.state_dict()
@@ -147,7 +153,7 @@ def test_a_mean_image_is_resized_with_the_images(tmp_path):
     images = torch.rand(5, 3, 80, 80) * 255
     inputs = Preprocessing(80, 56, images.mean(0).permute(1, 2, 0), torch.ones(3))
     source = replace(source, bundle=ModelBundle(source.bundle.network, inputs, source.bundle.classes))
-    transfer = Transfer.to(VARIANTS["small"], ("a", "b"), source)
+    transfer = transfer_to(VARIANTS["small"], ("a", "b"), source)
     smaller = F.interpolate(images, (64, 64), mode="bilinear", antialias=True).mean(0).permute(1, 2, 0)
     torch.testing.assert_close(transfer.preprocessing(VARIANTS["small"], True).mean, smaller)
 
@@ -167,8 +173,8 @@ def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
 
 def test_leading_frozen_layers_cost_no_gradient_and_frozen_batch_norm_keeps_its_means(folder):
     chosen = replace(recipe("modern"), lr_scale={"conv1": 0.0, "norm1": 0.0}, batch_size=8)
-    plan = make_plan(folder, TrainSettings(variant=narrow("batch-norm"), recipe=chosen))
-    network = plan.untrained(0, torch.device("cpu")).network.train()
+    plan = make_plan(open_source(folder), TrainSettings(variant=narrow("batch-norm"), recipe=chosen))
+    network = Training(plan).network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     x = torch.randn(4, 3, 67, 67)
     activations = network.features(x)
@@ -202,7 +208,7 @@ def test_new_layers_learn_at_the_rates_of_2012(run, tmp_path):
     """0.01 after 300 of the 10,010 batches of an epoch, 0.001 from epoch 9 of 54; conv1 frozen from epoch 7."""
     data = write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
     source = Pretrained.of(ModelBundle.load(run / LAST), run / LAST)
-    chosen = make_plan(data, pretrained=source).recipe
+    chosen = make_plan(open_source(data), pretrained=source).recipe
     assert chosen.new_layers == ("fc8",)
     for epoch, body, new, conv1 in (
         (0.02, (0.001, 0.002), (0.001, 0.002), (0.0001, 0.002)),
@@ -249,7 +255,7 @@ def test_few_images_teach_new_classes_that_new_weights_cannot_learn_from_them(tm
     fresh = replace(tuned, input=first.input, new_layers=("fc8",))
 
     def errors(data, chosen, seed=0, source=None):
-        plan = make_plan(data, TrainSettings(variant=little, recipe=chosen), source)
+        plan = make_plan(open_source(data), TrainSettings(variant=little, recipe=chosen), source)
         training = Training(plan, seed)
         *_, last = train(training)
         return training.bundle, last.row["val_error"]
@@ -342,9 +348,9 @@ def test_torchvisions_file_is_gone_on_from_with_its_own_inputs(tmp_path, folder)
         state[f"{names[layer]}.{kind}"] = tensor
     torch.save(state, tmp_path / "alexnet.pth")
     bundle, _ = alexnet.import_weights(tmp_path / "alexnet.pth")
-    plan = make_plan(folder, pretrained=Pretrained.of(bundle, tmp_path / "alexnet.pth"))
+    plan = make_plan(open_source(folder), pretrained=Pretrained.of(bundle, tmp_path / "alexnet.pth"))
     assert plan.architecture.name == "torchvision" and plan.transfer.new == ("fc8",)
-    inputs = plan.untrained(0, torch.device("cpu")).preprocessing
+    inputs = plan.preprocessing
     torch.testing.assert_close(inputs.std, torch.tensor([58.395, 57.12, 57.375]))
 
 

@@ -114,7 +114,7 @@ class Classifier(huggingface.HubMixin):
                         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
                         if verbose:
                             device = describe_device(self.device, self.precision)
-                            facts = plan.facts() | {"seed": f"{resolved.seed}", "device": device}
+                            facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
                             saved = {"output": f"{run} (Ctrl-C saves; --resume continues)"} if run else {}
                             print_facts(facts | saved)
                         stack.enter_context(bar)
@@ -155,7 +155,7 @@ class Classifier(huggingface.HubMixin):
                     case session.Start(plan, resolved, bundle, run):
                         self.bundle, self.run = bundle, run and run.folder
                         self.device, self.precision = torch.device(resolved.device), resolved.precision
-                        self._fitted = plan.data, plan.packed
+                        self._fitted = resolved.data, plan.packed
                     case session.Finish(bundle, _, evaluation, report):
                         self.bundle, self.evaluation, self.report = bundle, evaluation, report
                 yield event

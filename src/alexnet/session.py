@@ -17,7 +17,7 @@ import torch
 from .analysis.report import write_report
 from .data.pack.packing import PackOptions, make_pack
 from .data.pack.reading import Pack, describe_splits
-from .data.source import SPLITS
+from .data.source import SPLITS, location_of
 from .data.sources.detection import open_source
 from .device import Precision, pick_device, pick_precision
 from .diagnosis.causes import Facts, diagnosed
@@ -36,7 +36,7 @@ from .specs.settings import ResolvedSettings, TrainSettings
 from .specs.storage import from_json
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
-from .training.plan import Plan, data_name, make_plan, reported_split
+from .training.plan import Plan, make_plan
 from .training.transfer import Pretrained
 
 
@@ -92,14 +92,15 @@ def fit(
     if settings.resume and settings.output is None:
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
     with contextlib.ExitStack() as stack:
-        run = None
+        run, location = None, location_of(data)
         if settings.resume:
             variant = getattr(settings.variant, "name", settings.variant)
-            run = Run.interrupted(_folder(settings), data_name(data), variant)
+            run = Run.interrupted(_folder(settings), location, variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        plan = make_plan(data, settings, _pretrained(settings.pretrained, run), track, notify, is_run)
-        resolved = _resolve(settings, plan)
+        source = open_source(data, settings.split_seed or 0, track, is_run)
+        plan = make_plan(source, settings, _pretrained(settings.pretrained, run), track, notify)
+        resolved = _resolve(settings, plan, location)
         record = record_of(resolved)
         if run:
             plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
@@ -166,7 +167,8 @@ class _Session:
                 training.network.load_state_dict(self.best_state)
             training.network.requires_grad_(True)
             return Finish(training.bundle, history)
-        bundle, pack = ModelBundle.load(self.run.choose_weights(self.has_test), training.device), training.plan.packed
+        weights, pack = self.run.choose_weights(self.has_test), training.plan.packed
+        bundle = ModelBundle.load(weights, training.device)
         evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
         report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
         self.run.update({"results": {"split": evaluation.split} | evaluation.summary()})
@@ -221,7 +223,7 @@ def evaluate(
         ValueError: the data or the split does not exist, or has classes that the network does not know.
     """
     record = run.record() if run else {}
-    if fitted and (data is None or (data_name(data) == fitted[0] and not record)):
+    if fitted and (data is None or (location_of(data) == fitted[0] and not record)):
         packed, has_splits = fitted[1], True
     elif data is None and "data" not in record:
         raise ValueError("data must be named, as this classifier does not know what it was trained on")
@@ -241,7 +243,7 @@ def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool =
         return np.flatnonzero(packed.splits < len(SPLITS))
     if split is not None and split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    split = split or reported_split(packed)
+    split = split or packed.reported_split
     indices = packed.indices(split)
     if not len(indices):
         raise ValueError(f"{packed.name} has no {split} split; it has {describe_splits(packed)}")
@@ -295,11 +297,11 @@ def _settings_of(run: Run, settings: TrainSettings) -> TrainSettings:
     return replace(settings, **{name: record[name] for name in names if getattr(settings, name) is None})
 
 
-def _resolve(settings: TrainSettings, plan: Plan) -> ResolvedSettings:
+def _resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSettings:
     device = pick_device(settings.device)
     source = plan.transfer and plan.transfer.source
     return ResolvedSettings(
-        data=plan.data,
+        data=location,
         images=plan.packed.checksum,
         jpeg=settings.jpeg,
         pretrained=str(source.file) if source else None,
@@ -341,7 +343,7 @@ def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
 def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, track) -> tuple[Pack, bool]:
     """Images with the classes of the network, and whether their splits mean anything to it."""
     source, record = open_source(data, skip_folder=is_run), run.record() if run else {}
-    is_own = data_name(data) == record.get("data")
+    is_own = location_of(data) == record.get("data")
     if unknown := sorted(set(source.classes) - set(bundle.classes)):
         raise ValueError(
             f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"

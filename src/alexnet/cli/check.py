@@ -35,19 +35,19 @@ def check(
     from ..data.check import check_source
     from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
-    from ..data.source import SPLITS
+    from ..data.source import SPLITS, location_of
     from ..data.sources.detection import detect_source
     from ..data.sources.lists import write_list
     from ..runs.run import is_run
     from ..specs.variants import variant
-    from ..training.plan import data_name, default_variant
+    from ..training.plan import default_variant
 
     source = detect_source(data, track=progress_bar("reading"), skip_folder=is_run)
-    size = variant(default_variant(source)).stored_size if size is None else size
+    size = variant(default_variant(source.typical_side())).stored_size if size is None else size
     found = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
     if fix is not None:
         kept = [number for number in range(len(source)) if number not in found.dropped]
-        write_list(fix, source, kept, data_name(data))
+        write_list(fix, source, kept, location_of(data))
     if as_json:
         print_json(found.summary())
     else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -76,6 +78,14 @@ class Source:
     def open(self, index: int) -> Image.Image:
         return self.reader.open(self.locate(index))
 
+    def typical_side(self) -> float:
+        """Median shorter side of up to 50 of the images, pixels; 256 if none of them can be read."""
+        sides = []
+        for index in range(0, len(self), max(1, len(self) // 50)):
+            with contextlib.suppress(Exception), self.open(index) as image:  # packing counts and names it
+                sides.append(min(image.size))
+        return float(np.median(sides)) if sides else 256.0
+
     def fingerprint(self) -> str:
         """A hash that changes when an image, a label or a split changes."""
         digest = hashlib.sha256(repr((self.classes, self.files_fingerprint)).encode())
@@ -88,6 +98,12 @@ class Source:
         for finding in self.findings:
             if finding.level == "error":
                 raise ValueError(finding.text)
+
+
+def location_of(data: str | Path) -> str:
+    """What is recorded of where data is: an absolute path, so that it holds from every folder."""
+    is_word = str(data) == "emoji" or "://" in str(data)
+    return str(data) if is_word else str(Path(data).expanduser().resolve())
 
 
 def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int) -> np.ndarray:

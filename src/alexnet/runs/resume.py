@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..data.pack.reading import Pack
-from ..data.pack.statistics import compute_statistics
 from ..data.source import SPLITS
 from ..specs.settings import ResolvedSettings
 from ..specs.storage import from_json, to_json
@@ -53,7 +52,7 @@ def resumed(
     if changed or record.get("changed"):  # otherwise the splits are as they were drawn
         packed = run.with_splits(plan.packed, keep_new=True)
         if not np.array_equal(packed.splits, plan.packed.splits):
-            plan = replace(plan, packed=packed, statistics=compute_statistics(packed.images, packed.indices("train")))
+            plan = replace(plan, packed=packed)
     if not changed:
         return plan, record | {"data": now["data"]}
     notify(f"changed since the run started, so it is a different run from here on:\n  {listed}")

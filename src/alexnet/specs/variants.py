@@ -290,12 +290,14 @@ VARIANTS = {
 }
 
 
-def variant(name: str) -> Architecture:
-    """The network declared under this name.
+def variant(name: str | Architecture) -> Architecture:
+    """The network declared under this name; an architecture of a user's own as it is.
 
     Raises:
         ValueError: no network has that name.
     """
+    if isinstance(name, Architecture):
+        return name
     if name not in VARIANTS:
         raise ValueError(f"there is no variant {name!r}; it may be one of {', '.join(VARIANTS)}")
     return VARIANTS[name]

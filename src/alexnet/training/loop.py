@@ -15,6 +15,8 @@ from torch import Tensor
 from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
+from ..model.bundle import ModelBundle
+from ..model.network import AlexNet
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.mixing import draw_mix
 from ..specs.schedules import LearningRates
@@ -46,8 +48,12 @@ class Training:
         micro_batch: MicroBatch = None,
     ):
         self.plan, self.seed, self.device, self.precision = plan, seed, torch.device(device), precision
-        self.bundle = plan.untrained(seed, self.device)
-        self.network = self.bundle.network
+        self.network = AlexNet(plan.architecture, len(plan.packed.classes), seed=seed)
+        for layer, factor in plan.recipe.lr_scale.items():
+            self.network.get_submodule(layer).requires_grad_(factor > 0)
+        if plan.transfer:
+            plan.transfer.copy_weights(self.network)
+        self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
         self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
         self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
         self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch)

@@ -19,7 +19,7 @@ from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.shapes import infer_shapes, inference_scales, tensor_shapes
+from ..specs.shapes import inference_scales
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,19 @@ class Transfer:
     """If the last layer is copied: the index of each class in the trained network."""
 
     @classmethod
-    def to(cls, architecture: Architecture, classes: Sequence[str], source: Pretrained) -> Transfer:
+    def to(
+        cls, architecture: Architecture, ours: Mapping[str, tuple[int, ...]], classes: Sequence[str], source: Pretrained
+    ) -> Transfer:
         """What an architecture for these classes can copy.
+
+        Args:
+            ours: shapes of its tensors, by name.
 
         Raises:
             ValueError: no layer can be copied.
         """
         bundle = source.bundle
         theirs = {name: tuple(tensor.shape) for name, tensor in bundle.network.state_dict().items()}
-        ours = tensor_shapes(infer_shapes(architecture, len(classes)))
         same_classes = sorted(classes) == sorted(bundle.classes)
         rows, last = {row.name for row in architecture.layers}, architecture.layers[-1].name
         copied: list[str] = []

@@ -50,6 +50,11 @@ class Pack:
         """Indices of the images of a split, ascending."""
         return np.flatnonzero(self.splits == SPLITS.index(split))
 
+    @property
+    def reported_split(self) -> str:
+        """Where final errors are counted: test, or val if there is no test split, or train if there is neither."""
+        return next((split for split in ("test", "val") if len(self.indices(split))), "train")
+
 
 def open_pack(path: Path) -> Pack:
     """Map a pack into memory, and verify the checksums of its tables and of VERIFIED_IMAGES images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +33,11 @@ class Statistics:
 
 
 def pack_statistics(pack: Pack) -> Statistics:
-    """Statistics of the training images of a pack, cached beside it."""
-    path = pack.path.with_suffix(".statistics.safetensors")
+    """Statistics of the training images of a pack, cached beside it for each split into train and others."""
+    train = pack.indices("train")
+    path = pack.path.with_suffix(f".{zlib.crc32(train):08x}.statistics.safetensors")
     if not path.exists():
-        statistics = compute_statistics(pack.images, pack.indices("train"))
+        statistics = compute_statistics(pack.images, train)
         with atomic_write(path) as temporary:
             save_file({name: np.ascontiguousarray(array) for name, array in vars(statistics).items()}, temporary)
     return Statistics(**load_file(path))
