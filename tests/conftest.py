@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and threads of several programs wait for one another
 
 import contextlib
+import faulthandler
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,14 @@ def few_images_need_no_processes(monkeypatch):
 def own_cache(tmp_path_factory, monkeypatch):
     """Packs of a test are kept apart from the user's and from other tests'."""
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def must_end():
+    """Ends the process of a test that hangs, with a traceback, after half an hour."""
+    faulthandler.dump_traceback_later(1800, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

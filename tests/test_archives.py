@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import time
 import tracemalloc
 import zipfile
 
@@ -290,7 +289,7 @@ def test_a_compressed_one_is_unpacked_once_and_its_progress_told(tmp_path):
     assert after.names == ("b",) and after.fingerprint != before
 
 
-def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path):
+def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path, must_end):
     """2,000 archives with bytes overwritten, cut out, doubled or cut off: read, or refused by a ValueError."""
     draw = random.Random(2012)
     small = {"a/1.jpg": b"one" * 40, "b/2.jpg": b"two", f"{LONG}/3.jpg": b"3"}
@@ -303,7 +302,6 @@ def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path):
         gzip.compress(tar_of(small)),
     ]
     outcomes = {"read": 0, "refused": 0}
-    started = time.monotonic()
     for number in range(2000):
         content = bytearray(whole[number % len(whole)])
         for _ in range(draw.choice((1, 1, 2, 8))):
@@ -324,7 +322,6 @@ def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path):
         except ValueError as error:
             assert f"{tmp_path / str(number)}" in str(error)
             outcomes["refused"] += 1
-    assert time.monotonic() - started < 120
     assert min(outcomes.values()) > 200
     assert all(path.is_file() or path.name == "cache" for path in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 2001

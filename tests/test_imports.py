@@ -3,35 +3,43 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import alexnet
 
 ORDER = [
-    *(
-        "specs",
-        "compat",
-        "files",
-        "restricted_pickle",
-        "device",
-        "counter_rng",
-        "kernels",
-        "normalization",
-        "data",
-        "preprocessing",
-        "model",
-    ),
-    *("parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis", "session", "experiments"),
-    *("bench", "console", "classifier", "cli"),
+    *("specs", "compat", "files", "restricted_pickle", "device", "counter_rng", "kernels", "normalization", "data"),
+    *("preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis"),
+    *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]
+INSIDE = {
+    "data": ["progress", "storage", "source", "labels", "sources", "pack", "check", "batches"],
+}
+"""The order inside of some places."""
 ROOT = Path(alexnet.__file__).parent
 
 
 def test_imports_point_one_way():
-    for path in sorted(ROOT.rglob("*.py")):
-        place = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if place == "__init__":
-            continue
-        for target in imported_places(path):
-            assert ORDER.index(target) <= ORDER.index(place), f"{path.relative_to(ROOT)} imports {target}"
+    for file in sorted(ROOT.rglob("*.py")):
+        check_imports(file, (), ORDER)
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_imports_inside_a_place_point_one_way(package):
+    for file in sorted((ROOT / package).rglob("*.py")):
+        check_imports(file, (package,), INSIDE[package])
+
+
+def check_imports(file, package, order):
+    """A file in a package imports nothing of the package that stands behind its own place in the order."""
+    depth = len(package)
+    place = module_of(file)[depth : depth + 1]
+    if not place:  # the package itself
+        return
+    for target in imported_modules(file):
+        if target[:depth] == package and len(target) > depth:
+            name = file.relative_to(ROOT)
+            assert order.index(target[depth]) <= order.index(place[0]), f"{name} imports {'.'.join(target)}"
 
 
 def test_specs_use_the_standard_library_alone():
@@ -46,16 +54,24 @@ def test_specs_use_the_standard_library_alone():
                 assert name.split(".")[0] in sys.stdlib_module_names, f"{path.name} imports {name}"
 
 
-def imported_places(path):
-    """The places of this package that a file imports from."""
-    package = ["alexnet", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def module_of(file):
+    """The parts of the name of a module, without the first one."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imported_modules(file):
+    """The modules of this package that a file imports, as parts of their names without the first one."""
+    package = file.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
-            full = [*base, *(node.module or "").split(".")] if node.module else base
-            if len(full) > 1:
-                yield full[1]
-            else:
-                yield from (alias.name for alias in node.names)
+            module = (*base, *node.module.split(".")) if node.module else base
+            yield from ((*module, alias.name) for alias in node.names) if is_package(module) else [module]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "alexnet":
-            raise AssertionError(f"{path} imports alexnet by its full name")
+            raise AssertionError(f"{file} imports alexnet by its full name")
+
+
+def is_package(module):
+    """Whether names imported from it may be modules."""
+    return ROOT.joinpath(*module).is_dir()

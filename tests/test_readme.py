@@ -19,6 +19,7 @@ FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 pytestmark = pytest.mark.skipif(not README.exists(), reason="needs the checkout")
 
 
+@pytest.mark.filterwarnings("error:.* is now called")
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     write_colors(tmp_path / "photos", 20)
     Image.new("RGB", (80, 60), "red").save(tmp_path / "cat.jpg")

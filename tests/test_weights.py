@@ -34,11 +34,11 @@ MEAN, STD = torch.tensor([120.0, 110.0, 100.0]), torch.tensor([50.0, 60.0, 70.0]
 def narrow(name):
     """A network of few maps and units, 7 classes, with weights large enough that its answers depend on the image."""
     changes = {}
-    for number, layer in enumerate(variant(name).layers):
+    for index, layer in enumerate(variant(name).layers):
         if isinstance(layer, Conv):
-            changes[layer.name] = {"channels": 2 * (6 + number)}
+            changes[layer.name] = {"channels": 2 * (6 + index)}
         elif isinstance(layer, Linear) and layer.units is not None:
-            changes[layer.name] = {"units": 20 + 2 * number}
+            changes[layer.name] = {"units": 20 + 2 * index}
     network = AlexNet(variant(name).with_layers(**changes), len(CLASSES)).eval()
     generator = torch.Generator().manual_seed(1)
     for each, parameter in network.named_parameters():
@@ -81,10 +81,10 @@ def tensorflow_layers(network):
     return layers
 
 
-def assert_same(found, expected):
-    found, expected = found.detach().double(), expected.detach().double()
+def assert_same(actual, expected):
+    actual, expected = actual.detach().double(), expected.detach().double()
     assert (expected[0] - expected[1]).abs().max() > 1e-3, "two images with one answer prove nothing"
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 def caffe_reference(weights, x, norm_first):
@@ -97,19 +97,19 @@ def test_a_caffemodel_gives_what_caffe_gives_and_says_which_network_it_is(name, 
     weights = parameters(narrow(name))  # as Caffe has them: the first layer reads blue, green, red
     path = tmp_path / "bvlc.caffemodel"
     path.write_bytes(frameworks.caffemodel(weights, name == "caffe", old))
-    found, report = import_weights(path)
+    imported, report = import_weights(path)
     assert (report.variant, report.skipped, report.new) == (name, (), ())
-    assert found.network.input_size == 227
+    assert imported.network.input_size == 227
     x = images(227)
-    assert_same(found.network(x), caffe_reference(weights, x.flip(1), name == "caffe"))
+    assert_same(imported.network(x), caffe_reference(weights, x.flip(1), name == "caffe"))
 
 
 def test_a_caffemodel_made_for_smaller_images_and_other_classes(tmp_path):
     weights = parameters(AlexNet(narrow("caffe").architecture, 3, input_size=99))
     path = tmp_path / "small.caffemodel"
     path.write_bytes(frameworks.caffemodel(weights, True, old=False, side=99))
-    found, _ = import_weights(path, classes=["x", "y", "z"])
-    assert found.network.input_size == 99 and found.classes == ("x", "y", "z")
+    imported, _ = import_weights(path, classes=["x", "y", "z"])
+    assert imported.network.input_size == 99 and imported.classes == ("x", "y", "z")
 
 
 def test_the_mean_image_of_caffe_is_taken_off_in_rgb(tmp_path):
@@ -118,15 +118,15 @@ def test_the_mean_image_of_caffe_is_taken_off_in_rgb(tmp_path):
     np.save(tmp_path / "mean.npy", mean.astype(np.float64))
     (tmp_path / "net").write_bytes(frameworks.caffemodel(parameters(narrow("caffe")), True, old=True))
     for name in ("mean.binaryproto", "mean.npy"):
-        found, _ = import_weights(tmp_path / "net", mean=tmp_path / name)
+        imported, _ = import_weights(tmp_path / "net", mean=tmp_path / name)
         pixels = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
         expected = pixels[0].float().numpy() - mean[::-1].transpose(1, 2, 0)
-        seen = found.preprocessing.center_crop(pixels)[0].permute(1, 2, 0).numpy()
+        seen = imported.preprocessing.center_crop(pixels)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(seen, expected[14:241, 14:241], atol=1e-4)
-        assert found.preprocessing.mean_follows_crop
+        assert imported.preprocessing.mean_follows_crop
 
 
-def test_a_network_that_is_no_alexnet_is_named(tmp_path):
+def test_a_layer_that_no_alexnet_has_is_named(tmp_path):
     for kind in ("Concat", "Sigmoid"):
         net = frameworks.caffemodel(parameters(narrow("caffe")), True, old=False)
         net += frameworks.field(100, frameworks.field(1, b"odd") + frameworks.field(2, kind.encode()))
@@ -136,20 +136,21 @@ def test_a_network_that_is_no_alexnet_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["caffe", "caffenet", "torchvision", "paper"])
-def test_what_is_written_for_caffe_reads_as_the_same_network(name, tmp_path):
+def test_a_caffe_export_imports_as_the_same_network(name, tmp_path):
     ours = bundle(name)
     alexnet.export_weights(ours, tmp_path / "net", "caffe")
-    found, report = import_weights(tmp_path / "net" / "network.caffemodel", mean=tmp_path / "net" / "mean.binaryproto")
-    assert report.variant == name and found.network.input_size == ours.network.input_size
-    pixels = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
-    assert_same(
-        found.network(found.preprocessing.center_crop(pixels)), ours.network(ours.preprocessing.center_crop(pixels))
+    imported, report = import_weights(
+        tmp_path / "net" / "network.caffemodel", mean=tmp_path / "net" / "mean.binaryproto"
     )
+    assert report.variant == name and imported.network.input_size == ours.network.input_size
+    pixels = torch.randint(0, 256, (2, 256, 256, 3), dtype=torch.uint8)
+    actual = imported.network(imported.preprocessing.center_crop(pixels))
+    assert_same(actual, ours.network(ours.preprocessing.center_crop(pixels)))
     text = (tmp_path / "net" / "deploy.prototxt").read_text(encoding="utf-8")
     assert 'type: "InnerProduct"' in text and "num_output: 7" in text and "blobs" not in text
 
 
-def test_what_caffe_cannot_say_is_named(tmp_path):
+def test_a_layer_that_caffe_lacks_is_named(tmp_path):
     with pytest.raises(ValueError, match="conv1: Caffe has no layer for Conv"):
         alexnet.export_weights(bundle("original"), tmp_path / "net", "caffe")
 
@@ -165,13 +166,13 @@ def test_the_npy_of_tensorflow_users_gives_what_tensorflow_gives(writer, tmp_pat
         path.write_bytes(NPY + pickle.dumps(np.array(layers, object), protocol=2))
     else:
         np.save(path, {name: {"weights": pair[0], "biases": pair[1]} for name, pair in layers.items()})
-    found, report = import_weights(path)
+    imported, report = import_weights(path)
     assert report.variant == "caffe" and not report.skipped
     x = images(227)
-    assert_same(found.network(x), frameworks.tensorflow_alexnet(layers, x.flip(1).permute(0, 2, 3, 1).double()))
+    assert_same(imported.network(x), frameworks.tensorflow_alexnet(layers, x.flip(1).permute(0, 2, 3, 1).double()))
 
 
-def test_what_is_written_as_npy_gives_the_same_under_tensorflows_rules(tmp_path):
+def test_an_npy_export_gives_the_same_scores_under_tensorflows_rules(tmp_path):
     ours = bundle("caffe")
     alexnet.export_weights(ours, tmp_path / "net.npy", "npy")
     layers = np.load(tmp_path / "net.npy", allow_pickle=True).item()
@@ -189,32 +190,32 @@ def test_keras_weights_give_what_keras_gives(archive, tmp_path):
             file.writestr("config.json", "{}")
             file.write(path, "model.weights.h5")
         path = tmp_path / "model.keras"
-    found, report = import_weights(path, variant="caffe")
+    imported, report = import_weights(path, variant="caffe")
     assert report.skipped == ("optimizer",) and not report.new
     x = images(227)
-    assert_same(found.network(x), frameworks.tensorflow_alexnet(layers, x.permute(0, 2, 3, 1).double()))
+    assert_same(imported.network(x), frameworks.tensorflow_alexnet(layers, x.permute(0, 2, 3, 1).double()))
 
 
-def test_what_is_written_for_keras_gives_the_same_under_its_rules(tmp_path):
+def test_a_keras_export_gives_the_same_scores_under_its_rules(tmp_path):
     ours = bundle("caffe")
     alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
     with h5py.File(tmp_path / "net.weights.h5") as file:
         names = [f"conv2d{each}" for each in ("", "_1", "_2", "_3", "_4")] + ["dense", "dense_1", "dense_2"]
-        arrays = [[file[f"layers/{name}/vars/{place}"][()] for place in (0, 1)] for name in names]
+        arrays = [[file[f"layers/{name}/vars/{index}"][()] for index in (0, 1)] for name in names]
     layers = dict(zip([row.name for row in ours.network.architecture.layers], arrays, strict=True))
     x = images(227)
     assert_same(frameworks.tensorflow_alexnet(layers, x.permute(0, 2, 3, 1).double()), ours.network(x))
 
 
-def test_a_net_of_keras_is_recognised_by_its_shapes(tmp_path):
+def test_a_keras_network_is_recognized_by_its_shapes(tmp_path):
     ours = ModelBundle(
         alexnet.create("cifar-keras", 10), Preprocessing(32, 32, MEAN.view(1, 1, 3), STD), tuple("0123456789")
     )
     alexnet.export_weights(ours, tmp_path / "net.weights.h5", "keras")
-    found, report = import_weights(tmp_path / "net.weights.h5", mean=(1, 2, 3), std=(4, 5, 6))
+    imported, report = import_weights(tmp_path / "net.weights.h5", mean=(1, 2, 3), std=(4, 5, 6))
     assert report.variant == "cifar-keras" and "(1, 2, 3), divided by (4, 5, 6)" in report.inputs
     for name, tensor in ours.network.state_dict().items():
-        assert torch.equal(found.network.state_dict()[name], tensor)
+        assert torch.equal(imported.network.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors", "DataParallel", "checkpoint"])
@@ -248,7 +249,7 @@ def theirs_like(network):
     return theirs
 
 
-def test_what_is_written_for_torchvision_loads_there(tmp_path):
+def test_a_torchvision_export_loads_there(tmp_path):
     ours = bundle("torchvision")
     alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
     theirs = theirs_like(narrow("torchvision"))
@@ -261,29 +262,29 @@ def test_what_is_written_for_torchvision_loads_there(tmp_path):
         alexnet.export_weights(bundle("caffe"), tmp_path / "net.pth", "torchvision")
 
 
-def test_plain_dropout_is_no_dropout_elsewhere(tmp_path):
-    """The factor of 2012 goes into the weights that are written, and is not asked for a second time."""
+def test_the_factor_of_plain_dropout_goes_into_exported_weights(tmp_path):
+    """The factor of 2012 goes into the weights that are written, and is not applied again."""
     ours = bundle("half", std=torch.ones(3))
     x = images(224)
     for format, suffix in (("npy", ".npy"), ("keras", ".weights.h5")):
         path = alexnet.export_weights(ours, tmp_path / f"net{suffix}", format)
-        found, _ = import_weights(path, variant="half")
-        assert found.network.architecture.dropout.rescale
-        assert_same(found.network(x), ours.network(x))
+        imported, _ = import_weights(path, variant="half")
+        assert imported.network.architecture.dropout.rescale
+        assert_same(imported.network(x), ours.network(x))
 
 
-def test_weights_under_our_names_are_recognised_where_shapes_leave_no_doubt(tmp_path):
+def test_weights_under_our_names_are_recognized_if_the_shapes_are_unambiguous(tmp_path):
     ours = alexnet.create("cifar-13", 10)
     torch.save({f"model.module.{name}": each for name, each in ours.state_dict().items()}, tmp_path / "net.pt")
-    found, report = import_weights(tmp_path / "net.pt")
-    assert report.variant == "cifar-13" and torch.equal(found.network.local3.weight, ours.local3.weight)
+    imported, report = import_weights(tmp_path / "net.pt")
+    assert report.variant == "cifar-13" and torch.equal(imported.network.local3.weight, ours.local3.weight)
     torch.save(alexnet.create("cifar-11", 10).state_dict(), tmp_path / "net.pt")
     with pytest.raises(ValueError, match="fit cifar-11, cifar-11-no-norm, cifar-11-no-overlap; name the variant"):
         import_weights(tmp_path / "net.pt")
     assert import_weights(tmp_path / "net.pt", variant="cifar-11-no-norm")[1].variant == "cifar-11-no-norm"
 
 
-def test_the_means_that_batch_norm_keeps_come_with_its_weights(tmp_path):
+def test_running_statistics_of_batch_norm_come_with_its_weights(tmp_path):
     network = alexnet.create("batch-norm", 4)
     network.norm1.running_mean.uniform_()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
@@ -292,7 +293,7 @@ def test_the_means_that_batch_norm_keeps_come_with_its_weights(tmp_path):
     assert report.new == () and report.skipped == ("norm1.num_batches_tracked", "norm2.num_batches_tracked")
 
 
-def test_what_does_not_fit_is_told_or_left_new(tmp_path):
+def test_weights_that_do_not_fit_are_reported_or_initialized(tmp_path):
     state = alexnet.create("cifar-18", 10).state_dict() | {"neck.weight": torch.zeros(3)}
     del state["conv3.bias"]
     torch.save(state, tmp_path / "net.pt")
@@ -300,11 +301,11 @@ def test_what_does_not_fit_is_told_or_left_new(tmp_path):
         import_weights(tmp_path / "net.pt", "cifar-18")
     _, report = import_weights(tmp_path / "net.pt", "cifar-18", strict=False)
     assert (report.skipped, report.new) == (("neck.weight",), ("conv3.bias",))
-    torch.save(alexnet.create("cifar-18", 10).state_dict(), tmp_path / "whole.pt")
+    torch.save(alexnet.create("cifar-18", 10).state_dict(), tmp_path / "complete.pt")
     with pytest.raises(ValueError, match=r"fc8\.weight must be 2 × 1024 for this network, got 10 × 1024"):
-        import_weights(tmp_path / "whole.pt", "cifar-18", classes=["a", "b"])
-    found, report = import_weights(tmp_path / "net.pt", "cifar-18", classes=["a", "b"], strict=False)
-    assert found.network.num_classes == 2 and report.new == ("conv3.bias", "fc8.weight", "fc8.bias")
+        import_weights(tmp_path / "complete.pt", "cifar-18", classes=["a", "b"])
+    imported, report = import_weights(tmp_path / "net.pt", "cifar-18", classes=["a", "b"], strict=False)
+    assert imported.network.num_classes == 2 and report.new == ("conv3.bias", "fc8.weight", "fc8.bias")
     assert "fc8.weight" in report.skipped
     for broken, message in (
         ({"mean": (1, 2)}, "mean must be three"),
@@ -321,10 +322,10 @@ def test_a_folder_of_hugging_face(tmp_path):
     config = {"id2label": {"0": "z", "2": "x", "1": "y", "3": "d", "10": "e", "4": "f", "9": "g"}}
     config |= {"pretrained_cfg": {"mean": [0.5, 0.25, 0.75], "std": [0.1, 0.2, 0.3]}}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    found = alexnet.load(tmp_path, device="cpu").bundle
-    assert found.classes == ("z", "y", "x", "d", "f", "g", "e")
-    torch.testing.assert_close(found.preprocessing.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
-    torch.testing.assert_close(found.preprocessing.std, torch.tensor([25.5, 51.0, 76.5]))
+    imported = alexnet.load(tmp_path, device="cpu").bundle
+    assert imported.classes == ("z", "y", "x", "d", "f", "g", "e")
+    torch.testing.assert_close(imported.preprocessing.mean.flatten(), torch.tensor([127.5, 63.75, 191.25]))
+    torch.testing.assert_close(imported.preprocessing.std, torch.tensor([25.5, 51.0, 76.5]))
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"config\.json next to it cannot be used"):
         alexnet.load(tmp_path)
@@ -345,7 +346,7 @@ def test_a_folder_of_hugging_face(tmp_path):
         ({"pretrained_cfg": 1}, ""),
     ],
 )
-def test_what_a_config_says_wrongly_is_named(config, message, tmp_path):
+def test_wrong_values_in_a_config_are_named(config, message, tmp_path):
     state = {name: each.contiguous() for name, each in alexnet.create("cifar-13", 7).state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -408,7 +409,7 @@ def test_class_names_of_a_file(content, tmp_path):
     assert read_classes(tmp_path / "names") == ("cat", "dog")
 
 
-def test_classes_of_imagenet_are_known_by_wordnets_numbers(tmp_path):
+def test_imagenet_classes_are_named_by_wordnet_id(tmp_path):
     numbers = ("n01440764", "n01443537")
     (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", encoding="utf-8")
     assert read_classes(tmp_path / "synset_words.txt") == numbers
@@ -429,13 +430,13 @@ def test_classes_of_imagenet_are_known_by_wordnets_numbers(tmp_path):
         (b"caf\xe9\n", "UTF-8"),
     ],
 )
-def test_what_is_no_list_of_classes_is_named(content, message, tmp_path):
+def test_a_file_without_class_names_is_refused(content, message, tmp_path):
     (tmp_path / "names").write_bytes(content)
     with pytest.raises(ValueError, match=f"{message}"):
         read_classes(tmp_path / "names")
 
 
-def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
+def test_classes_can_be_a_file_and_must_be_distinct_names(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
     (tmp_path / "names.txt").write_text("x\ny\nz\n", encoding="utf-8")
     assert import_weights(tmp_path / "net.pt", "cifar-18", str(tmp_path / "names.txt"))[0].classes == ("x", "y", "z")
@@ -448,7 +449,7 @@ def test_classes_may_be_a_file_and_may_not_be_none(tmp_path):
             import_weights(tmp_path / "net.pt", "cifar-18", classes)
 
 
-def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
+def test_layers_of_safetensors_are_sorted_by_their_numbers(tmp_path):
     changes = {name: {"channels": 8, "groups": 1} for name in ("conv2", "conv3", "conv4", "conv5")}
     network = AlexNet(narrow("one-tower").architecture.with_layers(**changes), 5)
     state = {}
@@ -456,13 +457,13 @@ def test_layers_of_safetensors_are_in_the_order_of_their_numbers(tmp_path):
         for kind in ("weight", "bias"):
             state[f"b{number}.{kind}"] = network.state_dict()[f"{row.name}.{kind}"].contiguous()
     save_file(state, tmp_path / "net.safetensors")
-    found, _ = import_weights(tmp_path / "net.safetensors", "one-tower")
+    imported, _ = import_weights(tmp_path / "net.safetensors", "one-tower")
     for name, tensor in network.state_dict().items():
-        assert torch.equal(found.network.state_dict()[name], tensor), name
+        assert torch.equal(imported.network.state_dict()[name], tensor), name
 
 
 @pytest.mark.parametrize("format", ["caffe", "npy", "keras", "torchvision"])
-def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
+def test_formats_without_batch_norm_refuse_it(format, tmp_path):
     network = alexnet.create("batch-norm", 3)
     ours = ModelBundle(network, Preprocessing(256, 224, MEAN.view(1, 1, 3), STD), ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"norm1: .* has no layer for BatchNorm|must be torchvision"):
@@ -470,25 +471,25 @@ def test_batch_norm_is_not_left_out_of_what_is_written(format, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_keras_would_not_load_another_name(tmp_path):
+def test_the_name_of_a_keras_file_is_checked(tmp_path):
     with pytest.raises(ValueError, match=r"the name of a Keras file must end in \.weights\.h5, got \S*net\.h5"):
         alexnet.export_weights(bundle("caffe"), tmp_path / "new" / "net.h5", "keras")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_numbers_that_are_none_are_named(number, tmp_path):
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_are_named(value, tmp_path):
     state = alexnet.create("cifar-18", 3).state_dict()
     torch.save(state, tmp_path / "net.pt")
-    np.save(tmp_path / "mean.npy", np.full((3, 32, 32), number))
-    for asked, message in (
-        ({"mean": (1, number, 3)}, "mean must be three finite numbers"),
-        ({"std": (1, number, 3)}, "std must be three finite numbers"),
+    np.save(tmp_path / "mean.npy", np.full((3, 32, 32), value))
+    for arguments, message in (
+        ({"mean": (1, value, 3)}, "mean must be three finite numbers"),
+        ({"std": (1, value, 3)}, "std must be three finite numbers"),
         ({"mean": tmp_path / "mean.npy"}, "mean.npy has infinite values or NaN"),
     ):
         with pytest.raises(ValueError, match=message):
-            import_weights(tmp_path / "net.pt", "cifar-18", **asked)
-    state["conv2.bias"][5] = number
+            import_weights(tmp_path / "net.pt", "cifar-18", **arguments)
+    state["conv2.bias"][5] = value
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"net.pt: conv2\.bias has infinite values or NaN"):
         import_weights(tmp_path / "net.pt", "cifar-18")
@@ -502,7 +503,7 @@ def test_images_have_three_channels(channels, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fc8.weight", "conv1.weight"])
-def test_a_number_is_no_weight(name, tmp_path):
+def test_a_scalar_is_not_a_weight(name, tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict() | {name: torch.tensor(1.0)}, tmp_path / "net.pt")
     with pytest.raises(ValueError, match=f"it has no {name}"):
         import_weights(tmp_path / "net.pt", "cifar-18")
@@ -510,7 +511,7 @@ def test_a_number_is_no_weight(name, tmp_path):
         import_weights(tmp_path / "net.pt")
 
 
-def test_what_was_read_is_not_written_over(tmp_path):
+def test_the_source_of_a_network_is_never_overwritten(tmp_path):
     ours = bundle("torchvision")
     file = alexnet.export_weights(ours, tmp_path / "net.pth", "torchvision")
     folder = alexnet.export_weights(ours, tmp_path / "hub", "huggingface")
@@ -525,12 +526,12 @@ def test_what_was_read_is_not_written_over(tmp_path):
     ):
         with pytest.raises(ValueError, match="the network was read from"):
             alexnet.export_weights(bundle("torchvision", MEAN), target, format, source=source)
-    for _ in range(2):  # of what was exported, a newer one may take the place
+    for _ in range(2):  # an earlier export can be overwritten
         alexnet.export_weights(ours, folder / "net.npy", "npy", source=folder)
     assert before == (file.read_bytes(), (folder / "model.safetensors").read_bytes())
 
 
-def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
+def test_errors_in_arguments_do_not_blame_the_file(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"^\S*none\.npy does not exist; mean must be"):
         import_weights(tmp_path / "net.pt", "cifar-18", mean=tmp_path / "none.npy")
@@ -538,7 +539,7 @@ def test_what_is_asked_for_is_not_the_files_fault(tmp_path):
         import_weights(tmp_path / "net.pt", "cifar-18", input_size=0)
 
 
-def test_colors_that_nobody_said_are_a_guess(tmp_path):
+def test_a_default_mean_is_reported_as_a_guess(tmp_path):
     torch.save(alexnet.create("cifar-18", 3).state_dict(), tmp_path / "net.pt")
     _, report = import_weights(tmp_path / "net.pt", "cifar-18")
     assert report.guessed and "guess" in report.inputs
@@ -546,7 +547,7 @@ def test_colors_that_nobody_said_are_a_guess(tmp_path):
     assert not report.guessed and "guess" not in report.inputs
 
 
-def test_what_has_no_weights_of_ours_is_told(tmp_path):
+def test_a_file_without_weights_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "net.pt")
     with pytest.raises(ValueError, match=r"net\.pt: it has no tensors of floats"):
         import_weights(tmp_path / "net.pt")
@@ -559,7 +560,7 @@ def test_what_has_no_weights_of_ours_is_told(tmp_path):
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize("function", [print, os.getcwd])
-def test_a_refused_pickle_is_told_by_what_it_asks_for(function, form, tmp_path, monkeypatch):
+def test_the_message_names_what_a_refused_pickle_asks_for(function, form, tmp_path, monkeypatch):
     monkeypatch.setattr(Hostile, "__reduce__", lambda self: (function, ()))
     (tmp_path / "net").write_bytes(hostile_pickle(form))
     with pytest.raises(ValueError, match=rf"\(it asks for \S*{function.__name__}\)$"):
@@ -576,8 +577,8 @@ def test_two_tensors_of_one_name_are_refused(tmp_path):
 def test_1000_classes_without_names_are_imagenets(tmp_path):
     network = AlexNet(narrow("torchvision").architecture, 1000)
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    found, _ = import_weights(tmp_path / "net.pth", "torchvision")
-    assert found.classes[:2] == ("n01440764", "n01443537") and len(found.classes) == 1000
+    imported, _ = import_weights(tmp_path / "net.pth", "torchvision")
+    assert imported.classes[:2] == ("n01440764", "n01443537") and len(imported.classes) == 1000
 
 
 class Hostile:
@@ -633,7 +634,7 @@ def test_a_pickle_in_an_npy_is_read_and_not_run(message, tmp_path):
         import_weights(tmp_path / "net")
 
 
-def test_an_npy_that_repeats_an_array_is_refused_before_memory_is_taken(tmp_path):
+def test_an_npy_that_repeats_an_array_is_refused_before_memory_is_allocated(tmp_path):
     array = np.zeros((100, 100), np.float32)
     np.save(tmp_path / "net.npy", {f"fc{number}": [array, array] for number in range(1000)})
     with pytest.raises(ValueError, match="repeats its arrays"):
@@ -686,9 +687,15 @@ def safetensors(header: bytes, length: int | None = None) -> bytes:
 
 
 def about(**changes) -> bytes:
-    """The header of a file of ours, with some of what it says changed."""
-    said = {"format": 1, "architecture": {"is": "Norm"}, "classes": ["a"], "in_channels": 3, "input_size": 9} | changes
-    return json.dumps({"__metadata__": {"alexnet": json.dumps(said)}}).encode()
+    """The header of a file of ours, with some fields changed."""
+    description = {
+        "format": 1,
+        "architecture": {"is": "Norm"},
+        "classes": ["a"],
+        "in_channels": 3,
+        "input_size": 9,
+    } | changes
+    return json.dumps({"__metadata__": {"alexnet": json.dumps(description)}}).encode()
 
 
 SAFETENSORS = {
@@ -709,21 +716,21 @@ def test_a_hostile_safetensors_header_is_refused(what, tmp_path):
         alexnet.load(tmp_path / "net")
 
 
-def test_an_absurd_architecture_is_refused_before_memory_is_asked_for(tmp_path):
+def test_an_absurd_architecture_is_refused_before_memory_is_allocated(tmp_path):
     ours = bundle("caffe")
     ours.save(tmp_path / "net")
     content = (tmp_path / "net").read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
-    said = json.loads(header["__metadata__"]["alexnet"])
-    said["architecture"]["layers"][6]["units"] = 10**12
-    header["__metadata__"] = {"alexnet": json.dumps(said)}  # and no sums, which would give the change away
+    description = json.loads(header["__metadata__"]["alexnet"])
+    description["architecture"]["layers"][6]["units"] = 10**12
+    header["__metadata__"] = {"alexnet": json.dumps(description)}  # without checksums, which would reveal the change
     (tmp_path / "net").write_bytes(safetensors(json.dumps(header).encode()) + content[8 + length :])
     with pytest.raises(ValueError, match="does not hold the weights of its architecture"):
         alexnet.load(tmp_path / "net")
 
 
-def test_hdf5_may_not_lead_to_other_files_nor_claim_more_than_it_holds(tmp_path):
+def test_hdf5_must_not_refer_to_other_files_or_claim_more_than_it_holds(tmp_path):
     layers = tensorflow_layers(narrow("caffe"))
     path = tmp_path / "net.weights.h5"
 
@@ -780,7 +787,7 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "mine.npy").exists() and "BGR" in capsys.readouterr().out
     main(["export", "mine", "--format", "caffe", "--output", "back"])
     assert (tmp_path / "back" / "deploy.prototxt").exists()
-    for refused, said in (
+    for refused, message in (
         (
             ["export", "mine", "--format", "npy", "--preprocessing", "--output", "x.npy"],
             "preprocessing can only be included in onnx",
@@ -794,10 +801,10 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
     ):
         with pytest.raises(SystemExit):
             main(refused)
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_what_is_guessed_of_images_is_said(tmp_path, capsys):
+def test_a_guessed_preprocessing_is_printed(tmp_path, capsys):
     torch.save(alexnet.create("small", num_classes=3).state_dict(), tmp_path / "mine.pth")
     alexnet.load(tmp_path / "mine.pth").save(tmp_path / "saved")
     assert "mine.pth does not say how images are prepared: pixels minus (122.7" in capsys.readouterr().err

@@ -56,10 +56,10 @@ def caffemodel(parameters: Parameters, norm_first: bool, old: bool, side: int = 
         kinds = [f"{name}.{each}" for each in ("weight", "bias") if f"{name}.{each}" in parameters]
         blobs = b"".join(field(6 if old else 7, blob(parameters[each].numpy())) for each in kinds)
         if old:
-            said = field(4, name.encode()) + field(5, types[kind])
+            head = field(4, name.encode()) + field(5, types[kind])
         else:
-            said = field(1, name.encode()) + field(2, kind.encode())
-        return field(2 if old else 100, said + blobs + (field(settings[kind][not old], how) if how else b""))
+            head = field(1, name.encode()) + field(2, kind.encode())
+        return field(2 if old else 100, head + blobs + (field(settings[kind][not old], how) if how else b""))
 
     def conv(number, kernel, pad=0, stride=1, group=1):
         maps = len(parameters[f"conv{number}.bias"])
@@ -93,25 +93,25 @@ def npy_of_python_2(layers: dict[str, list[np.ndarray]]) -> bytes:
     def string(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
 
-    def number(value: int) -> bytes:
+    def integer(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
 
     def array(shape, kind: bytes, content: bytes) -> bytes:
         order = b"<" if kind == b"f4" else b"|"
-        made = b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n" + number(0) + b"\x85" + string(b"b")
-        dtype = b"cnumpy\ndtype\n" + string(kind) + number(0) + number(1) + b"\x87R"
+        empty = b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n" + integer(0) + b"\x85" + string(b"b")
+        dtype = b"cnumpy\ndtype\n" + string(kind) + integer(0) + integer(1) + b"\x87R"
         dtype += (
             b"("
-            + number(3)
+            + integer(3)
             + string(order)
             + b"NNN"
-            + number(-1)
-            + number(-1)
-            + number(63 if kind == b"O8" else 0)
+            + integer(-1)
+            + integer(-1)
+            + integer(63 if kind == b"O8" else 0)
             + b"tb"
         )
-        sides = b"(" + b"".join(map(number, shape)) + b"t"
-        return made + b"\x87R" + b"(" + number(1) + sides + dtype + b"\x89" + content + b"tb"
+        sides = b"(" + b"".join(map(integer, shape)) + b"t"
+        return empty + b"\x87R" + b"(" + integer(1) + sides + dtype + b"\x89" + content + b"tb"
 
     def entry(name: str, arrays: list[np.ndarray]) -> bytes:
         parts = [array(each.shape, b"f4", string(each.astype("<f4").tobytes())) for each in arrays]
@@ -174,8 +174,8 @@ def keras_weights(layers: dict[str, list[np.ndarray]]) -> bytes:
             number, counts[kind] = counts[kind], counts[kind] + 1
             own = ("conv2d" if kind == 4 else "dense") + (f"_{number}" if number else "")
             file.create_group(f"layers/{own}").attrs["name"] = name
-            for place, array in enumerate(arrays):
-                file[f"layers/{own}/vars/{place}"] = array
+            for index, array in enumerate(arrays):
+                file[f"layers/{own}/vars/{index}"] = array
         for own in ("max_pooling2d", "flatten", "dropout"):
             file.create_group(f"layers/{own}/vars")
         file.create_group("vars")

@@ -1,1 +1,1 @@
-"""What is fast and how fast, on the machine at hand, beside what others would use."""
+"""Speed on this machine, next to other software for the same task."""

@@ -1,112 +1,108 @@
-"""One thing beside another, in turns, so that what else the machine does hits both.
+"""Ours against a peer, measured in alternation, so that whatever else the machine does affects both.
 
-A peer runs in a process of its own, as it would for its users: with its own threads, and with the memory settings of
-the system rather than ours.
+A peer runs in a process of its own, as it would for its users: with its own threads and the system's memory settings
+rather than ours.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from statistics import median
+
+Work = Callable[[], object]
+"""One run of what is measured."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measure of ours beside a peer's."""
+    """Our speed at a task and a peer's."""
 
-    measure: str
+    task: str
     ours: str
     peer: str
     theirs: str
-    ratio: float
-    """How many times faster ours is: the median over all rounds."""
-    least: float
-    most: float
+    speedup: float
+    """How many times faster ours is, the median over all rounds."""
+    min_speedup: float
+    max_speedup: float
 
     def cells(self) -> tuple[str, ...]:
-        return (
-            self.measure,
-            self.ours,
-            self.peer,
-            self.theirs,
-            f"{self.ratio:.2f}",
-            f"{self.least:.2f} … {self.most:.2f}",
-        )
+        extent = f"{self.min_speedup:.2f} … {self.max_speedup:.2f}"
+        return self.task, self.ours, self.peer, self.theirs, f"{self.speedup:.2f}", extent
 
 
-HEAD = "measure", "ours", "peer", "the peer's", "ratio", "least … most"
+HEADER = "task", "ours", "peer", "the peer's", "speedup", "min … max"
 RIGHT = 1, 3, 4, 5
-"""Columns of numbers."""
+"""Right-aligned columns."""
 
 
 def compare(
-    measure: str,
-    ours: Callable[[], object],
+    task: str,
+    ours: Work,
     peer: str,
-    theirs: Callable[..., Callable[[], object]],
-    arguments: tuple,
-    unit: str,
-    count: float = 1,
+    theirs: Callable[[], Work],
+    *,
+    count: int = 1,
+    unit: str = "images/s",
     rounds: int = 5,
-    times: int = 1,
+    repeats: int = 1,
 ) -> Row:
-    """Run both in turns, after one run of each that is not counted.
+    """Run ours and the peer alternately, after one warmup run of each.
 
     Args:
-        theirs: a function of a module that, called with `arguments` in the peer's process, gives what is to be run.
-        unit: of the rates shown: "images/s"; or "ms", for the time of one.
-        count: how many of the unit one run does.
-        times: how often ours does it in a run, where it is so much faster that one would be too short to measure.
+        theirs: called in the peer's process, returns its work; must be picklable.
+        count: images per run.
+        unit: "images/s", or "ms" for the time of one run.
+        repeats: how often ours does the task per run, for tasks that it does too fast to measure.
+
+    Raises:
+        PeerFailed: the peer cannot be set up or run.
     """
-    seconds: tuple[list[float], list[float]] = ([], [])
-    with _elsewhere(theirs, arguments) as run_theirs:
-        for round_number in range(rounds + 1):
-            for run, found in ((lambda: _seconds(ours), seconds[0]), (run_theirs, seconds[1])):
-                gc.collect()
-                taken = run()
-                if round_number:
-                    found.append(taken)
-    each = [second / times / count for second in seconds[0]], [second / count for second in seconds[1]]
-    ratios = [b / a for a, b in zip(*each, strict=True)]
-    shown = [_shown(statistics.median(found), unit) for found in each]
-    return Row(measure, shown[0], peer, shown[1], statistics.median(ratios), min(ratios), max(ratios))
+    our_seconds: list[float] = []
+    peer_seconds: list[float] = []
+    with _peer_process(theirs) as run_peer:
+        for _ in range(rounds + 1):
+            gc.collect()
+            our_seconds.append(_seconds(ours) / repeats)
+            gc.collect()
+            peer_seconds.append(run_peer())
+    our_seconds, peer_seconds = our_seconds[1:], peer_seconds[1:]
+    speedups = [b / a for a, b in zip(our_seconds, peer_seconds, strict=True)]
+    shown = [_shown(median(seconds) / count, unit) for seconds in (our_seconds, peer_seconds)]
+    return Row(task, shown[0], peer, shown[1], median(speedups), min(speedups), max(speedups))
 
 
-def median_seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """Of one run, after one that is not counted."""
-    return statistics.median([_seconds(work) for _ in range(rounds + 1)][1:])
+def median_seconds(work: Work, rounds: int = 5) -> float:
+    """Median time of a run, after one warmup run."""
+    return median([_seconds(work) for _ in range(rounds + 1)][1:])
 
 
 class PeerFailed(Exception):
-    """What a peer could not be made or run for."""
+    """A peer cannot be set up or run; the message says why."""
 
 
 @contextmanager
-def _elsewhere(factory: Callable[..., Callable[[], object]], arguments: tuple):
-    """A function that runs a peer once, in a process of its own, and gives the seconds that it took there.
-
-    Raises:
-        PeerFailed: it could not be made, or not be run.
-    """
+def _peer_process(factory: Callable[[], Work]) -> Iterator[Callable[[], float]]:
+    """A function that runs a peer once, in a process of its own, and returns the seconds that the run took there."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, factory, arguments))
+    pipe, peer_pipe = context.Pipe()
+    process = context.Process(target=_serve, args=(peer_pipe, factory))
     process.start()
-    there.close()
+    peer_pipe.close()
 
     def run() -> float:
-        with suppress(OSError):  # it may have failed already, and said why
-            here.send("run")
+        with suppress(OSError):  # the process may have failed already and sent its error
+            pipe.send("run")
         try:
-            answer = here.recv()
+            answer = pipe.recv()
         except (EOFError, OSError):
             process.join()
-            raise PeerFailed(f"its process ended ({process.exitcode})") from None
+            raise PeerFailed(f"its process ended with exit code {process.exitcode}") from None
         if isinstance(answer, str):
             raise PeerFailed(answer)
         return answer
@@ -114,22 +110,22 @@ def _elsewhere(factory: Callable[..., Callable[[], object]], arguments: tuple):
     try:
         yield run
     finally:
-        here.close()
+        pipe.close()
         process.join()
 
 
-def _serve(pipe, factory: Callable[..., Callable[[], object]], arguments: tuple) -> None:
+def _serve(pipe, factory: Callable[[], Work]) -> None:
     try:
-        work = factory(*arguments)
+        work = factory()
         while pipe.recv():
             pipe.send(_seconds(work))
-    except EOFError:  # nobody asks any more
+    except EOFError:  # the other end is closed
         return
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Work) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The parts of `alexnet bench`: each gives rows of ours beside its peers, and notes on what was not measured."""
+"""The parts of `alexnet bench`: each yields rows of ours against a peer, and notes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,22 +26,23 @@ from ..evaluation.evaluation import probabilities
 from ..interchange.programs import write_onnx
 from ..kernels import library
 from ..model.bundle import ModelBundle
-from ..model.network import AlexNet, create
+from ..model.network import create
 from ..normalization import response_norm
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.recipe import Recipe
 from ..specs.recipes import recipe
 from ..specs.shapes import infer_shapes
 from ..specs.variants import variant
 from ..training.optimizer import paper_optimizer
 from ..training.step import MicroBatches
 from . import peers
-from .measure import PeerFailed, Row, compare, median_seconds
+from .measure import PeerFailed, Row, Work, compare, median_seconds
 
 
 @dataclass(frozen=True)
 class Settings:
+    """Where and how much is measured."""
+
     device: torch.device
     precision: Precision
     batch_size: int = 128
@@ -48,64 +50,85 @@ class Settings:
     images: int = 1000
     """JPEGs of 500 × 375 for packing and reading."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch_dtype(self.precision)
 
-DIFFERENT = 100
-"""Photos that are made for packing and reading; more are copies of them."""
-TIMES = 10
+    def synchronize(self) -> None:
+        """Wait for a GPU, which works asynchronously."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def compare(self, task: str, ours: Work, peer: str, theirs: Callable[[], Work], **options) -> Result:
+        """A row of `measure.compare`, or a note if the peer fails."""
+        try:
+            return compare(task, ours, peer, theirs, **{"rounds": self.rounds} | options)
+        except PeerFailed as failure:
+            return f"{task}, against {peer}: not measured ({failure})"
+
+
+DISTINCT_PHOTOS = 100
+"""Photos made for packing and reading; the others are copies."""
+OUR_EPOCHS = 10
 """Epochs that ours reads while the peer reads one."""
 
 Result = Row | str
-"""A string is a note: what was not measured and why, or a fact beside the rows."""
+"""A string is a note: what was not measured and why, or a number without a peer."""
 
 
 def machine(settings: Settings) -> Iterator[Result]:
-    """What the machine can do at most: products of matrices, and copies."""
-    yield f"kernels in C: {'used' if library() else 'not there (no C compiler when installed), plain torch instead'}"
-    yield f"products of matrices: {peak_flops(settings) / 1e9:,.0f} GFLOP/s in {settings.precision}"
+    """The machine's limits: matrix products and copies."""
+    yield f"C kernels: {'used' if library() else 'not compiled (no C compiler at installation), plain torch is used'}"
+    yield f"matrix products: {peak_flops(settings) / 1e9:,.0f} GFLOP/s in {settings.precision}"
     values = torch.empty(64_000_000, device=settings.device).normal_()
     target = torch.empty_like(values)
-    seconds = median_seconds(lambda: (target.copy_(values), _finish(settings)), settings.rounds)
+    seconds = median_seconds(lambda: (target.copy_(values), settings.synchronize()), settings.rounds)
     yield f"copies: {2 * values.nbytes / seconds / 1e9:,.1f} GB/s, read and written"
 
 
 def norm(settings: Settings) -> Iterator[Result]:
-    """Forward and backward, against `nn.LocalResponseNorm`."""
+    """LRN, forward and backward, against `nn.LocalResponseNorm`."""
     for channels, side in ((96, 55), (256, 27)):
-        x = torch.randn(32, side, side, channels, device=settings.device, dtype=torch_dtype(settings.precision))
+        x = torch.randn(32, side, side, channels, device=settings.device, dtype=settings.dtype)
         x = x.permute(0, 3, 1, 2).requires_grad_()
         g = torch.randn_like(x)
 
         def ours(x=x, g=g):
             response_norm(x).backward(g)
             x.grad = None
-            _finish(settings)
+            settings.synchronize()
 
-        what = f"norm, forward and backward, {channels} × {side} × {side}, batch 32"
-        given = channels, side, str(settings.device), settings.precision
-        yield _row(what, ours, "nn.LocalResponseNorm", peers.norm, given, "images/s", 32, settings.rounds)
+        task = f"norm, forward and backward, {channels} × {side} × {side}, batch 32"
+        theirs = partial(peers.norm, channels, side, str(settings.device), settings.precision)
+        yield settings.compare(task, ours, "nn.LocalResponseNorm", theirs, count=32)
 
 
 def step(settings: Settings) -> Iterator[Result]:
-    """One update of `original`, against stock modules with `torch.optim.SGD`."""
-    size, given = settings.batch_size, (settings.batch_size, str(settings.device), settings.precision)
-    ours = _our_step("original", settings)
-    what, counted = f"training step of original, batch {size}", ("images/s", size, settings.rounds)
-    for name, *arguments in (
-        ("nn modules, SGD", "stock", *given),
-        ("torchvision's layers (no norm), SGD", "torchvision", *given),
-        ("nn modules, torch.compile", "stock", *given, True),
-        ("nn modules, SGD, our memory setting", "stock", *given, False, True),
-        ("torchvision's layers, our memory setting", "torchvision", *given, False, True),
+    """A training step of `original`, against stock modules with `torch.optim.SGD`."""
+    size, network_side = settings.batch_size, variant("original").input_size
+    bundle, stepper = _trained("original", settings)
+    views = torch.randn(size, network_side, network_side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
+    labels = torch.randint(len(bundle.classes), (size,), device=settings.device)
+    ours = partial(stepper.step, views.to(settings.dtype), Batch(views, labels, np.arange(size), 0))
+    stock, torchvision = (
+        partial(peers.training_step, name, size, str(settings.device), settings.precision)
+        for name in ("stock", "torchvision")
+    )
+    for name, theirs in (
+        ("nn modules, SGD", stock),
+        ("torchvision's layers (no norm), SGD", torchvision),
+        ("nn modules, torch.compile", partial(stock, compiled=True)),
+        ("nn modules, SGD, our memory setting", partial(stock, freed_kept=True)),
+        ("torchvision's layers, our memory setting", partial(torchvision, freed_kept=True)),
     ):
-        yield _row(what, ours, name, peers.training_step, tuple(arguments), *counted)
-    seconds, peak = median_seconds(ours, settings.rounds), peak_flops(settings)
-    reached = flops_of_a_step("original") * size / seconds
+        yield settings.compare(f"training step of original, batch {size}", ours, name, theirs, count=size)
+    peak, reached = peak_flops(settings), flops_per_image("original") * size / median_seconds(ours, settings.rounds)
     yield f"the step reaches {reached / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s: {reached / peak:.0%} of the matrix peak"
 
 
 def inference(settings: Settings) -> Iterator[Result]:
-    """Class probabilities of stored images by the center view, against networks that are handed views."""
-    bundle = _trained("original", settings)
+    """Class probabilities of stored images by the center crop, against networks that are given crops."""
+    bundle, _ = _trained("original", settings)
     stored = torch.randint(256, (settings.batch_size, 256, 256, 3), dtype=torch.uint8, device=settings.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -113,25 +136,25 @@ def inference(settings: Settings) -> Iterator[Result]:
         except ImportError as error:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
-        for number, connected in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
-            used = replace(bundle, fc_precision=connected)
+        for size, fc_precision in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
+            used = replace(bundle, fc_precision=fc_precision)
 
-            def ours(used=used, images=stored[:number]):
+            def ours(used=used, images=stored[:size]):
                 probabilities(used, images, all_views=False, precision=settings.precision)
-                _finish(settings)
+                settings.synchronize()
 
-            what = f"original, {number} images, one view each" if number > 1 else "original, one image, one view"
-            what += f", fc layers in {connected}" if connected != "same" else ""
-            unit, amount, rounds = ("images/s", number, 1) if number > 1 else ("ms", 1, 10)
-            given, rounds = (number, str(settings.device), settings.precision), rounds * settings.rounds
-            yield _row(what, ours, "nn modules", peers.probabilities, given, unit, amount, rounds)
+            task = f"original, {size} images, one view each" if size > 1 else "original, one image, one view"
+            task += f", fc layers in {fc_precision}" if fc_precision != "same" else ""
+            options = {"count": size} if size > 1 else {"unit": "ms", "rounds": 10 * settings.rounds}
+            theirs = partial(peers.probabilities, size, str(settings.device), settings.precision)
+            yield settings.compare(task, ours, "nn modules", theirs, **options)
             if path and settings.device.type == "cpu":
-                given = path, number, torch.get_num_threads()
-                yield _row(what, ours, "ONNX Runtime, fp32", peers.onnx_runtime, given, unit, amount, rounds)
+                theirs = partial(peers.onnx_runtime, path, size, torch.get_num_threads())
+                yield settings.compare(task, ours, "ONNX Runtime, fp32", theirs, **options)
 
 
 def packing(settings: Settings) -> Iterator[Result]:
-    """JPEGs to squares of 256, on all cores, against a pool of processes that do it with Pillow."""
+    """JPEGs to squares of 256 on all processors, against a pool of processes with Pillow."""
     with _photos(settings.images) as folder:
         paths, source, target = sorted(folder.rglob("*.jpg")), open_source(folder), folder / "squares"
         packs: list[Pack] = []
@@ -139,12 +162,12 @@ def packing(settings: Settings) -> Iterator[Result]:
         def ours():
             packs.append(make_pack(source, 256, folder / f"cache{len(packs)}"))
 
-        what, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
-        yield _row(what, ours, peer, peers.packing, (paths, 256, target), "images/s", len(paths), settings.rounds)
-        theirs = np.memmap(target, np.uint8, "r", shape=(len(paths), 256, 256, 3))
-        place_of = {path.relative_to(folder).as_posix(): number for number, path in enumerate(paths)}
-        same = all((packs[0].images[n] == theirs[place_of[name]]).all() for n, name in enumerate(packs[0].names))
-        yield f"packing: {'the same pixels' if same else 'OTHER PIXELS'} as the peer's"
+        task, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
+        yield settings.compare(task, ours, peer, partial(peers.packing, paths, 256, target), count=len(paths))
+        squares = np.memmap(target, np.uint8, "r", shape=(len(paths), 256, 256, 3))
+        indices = {path.relative_to(folder).as_posix(): index for index, path in enumerate(paths)}
+        same = all((packs[0].images[n] == squares[indices[name]]).all() for n, name in enumerate(packs[0].names))
+        yield f"packing: {'the same pixels as' if same else 'PIXELS THAT DIFFER FROM'} the peer's"
 
 
 def reading(settings: Settings) -> Iterator[Result]:
@@ -152,44 +175,41 @@ def reading(settings: Settings) -> Iterator[Result]:
     with _photos(settings.images) as folder:
         paths = sorted(folder.rglob("*.jpg"))
         packed = make_pack(open_source(folder), 256, folder / "cache")
-        everything = np.arange(len(packed.labels))
-        found = compute_statistics(packed.images, everything)
+        indices = np.arange(len(packed.labels))
+        statistics = compute_statistics(packed.images, indices)
         chosen = replace(recipe("original"), crop_group=1)
-        inputs = Preprocessing.from_statistics(chosen.input, found, 256, 224).to(settings.device)
+        preprocessing = Preprocessing.from_statistics(chosen.input, statistics, 256, 224).to(settings.device)
         size, epochs = min(settings.batch_size, len(paths)), count()
 
         def ours():
-            for _ in range(TIMES):
+            for _ in range(OUR_EPOCHS):
                 epoch = next(epochs)
-                for batch in read_batches(packed, epoch_order(everything, 0, epoch, "epoch"), size, settings.device):
-                    training_views(batch, chosen, inputs, found, 0, epoch, dtype=torch_dtype(settings.precision))
-            _finish(settings)
+                for batch in read_batches(packed, epoch_order(indices, 0, epoch, "epoch"), size, settings.device):
+                    training_views(batch, chosen, preprocessing, statistics, 0, epoch, dtype=settings.dtype)
+            settings.synchronize()
 
-        what, peer = "batches of crops of 224, flipped, color shifted", "DataLoader, Pillow, 2 workers"
-        counted = "images/s", len(paths), settings.rounds, TIMES
-        yield _row(what, ours, peer, peers.reading, (paths, size), *counted)
+        task, peer = "batches of crops of 224, flipped, color shifted", "DataLoader, Pillow, 2 workers"
+        theirs = partial(peers.reading, paths, size)
+        yield settings.compare(task, ours, peer, theirs, count=len(paths), repeats=OUR_EPOCHS)
 
 
 def keras(settings: Settings) -> Iterator[Result]:
-    """Steps of `cifar-keras` at batch 32, against Keras with TensorFlow."""
-    images, generator = 6400, np.random.default_rng(0)
+    """An epoch of `cifar-keras` at batch 32, against Keras with TensorFlow."""
+    images, generator, chosen = 6400, np.random.default_rng(0), recipe("cifar-keras")
     pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, 10, images))
-    chosen = recipe("cifar-keras")
-    bundle, found = _trained("cifar-keras", settings), compute_statistics(pixels, np.arange(images))
-    stepper = _stepper(bundle.network.train(), chosen, settings)
+    statistics = compute_statistics(pixels, np.arange(images))
+    bundle, stepper = _trained("cifar-keras", settings)
 
     def ours():
         for first in range(0, images, 32):
-            numbers = np.arange(first, first + 32)
-            batch = Batch(torch.from_numpy(pixels[numbers]), labels[numbers], numbers, first).to(settings.device)
-            views = training_views(
-                batch, chosen, bundle.preprocessing, found, 0, 0, dtype=torch_dtype(settings.precision)
-            )
+            indices = np.arange(first, first + 32)
+            batch = Batch(torch.from_numpy(pixels[indices]), labels[indices], indices, first).to(settings.device)
+            views = training_views(batch, chosen, bundle.preprocessing, statistics, 0, 0, dtype=settings.dtype)
             stepper.step(views, batch)
 
-    what, given = "epoch of cifar-keras, batch 32", (images, settings.precision)
-    yield _row(what, ours, "Keras with TensorFlow", peers.keras_epoch, given, "images/s", images, settings.rounds)
+    theirs = partial(peers.keras_epoch, images, settings.precision)
+    yield settings.compare("epoch of cifar-keras, batch 32", ours, "Keras with TensorFlow", theirs, count=images)
 
 
 PARTS: dict[str, Callable[[Settings], Iterator[Result]]] = {
@@ -198,73 +218,48 @@ PARTS: dict[str, Callable[[Settings], Iterator[Result]]] = {
 
 
 def peak_flops(settings: Settings) -> float:
-    """Multiplications and additions a second of a product of large matrices."""
+    """Floating-point operations per second of a product of large matrices."""
     side = 4096
-    a, b = (torch.randn(side, side, device=settings.device, dtype=torch_dtype(settings.precision)) for _ in range(2))
-    return 2 * side**3 / median_seconds(lambda: (a @ b, _finish(settings)), settings.rounds)
+    a, b = (torch.randn(side, side, device=settings.device, dtype=settings.dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: (a @ b, settings.synchronize()), settings.rounds)
 
 
-def flops_of_a_step(name: str) -> float:
-    """Multiplications and additions of one image: forward, and twice as many backward but for the image's gradient."""
+def flops_per_image(name: str) -> float:
+    """Floating-point operations of a training step per image.
+
+    The backward pass takes twice as many as the forward pass, without the gradient of the image.
+    """
     placed = infer_shapes(variant(name))
     return 2 * (3 * sum(each.multiply_adds for each in placed) - placed[0].multiply_adds)
 
 
-def _row(measure: str, ours: Callable[[], object], peer: str, *rest) -> Result:
-    try:
-        return compare(measure, ours, peer, *rest)
-    except PeerFailed as failure:
-        return f"{measure}, against {peer}: not measured ({failure})"
-
-
-def _our_step(name: str, settings: Settings) -> Callable[[], None]:
-    network, chosen = _trained(name, settings).network.train(), recipe(variant(name).recipe)
-    stepper, side = _stepper(network, chosen, settings), network.input_size
-    views = torch.randn(settings.batch_size, side, side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
-    views = views.to(torch_dtype(settings.precision))
-    labels = torch.randint(network.num_classes, (settings.batch_size,), device=settings.device)
-    batch = Batch(views, labels, np.arange(len(labels)), 0)
-    return lambda: stepper.step(views, batch)
-
-
-def _stepper(network: AlexNet, chosen: Recipe, settings: Settings) -> MicroBatches:
+def _trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
+    """A network with its initial weights, in training mode, and what takes steps with its own recipe."""
+    architecture = variant(name)
+    network, chosen = create(name, architecture.classes).to(settings.device).train(), recipe(architecture.recipe)
     optimizer = paper_optimizer(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
-    return MicroBatches(network, optimizer, chosen, settings.precision)
-
-
-def _trained(name: str, settings: Settings) -> ModelBundle:
-    """An untrained network with preprocessing of some mean color."""
-    architecture = variant(name)
-    network = create(name, architecture.classes).to(settings.device)
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
-    inputs = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
-    return ModelBundle(network, inputs, tuple(map(str, range(network.num_classes))))
+    preprocessing = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
+    bundle = ModelBundle(network, preprocessing, tuple(map(str, range(network.num_classes))))
+    return bundle, MicroBatches(network, optimizer, chosen, settings.precision)
 
 
 @contextmanager
-def _photos(count: int) -> Iterator[Path]:
-    """A folder of JPEGs of 500 × 375 pixels with the spectrum of photos, in two classes; DIFFERENT of them repeated."""
+def _photos(photo_count: int) -> Iterator[Path]:
+    """A folder of JPEGs of 500 × 375 pixels with the spectrum of photos, in two classes."""
     generator, height, width = np.random.default_rng(0), 375, 500
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) + 1 / width
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for number in range(min(count, DIFFERENT)):
-            noise = np.fft.irfft2(
-                np.fft.rfft2(generator.normal(size=(3, height, width))) / frequency**1.3, (height, width)
-            )
+        for index in range(min(photo_count, DISTINCT_PHOTOS)):
+            spectrum = np.fft.rfft2(generator.normal(size=(3, height, width))) / frequency**1.3
+            noise = np.fft.irfft2(spectrum, (height, width))
             mixed = noise.mean(0) / noise.mean(0).std() * 40 + noise / noise.std() * 20
             pixels = (mixed + 128).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
             encoded = BytesIO()
             Image.fromarray(pixels).save(encoded, "JPEG", quality=90)
-            for copy in range(number, count, DIFFERENT):
-                path = folder / f"class{copy % 2}" / f"{copy:05}.jpg"
+            for copy in range(index, photo_count, DISTINCT_PHOTOS):
+                path = Path(name) / f"class{copy % 2}" / f"{copy:05}.jpg"
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(encoded.getvalue())
-        yield folder
-
-
-def _finish(settings: Settings) -> None:
-    """Wait for a GPU, which works behind the program."""
-    if settings.device.type == "cuda":
-        torch.cuda.synchronize()
+        yield Path(name)

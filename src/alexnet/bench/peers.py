@@ -1,10 +1,9 @@
-"""What others would use for the same work: each function, called in a process of its own, gives what is to be run."""
+"""Other software for the same tasks: functions that are called in a process of their own and return what to measure."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..device import Precision, autocast, keep_freed_memory, torch_dtype
-
-Work = Callable[[], object]
+from .measure import Work
 
 
 def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
@@ -26,7 +24,7 @@ def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
     g = torch.randn_like(x)
 
     def run() -> None:
-        with autocast(torch.device(device), precision):  # which sums in float32
+        with autocast(torch.device(device), precision):  # accumulates in float32
             y = module(x)
         y.backward(g.to(y.dtype))
         x.grad = None
@@ -38,22 +36,22 @@ def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
 def training_step(
     network: str, batch_size: int, device: str, precision: Precision, compiled: bool = False, freed_kept: bool = False
 ) -> Work:
-    """One update by `torch.optim.SGD` of NETWORKS[network], eager or by `torch.compile`.
+    """A training step of NETWORKS[network] with `torch.optim.SGD`, eager or by `torch.compile`.
 
     Args:
-        freed_kept: whether the C library keeps freed memory, as our commands have it do.
+        freed_kept: whether the C library keeps freed memory, as in our commands.
     """
     if freed_kept:
         keep_freed_memory()
     module = NETWORKS[network]().to(device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.001, 0.9, weight_decay=0.0005)
-    called = torch.compile(module) if compiled else module
+    forward = torch.compile(module) if compiled else module
     views = torch.randn(batch_size, 3, 224, 224, device=device)
     labels = torch.randint(1000, (batch_size,), device=device)
 
     def run() -> None:
         with autocast(torch.device(device), precision):
-            scores = called(views)
+            scores = forward(views)
         optimizer.zero_grad()
         F.cross_entropy(scores.float(), labels).backward()
         optimizer.step()
@@ -62,10 +60,10 @@ def training_step(
     return run
 
 
-def probabilities(count: int, device: str, precision: Precision) -> Work:
-    """The softmax of the stock modules' scores for so many views."""
+def probabilities(view_count: int, device: str, precision: Precision) -> Work:
+    """The softmax of the stock modules' scores."""
     module = stock_network().to(device).eval()
-    views = torch.randn(count, 3, 224, 224, device=device)
+    views = torch.randn(view_count, 3, 224, 224, device=device)
 
     def run() -> None:
         with torch.inference_mode(), autocast(torch.device(device), precision):
@@ -75,31 +73,31 @@ def probabilities(count: int, device: str, precision: Precision) -> Work:
     return run
 
 
-def onnx_runtime(path: Path, count: int, threads: int) -> Work:
-    """ONNX Runtime's scores for so many views by a network in a file."""
+def onnx_runtime(path: Path, view_count: int, threads: int) -> Work:
+    """The scores of an ONNX file by ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    views = np.random.default_rng(0).normal(0, 60, (count, 3, 224, 224)).astype(np.float32)
+    views = np.random.default_rng(0).normal(0, 60, (view_count, 3, 224, 224)).astype(np.float32)
     return lambda: session.run(None, {"images": views})
 
 
 def packing(paths: list[Path], side: int, target: Path) -> Work:
-    """Decode and resize by Pillow in one process per core, into a new file of squares."""
-    parts = [(paths[first : first + 16], first, side, target) for first in range(0, len(paths), 16)]
+    """Decode and resize by Pillow in a process per processor, into a new file of squares."""
+    tasks = [(paths[first : first + 16], first, side, target) for first in range(0, len(paths), 16)]
     pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
 
     def run() -> None:
         np.memmap(target, np.uint8, "w+", shape=(len(paths), side, side, 3))
-        pool.map(_pack_some, parts, chunksize=1)
+        pool.map(_pack_some, tasks, chunksize=1)
 
     return run
 
 
 def reading(paths: list[Path], batch_size: int) -> Work:
-    """An epoch of a `DataLoader` with two workers over files."""
+    """An epoch of a `DataLoader` with two workers over the files."""
     loader = DataLoader(_PillowFolder(paths), batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     return lambda: [None for _ in loader]
 
@@ -117,7 +115,7 @@ def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
 
     class ResponseNorm(layers.Layer):
         def call(self, x):
-            wide = tf.cast(x, tf.float32)  # TensorFlow has no other
+            wide = tf.cast(x, tf.float32)  # TensorFlow supports no other type
             normed = tf.nn.local_response_normalization(wide, depth_radius=4, bias=1.0, alpha=0.001 / 9, beta=0.75)
             return tf.cast(normed, x.dtype)
 
@@ -145,7 +143,7 @@ def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
 
 
 def stock_network(classes: int = 1000) -> nn.Sequential:
-    """AlexNet as most modules on the net have it: two groups, ReLU, `nn.LocalResponseNorm`, pooling."""
+    """AlexNet of stock modules: two groups, ReLU, `nn.LocalResponseNorm`, pooling."""
 
     def layer(*convolution, groups: int = 1, norm: bool = False, pool: bool = False) -> list[nn.Module]:
         modules: list[nn.Module] = [nn.Conv2d(*convolution, groups=groups), nn.ReLU(inplace=True)]
@@ -163,13 +161,13 @@ def stock_network(classes: int = 1000) -> nn.Sequential:
 
 
 def torchvision_layers(classes: int = 1000) -> nn.Sequential:
-    """The layers of torchvision's alexnet, which has no normalization."""
-    maps = 3, 64, 192, 384, 256, 256
+    """The layers of torchvision's AlexNet, which has no normalization."""
+    channels = 3, 64, 192, 384, 256, 256
     kernels, strides, pads, pools = (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (1, 1, 0, 0, 1)
     modules: list[nn.Module] = []
-    for number, kernel in enumerate(kernels):
-        modules.append(nn.Conv2d(maps[number], maps[number + 1], kernel, strides[number], pads[number]))
-        modules += [nn.ReLU(inplace=True), *([nn.MaxPool2d(3, 2)] if pools[number] else [])]
+    for i, kernel in enumerate(kernels):
+        modules.append(nn.Conv2d(channels[i], channels[i + 1], kernel, strides[i], pads[i]))
+        modules += [nn.ReLU(inplace=True), *([nn.MaxPool2d(3, 2)] if pools[i] else [])]
     return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(6), *_head(256 * 6 * 6, classes))
 
 
@@ -177,7 +175,7 @@ NETWORKS = {"stock": stock_network, "torchvision": torchvision_layers}
 
 
 def pillow_square(path: Path, side: int) -> np.ndarray:
-    """Decode, shorter side to `side`, central square, in one call of Pillow."""
+    """Decode and resize the center square, by Pillow."""
     with Image.open(path) as image:
         shorter = min(image.size)
         left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
@@ -190,15 +188,15 @@ def _head(inputs: int, classes: int) -> list[nn.Module]:
     return [nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, classes)]
 
 
-def _pack_some(work: tuple[list[Path], int, int, Path]) -> None:
-    paths, first, side, target = work
+def _pack_some(task: tuple[list[Path], int, int, Path]) -> None:
+    paths, first, side, target = task
     squares = np.memmap(target, np.uint8, "r+").reshape(-1, side, side, 3)
-    for place, path in enumerate(paths, first):
-        squares[place] = pillow_square(path, side)
+    for index, path in enumerate(paths, first):
+        squares[index] = pillow_square(path, side)
 
 
 class _PillowFolder(Dataset):
-    """Images decoded anew each epoch: shorter side to 256, a random crop of 224, flipped or not, a color added."""
+    """Images decoded in every epoch: center square of 256, random crop of 224, random flip, a color added."""
 
     def __init__(self, paths: list[Path], crop: int = 224, side: int = 256):
         self.paths, self.crop, self.side = paths, crop, side
@@ -206,8 +204,8 @@ class _PillowFolder(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        pixels = pillow_square(self.paths[number], self.side)
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        pixels = pillow_square(self.paths[index], self.side)
         top, left, flipped = (int(torch.randint(n, ())) for n in (*(self.side - self.crop + 1,) * 2, 2))
         pixels = pixels[top : top + self.crop, left : left + self.crop][:, :: -1 if flipped else 1]
         view = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float()

@@ -32,7 +32,7 @@ def bench(
 
     import torch
 
-    from ..bench.measure import HEAD, RIGHT, Row
+    from ..bench.measure import HEADER, RIGHT, Row
     from ..bench.parts import PARTS, Settings
     from ..console import console, print_table
     from ..device import describe_device, keep_freed_memory, pick_device, pick_precision
@@ -56,12 +56,12 @@ def bench(
         console.print(f"{part} measured", style="dim")
     console.print()
     if rows:
-        print_table(rows, HEAD, RIGHT)
+        print_table(rows, HEADER, RIGHT)
         console.print()
     for note in notes:
         console.print(note, soft_wrap=True)
     if output:
-        table = [HEAD, ("---",) * len(HEAD), *rows]
+        table = [HEADER, ("---",) * len(HEADER), *rows]
         lines = [title, "", *(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {note}" for note in notes), ""]
         with output.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
 from ..model.network import AlexNet
 from ..specs.architecture import Architecture
-from ..specs.operations import Conv, Dropout, Linear
+from ..specs.operations import Dropout
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import VARIANTS
 from ..specs.variants import variant as find_variant
@@ -17,6 +17,8 @@ from .weights_file import WeightsFile
 CHANNELS = 3
 """Color channels of images: red, green and blue."""
 NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
+IGNORED = ("name", "suffix", "then", "std", "bias", "channels", "units")
+"""Fields of operations that are names, widths and initialization, and not what is computed."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,14 @@ def match_variant(file: WeightsFile, name: str | None) -> Match:
     return Match(_as_wide_as(architecture, tensors), tensors, skipped)
 
 
-def computation(architecture: Architecture) -> list:
-    """What a trained network computes, step by step, whatever its layers are called, how wide they are and how they
-    were initialized. Networks of equal computation can take each other's weights.
-    """
-    steps: list = []
-    for row in architecture.layers:
-        for name, operation in architecture.operations(row):
-            if isinstance(operation, Conv):
-                steps.append(replace(operation, name="", channels=0, std=0, bias=0, then=(), suffix=""))
-            elif name == row.name:
-                steps.append(type(operation).__name__)
-            elif not isinstance(operation, Dropout):
-                steps.append(operation)
-    return steps
+def computation(architecture: Architecture) -> list[tuple]:
+    """What a trained network computes, operation by operation; networks of equal computation can exchange weights."""
+    return [
+        (type(operation), [getattr(operation, each.name) for each in fields(operation) if each.name not in IGNORED])
+        for row in architecture.layers
+        for _, operation in architecture.operations(row)
+        if not isinstance(operation, Dropout)
+    ]
 
 
 def _find_architecture(file: WeightsFile, name: str | None) -> Architecture:
@@ -155,9 +151,9 @@ def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Archi
     channels = CHANNELS
     for row in architecture.layers:
         weight = tensors.get(f"{row.name}.weight")
-        if isinstance(row, Conv) and weight is not None and weight.dim() == 4 and min(weight.shape) > 0:
-            changes[row.name] = {"channels": weight.shape[0], "groups": max(1, channels // weight.shape[1])}
-        elif isinstance(row, Linear) and row.units is not None and weight is not None:
+        if weight is not None and weight.dim() == 4 and min(weight.shape) > 0 and hasattr(row, "groups"):
+            changes[row.name] = {"channels": len(weight), "groups": max(1, channels // weight.shape[1])}
+        elif weight is not None and getattr(row, "units", None) is not None:
             changes[row.name] = {"units": len(weight)}
         channels = changes.get(row.name, {}).get("channels", getattr(row, "channels", channels))
     return architecture.with_layers(**changes)

@@ -20,7 +20,7 @@ from ..files import atomic_write
 from ..model.layers import ResponseNorm, SpatialResponseNorm
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.operations import SpatialNorm
+from ..specs.operations import Norm, SpatialNorm
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
@@ -93,7 +93,8 @@ def _export_form(network: AlexNet, preprocessing: Preprocessing | None) -> tuple
     """Layers by name, in evaluation mode on the CPU, and an example of the images that the first one takes."""
     network = deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, network.in_channels, network.input_size, network.input_size)
-    layers = OrderedDict((name, _standard(layer)) for name, layer in network.named_children())
+    modules = network.named_modules(remove_duplicate=False)  # a module that is used twice is two layers
+    layers = OrderedDict((name, _standard(module)) for name, module in modules if name and "." not in name)
     if preprocessing is not None:
         example = torch.zeros(2, preprocessing.stored_size, preprocessing.stored_size, 3, dtype=torch.uint8)
         layers = OrderedDict(preprocessing=preprocessing.to("cpu").center_crop) | layers
@@ -101,9 +102,9 @@ def _export_form(network: AlexNet, preprocessing: Preprocessing | None) -> tuple
 
 
 def _standard(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, ResponseNorm):
-        return _ResponseNorm(layer)
-    return _SpatialNorm(layer.norm) if isinstance(layer, SpatialResponseNorm) else layer
+    """The layer, or for a normalization of this package the same one in torch's own operations."""
+    standard = {ResponseNorm: _ResponseNorm, SpatialResponseNorm: _SpatialNorm}.get(type(layer))
+    return standard(layer.norm) if standard else layer
 
 
 class _AllActivations(nn.Sequential):
@@ -118,9 +119,9 @@ class _AllActivations(nn.Sequential):
 class _ResponseNorm(nn.Module):
     """Normalization across channels: ONNX's operator LRN, which divides alpha by its window as ours does."""
 
-    def __init__(self, layer: ResponseNorm):
+    def __init__(self, norm: Norm):
         super().__init__()
-        self.norm, self.alpha = layer.norm, float(layer.norm.divided_alpha)
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm.groups == 1:
@@ -128,10 +129,10 @@ class _ResponseNorm(nn.Module):
         return torch.cat([self._normalized(tower) for tower in x.chunk(self.norm.groups, 1)], 1)
 
     def _normalized(self, x: Tensor) -> Tensor:
-        size, beta, k = self.norm.size, self.norm.beta, float(self.norm.k)
+        size, alpha, beta, k = self.norm.size, float(self.norm.divided_alpha), self.norm.beta, float(self.norm.k)
         if not torch.onnx.is_in_onnx_export() or size % 2 == 0:  # ONNX's even windows lie one channel further
-            return F.local_response_norm(x, size, self.alpha, beta, k)
-        attributes = {"size": size, "alpha": self.alpha, "beta": beta, "bias": k}
+            return F.local_response_norm(x, size, alpha, beta, k)
+        attributes = {"size": size, "alpha": alpha, "beta": beta, "bias": k}
         return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
 
 
