@@ -169,8 +169,8 @@ def test_dead_units_are_those_of_the_relu_in_the_same_row():
         network.conv6.bias.fill_(-1e4)  # no unit of conv6 ever answers
         network.fc6.bias.fill_(1e4)
     optimizer, views = paper_optimizer(network, recipe("original")), torch.randn(4, 3, 67, 67)
-    training = SimpleNamespace(bundle=SimpleNamespace(network=network), optimizer=optimizer)
-    layers = layer_statistics(training, views, "fp32")["layers"]
+    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
+    layers = layer_statistics(training, views)["layers"]
     assert layers["conv6"]["dead"] == 1 and layers["fc6"]["dead"] == 0 and "dead" not in layers["fc8"]
 
 

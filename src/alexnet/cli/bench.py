@@ -50,9 +50,9 @@ def bench(
     console.print(title, soft_wrap=True)
     rows, notes = [], []
     for part in parts or PARTS:
-        found = list(PARTS[part](settings))
-        rows += [row.cells() for row in found if isinstance(row, Row)]
-        notes += [note for note in found if not isinstance(note, Row)]
+        measured = list(PARTS[part](settings))
+        rows += [row.cells() for row in measured if isinstance(row, Row)]
+        notes += [note for note in measured if not isinstance(note, Row)]
         console.print(f"{part} measured", style="dim")
     console.print()
     if rows:

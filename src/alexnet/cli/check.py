@@ -44,27 +44,27 @@ def check(
 
     source = detect_source(data, track=progress_bar("reading"), skip_folder=is_run)
     size = variant(default_variant(source.typical_side())).stored_size if size is None else size
-    found = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
+    report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
     if fix is not None:
-        kept = [number for number in range(len(source)) if number not in found.dropped]
+        kept = [index for index in range(len(source)) if index not in report.dropped]
         write_list(fix, source, kept, location_of(data))
     if as_json:
-        print_json(found.summary())
+        print_json(report.summary())
     else:
-        print_facts({"data": source.name, "layout": source.layout} | found.facts)
+        print_facts({"data": source.name, "layout": source.layout} | report.facts)
         console.print()
-        each = zip(map(readable_class_name, source.classes), found.counts, strict=True)
+        each = zip(map(readable_class_name, source.classes), report.counts, strict=True)
         rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
         shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
-        print_table([*shown, ("all", *(f"{count:,}" for count in found.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
+        print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
         console.print()
-        for finding in found.findings:
+        for finding in report.findings:
             console.print(f"{finding.level}: {finding.text}", soft_wrap=True)
             for example in finding.examples:
                 console.print(f"    {example}", soft_wrap=True)
-        looked = "all" if found.checked == len(source) else f"{found.checked:,} of {len(source):,}"
-        console.print(f"{looked} images looked at; {len(found.findings) or 'nothing'} found")
+        checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
+        console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
         if fix is not None:
             console.print(f"next:   alexnet train {fix}  ({len(kept):,} images)", soft_wrap=True)
-    if found.has_errors or (strict and any(finding.level == "warning" for finding in found.findings)):
+    if report.has_errors or (strict and any(finding.level == "warning" for finding in report.findings)):
         raise SystemExit(1)

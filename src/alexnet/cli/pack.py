@@ -35,7 +35,7 @@ def pack(
     options = PackOptions(jpeg, workers, strict)
     packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
-    if verify and (found := list(damaged_images(packed, range(len(packed.labels))))):
+    if verify and (damaged := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(
-            f"{packed.path} is damaged: {len(found):,} images, the first at index {found[0]}; remove it and pack again"
+            f"{packed.path} is damaged: {len(damaged):,} images, the first at index {damaged[0]}; remove it and pack again"
         )

@@ -251,10 +251,10 @@ def weights_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = Run(path).weights() or path / MODEL
-    if not found.exists():
+    file = Run(path).weights() or path / MODEL
+    if not file.exists():
         raise ValueError(f"{path} holds no trained network ({MODEL}, {BEST} or {LAST})")
-    return found
+    return file
 
 
 def _check_free(output: Path) -> None:

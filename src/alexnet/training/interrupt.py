@@ -11,11 +11,11 @@ MESSAGE = b"\nstopping when this step is done; Ctrl-C again stops at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped where it was asked to, and what it had learnt is saved."""
+    """Training stopped where it was asked to, and what it had learned is saved."""
 
 
 class CtrlC:
-    """While entered, the first Ctrl-C only sets `pressed`; a second one interrupts at once, as ever."""
+    """While entered, the first Ctrl-C only sets `pressed`; a second one interrupts at once, as always."""
 
     def __init__(self):
         self.pressed = False
