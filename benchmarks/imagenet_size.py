@@ -228,8 +228,7 @@ def main() -> None:
     try:
         base = {part: measure_in_process(part, folder, count, side)["memory"] for part in (IMPORTS, TORCH_IMPORTS)}
         print(f"{count:,} images; {', '.join(f'{part}: {size / 1e6:.0f} MB' for part, size in base.items())}\n")
-        print(f"| {' | '.join(HEADER)} |
-|{' --- |' * len(HEADER)}")
+        print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
         for part in PARTS:
             if arguments.parts and not any(word in part for word in arguments.parts):
                 continue
