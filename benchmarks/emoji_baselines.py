@@ -1,9 +1,9 @@
-"""What simpler methods reach on the bundled set: majority class, nearest neighbor, histograms of gradients.
+"""Accuracy of simpler methods on the bundled drawings: majority class, nearest neighbor, HOG.
 
     pip install scikit-image scikit-learn
     python benchmarks/emoji_baselines.py
 
-The strength of the logistic regression is chosen on the validation part; the test part is looked at once.
+The regularization of the logistic regression is chosen on val; test is evaluated once.
 """
 
 from __future__ import annotations

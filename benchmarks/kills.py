@@ -1,11 +1,11 @@
-"""Kill training at random moments, go on with it, and compare with a run that was left alone.
+"""Kill trainings at random moments, resume them, and compare the results with those of an uninterrupted run.
 
     python benchmarks/kills.py [--kills 100] [--seed 0] [--device cpu]
 
-Each case is a training on small images made here. It is started, killed (SIGKILL) at a moment drawn from the time that
-a whole run takes, resumed, killed again …; whenever a run comes to its end its files are held to those of the run that
-was left alone: weights, velocities and running means in last.safetensors, best.safetensors, and every line of the
-journal but for its times. Prints a table; the exit status is 1 where anything differs.
+Each case is a training on small generated images. It is started, killed (SIGKILL) at a random moment within the time
+that an uninterrupted run takes, resumed, killed again, and so on. Whenever a run finishes, its files are compared with
+those of the uninterrupted run: all tensors of the last checkpoint and of the best weights, and every row of history
+except for times. Prints a table; the exit status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 TIMES = ("images_per_s", "waiting", "elapsed_s")
-"""What is a measured time in the journal, and so never the same."""
+"""Times in the rows of history, which always differ."""
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["alexnet.classifier", "torch.utils.tensorboard"])  # so that torch is imported once
 
@@ -39,9 +39,9 @@ class Case:
     variant: str
     threads: int
     minutes: float
-    """Between checkpoints; 0 is after every step."""
+    """Minutes between checkpoints; 0 is after every step."""
     settings: Mapping[str, Any]
-    """Of `Classifier.fit`."""
+    """Settings for `Classifier.fit`."""
 
     def __str__(self) -> str:
         return ", ".join((self.variant, *(f"{name} {value}" for name, value in self.settings.items())))
@@ -59,71 +59,72 @@ CASES = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case."""
+    """The result of a case."""
 
     kills: int
-    ends: int
-    """How many runs came to their end."""
-    whole_s: float
-    """Of the run that was left alone."""
+    finished: int
+    """Runs that finished."""
+    uninterrupted_s: float
+    """Seconds of the uninterrupted run."""
     differences: list[str]
 
 
 def killed_and_resumed(
-    case: Case, kills: int, images: Path, place: Path, seed: int = 0, device: str = "cpu"
+    case: Case, kills: int, images: Path, folder: Path, seed: int = 0, device: str = "cpu"
 ) -> Outcome:
-    """Kill runs of a case so many times.
+    """Start and resume runs of a case until they were killed `kills` times.
 
     Args:
-        place: folder for the runs and what they print.
+        folder: for the runs and their output.
 
     Raises:
         RuntimeError: a run failed by itself.
     """
-    _ended(case, images, place / "whole", device)
+    _run(case, images, folder / "uninterrupted", device)
     started = time.monotonic()
-    _ended(case, images, place / "again", device)  # images are packed by now
-    whole_s = time.monotonic() - started
-    expected, again, drawn = contents(place / "whole"), contents(place / "again"), random.Random(f"{seed} {case}")
-    differences = [f"without a kill: {what}" for what in expected if again[what] != expected[what]]
-    done = ends = 0
-    while done < kills:
-        run, ended = place / f"{ends}", False
-        while not ended:
-            ended = _ended(case, images, run, device, drawn.uniform(0, whole_s) if done < kills else None)
-            done += not ended
-        found, ends = contents(run), ends + 1
-        differences += [f"{run.name}: {what}" for what in expected if found.get(what) != expected[what]]
-    return Outcome(done, ends, whole_s, differences)
+    _run(case, images, folder / "repeated", device)  # images are packed by now
+    uninterrupted_s = time.monotonic() - started
+    expected, repeated = contents(folder / "uninterrupted"), contents(folder / "repeated")
+    differences = [f"without a kill: {name}" for name in expected if repeated[name] != expected[name]]
+    generator, killed, finished = random.Random(f"{seed} {case}"), 0, 0
+    while killed < kills:
+        run, is_finished = folder / f"{finished}", False
+        while not is_finished:
+            kill_after_s = generator.uniform(0, uninterrupted_s) if killed < kills else None
+            is_finished = _run(case, images, run, device, kill_after_s)
+            killed += not is_finished
+        results, finished = contents(run), finished + 1
+        differences += [f"{run.name}: {name}" for name in expected if results.get(name) != expected[name]]
+    return Outcome(killed, finished, uninterrupted_s, differences)
 
 
 def contents(run: Path) -> dict[str, object]:
-    """What must be the same in two runs: tensors by their sums, journals by their lines without times."""
+    """What must be the same in two runs, by name: checksums of tensors, and rows of history without times."""
     from safetensors.numpy import load_file
 
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     for path in sorted(run.glob("*st.safetensors")):  # best and last
         for key, tensor in load_file(path).items():
-            found[f"{path.name} {key}"] = hashlib.sha256(tensor.tobytes()).hexdigest()
+            results[f"{path.name} {key}"] = hashlib.sha256(tensor.tobytes()).hexdigest()
     for path in sorted(run.glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-    return found
+        results[path.name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    return results
 
 
 def write_images(folder: Path, count: int = 40) -> Path:
-    """Noisy squares of three colors, a folder each."""
-    drawn = np.random.default_rng(0)
+    """Write noisy squares of three colors, a folder per color."""
+    generator = np.random.default_rng(0)
     for name, color in (("blue", (40, 60, 200)), ("green", (40, 180, 60)), ("red", (210, 50, 40))):
         (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = np.array(color) + drawn.normal(0, 60, (40, 40, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number:02}.png")
+        for index in range(count):
+            pixels = np.array(color) + generator.normal(0, 60, (40, 40, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{index:02}.png")
     return folder
 
 
-def _ended(case: Case, images: Path, run: Path, device: str, kill_after_s: float | None = None) -> bool:
-    """Start a run, or go on with it; whether it came to its end, or was killed before."""
+def _run(case: Case, images: Path, run: Path, device: str, kill_after_s: float | None = None) -> bool:
+    """Start or resume a run; whether it finished before it was killed."""
     process = FORKS.Process(target=_train, args=(case, images, run, device))
     process.start()
     process.join(kill_after_s)
@@ -136,7 +137,7 @@ def _ended(case: Case, images: Path, run: Path, device: str, kill_after_s: float
 
 
 def _train(case: Case, images: Path, run: Path, device: str) -> None:
-    """What a process of its own does."""
+    """Train in a process of its own."""
     import torch
 
     from alexnet import Classifier
@@ -147,9 +148,9 @@ def _train(case: Case, images: Path, run: Path, device: str) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(case.threads)
-    how = dict(case.settings) | {"checkpoint_minutes": case.minutes, "workers": case.threads}
+    settings = dict(case.settings) | {"checkpoint_minutes": case.minutes, "workers": case.threads}
     classifier = Classifier(case.variant, device, "fp32")
-    classifier.fit(images, **how, output=run, resume=(run / "run.json").exists())
+    classifier.fit(images, **settings, output=run, resume=(run / "run.json").exists())
 
 
 def main() -> None:
@@ -158,18 +159,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    print("| training | threads | minutes | a whole run | kills | runs ended | differences |", flush=True)
+    print("| training | threads | minutes | uninterrupted run | kills | runs finished | differences |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(folder) / "images")
-        for number, case in enumerate(CASES):
-            kills = (arguments.kills + number) // len(CASES)  # adds up to all
-            place = Path(folder) / f"{number}"
-            found = killed_and_resumed(case, kills, images, place, arguments.seed, arguments.device)
-            failed |= bool(found.differences)
-            cells = case, case.threads, case.minutes, f"{found.whole_s:.1f} s", found.kills, found.ends
-            print(f"| {' | '.join(map(str, cells))} | {'; '.join(found.differences) or 'none'} |", flush=True)
+        for index, case in enumerate(CASES):
+            kills = (arguments.kills + index) // len(CASES)  # these sum to arguments.kills
+            seed, device = arguments.seed, arguments.device
+            outcome = killed_and_resumed(case, kills, images, Path(folder) / f"{index}", seed, device)
+            failed |= bool(outcome.differences)
+            seconds = f"{outcome.uninterrupted_s:.1f} s"
+            cells = case, case.threads, case.minutes, seconds, outcome.kills, outcome.finished
+            print(f"| {' | '.join(map(str, cells))} | {'; '.join(outcome.differences) or 'none'} |", flush=True)
     sys.exit(failed)
 
 
