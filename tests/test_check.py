@@ -39,7 +39,7 @@ def test_nothing_is_found_where_nothing_is_wrong(clean, capsys):
     assert found_in(clean) == {}
     main(["check", str(clean)])
     printed = capsys.readouterr().out
-    assert "all images looked at; nothing found" in printed and "CLASS/IMAGE" in printed
+    assert "all images checked; nothing found" in printed and "CLASS/IMAGE" in printed
 
 
 def odd(mode, name, **how):
