@@ -37,5 +37,6 @@ def pack(
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (damaged := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(
-            f"{packed.path} is damaged: {len(damaged):,} images, the first at index {damaged[0]}; remove it and pack again"
+            f"{packed.path} is damaged: {len(damaged):,} images, the first at index {damaged[0]}; remove it and "
+            f"pack again"
         )
