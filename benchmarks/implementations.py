@@ -14,6 +14,7 @@ from itertools import islice
 
 import numpy as np
 
+from alexnet.data.sources.detection import open_source
 from alexnet.kernels import library
 from alexnet.specs.settings import TrainSettings
 from alexnet.training.loop import Step, Training, train
@@ -26,7 +27,7 @@ def loss_curve(variant: str, steps: int, precision: str, kernels: bool, seed: in
     library.cache_clear()
     if kernels and library() is None:
         raise SystemExit("the C kernels were not compiled")
-    events = train(Training(make_plan("emoji", TrainSettings(variant=variant)), seed, "cpu", precision))
+    events = train(Training(make_plan(open_source("emoji"), TrainSettings(variant=variant)), seed, "cpu", precision))
     losses = islice((event.step_loss for event in events if isinstance(event, Step)), steps // 20 * 20)
     return np.array(list(losses)).reshape(-1, 20).mean(1)
 

@@ -13,6 +13,7 @@ from statistics import mean, stdev
 
 import shared
 
+from alexnet.data.sources.detection import open_source
 from alexnet.evaluation.evaluation import evaluate
 from alexnet.session import evaluation_images
 from alexnet.specs.settings import TrainSettings
@@ -22,7 +23,7 @@ from alexnet.training.plan import make_plan
 
 def accuracy(settings: TrainSettings, data: str, seed: int, device, precision) -> float:
     """Top-1 accuracy over all views after training from scratch."""
-    training = Training(make_plan(data, settings), seed, device, precision)
+    training = Training(make_plan(open_source(data), settings), seed, device, precision)
     deque(train(training), maxlen=0)
     packed = training.plan.packed
     return evaluate(training.bundle, packed, evaluation_images(packed), precision=precision).all_views.top1

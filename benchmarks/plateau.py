@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import shared
 
+from alexnet.data.sources.detection import open_source
 from alexnet.specs.architecture import Architecture
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
@@ -35,7 +36,7 @@ def steps_to_leave(
     chosen = recipe(architecture.recipe)
     if not getattr(chosen.schedule, "warmup", 0):
         chosen = replace(chosen, epochs=100_000)  # so long that the learning rates stay at their initial values
-    plan = make_plan(data, TrainSettings(variant=architecture, recipe=chosen))
+    plan = make_plan(open_source(data), TrainSettings(variant=architecture, recipe=chosen))
     goal = LOSS_FRACTION * math.log(len(plan.packed.classes))
     losses: deque[float] = deque(maxlen=WINDOW)
     for event in train(Training(plan, seed, device, precision)):
