@@ -180,12 +180,12 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["predict", str(tmp_path), "x.png"], "holds no trained network"),
         (["train", str(tmp_path / "nowhere")], "does not exist; a data set must be"),
         (["describe", "lexnet"], "there is no variant 'lexnet'"),
-        (["describe", "--recipe", "magic"], "there is no recipe 'magic'; it may be one of original"),
+        (["describe", "--recipe", "magic"], "recipe must be one of original, paper"),
         (["describe", "--output", "rates.png"], "--output needs --recipe NAME or --recipes"),
         (["describe", "--recipe", "paper", "--output", "rates.abc"], "Format 'abc' is not supported"),
-        (["train", "emoji", "--recipe", "magic"], "there is no recipe 'magic'"),
+        (["train", "emoji", "--recipe", "magic"], ", modern, got 'magic'"),
         (["train", "emoji", "--lr", "0"], "lr must be > 0, got 0.0"),
-        (["train", "emoji", "--epochs", "0"], "epochs is 0; it may be 1 or more"),
+        (["train", "emoji", "--epochs", "0"], "recipe small: epochs must be an integer >= 1, got 0"),
         (["train", "emoji", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "--csv must be in an existing folder, got"),
@@ -230,14 +230,14 @@ def test_every_network_is_described(name, capsys):
 def test_every_recipe_is_described_in_words_and_numbers(name, capsys):
     main(["describe", "--recipe", name])
     printed = capsys.readouterr().out
-    assert "schedule" in printed and f" – {RECIPES[name].epochs}" in printed
+    assert "learning rate" in printed and "weight decay" in printed and f" – {RECIPES[name].epochs}" in printed
 
 
-def test_a_recipe_is_described_by_its_stages_and_drawn(tmp_path, capsys):
+def test_a_recipe_is_described_by_its_segments_and_plotted(tmp_path, capsys):
     main(["describe", "--recipe", "by-hand", "--output", str(tmp_path / "rates.svg")])
     lines = capsys.readouterr().out.splitlines()
-    (stage,) = (line for line in lines if line.startswith("68 – 72"))
-    assert stage.split() == ["68", "–", "72", "0.0001", "0.002", "conv1", "1e-05,", "0.002", "off"]
+    (segment,) = (line for line in lines if line.startswith("68 – 72"))
+    assert segment.split() == ["68", "–", "72", "0.0001", "0.002", "conv1", "1e-05,", "0.002", "off"]
     assert any(line.startswith("72 – 78") and "conv1 frozen" in line for line in lines)
     assert "<svg" in (tmp_path / "rates.svg").read_text()
     main(["describe", "--recipes", "--output", str(tmp_path / "all.png")])

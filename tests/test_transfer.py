@@ -363,7 +363,10 @@ def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
             ["--pretrained", str(run), "--freeze", "conv9"],
             "freeze and lr_scale must name layers (conv1, conv2",
         ),
-        (["--pretrained", str(run), "--lr-scale", "conv3=-1"], "lr_scale is {'conv3': -1.0}; it may be 0 or more"),
+        (
+            ["--pretrained", str(run), "--lr-scale", "conv3=-1"],
+            "lr_scale must be factors >= 0 by layer, got",
+        ),
         (
             ["--pretrained", str(run), "--variant", "cifar-18"],
             "no layer of its network, small, fits cifar-18: conv1.weight must be 32 ×",

@@ -1,7 +1,7 @@
-"""How a network is trained, as data: update, schedule, initialization's counterpart the input scale, augmentation.
+"""How a network is trained, as data: optimizer, learning-rate schedule, input scale, data augmentation.
 
-A recipe ties together what only works together: inputs of 0 … 255 minus the mean belong to the deviations of 2012,
-inputs of unit size to larger ones.
+A recipe ties together what only works together: inputs of 0 … 255 minus the mean belong to the initialization of 2012,
+standardized inputs to a larger one.
 """
 
 from __future__ import annotations
@@ -9,126 +9,157 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
+from .checks import Check, is_integer, is_real
 from .schedules import NEW, LearningRates, Schedule
 
 
 @dataclass(frozen=True)
 class Input:
-    """From pixels of 0 … 255 to what the network sees: (pixels − mean) / std."""
+    """From pixels of 0 … 255 to the network's input: (pixels − mean) / std."""
 
     mean: Literal["image", "aligned image", "channel", "pretrained"] | tuple[float, float, float] = "image"
-    """The training set's mean image by its central crop ("image", as in 2012) or by the same crop as the picture's
-    ("aligned image", Caffe), its mean color ("channel"), or given colors; or that of the network that training goes on
-    from ("pretrained")."""
+    """What is subtracted: the center crop of the training set's mean image ("image", as in 2012), the crop of the mean
+    image at the place of the picture's ("aligned image", as in Caffe), the mean color ("channel"), given values of red,
+    green and blue, or what the pretrained network subtracts."""
     std: Literal["one", "channel", "pretrained"] | tuple[float, float, float] = "one"
-    """Not divided at all ("one"), by the training set's deviation of each channel, by given numbers, or as for the
-    network that training goes on from."""
+    """What the difference is divided by: nothing ("one"), the training set's standard deviation of each channel, given
+    values, or what the pretrained network divides by."""
 
 
 PRETRAINED = Input("pretrained", "pretrained")
-"""Of every run that goes on from a trained network: its weights know no other input. A recipe that has it from the
-start cannot begin with new weights."""
+"""The input of every fine-tuned network, as its weights expect what they were trained on. A recipe that declares it
+cannot train from scratch."""
 
 
 @dataclass(frozen=True)
 class ColorShift:
-    """Section 4.1: to every pixel of an image add the same draw along the principal colors of the training set."""
+    """PCA color augmentation (section 4.1): all pixels of an image are shifted along the principal components of the
+    training set's colors, by random amounts."""
 
     std: float = 0.1
+    """Standard deviation of the amounts."""
     scaled_by: Literal["eigenvalues", "standard deviations"] = "standard deviations"
-    """What scales the draws: eigenvalues as printed (of colors of 0 … 1), their square roots as run in 2012."""
+    """What the amounts are multiplied by: the eigenvalues as printed (of colors of 0 … 1), or their square roots as run
+    in 2012."""
     divide: bool = True
-    """Divide the image by 1 + std afterwards, as run in 2012; images to be tested are not."""
+    """Divide the image by 1 + std afterwards, as run in 2012; not in evaluation."""
 
 
-KINDS = {
-    "flip": (bool, "True or False"),
-    "decay_biases": (bool, "True or False"),
-    "lr_scale": (Mapping, "a number for each of some layers"),
+def _at_least(least: float) -> Check:
+    return lambda value: is_real(value) and value >= least, f">= {least}"
+
+
+def _is_positive(value: Any) -> bool:
+    return is_real(value) and value > 0
+
+
+def _is_below_one(value: Any) -> bool:
+    return is_real(value) and 0 <= value < 1
+
+
+def _is_factor_by_layer(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(is_real(each) and each >= 0 for each in value.values())
+
+
+def _is_crop_scale(value: Any) -> bool:
+    is_pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(is_real, value))
+    return is_pair and 0 < value[0] <= value[1] <= 1
+
+
+CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("epochs", "batch_size", "crop_group"), (lambda value: is_integer(value, 1), "an integer >= 1")),
+    "min_steps": (lambda value: is_integer(value, 0), "an integer >= 0"),
+    "crop_ratio": _at_least(1),
+    **dict.fromkeys(("lr_factor", "mixup", "cutmix"), _at_least(0)),
+    **dict.fromkeys(("momentum", "label_smoothing"), (_is_below_one, ">= 0 and < 1")),
+    "ema_decay": (lambda value: value is None or _is_below_one(value), ">= 0 and < 1, or None"),
+    **dict.fromkeys(
+        ("max_grad_norm", "lars_trust_coefficient"),
+        (lambda value: value is None or _is_positive(value), "> 0, or None"),
+    ),
+    "weight_decay": (
+        lambda value: _is_factor_by_layer(value) or _is_factor_by_layer({"all": value}),
+        ">= 0, one for all layers or by layer",
+    ),
+    "lr_scale": (_is_factor_by_layer, "factors >= 0 by layer"),
+    **dict.fromkeys(("flip", "decay_biases"), (lambda value: isinstance(value, bool), "True or False")),
+    "crop_scale": (
+        lambda value: value is None or _is_crop_scale(value),
+        "two fractions, 0 < smallest <= largest <= 1, or None",
+    ),
+    "shuffle": (lambda value: value in ("epoch", "once", "blocks"), "epoch, once or blocks"),
 }
-"""Types of settings, and the words for them."""
-BOUNDS = {
-    "1 or more, whole": (lambda x: isinstance(x, Integral) and x >= 1, ("epochs", "batch_size", "crop_group")),
-    "0 or more, whole": (lambda x: isinstance(x, Integral) and x >= 0, ("min_steps",)),
-    "1 or more": (lambda x: 1 <= x < math.inf, ("crop_ratio",)),
-    "0 or more": (lambda x: 0 <= x < math.inf, ("lr_factor", "weight_decay", "lr_scale", "mixup", "cutmix")),
-    "above 0": (lambda x: 0 < x < math.inf, ("max_grad_norm", "lars_trust_coefficient")),
-    "0 to below 1": (lambda x: 0 <= x < 1, ("momentum", "label_smoothing", "ema_decay")),
-}
-"""What numbers of a recipe may be, by the words that say so; each is False for nan."""
-OPTIONAL, BY_LAYER = ("max_grad_norm", "lars_trust_coefficient", "ema_decay"), ("weight_decay", "lr_scale")
-"""Numbers that may be None, and those that may be given by layer."""
+"""What the fields of a recipe must be."""
 
 
 @dataclass(frozen=True)
 class Recipe:
+    """A way of training a network."""
+
     name: str
-    about: str
+    """Name on the command line."""
+    about: str = field(compare=False)
+    """Origin and purpose, in one line."""
     schedule: Schedule
+    """Learning rates over the run."""
     epochs: int = 90
     """Passes over the training images (section 5: roughly 90)."""
     min_steps: int = 2000
-    """A small data set gets as many more epochs as give this many steps."""
+    """On a small data set, train for more epochs until there are this many steps."""
     batch_size: int = 128
+    """Images per step."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     weight_decay: float | Mapping[str, float] = 0.0005
-    """Of all weights, or by layer."""
+    """Weight decay (L2), the same for all layers or by layer; a layer that is not named has none."""
     decay_biases: bool = False
+    """Apply weight decay to biases and to the scales and shifts of batch norm, too."""
     input: Input = Input()
+    """Mean and standard deviation of the network's input."""
     color_shift: ColorShift | None = None
+    """PCA color augmentation (section 4.1)."""
     flip: bool = True
+    """Random horizontal flip, with probability one half."""
     crop_scale: tuple[float, float] | None = None
-    """Smallest and largest area of the crops, as shares of the stored image, which are then resized; where None,
-    crops have the size that the network sees, as in the paper."""
+    """Random resized crops: smallest and largest area of a crop, as fractions of the stored image. None: crops have the
+    size of the network's input and are not resized, as in the paper."""
     crop_ratio: float = 1.0
-    """With `crop_scale`: the largest ratio of a crop's sides."""
+    """Largest aspect ratio of a random resized crop; the smallest is its inverse."""
     crop_group: int = 1
-    """Consecutive images that share one crop and one flipping; 32 in the 2012 code."""
+    """Consecutive images with the same crop and flip; 32 in the 2012 code."""
     shuffle: Literal["epoch", "once", "blocks"] = "epoch"
-    """A new order each epoch; one order for all epochs, as the 2012 code has it; or, for packs larger than memory, a
-    new order of blocks of neighbors, shuffled within a few blocks."""
+    """A new order of the images every epoch; one order for all epochs, as in the 2012 code; or, for data sets larger
+    than memory, a new order of blocks of neighbors, shuffled within a few blocks."""
     label_smoothing: float = 0.0
+    """Fraction of each label that is spread over all classes."""
     mixup: float = 0.0
-    """Every image of a batch is averaged with another; the share is drawn from Beta(mixup, mixup). 0 is off."""
+    """Mixup: average every image of a batch with another one, with weights from Beta(mixup, mixup). 0 is off."""
     cutmix: float = 0.0
-    """A window of every image of a batch shows another; the share is drawn from Beta(cutmix, cutmix). 0 is off. With
-    `mixup` as well, each batch gets one of the two."""
+    """CutMix: paste a window of another image of the batch, with an area from Beta(cutmix, cutmix). 0 is off. With
+    mixup as well, each batch gets one of the two."""
     ema_decay: float | None = None
-    """What is validated and kept is a running mean of the weights: mean ← ema_decay · mean + (1 − ema_decay) · weights
-    after each step, with a smaller share of the mean in the first ones, so that it forgets the initial weights."""
+    """EMA of the weights, which is what is validated and saved: after each step t, average ← d · average + (1 − d) ·
+    weights, with d = min(ema_decay, (1 + t) / (10 + t))."""
     max_grad_norm: float | None = None
-    """Where the norm of the gradient of all parameters together is larger, it is scaled down to this."""
+    """Gradient clipping: a gradient whose norm, over all parameters, is larger than this is scaled down to it."""
     lars_trust_coefficient: float | None = None
     """LARS (You, Gitman and Ginsburg 2017), for batches of thousands: the learning rate of each layer's weights is
     multiplied by trust coefficient · ‖w‖ / (‖gradient‖ + weight decay · ‖w‖), so that a step changes no layer by more
     than that fraction of its norm."""
     lr_factor: float = 1.0
-    """Multiplies every rate of the schedule."""
+    """Factor on all learning rates of the schedule."""
     lr_scale: Mapping[str, float] = field(default_factory=dict)
-    """By layer, multiplies its rates: 0 freezes it from the first step."""
+    """Factors on the learning rates of some layers; 0 freezes a layer."""
     new_layers: tuple[str, ...] | None = None
-    """Those that the schedule's rates of new layers are for; the plan of a run finds them where None."""
+    """In fine-tuning: the layers that were not copied, for schedules with learning rates of their own for them. None:
+    those that do not fit."""
 
     def __post_init__(self):
-        for name, (kind, may_be) in KINDS.items():
-            if not isinstance(value := getattr(self, name), kind):
-                raise ValueError(f"recipe {self.name}: {name} is {value!r}; it may be {may_be}")
-        for may_be, (fits, names) in BOUNDS.items():
-            for name in names:
-                value = getattr(self, name)
-                by_layer = value if name in BY_LAYER and isinstance(value, Mapping) else {None: value}
-                wrong = {layer: each for layer, each in by_layer.items() if not (is_number(each) and fits(each))}
-                if wrong and not (value is None and name in OPTIONAL):
-                    shown = wrong if by_layer is value else value
-                    raise ValueError(f"recipe {self.name}: {name} is {shown!r}; it may be {may_be}")
-        if self.crop_scale is not None and not _are_shares(self.crop_scale):
-            raise ValueError(
-                f"recipe {self.name}: crop_scale is {self.crop_scale!r}; it may be "
-                f"two shares, 0 < smallest ≤ largest ≤ 1"
-            )
+        for name, (is_valid, must_be) in CHECKS.items():
+            if not is_valid(value := getattr(self, name)):
+                raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
 
     def epochs_for(self, images: int) -> int:
         """Epochs on a training set of that many images."""
@@ -146,28 +177,17 @@ class Recipe:
         if NEW in by_layer and self.new_layers is not None:
             by_layer |= dict.fromkeys(self.new_layers, by_layer.pop(NEW))
         scaled = {}
-        for name in (*by_layer, *self.lr_scale):
-            weights, biases = by_layer.get(name, (rates.weights, rates.biases))
-            factor = self.lr_factor * self.lr_scale.get(name, 1.0)
-            scaled[name] = weights * factor, biases * factor
-        return replace(
-            rates, weights=rates.weights * self.lr_factor, biases=rates.biases * self.lr_factor, layers=scaled
-        )
+        for layer in (*by_layer, *self.lr_scale):
+            weights, biases = by_layer.get(layer, (rates.weights, rates.biases))
+            factor = self.lr_factor * self.lr_scale.get(layer, 1.0)
+            scaled[layer] = weights * factor, biases * factor
+        weights, biases = rates.weights * self.lr_factor, rates.biases * self.lr_factor
+        return replace(rates, weights=weights, biases=biases, layers=scaled)
 
     def peak_lr(self) -> float:
         """The highest learning rate of the weights, which `--lr` sets."""
         return max(self.learning_rates(percent / 100, []).weights for percent in range(100))
 
     def weight_decay_of(self, layer: str) -> float:
+        """Weight decay of a layer's weights."""
         return self.weight_decay.get(layer, 0.0) if isinstance(self.weight_decay, Mapping) else self.weight_decay
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a real number, Python's or NumPy's; nan and inf are."""
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _are_shares(crop_scale: object) -> bool:
-    if not isinstance(crop_scale, (tuple, list)) or len(crop_scale) != 2 or not all(map(is_number, crop_scale)):
-        return False
-    return 0 < crop_scale[0] <= crop_scale[1] <= 1

@@ -1,4 +1,4 @@
-"""A recipe in words: its schedule, its update rule, its inputs and its augmentation."""
+"""A recipe in words: learning rates, weight decay, input, data augmentation."""
 
 from __future__ import annotations
 
@@ -8,72 +8,83 @@ from .recipe import PRETRAINED, Input, Recipe
 
 
 def recipe_in_words(recipe: Recipe) -> str:
-    """LearningRates at the start and decay, inputs and augmentation, in a line."""
-    first, highest = recipe.learning_rates(0, []), recipe.peak_lr()
-    decay = "decay by layer" if isinstance(recipe.weight_decay, Mapping) else f"decay {recipe.weight_decay:g}"
-    rates = f"weights {highest:.3g}" + (
-        f", biases {first.biases * highest / first.weights:.3g}" if first.weights else ""
-    )
-    inputs = {"one": "0 … 255 minus the mean", "pretrained": "as before"}.get(recipe.input.std, "unit deviation")
-    crops = f"crops of {recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%}" if recipe.crop_scale else "crops"
-    shared = f" shared by {recipe.crop_group} images" if recipe.crop_group > 1 else ""
-    augmentation = crops + (" and flipping" if recipe.flip else "") + shared
-    color = ", color shift" if recipe.color_shift else ""
-    mixed = "".join(f", {name}" for name in ("mixup", "cutmix") if getattr(recipe, name))
-    kept = "; mean of the weights" if recipe.ema_decay else ""
-    return f"{rates}, {decay}; inputs {inputs}; {augmentation}{color}{mixed}{kept}"
+    """The most important settings of a recipe in one line, for the first lines of a run."""
+    start, peak_lr = recipe.learning_rates(0, []), recipe.peak_lr()
+    parts = [f"peak learning rate {peak_lr:.3g}"]
+    if start.weights and start.biases != start.weights:
+        parts[0] += f" ({start.biases * peak_lr / start.weights:.3g} for biases)"
+    by_layer = isinstance(recipe.weight_decay, Mapping)
+    parts.append("weight decay by layer" if by_layer else f"weight decay {recipe.weight_decay:g}")
+    parts.append("random resized crops" if recipe.crop_scale else "random crops")
+    switches = {"horizontal flips": recipe.flip, "color shift": recipe.color_shift}
+    switches |= {"mixup": recipe.mixup, "CutMix": recipe.cutmix, "label smoothing": recipe.label_smoothing}
+    switches |= {"gradient clipping": recipe.max_grad_norm, "EMA of the weights": recipe.ema_decay}
+    parts += [name for name, value in switches.items() if value]
+    return ", ".join(parts)
 
 
 def recipe_facts(recipe: Recipe) -> dict[str, str]:
-    """Everything that a recipe asks for, by name; what is off is left out."""
-    decay = recipe.weight_decay
-    by_layer = ", ".join(f"{layer} {each:g}" for layer, each in decay.items()) if isinstance(decay, Mapping) else ""
-    facts = {
-        "schedule": recipe.schedule.description(),
-        "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.min_steps:,} steps",
-        "batch": f"{recipe.batch_size} images",
-        "momentum": f"{recipe.momentum:g}",
-        "decay": (by_layer or f"{decay:g}") + (", of biases too" if recipe.decay_biases else ", none of biases"),
-        "input": _input(recipe.input),
-        "crops": "of the size that the network sees",
-        "flipping": "of half of the images" if recipe.flip else "none",
-        "order": {"epoch": "new each epoch", "once": "one for all epochs", "blocks": "new, by blocks"}[recipe.shuffle],
-    }
+    """Everything that a recipe sets, by name; what is off is left out."""
+    crops = "of the size of the network's input"
     if recipe.crop_scale:
-        shape = f", sides up to {recipe.crop_ratio:.3g} : 1" if recipe.crop_ratio > 1 else ""
-        facts["crops"] = f"{recipe.crop_scale[0]:.0%} to {recipe.crop_scale[1]:.0%} of the stored image{shape}, resized"
+        smallest, largest = recipe.crop_scale
+        crops = f"random resized, {smallest:.0%} to {largest:.0%} of the area of the stored image"
+        crops += f", aspect ratio up to {recipe.crop_ratio:.3g}" if recipe.crop_ratio > 1 else ""
     if recipe.crop_group > 1:
-        facts["crops"] += f"; crop and flipping shared by {recipe.crop_group} images"
-    if recipe.color_shift:
-        divided = f", divided by {1 + recipe.color_shift.std:g}" if recipe.color_shift.divide else ""
-        facts["color shift"] = f"{recipe.color_shift.std:g} times the {recipe.color_shift.scaled_by}{divided}"
-    optional = {
-        "label smoothing": (recipe.label_smoothing, "{:g}"),
-        "mixup": (recipe.mixup, "share by Beta({0:g}, {0:g})" + ("; of half of the batches" if recipe.cutmix else "")),
-        "cutmix": (recipe.cutmix, "share by Beta({0:g}, {0:g})" + ("; of the other half" if recipe.mixup else "")),
-        "averaging": (recipe.ema_decay, "mean of the weights, each step {:g} of what it was"),
-        "largest gradient": (recipe.max_grad_norm, "{:g}"),
-        "trust": (recipe.lars_trust_coefficient, "{:g}: rates in proportion to weights over gradient (LARS)"),
-        "layers": (scales_in_words(recipe), "{}"),
+        crops += f"; the same crop and flip for {recipe.crop_group} consecutive images"
+    shift = recipe.color_shift
+    divided = f", the image divided by {1 + shift.std:g}" if shift and shift.divide else ""
+    facts = {
+        "learning rate": recipe.schedule.description(),
+        "layers": lr_scale_in_words(recipe),
+        "LARS": recipe.lars_trust_coefficient and f"trust coefficient {recipe.lars_trust_coefficient:g}",
+        "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.min_steps:,} steps",
+        "batch size": f"{recipe.batch_size:,}",
+        "momentum": f"{recipe.momentum:g}",
+        "weight decay": _weight_decay(recipe) + ("" if recipe.decay_biases else ", biases excluded"),
+        "gradient clipping": recipe.max_grad_norm and f"to a norm of {recipe.max_grad_norm:g}",
+        "EMA of the weights": recipe.ema_decay and f"decay {recipe.ema_decay:g}, smaller in the first steps",
+        "input": _input(recipe.input),
+        "crops": crops,
+        "horizontal flip": "random" if recipe.flip else "none",
+        "color shift": shift and f"PCA, {shift.std:g} times the {shift.scaled_by}{divided}",
+        "mixup": recipe.mixup and _mixing(recipe.mixup, recipe.cutmix),
+        "CutMix": recipe.cutmix and _mixing(recipe.cutmix, recipe.mixup),
+        "label smoothing": recipe.label_smoothing and f"{recipe.label_smoothing:g}",
+        "order": {"epoch": "new every epoch", "once": "the same every epoch", "blocks": "new every epoch, in blocks"}[
+            recipe.shuffle
+        ],
     }
-    return facts | {name: words.format(value) for name, (value, words) in optional.items() if value}
+    return {name: text for name, text in facts.items() if text}
 
 
-def scales_in_words(recipe: Recipe) -> str:
-    """Layers that are frozen or slowed down, empty where there are none."""
-    each = recipe.lr_scale.items()
-    return ", ".join(f"{layer} {f'at {scale:g} of the rate' if scale else 'frozen'}" for layer, scale in each)
+def lr_scale_in_words(recipe: Recipe) -> str:
+    """The layers that are frozen or have scaled learning rates; empty where there are none."""
+    factors = recipe.lr_scale.items()
+    return ", ".join(
+        f"{layer} learning rate × {factor:g}" if factor else f"{layer} frozen" for layer, factor in factors
+    )
+
+
+def _weight_decay(recipe: Recipe) -> str:
+    if isinstance(recipe.weight_decay, Mapping):
+        return ", ".join(f"{decay:g} of {layer}" for layer, decay in recipe.weight_decay.items())
+    return f"{recipe.weight_decay:g}"
+
+
+def _mixing(alpha: float, other: float) -> str:
+    return f"weights from Beta({alpha:g}, {alpha:g})" + (", in half of the batches" if other else "")
 
 
 def _input(spec: Input) -> str:
     if spec == PRETRAINED:
-        return "as for the network that it goes on from"
-    mean = {"image": "mean image, by its center", "aligned image": "mean image, by the crop", "channel": "mean color"}
-    mean_said = mean[spec.mean] if isinstance(spec.mean, str) else f"color {_numbers(spec.mean)}"
-    std = {"one": "", "channel": ", over the deviation of each channel"}
-    std_said = std[spec.std] if isinstance(spec.std, str) else f", over {_numbers(spec.std)}"
-    return f"0 … 255 minus the {mean_said}{std_said}"
+        return "that of the pretrained network"
+    means = {"image": "mean image (center)", "aligned image": "mean image (same crop)", "channel": "mean color"}
+    mean = f"the {means[spec.mean]}" if isinstance(spec.mean, str) else _color(spec.mean)
+    stds = {"one": "", "channel": ", divided by the standard deviation of each channel"}
+    std = stds[spec.std] if isinstance(spec.std, str) else f", divided by {_color(spec.std)}"
+    return f"0 … 255 minus {mean}{std}"
 
 
-def _numbers(values: tuple[float, ...]) -> str:
-    return " / ".join(f"{value:g}" for value in values)
+def _color(values: tuple[float, float, float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"

@@ -1,4 +1,4 @@
-"""Every recipe by name. Most are another one with a few fields replaced."""
+"""Every recipe. Most are another one with a few fields replaced; a new one is one more constant in this file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
 
 ORIGINAL = Recipe(
     name="original",
-    about="The author's scripted rates of 2012 (`run4.sh`); late, conv1 is frozen, as in 145, and the color shift off.",
+    about="The author's script of 2012 (`run4.sh`), with conv1 frozen late and the color shift off, as in 145.",
     schedule=Piecewise(
         (
             _until(22, 0.01, 0.02),
@@ -53,10 +53,17 @@ ORIGINAL = Recipe(
     shuffle="once",
 )
 
+PAPER = Recipe(
+    name="paper",
+    about="Section 5 as printed: one learning rate, divided by 10 when the validation error stops improving.",
+    schedule=ReduceOnPlateau(),
+    color_shift=ColorShift(scaled_by="eigenvalues", divide=False),
+)
+
 SCRIPTED = replace(
     ORIGINAL,
     name="scripted",
-    about="`run4.sh` of 2012 to the letter, written for the four-GPU net 120: conv1 and conv2 are frozen late.",
+    about="`run4.sh` of 2012 to the letter, for the four-GPU network 120: conv1 and conv2 are frozen late.",
     schedule=Piecewise(
         (
             *ORIGINAL.schedule.segments[:3],
@@ -70,11 +77,11 @@ SCRIPTED = replace(
 BY_HAND = replace(
     ORIGINAL,
     name="by-hand",
-    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run of 37.5 % and 17.0 %.",
+    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run with errors of 37.5 % and 17.0 %.",
     schedule=Piecewise(
         (
             _until(23, 0.01, 0.02),
-            _until(51, 0.001, 0.002),  # the notes do not say when the biases' rate fell; run4.sh has it here
+            _until(51, 0.001, 0.002),  # the notes do not say when that of the biases fell
             _until(68, 0.0001, 0.002),
             _until(72, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
             _until(78, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
@@ -87,7 +94,7 @@ BY_HAND = replace(
 BY_HAND_2012 = replace(
     ORIGINAL,
     name="by-hand-2012",
-    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %. The biases keep their rate.",
+    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %; biases stay at 0.02.",
     schedule=Piecewise(
         (
             _until(25, 0.01, 0.02),
@@ -104,7 +111,7 @@ BY_HAND_2012 = replace(
 WARM_RESTART = replace(
     BY_HAND_2012,
     name="warm-restart",
-    about="Goes on from the weights of by-hand-2012: the rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
+    about="by-hand-2012 restarted: learning rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
     input=PRETRAINED,
     schedule=Piecewise(  # epochs 91 to 135 of that run
         (
@@ -119,7 +126,7 @@ WARM_RESTART = replace(
 FINE_TUNE = replace(
     ORIGINAL,
     name="fine-tune",
-    about="Configuration 146 from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0 % and 16.6 %.",
+    about="Configuration 146 fine-tuned from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0 % and 16.6 %.",
     # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
     schedule=Piecewise(
         (
@@ -139,14 +146,14 @@ FINE_TUNE = replace(
 LINEAR_FALL = replace(
     ORIGINAL,
     name="linear-fall",
-    about="Configuration 153, December 2012: down a straight line. Its author stopped it at epoch 18.",
+    about="Configuration 153, December 2012: linear decay. Its author stopped it at epoch 18.",
     schedule=SmoothDecay(peak_lr=0.01, final_div_factor=1000, shape="linear", bias_lr_factor=2),
 )
 
 EXPONENTIAL = replace(
     ORIGINAL,
     name="exponential",
-    about="Configuration 155, December 2012: smoothly down from 0.02 to 0.000005; 40.7 % and 18.5 %.",
+    about="Configuration 155, December 2012: exponential decay from 0.02 to 0.000005; 40.7 % and 18.5 %.",
     schedule=LateChanges(
         SmoothDecay(peak_lr=0.02, final_div_factor=4000, shape="exponential", bias_lr_factor=2),
         epochs=95,
@@ -179,30 +186,23 @@ JUMPY = replace(
     ),
 )
 
-PAPER = Recipe(
-    name="paper",
-    about="Section 5 as printed: one rate for all layers, divided by ten when the validation error stops improving.",
-    schedule=ReduceOnPlateau(),
-    color_shift=ColorShift(scaled_by="eigenvalues", divide=False),
-)
-
 ZFNET = Recipe(
     name="zfnet",
-    about="Zeiler and Fergus (2013): 70 epochs, rate divided by ten on a plateau, no color shift.",
+    about="Zeiler and Fergus (2013): 70 epochs, learning rate divided by 10 on a plateau, no color shift.",
     schedule=ReduceOnPlateau(),
     epochs=70,
 )
 
 ONE_TOWER = Recipe(
     name="one-tower",
-    about='"One weird trick" (2014): four equal stages from 0.01, 250 times lower at the end.',
+    about='"One weird trick" (2014): four levels from 0.01 to 250 times less.',
     schedule=DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
     color_shift=ColorShift(),
 )
 
 TORCHVISION = Recipe(
     name="torchvision",
-    about="torchvision's reference: unit deviation, rate divided by ten every 30 of 90 epochs, biases decayed.",
+    about="torchvision's reference: standardized input, learning rate divided by 10 every 30 of 90 epochs.",
     schedule=StepDecay(initial_lr=0.01, interval=1 / 3),
     batch_size=256,
     weight_decay=0.0001,
@@ -214,7 +214,7 @@ TORCHVISION = Recipe(
 
 CAFFE = Recipe(
     name="caffe",
-    about="BVLC's solver: 256 a batch, rate divided by ten every 100,000 of 450,000 steps, mean image aligned.",
+    about="BVLC's solver: batches of 256, learning rate divided by 10 every 100,000 of 450,000 steps.",
     schedule=StepDecay(initial_lr=0.01, interval=100 / 450, bias_lr_factor=2),
     batch_size=256,
     input=Input(mean="aligned image"),
@@ -223,14 +223,14 @@ CAFFE = Recipe(
 CAFFENET = replace(
     CAFFE,
     name="caffenet",
-    about="As caffe, with gradients of length 8 at most: with few classes, biases of 1 let the first steps explode.",
+    about="caffe with gradient clipping at 8: with few classes, biases of 1 let the first steps explode.",
     max_grad_norm=8.0,
 )
 
 LINEAR = replace(
     ONE_TOWER,
     name="linear",
-    about="Batches of 1,024 by the linear rule: eight times the rates of 128, after a rise over the first 5 %.",
+    about="Batches of 1,024 by the linear scaling rule: 8 times the learning rates for 128, after a warmup of 5 %.",
     schedule=LinearWarmupDecay(peak_lr=0.08, warmup=0.05, bias_lr_factor=2),
     batch_size=1024,
 )
@@ -238,27 +238,26 @@ LINEAR = replace(
 LARS = replace(
     LINEAR,
     name="lars",
-    about="Batches of 8,192 by LARS (2017): each layer's rate in proportion to its weights over their gradient.",
+    about="Batches of 8,192 by LARS (2017): each layer's learning rate follows the norms of its weights and gradient.",
     schedule=LinearWarmupDecay(peak_lr=6.0, warmup=0.05, bias_lr_factor=0.02),
     batch_size=8192,
     lars_trust_coefficient=0.001,
 )
 
 
-def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str, float]) -> Recipe:
-    until_1, until_2, until_3 = epochs
+def _cifar(name: str, about: str, drops: tuple[int, int, int], weight_decay: dict[str, float]) -> Recipe:
+    """A recipe of cuda-convnet.
+
+    Args:
+        drops: epochs at which the learning rate is divided by 10; the last one is the end.
+    """
+    levels = zip(drops, (0.001, 0.0001, 0.00001), (0.002, 0.0002, 0.00002), strict=True)
     return Recipe(
         name=name,
         about=about,
-        schedule=Piecewise(
-            (
-                _until(until_1, 0.001, 0.002),
-                _until(until_2, 0.0001, 0.0002),
-                _until(until_3, 0.00001, 0.00002),
-            )
-        ),
-        epochs=until_3,
-        weight_decay=decay,
+        schedule=Piecewise(tuple(_until(*level) for level in levels)),
+        epochs=drops[-1],
+        weight_decay=weight_decay,
         flip=False,
         shuffle="once",
     )
@@ -266,14 +265,14 @@ def _cifar(name: str, about: str, epochs: tuple[int, int, int], decay: dict[str,
 
 CIFAR_18 = _cifar(
     "cifar-18",
-    "cuda-convnet's CIFAR-10 run of 120 epochs, then ten at a tenth and ten at a hundredth of the rate.",
+    "cuda-convnet's CIFAR-10 run: 120 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
     (120, 130, 140),
     {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc8": 1.0},
 )
 CIFAR_13 = replace(
     _cifar(
         "cifar-13",
-        "The published run of the 11 % net: 500 epochs, then ten each at a tenth and a hundredth of the rate.",
+        "The published run of the 11 % network: 500 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
         (500, 510, 520),
         {"local3": 0.004, "local4": 0.004, "fc8": 0.004},
     ),
@@ -282,20 +281,20 @@ CIFAR_13 = replace(
 CIFAR_11 = replace(
     CIFAR_13,
     name="cifar-11",
-    about="As cifar-13, with fc8 decayed by 0.01.",
+    about="cifar-13 with a weight decay of 0.01 on fc8.",
     weight_decay={"local3": 0.004, "local4": 0.004, "fc8": 0.01},
 )
 CIFAR_KERAS = replace(
     CIFAR_18,
     name="cifar-keras",
-    about="The decay of cifar-11 in the shorter run of cifar-18, with flipping.",
+    about="The weight decay of cifar-11 in the shorter run of cifar-18, with horizontal flips.",
     flip=True,
     weight_decay={"conv3": 0.004, "conv4": 0.004, "fc8": 0.01},
 )
 
 SMALL = Recipe(
     name="small",
-    about="Our own for a few thousand images and no GPU: inputs of unit deviation, rate up, then down to zero.",
+    about="Our own for a few thousand images and no GPU: standardized input, warmup, then linear decay.",
     schedule=LinearWarmupDecay(peak_lr=0.05),
     epochs=46,
     min_steps=2200,
@@ -310,7 +309,7 @@ SMALL = Recipe(
 MODERN = replace(
     ORIGINAL,
     name="modern",
-    about="What came later, for accuracy, not history: cosine, mixup, cutmix, smoothed labels, averaged weights.",
+    about="What came later, for accuracy, not history: cosine decay, mixup, CutMix, label smoothing, EMA.",
     schedule=SmoothDecay(peak_lr=0.05, final_div_factor=1000, shape="cosine", warmup=0.05),
     epochs=90,
     color_shift=ColorShift(divide=False),
@@ -324,43 +323,16 @@ MODERN = replace(
     ema_decay=0.998,
 )
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        ORIGINAL,
-        PAPER,
-        SCRIPTED,
-        BY_HAND,
-        BY_HAND_2012,
-        WARM_RESTART,
-        FINE_TUNE,
-        LINEAR_FALL,
-        EXPONENTIAL,
-        LEVELS,
-        JUMPY,
-        ZFNET,
-        ONE_TOWER,
-        TORCHVISION,
-        CAFFE,
-        CAFFENET,
-        LINEAR,
-        LARS,
-        CIFAR_18,
-        CIFAR_13,
-        CIFAR_11,
-        CIFAR_KERAS,
-        SMALL,
-        MODERN,
-    )
-}
+RECIPES = {each.name: each for each in list(globals().values()) if isinstance(each, Recipe)}
+"""Every recipe by name."""
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe declared under this name.
+    """The recipe of this name.
 
     Raises:
         ValueError: no recipe has that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; it may be one of {', '.join(RECIPES)}")
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
     return RECIPES[name]

@@ -157,7 +157,8 @@ class DiscretizedExponential(Schedule):
 
     def description(self) -> str:
         jumps = ", with jumps back up to the geometric mean of two neighboring levels" if self.jumps else ""
-        return f"{self.levels} equal levels from {self.initial_lr:g} to {self.final_div_factor:g} times less{jumps}"
+        final_lr = self.initial_lr / self.final_div_factor
+        return f"{self.levels} equal levels from {self.initial_lr:g} to {final_lr:g}{jumps}"
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class SmoothDecay(Schedule):
 
     def description(self) -> str:
         warmup = f"linear warmup over the first {self.warmup:.0%}, then " if self.warmup else ""
-        return f"{warmup}{self.shape} decay from {self.peak_lr:g} to {self.final_div_factor:g} times less"
+        return f"{warmup}{self.shape} decay from {self.peak_lr:g} to {self.peak_lr / self.final_div_factor:g}"
 
 
 @dataclass(frozen=True)

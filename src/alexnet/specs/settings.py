@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
 from .architecture import Architecture
+from .checks import Check, is_integer, is_real
 from .recipe import Recipe
 
 MicroBatch = int | Literal["auto"] | None
@@ -141,15 +140,7 @@ class ResolvedSettings:
     architecture: Architecture
 
 
-def is_integer(value: object, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
-
-
-def is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+CHECKS: dict[str, Check] = {
     "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),
     "seed": (lambda seed: is_integer(seed, 0) and seed < 2**63, "an integer from 0 to 2**63 - 1"),
     "split_seed": (lambda seed: is_integer(seed, 0), "an integer >= 0"),

@@ -16,7 +16,7 @@ from ..device import fits_memory
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.recipe import PRETRAINED, Recipe
-from ..specs.recipe_description import recipe_in_words, scales_in_words
+from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
 from ..specs.recipes import recipe as find_recipe
 from ..specs.settings import TrainSettings
 from ..specs.shapes import infer_shapes, tensor_shapes
@@ -76,7 +76,7 @@ class Plan:
         if self.transfer:
             facts |= self.transfer.facts()
         if self.recipe.lr_scale:
-            facts["layers"] = scales_in_words(self.recipe)
+            facts["layers"] = lr_scale_in_words(self.recipe)
         if self.recipe.shuffle == "blocks":
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled in blocks, as {gigabytes:,.0f} GB of images may not fit in memory"
