@@ -8,7 +8,7 @@ import pytest
 import alexnet
 
 ORDER = [
-    *("specs", "compat", "files", "restricted_pickle", "device", "counter_rng", "kernels", "normalization", "data"),
+    *("compat", "specs", "files", "restricted_pickle", "device", "counter_rng", "kernels", "normalization", "data"),
     *("preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis"),
     *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]

@@ -48,5 +48,5 @@ def test_numbers_of_a_table_by_hand():
 
 def test_the_former_name_of_all_views_still_works():
     metrics = Metrics(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
-    with pytest.warns(DeprecationWarning, match="all_views"):
+    with pytest.warns(FutureWarning, match="all_views"):
         assert Evaluation(metrics, metrics, 10, None, np.arange(1)).mean is metrics

@@ -11,7 +11,7 @@ Nothing here is imported before it is used, because importing torch takes second
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {
     "Classifier": "classifier",
     "evaluate_together": "classifier",

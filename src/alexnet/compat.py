@@ -21,3 +21,24 @@ def renamed(**todays_names: str) -> Callable[[Callable], Callable]:
         return with_todays_names
 
     return decorate
+
+
+def renamed_fields(**todays_names: str) -> Callable[[type], type]:
+    """A decorator of dataclasses: fields may be given and read by their former names, with a warning; files that hold
+    the former names load (`specs.storage`)."""
+
+    def decorate(cls: type) -> type:
+        def __getattr__(self, name: str):
+            if name not in todays_names:
+                raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+            warnings.warn(f"{name} is now called {todays_names[name]}", FutureWarning, stacklevel=2)
+            return getattr(self, todays_names[name])
+
+        cls.__init__, cls.__getattr__, cls.former_names = (
+            renamed(**todays_names)(cls.__init__),
+            __getattr__,
+            todays_names,
+        )
+        return cls
+
+    return decorate

@@ -48,7 +48,7 @@ class Evaluation:
     @property
     def mean(self) -> Metrics | None:
         """Former name of `all_views`."""
-        warnings.warn("Evaluation.mean is now called all_views", DeprecationWarning, stacklevel=2)
+        warnings.warn("Evaluation.mean is now called all_views", FutureWarning, stacklevel=2)
         return self.all_views
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -28,6 +29,9 @@ class History(Sequence):
         return len(self.epochs)
 
     def __getitem__(self, key):
+        if key in FORMER_KEYS:
+            warnings.warn(f"{key} is now called {FORMER_KEYS[key]}", FutureWarning, stacklevel=2)
+            key = FORMER_KEYS[key]
         return [epoch.get(key) for epoch in self.epochs] if isinstance(key, str) else self.epochs[key]
 
     def plot(self, path: str | Path | None = None):

@@ -25,6 +25,8 @@ import math
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
+from ..compat import renamed_fields
+
 Shape = tuple[int, ...]
 Std = float | Literal["he", "torch"]
 """Standard deviation of the initial weights: a number, √(2 / fan-in) ("he"), or PyTorch's uniform default ("torch",
@@ -136,6 +138,7 @@ class Layer(Operation):
         }
 
 
+@renamed_fields(maps="channels", number="suffix")
 @dataclass(frozen=True)
 class Conv(Layer):
     """A convolution."""
@@ -189,6 +192,7 @@ class Conv(Layer):
         } | super()._changes(other)
 
 
+@renamed_fields(maps="channels", number="suffix")
 @dataclass(frozen=True)
 class Local(Layer):
     """An unshared convolution, with weights and biases of its own at every position (cuda-convnet's `local`)."""
@@ -227,6 +231,7 @@ class Local(Layer):
         } | super()._changes(other)
 
 
+@renamed_fields(number="suffix")
 @dataclass(frozen=True)
 class Linear(Layer):
     """A fully connected layer."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from ..compat import renamed_fields
 from .checks import Check, is_integer, is_real
 from .schedules import NEW, LearningRates, Schedule
 
@@ -33,6 +34,7 @@ PRETRAINED = Input("pretrained", "pretrained")
 cannot train from scratch."""
 
 
+@renamed_fields(along="scaled_by", deviation="std")
 @dataclass(frozen=True)
 class ColorShift:
     """PCA color augmentation (section 4.1): all pixels of an image are shifted along the principal components of the
@@ -94,6 +96,18 @@ CHECKS: dict[str, Check] = {
 """What the fields of a recipe must be."""
 
 
+@renamed_fields(
+    averaging="ema_decay",
+    color="color_shift",
+    largest_gradient="max_grad_norm",
+    layer_scale="lr_scale",
+    least_steps="min_steps",
+    mirror="flip",
+    rate_scale="lr_factor",
+    stretch="crop_ratio",
+    trust="lars_trust_coefficient",
+    zoom="crop_scale",
+)
 @dataclass(frozen=True)
 class Recipe:
     """A way of training a network."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ..compat import renamed_fields
+
 NEW = "new"
 """Key of `LearningRates.layers` that stands for the layers that were not taken from the pretrained network."""
 WARMUP_FLOOR = 1e-3
@@ -19,6 +21,7 @@ EPSILON = 1e-9
 """Tolerance for fractions of a run, which are not exact in floating point."""
 
 
+@renamed_fields(color="color_shift")
 @dataclass(frozen=True)
 class LearningRates:
     """Learning rates at one moment, and whether the color shift is on."""
@@ -69,6 +72,7 @@ class Schedule:
         return self
 
 
+@renamed_fields(stages="segments")
 @dataclass(frozen=True)
 class Piecewise(Schedule):
     """Piecewise constant learning rates, as set by hand in 2012."""
@@ -91,6 +95,7 @@ class Piecewise(Schedule):
         return f"{len(self.segments)} segments, set by hand"
 
 
+@renamed_fields(drops="max_drops", start="initial_lr")
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
     """The learning rate is multiplied by `factor` when the validation error stops improving (section 5).
@@ -126,6 +131,7 @@ class ReduceOnPlateau(Schedule):
         return Piecewise(tuple(Segment(epoch, LearningRates(lr, lr)) for epoch, lr in enumerate(lrs, 1)))
 
 
+@renamed_fields(biases="bias_lrs", factor="final_div_factor", start="initial_lr")
 @dataclass(frozen=True)
 class DiscretizedExponential(Schedule):
     """An exponential decay in a few equal steps (`lr.cu` of the 2012 code)."""
@@ -161,6 +167,7 @@ class DiscretizedExponential(Schedule):
         return f"{self.levels} equal levels from {self.initial_lr:g} to {final_lr:g}{jumps}"
 
 
+@renamed_fields(biases="bias_lr_factor", every="interval", start="initial_lr")
 @dataclass(frozen=True)
 class StepDecay(Schedule):
     """The learning rate is multiplied by `factor` at equal intervals, like `torch.optim.lr_scheduler.StepLR`."""
@@ -183,6 +190,7 @@ class StepDecay(Schedule):
         return f"from {self.initial_lr:g}, times {self.factor:g} after every {self.interval:.0%} of the run"
 
 
+@renamed_fields(biases="bias_lr_factor", peak="peak_lr", warm="warmup")
 @dataclass(frozen=True)
 class LinearWarmupDecay(Schedule):
     """Linear warmup to the peak, then linear decay to almost zero."""
@@ -206,6 +214,7 @@ class LinearWarmupDecay(Schedule):
         return f"linear warmup to {self.peak_lr:g} over the first {self.warmup:.0%}, then linear decay to zero"
 
 
+@renamed_fields(along="shape", biases="bias_lr_factor", factor="final_div_factor", start="peak_lr", warm="warmup")
 @dataclass(frozen=True)
 class SmoothDecay(Schedule):
     """Decay along a curve, after an optional linear warmup.
@@ -250,6 +259,7 @@ class SmoothDecay(Schedule):
         return f"{warmup}{self.shape} decay from {self.peak_lr:g} to {self.peak_lr / self.final_div_factor:g}"
 
 
+@renamed_fields(color_until="color_shift_until")
 @dataclass(frozen=True)
 class LateChanges(Schedule):
     """Another schedule, during which layers are frozen and the color shift is turned off, as was done by hand."""

@@ -30,39 +30,6 @@ FORMER_KINDS = {
     "WarmThenLinear": "LinearWarmupDecay",
 }
 """Names of kinds in files of version 0.1, and today's."""
-FORMER_FIELDS = {
-    "ColorShift": {"along": "scaled_by", "deviation": "std"},
-    "DiscretizedExponential": {"biases": "bias_lrs", "factor": "final_div_factor", "start": "initial_lr"},
-    "LateChanges": {"color_until": "color_shift_until"},
-    "LearningRates": {"color": "color_shift"},
-    "LinearWarmupDecay": {"biases": "bias_lr_factor", "peak": "peak_lr", "warm": "warmup"},
-    "Piecewise": {"stages": "segments"},
-    "Recipe": {
-        "averaging": "ema_decay",
-        "color": "color_shift",
-        "largest_gradient": "max_grad_norm",
-        "layer_scale": "lr_scale",
-        "least_steps": "min_steps",
-        "mirror": "flip",
-        "rate_scale": "lr_factor",
-        "stretch": "crop_ratio",
-        "trust": "lars_trust_coefficient",
-        "zoom": "crop_scale",
-    },
-    "Conv": {"maps": "channels", "number": "suffix"},
-    "Local": {"maps": "channels", "number": "suffix"},
-    "Linear": {"number": "suffix"},
-    "ReduceOnPlateau": {"drops": "max_drops", "start": "initial_lr"},
-    "SmoothDecay": {
-        "along": "shape",
-        "biases": "bias_lr_factor",
-        "factor": "final_div_factor",
-        "start": "peak_lr",
-        "warm": "warmup",
-    },
-    "StepDecay": {"biases": "bias_lr_factor", "every": "interval", "start": "initial_lr"},
-}
-"""Names of fields in files of version 0.1, by today's kind, and today's."""
 FORMER_VALUES = {("SmoothDecay", "shape"): {"line": "linear"}}
 """Values in files of version 0.1, by today's kind and field, and today's."""
 
@@ -94,7 +61,7 @@ def from_json(value: Any) -> Any:
     kinds = Operation.kinds | DECLARED
     if kind not in kinds:
         raise ValueError(f"{value['is']!r} is not known here; kinds are {', '.join(kinds)}")
-    fields_today = FORMER_FIELDS.get(kind, {})
+    fields_today = getattr(kinds[kind], "former_names", {})
     settings = {fields_today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
     for (of_kind, name), values_today in FORMER_VALUES.items():
         if of_kind == kind and name in settings:
