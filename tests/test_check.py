@@ -183,7 +183,7 @@ def test_train_says_beforehand_what_is_wrong(clean, tmp_path, capsys):
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
     printed = capsys.readouterr().out
-    assert "blue has 16 training images, red 1" in printed and f"see alexnet check {clean}" in printed
+    assert "blue has 16 training images, red 1" in printed and "see alexnet check" in printed
 
 
 def test_a_run_among_the_images_is_not_part_of_the_data(clean, capsys):

@@ -594,7 +594,7 @@ HOSTILE_LABELS = [
     (
         "x.json",
         b'{"0.png": "a", "1.png": "\\ud800"}',
-        r"x.json: the label must be text of <= 255 characters, got '\ud800'",
+        r"x.json: a label must be text of <= 255 characters, got '\ud800'",
     ),
     ("x.csv", b"image,label\n0.png," + b"x" * 100_000_000, "x.csv, line 2: a line must have <= 100,000 characters"),
     ("x.csv", b"image,label\n" + b"a," * 5_000_000, "x.csv, line 2: a line must have <= 100,000 characters"),
@@ -602,9 +602,9 @@ HOSTILE_LABELS = [
     (
         "x.txt",
         b"0.png cat\n1.png " + b"9" * 5000,
-        "x.txt, line 2: the label must be text of <= 255 characters",
+        "x.txt, line 2: a label must be text of <= 255 characters",
     ),
-    ("classes.txt", b"", "classes.txt is empty"),
+    ("classes.txt", b"", "classes.txt: it must name a class in each line, but is empty"),
     ("idx_to_class.json", b'{"' + b"9" * 5000 + b'": "cat"}', "without labels; it must have"),
 ]
 

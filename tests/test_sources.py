@@ -197,7 +197,7 @@ def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
             "image,label\na.png,red\nb.png\n",
             r"line 3: an image and a label are needed, got 1 fields",
         ),
-        ("labels.csv", "image,label\na.png,\n", r"labels.csv, line 2: the label must be a name or an integer, got ''"),
+        ("labels.csv", "image,label\na.png,\n", r"labels.csv, line 2: a label must be a name or an integer, got ''"),
         (
             "labels.csv",
             "image,label,split\na.png,red,often\n",
@@ -206,12 +206,16 @@ def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
         ("labels.csv", "image,label\na.png,red\na.png,blue\n", r"line 3: 'a.png' is 'blue', but 'red' in line 2"),
         ("labels.json", '{"a.png": "red",\n "b.png": }', r"labels.json, line 2: Expecting value, column 11"),
         ("labels.json", '{"a.png": "red", "a.png": "blue"}', r"duplicate key 'a.png'"),
-        ("labels.json", '{"a.png": [1, 2]}', r"the label must be a name or an integer, got \[1, 2\] for 'a.png'"),
+        (
+            "labels.json",
+            '{"a.png": [1, 2]}',
+            r"labels.json: a label must be a name or an integer, got \[1, 2\] for 'a.png'",
+        ),
         ("labels.jsonl", '{"image": "a.png", "label": 1}\n{"image": }\n', r"labels.jsonl, line 2: Expecting value"),
         (
             "labels.jsonl",
             '{"image": "a.png", "label": 1}\n[]\n',
-            r"line 2: must be like {'image': …, .*, got '\[\]",
+            r"line 2: must be like {'image': …, .*, got \[\]",
         ),
         ("labels.txt", "a.png red\n\xff", r"labels.txt, line 2: label files must be UTF-8, but byte 10 is not"),
     ],
@@ -234,7 +238,7 @@ def test_contradictions_and_absurd_indices_are_refused(flat):
         open_source(root)
     (root / "more.csv").unlink()
     for indices, said in (
-        ({"red": 0, "green": 1, "blue": 1}, "gives index 1 to 'green' and to 'blue'"),
+        ({"red": 0, "green": 1, "blue": 1}, "index 1 is that of 'green' and of 'blue'"),
         ({"red": 0, "green": 1, "blue": 70_000}, "got 0 to 70,000 for 3 labels"),
         ({"red": 0, "green": 1, "blue": -2}, "got -2 to 1"),
     ):
@@ -247,7 +251,7 @@ def test_contradictions_and_absurd_indices_are_refused(flat):
     (root / "indices.json").unlink()
     (root / "val" / "train_000.png").write_bytes((root / "val" / "val_000.png").read_bytes())
     with pytest.raises(
-        ValueError, match=r"labels.json: 'train_000.png' is ambiguous, it may be train/\S+ or val/train_000.png"
+        ValueError, match=r"labels.json: 'train_000.png' is ambiguous, it fits train/\S+ and val/train_000.png"
     ):
         open_source(root)
 

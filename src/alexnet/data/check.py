@@ -54,7 +54,7 @@ class ImageInfo:
     traits: frozenset[str]
     """Those of TRAITS that the image has."""
     digest: bytes
-    """Of the stored bytes."""
+    """A hash of the stored bytes."""
 
 
 @dataclass(frozen=True)

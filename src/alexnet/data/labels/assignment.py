@@ -14,7 +14,7 @@ import numpy as np
 from ..source import SPLITS, TEST, TRAIN, Finding, Source, hold_out
 from ..storage.string_table import StringTable
 from ..storage.trees import ImageFileReader, Tree
-from .label_files import Label, LabelFile, Row, is_text, position, split_of
+from .label_files import Label, LabelFile, Row, is_text, split_of
 
 UNSPLIT = len(SPLITS)
 """Split of images that are not in the folder of a split."""
@@ -59,7 +59,7 @@ def labeled_source(
     assignment.splits[assignment.splits == UNSPLIT] = TRAIN
     classes, unused, class_of = assignment.classes()
     findings += assignment.class_findings(classes, class_of)
-    labels = class_of[assignment.tokens]
+    labels = np.array([class_of.get(label, NONE) for label in assignment.labels], np.int64)
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(assignment.splits[kept], kind="stable")]
     indices, labels = images.indices[kept], labels[kept]
@@ -82,12 +82,12 @@ def labeled_source(
 
 
 class _Assignment:
-    """A token for each image: an index into `labels`, which holds folder names, labels of files and class indices."""
+    """The split and the label of each image: the name of its class, an index, or None."""
 
     def __init__(self, root: str, images: ImageFiles):
-        self.root, self.images = root, images
-        self.splits, self.tokens = images.splits.copy(), images.folders.copy()
-        self.labels: list[Label] = list(images.folder_names)
+        self.root, self.images, self.splits = root, images, images.splits.copy()
+        names = [*images.folder_names, None]  # the last is at NONE
+        self.labels: list[Label | None] = [names[folder] for folder in images.folders.tolist()]
         self.indices: dict[str, int] | None = None
         """Class indices that a file declares."""
         self.files: list[str] = []
@@ -97,13 +97,11 @@ class _Assignment:
         """Label the images that are not in the folder of a class.
 
         Raises:
-            ValueError: one image has two labels, or one label may be that of two images.
+            ValueError: one image has two labels, or one label fits two images.
         """
         self.indices = next((dict(file.indices) for file in files if file.indices is not None), None)
         lookups = [_Lookup(file) for file in files if file.rows]
-        tokens: dict[Label, int] = {}
-        flat = np.flatnonzero(self.images.folders == NONE)
-        for image in flat:
+        for image in np.flatnonzero(self.images.folders == NONE).tolist():
             path, split = self.images.paths[image], int(self.splits[image])
             relevant = [lookup for lookup in lookups if lookup.split in (None, split) or split == UNSPLIT]
             matches = [(lookup, row) for lookup in relevant if (row := lookup.find(path))]
@@ -112,33 +110,28 @@ class _Assignment:
             lookup, row = matches[0]
             for other, other_row in matches[1:]:
                 if other_row.label != row.label:
-                    raise ValueError(
-                        f"{path} is {row.label!r} in {position(lookup.name, row.line)}, but {other_row.label!r} in "
-                        f"{position(other.name, other_row.line)}"
-                    )
+                    here, there = lookup.position(row), other.position(other_row)
+                    raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}")
             if split == UNSPLIT:
-                named = (each.split_of(each_row) for each, each_row in matches)
-                self.splits[image] = next((each for each in named if each is not None), UNSPLIT)
-            label = int(row.label) if lookup.only_indices else row.label
-            self.tokens[image] = tokens.setdefault(label, len(self.labels))
-            if tokens[label] == len(self.labels):
-                self.labels.append(label)
+                splits = (each.split_of(each_row) for each, each_row in matches)
+                self.splits[image] = next((each for each in splits if each is not None), UNSPLIT)
+            self.labels[image] = int(row.label) if lookup.only_indices else row.label
         self.files = [lookup.name for lookup in lookups if lookup.used]
         findings = []
         if count := sum(len(lookup.rows) - len(lookup.used) for lookup in lookups):
             first = next(f"{each.name}: {short(key)}" for each in lookups for key in each.rows if key not in each.used)
             findings.append(Finding("warning", f"{count:,} labels are of missing images, the first {first}"))
-        return findings + list(self._unlabeled(flat))
+        return findings + list(self._unlabeled())
 
-    def _unlabeled(self, flat: np.ndarray) -> Iterator[Finding]:
+    def _unlabeled(self) -> Iterator[Finding]:
+        has_label = np.array([label is not None for label in self.labels], bool)
         for split in (*range(len(SPLITS)), UNSPLIT):
-            unlabeled = flat[(self.splits[flat] == split) & (self.tokens[flat] == NONE)]
+            unlabeled = np.flatnonzero((self.splits == split) & ~has_label)
             if not len(unlabeled):
                 continue
             first = self.images.paths[unlabeled[0]]
-            others_have_labels = (self.tokens[self.splits == split] != NONE).any()
             folder = f"{self.root}/{SPLITS[split]}" if split < UNSPLIT else self.root
-            if others_have_labels or split == TEST:
+            if split == TEST or has_label[self.splits == split].any():
                 text = f"{folder}: {len(unlabeled):,} images without a label are skipped, first {first}"
                 yield Finding("warning", text)
             else:
@@ -149,23 +142,22 @@ class _Assignment:
                     "image to label beside it",
                 )
 
-    def classes(self) -> tuple[tuple[str, ...], frozenset[str], np.ndarray]:
-        """The classes, those of them that only fill gaps between indices, and the class index of each token, or NONE.
+    def classes(self) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
+        """The classes, those of them that only fill gaps between indices, and the class index of each label, or NONE.
 
         Raises:
             ValueError: the indices would make too many classes.
         """
-        has_label = self.tokens != NONE
-        labeled = set(self.tokens[has_label].tolist())
-        tokens = set(self.tokens[has_label & (self.splits == self._first_split())].tolist())  # these define the classes
-        names = None
+        labels = {label for label in self.labels if label is not None}
+        first = self._first_split()
+        in_first = {label for label, split in zip(self.labels, self.splits, strict=True) if split == first} - {None}
+        names, unused = None, frozenset()
         if self.indices is not None:
-            names = {index: label for label, index in self.indices.items()}
-        elif tokens and all(isinstance(self.labels[token], int) for token in tokens):
-            names = {self.labels[t]: str(self.labels[t]) for t in labeled if isinstance(self.labels[t], int)}
-        unused: frozenset[str] = frozenset()
+            names = {index: name for name, index in self.indices.items()}
+        elif in_first and all(isinstance(label, int) for label in in_first):
+            names = {label: str(label) for label in labels if isinstance(label, int)}
         if names is None:
-            classes = tuple(sorted({str(self.labels[token]) for token in tokens}))
+            classes = tuple(sorted(map(str, in_first)))
         else:
             if min(names) < 0 or max(names) >= MAX_INDICES_PER_LABEL * len(names) + 100:
                 raise ValueError(
@@ -175,29 +167,30 @@ class _Assignment:
             classes = tuple(names.get(index, f"unused {index}") for index in range(max(names) + 1))
             unused = frozenset(f"unused {index}" for index in range(max(names) + 1) if index not in names)
         index_of = {name: index for index, name in enumerate(classes)}
-        class_of = np.full(len(self.labels) + 1, NONE, np.int64)  # the last is for NONE
-        for token, label in enumerate(self.labels):
+
+        def class_index(label: Label) -> int:
             is_index = str(label) not in index_of and isinstance(label, int) and 0 <= label < len(classes)
-            class_of[token] = label if is_index else index_of.get(str(label), NONE)
-        return classes, unused, class_of
+            return label if is_index else index_of.get(str(label), NONE)
 
-    def _first_split(self) -> int:
-        """The first split with labels, usually train."""
-        return min(self.splits[self.tokens != NONE], default=TRAIN)
+        return classes, unused, {label: class_index(label) for label in labels}
 
-    def class_findings(self, classes: Sequence[str], class_of: np.ndarray) -> Iterator[Finding]:
+    def class_findings(self, classes: Sequence[str], class_of: dict[Label, int]) -> Iterator[Finding]:
         """Classes whose names cannot be written, and labels that are not a class."""
         for name in classes:
             if not is_text(name):
                 raw = os.fsencode(name)
                 yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
+        labels = zip(self.splits.tolist(), self.labels, strict=True)
+        unknown = {(split, str(label)) for split, label in labels if class_of.get(label) == NONE}
         known = f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"
-        for token in np.unique(self.tokens[self.tokens != NONE]):
-            if class_of[token] != NONE:
-                continue
-            for split in np.unique(self.splits[self.tokens == token]):
-                label = f"{self.root}/{SPLITS[split]}/{self.labels[token]}"
-                yield Finding("error", f"{label} is not a class of {SPLITS[self._first_split()]}/, which has {known}")
+        for split, label in sorted(unknown):
+            folder = f"{self.root}/{SPLITS[split]}/{label}"
+            yield Finding("error", f"{folder} is not a class of {SPLITS[self._first_split()]}/, which has {known}")
+
+    def _first_split(self) -> int:
+        """The first split with labels, usually train; its labels define the classes."""
+        labels = zip(self.splits.tolist(), self.labels, strict=True)
+        return min((split for split, label in labels if label is not None), default=TRAIN)
 
     def layout(self) -> str:
         """The layout in words."""
@@ -224,16 +217,18 @@ class _Lookup:
         for row in file.rows:
             first = self.rows.setdefault(row.image, row)
             if first.label != row.label:
-                raise ValueError(
-                    f"{file.name}, line {row.line}: {short(row.image)} is {row.label!r}, "
-                    f"but {first.label!r} in line {first.line}"
-                )
+                labels = f"{row.label!r}, but {first.label!r} in line {first.line}"
+                raise ValueError(f"{self.position(row)}: {short(row.image)} is {labels}")
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
         self._keys = {image.replace("\\", "/").removeprefix("./"): row for image, row in self.rows.items()}
         self._matched: dict[str, str] = {}
         """Path of the image that matched each key."""
         self.used: set[str] = set()
         """`image` of the rows that matched."""
+
+    def position(self, row: Row) -> str:
+        """Where a row stands, in words; rows of a JSON map have no line."""
+        return f"{self.name}, line {row.line}" if row.line else self.name
 
     def split_of(self, row: Row) -> int | None:
         """The split of a row: its own, or that of the file."""
@@ -243,7 +238,7 @@ class _Lookup:
         """The row of the image at a path.
 
         Raises:
-            ValueError: the row may be another image's as well.
+            ValueError: the row fits another image as well.
         """
         parts = path.split("/")
         for first in range(len(parts)):
@@ -254,7 +249,7 @@ class _Lookup:
                 row, other = self._keys[key], self._matched.setdefault(key, path)
                 if other != path:
                     raise ValueError(
-                        f"{self.name}: {short(row.image)} is ambiguous, it may be {other} or {path}; write paths "
+                        f"{self.name}: {short(row.image)} is ambiguous, it fits {other} and {path}; write paths "
                         f"relative to the folder of {self.name}"
                     )
                 self.used.add(row.image)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from reprlib import repr as short
@@ -41,8 +41,15 @@ KnowsImage = Callable[[str], bool]
 """Whether there is an image of this path, name or stem."""
 
 
-class NoLabels(ValueError):
-    """The file holds neither labels of images nor names of classes."""
+class LabelFileError(ValueError):
+    """A label file is damaged."""
+
+    def __init__(self, problem: str, line: int = 0):
+        super().__init__(f"{f', line {line}' if line else ''}: {problem}")
+
+
+class NoLabels(LabelFileError):
+    """A file has neither labels of images nor names of classes, and was probably not meant to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +73,19 @@ def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile
     """Parse a label file.
 
     Args:
-        name: its path, of which the suffix counts; shown in messages.
+        name: its path, of which the suffix counts.
 
     Raises:
         NoLabels: it does not look like a label file.
-        ValueError: it is damaged; the message names the line.
+        LabelFileError: it is damaged; the message has its name and the line.
     """
     path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if suffix == ".json" and len(content) > MAX_JSON_BYTES:
-        raise NoLabels(f"{name}: a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(content):,}; use CSV")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{name}, line {line}: label files must be UTF-8, but byte {error.start:,} is not") from None
-    if suffix == ".json":
-        return _from_json(name, _parse_json(name, text), knows_image)
-    if suffix == ".txt" and path.stem.lower() in CLASS_FILES:
-        return _from_class_list(name, [line.strip() for line in text.splitlines() if line.strip()])
-    if suffix in (".jsonl", ".ndjson"):
-        return LabelFile(name, _from_records(name, _json_lines(name, text)))
-    return LabelFile(name, _from_table(name, text, knows_image))
+        parsed = _parse(path.stem.lower(), path.suffix.lower(), content, knows_image)
+    except LabelFileError as error:
+        error.args = (f"{name}{error}",)
+        raise
+    return LabelFile(name, indices=parsed) if isinstance(parsed, dict) else LabelFile(name, tuple(parsed))
 
 
 def split_of(name: str) -> str | None:
@@ -95,147 +93,144 @@ def split_of(name: str) -> str | None:
     return next((split for split in SPLITS if name.lower() in SPLIT_NAMES[split]), None)
 
 
-def position(name: str, line: int) -> str:
-    """A row's position, in words; rows of a JSON map have no line."""
-    return f"{name}, line {line}" if line else name
-
-
 def is_text(string: str) -> bool:
     """Whether a string can be written as UTF-8; JSON may hold lone surrogates, and file names any bytes."""
     return not any("\ud800" <= character <= "\udfff" for character in string)
 
 
-def _parse_json(name: str, text: str, line: int = 0):
+def _parse(stem: str, suffix: str, content: bytes, knows_image: KnowsImage) -> Iterable[Row] | dict[str, int]:
+    """The rows of a file, or the index of each class."""
+    if suffix == ".json" and len(content) > MAX_JSON_BYTES:
+        raise NoLabels(f"a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(content):,}; use CSV")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line) from None
+    if suffix == ".json":
+        return _from_json(_parse_json(text), knows_image)
+    if suffix == ".txt" and stem in CLASS_FILES:
+        return _from_class_list([line.strip() for line in text.splitlines() if line.strip()])
+    if suffix in (".jsonl", ".ndjson"):
+        lines = enumerate(_lines(text), 1)
+        return list(_from_records((line, _parse_json(each, line)) for line, each in lines if each.strip()))
+    return list(_from_table(text, knows_image))
+
+
+def _parse_json(text: str, line: int = 0):
     def without_duplicates(pairs: list[tuple[str, object]]) -> dict:
         parsed = dict(pairs)
         if len(parsed) < len(pairs):
-            seen: set[str] = set()
-            duplicate = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise ValueError(f"{position(name, line)}: duplicate key {short(duplicate)}")
+            duplicate = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            raise LabelFileError(f"duplicate key {short(duplicate)}", line)
         return parsed
 
+    def parse_int(digits: str) -> int:
+        if len(digits) > MAX_LABEL:
+            raise LabelFileError(f"{short(digits)} has {len(digits):,} digits, the limit is {MAX_LABEL}", line)
+        return int(digits)
+
     try:
-        return json.loads(text, object_pairs_hook=without_duplicates, parse_int=partial(_parse_int, name, line))
+        return json.loads(text, object_pairs_hook=without_duplicates, parse_int=parse_int)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}, line {line or error.lineno}: {error.msg}, column {error.colno}") from None
+        raise LabelFileError(f"{error.msg}, column {error.colno}", line or error.lineno) from None
     except RecursionError:
-        raise ValueError(f"{position(name, line)}: nested too deeply for a label file") from None
+        raise LabelFileError("nested too deeply", line) from None
 
 
-def _parse_int(name: str, line: int, digits: str) -> int:
-    if len(digits) > MAX_LABEL:
-        raise ValueError(
-            f"{position(name, line)}: {short(digits)} has {len(digits):,} digits, the limit is {MAX_LABEL}"
-        )
-    return int(digits)
-
-
-def _from_json(name: str, value, knows_image: KnowsImage) -> LabelFile:
+def _from_json(value, knows_image: KnowsImage) -> list[Row] | dict[str, int]:
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        return LabelFile(name, _from_records(name, enumerate(value, 1)))
+        return list(_from_records(enumerate(value, 1)))
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return _from_class_list(name, value)
+        return _from_class_list(value)
     if not isinstance(value, dict) or not value:
-        raise NoLabels(f"{name} is not a map from images to labels, or from classes to indices")
+        raise NoLabels("not a map from images to labels, or from classes to indices")
     keys = list(value)
     if sum(map(knows_image, keys[:100])) * 2 >= len(keys[:100]):
-        return LabelFile(name, tuple(_row(name, 0, item, {"image": 0, "label": 1}) for item in value.items()))
+        return [_row(item, {"image": 0, "label": 1}) for item in value.items()]
     if all(key.isdecimal() and len(key) <= MAX_LABEL for key in keys):
         # A map from index to class; Keras writes [id, name] for each class.
         classes = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
         value = {label: int(index) for index, label in classes.items() if isinstance(label, str)}
         if len(value) < len(keys):
-            raise ValueError(f"{name}: each index must have a class of its own")
+            raise LabelFileError("each index must have a class of its own")
     if not all(isinstance(index, int) and not isinstance(index, bool) for index in value.values()):
-        raise NoLabels(f"{name} holds neither names of images nor indices of classes")
-    return LabelFile(name, indices=_checked_indices(name, value.items()))
+        raise NoLabels("neither names of images nor indices of classes")
+    return _checked_indices(value.items())
 
 
-def _from_class_list(name: str, classes: list[str]) -> LabelFile:
+def _from_class_list(classes: list[str]) -> dict[str, int]:
     if not classes:
-        raise ValueError(f"{name} is empty; it must name a class in each line")
-    return LabelFile(name, indices=_checked_indices(name, ((label, index) for index, label in enumerate(classes))))
+        raise LabelFileError("it must name a class in each line, but is empty")
+    return _checked_indices((label, index) for index, label in enumerate(classes))
 
 
-def _checked_indices(name: str, items: Iterable[tuple[str, int]]) -> dict[str, int]:
+def _checked_indices(items: Iterable[tuple[str, int]]) -> dict[str, int]:
     indices: dict[str, int] = {}
     labels: dict[int, str] = {}
     for label, index in items:
-        if problem := _label_problem(label):
-            raise ValueError(f"{name}: {problem}")
+        _check_label(label)
         if label in indices:
-            raise ValueError(f"{name}: duplicate class {short(label)}")
+            raise LabelFileError(f"duplicate class {short(label)}")
         if index in labels:
-            raise ValueError(f"{name} gives index {index} to {labels[index]!r} and to {label!r}")
+            raise LabelFileError(f"index {index} is that of {labels[index]!r} and of {label!r}")
         indices[label], labels[index] = index, label
     return indices
 
 
-def _json_lines(name: str, text: str) -> Iterator[tuple[int, dict]]:
-    for line, each in enumerate(_lines(name, text), 1):
-        if not each.strip():
-            continue
-        record = _parse_json(name, each, line)
-        if not isinstance(record, dict):
-            raise ValueError(f"{name}, line {line}: must be like {{'image': …, 'label': …}}, got {short(each)}")
-        yield line, record
-
-
-def _from_records(name: str, records: Iterable[tuple[int, dict]]) -> tuple[Row, ...]:
-    rows = []
+def _from_records(records: Iterable[tuple[int, object]]) -> Iterator[Row]:
+    error = NoLabels
     for line, record in records:
+        if not isinstance(record, dict):
+            raise LabelFileError(f"must be like {{'image': …, 'label': …}}, got {short(record)}", line)
         columns = _columns_by_header(list(record))
-        if columns is None and not rows:
-            raise NoLabels(f"{name}, line {line} must have an image and a label, got {short(list(record))}")
         if columns is None:
-            raise ValueError(f"{name}, line {line} lacks an image or a label, unlike the lines before")
-        rows.append(_row(name, line, list(record.values()), columns))
-    return tuple(rows)
+            raise error(f"must have an image and a label, got {short(list(record))}", line)
+        yield _row(list(record.values()), columns, line)
+        error = LabelFileError  # a file that begins with labels is meant to have them
 
 
-def _from_table(name: str, text: str, knows_image: KnowsImage) -> tuple[Row, ...]:
-    lines = _split_lines(name, text)
+def _from_table(text: str, knows_image: KnowsImage) -> Iterator[Row]:
+    lines = _split_lines(text)
     line, fields = next(lines, (0, []))
-    if not line:
-        raise NoLabels(f"{name} is empty")
     columns = _columns_by_header(fields)
     if columns is None:
         columns, lines = _columns_by_content(fields, knows_image), chain([(line, fields)], lines)
     if columns is None:
         image, label = (", ".join(COLUMN_NAMES[column][:4]) for column in ("image", "label"))
         raise NoLabels(
-            f"{name}, line {line}: neither an image nor a header (names of the image column: {image} …; of the label "
-            f"column: {label} …)"
+            f"neither an image nor a header with an image column ({image}, …) and a label ({label}, …)", line
         )
-    return tuple(_row(name, line, fields, columns) for line, fields in lines)
+    for line, fields in lines:
+        yield _row(fields, columns, line)
 
 
-def _split_lines(name: str, text: str) -> Iterator[tuple[int, list[str]]]:
+def _split_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty, after the comments at the top."""
     comments = re.match(r"(#[^\n]*(\n|\Z))*", text)[0]
     text, skipped = text[len(comments) :], comments.count("\n")
-    first = next((line for line in _lines(name, text, skipped) if line.strip()), "")
+    first = next((line for line in _lines(text, skipped) if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)
     if delimiter is None:
-        for line, each in enumerate(_lines(name, text, skipped), skipped + 1):
+        for line, each in enumerate(_lines(text, skipped), skipped + 1):
             if each.strip():
                 yield line, _split_at_space(each.strip())
         return
-    reader = csv.reader(_lines(name, text, skipped), delimiter=delimiter)
+    reader = csv.reader(_lines(text, skipped), delimiter=delimiter)
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
                 yield reader.line_num + skipped, [field.strip() for field in fields]
     except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num + skipped}: {error}") from None
+        raise LabelFileError(f"{error}", reader.line_num + skipped) from None
 
 
-def _lines(name: str, text: str, skipped: int = 0) -> Iterator[str]:
+def _lines(text: str, skipped: int = 0) -> Iterator[str]:
     """Lines with their ends."""
     for line, match in enumerate(re.finditer(r"[^\r\n]*(\r\n|\r|\n)|[^\r\n]+", text), skipped + 1):
         if match.end() - match.start() > MAX_LINE:
-            error = NoLabels if match.start() == 0 else ValueError
-            raise error(f"{name}, line {line}: a line must have <= {MAX_LINE:,} characters, got more")
+            error = NoLabels if match.start() == 0 else LabelFileError
+            raise error(f"a line must have <= {MAX_LINE:,} characters, got more", line)
         yield match[0]
 
 
@@ -270,29 +265,26 @@ def _columns_by_content(fields: list[str], knows_image: KnowsImage) -> dict[str,
     return {"image": image, "label": label} | ({} if split is None else {"split": split})
 
 
-def _row(name: str, line: int, values: Sequence, columns: dict[str, int]) -> Row:
-    where = position(name, line)
+def _row(values: Sequence, columns: dict[str, int], line: int = 0) -> Row:
     if len(values) <= max(columns["image"], columns["label"]):
-        raise ValueError(f"{where}: an image and a label are needed, got {len(values)} fields")
+        raise LabelFileError(f"an image and a label are needed, got {len(values)} fields", line)
     image, label = values[columns["image"]], values[columns["label"]]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
-        raise ValueError(f"{where}: the image must be a path, a name or an integer, got {short(image)}")
+        raise LabelFileError(f"the image must be a path, a name or an integer, got {short(image)}", line)
     if len(str(image)) > MAX_PATH or "\0" in str(image) or not is_text(str(image)):
-        raise ValueError(f"{where}: {short(image)} is not a valid path")
-    if problem := _label_problem(label):
-        raise ValueError(f"{where}: {problem}{'' if line else f' for {short(image)}'}")
+        raise LabelFileError(f"{short(image)} is not a valid path", line)
+    _check_label(label, line, "" if line else f" for {short(image)}")
     split = None
     if "split" in columns and len(values) > columns["split"]:
-        split = split_of(str(values[columns["split"]]))
+        word = str(values[columns["split"]])
+        split = split_of(word)
         if split is None:
-            got = short(str(values[columns["split"]]))
-            raise ValueError(f"{where}: the split must be one of {', '.join(SPLITS)}, got {got}")
+            raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
     return Row(str(image), label, split, line)
 
 
-def _label_problem(label) -> str | None:
+def _check_label(label: object, line: int = 0, image: str = "") -> None:
     if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
-        return f"the label must be a name or an integer, got {short(label)}"
+        raise LabelFileError(f"a label must be a name or an integer, got {short(label)}{image}", line)
     if len(str(label)) > MAX_LABEL or not is_text(str(label)):
-        return f"the label must be text of <= {MAX_LABEL} characters, got {short(label)}"
-    return None
+        raise LabelFileError(f"a label must be text of <= {MAX_LABEL} characters, got {short(label)}{image}", line)

@@ -19,7 +19,7 @@ ORIENTATION = 0x0112
 _REACH = 2
 """Radius of the bicubic filter, in pixels of the smaller of the two images."""
 _FRACTION_BITS = 22
-"""Of Pillow's fixed-point weights."""
+"""Bits after the point of Pillow's fixed-point weights."""
 
 
 def stored_square(image: Image.Image, side: int) -> np.ndarray:

@@ -27,7 +27,7 @@ class Statistics:
     std: np.ndarray
     """By channel, (3,), float32."""
     eigenvalues: np.ndarray
-    """Of the 3 × 3 covariance matrix of all pixels' colors, ascending, (3,), float32."""
+    """Those of the 3 × 3 covariance matrix of all pixels' colors, ascending, (3,), float32."""
     eigenvectors: np.ndarray
     """In columns, (3, 3), float32."""
 

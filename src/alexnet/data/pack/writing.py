@@ -91,20 +91,27 @@ def max_unreadable(count: int, strict: bool) -> int:
 
 
 @dataclass(frozen=True)
-class _WritePixels:
-    """Worker task: write the pixels of a square to its offset in the file; returns its checksum."""
+class _StoreSquare:
+    """Worker task: write the pixels of a square to the file, and return their checksum; or return its JPEG file."""
 
     reader: ImageReader
     side: int
+    jpeg: int | None
     path: Path
     start: int
     """Offset of the first square, bytes."""
     _file: list[FileIO] = field(default_factory=list)
 
-    def run(self, index: int, location: Any) -> int | Failed:
-        pixels = _read_square(self.reader, location, self.side)
-        if isinstance(pixels, Failed):
-            return pixels
+    def run(self, index: int, location: Any) -> int | bytes | Failed:
+        try:
+            with self.reader.open(location) as image:
+                pixels = stored_square(image, self.side)
+        except Exception as error:  # decoders raise all kinds for a broken file
+            return Failed.of(error)
+        if self.jpeg:
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "JPEG", quality=self.jpeg)
+            return encoded.getvalue()
         if not self._file:
             self._file.append(FileIO(self.path, "r+"))  # a mapped file would first be read page by page
         self._file[0].seek(self.start + index * pixels.nbytes)
@@ -114,31 +121,6 @@ class _WritePixels:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_file": []}
-
-
-@dataclass(frozen=True)
-class _EncodeJpeg:
-    """Worker task: encode a square as JPEG; its offset in the file depends on the ones before it."""
-
-    reader: ImageReader
-    side: int
-    quality: int
-
-    def run(self, index: int, location: Any) -> bytes | Failed:
-        pixels = _read_square(self.reader, location, self.side)
-        if isinstance(pixels, Failed):
-            return pixels
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=self.quality)
-        return file.getvalue()
-
-
-def _read_square(reader: ImageReader, location: Any, side: int) -> np.ndarray | Failed:
-    try:
-        with reader.open(location) as image:
-            return stored_square(image, side)
-    except Exception as error:  # decoders raise all kinds for a broken file
-        return Failed.of(error)
 
 
 class _UnfinishedPack:
@@ -162,10 +144,8 @@ class _UnfinishedPack:
     def done(self) -> int:
         return len(self.checksums)
 
-    def task(self) -> _WritePixels | _EncodeJpeg:
-        if self.jpeg:
-            return _EncodeJpeg(self.source.reader, self.side, self.jpeg)
-        return _WritePixels(self.source.reader, self.side, self.part, self.header_size)
+    def task(self) -> _StoreSquare:
+        return _StoreSquare(self.source.reader, self.side, self.jpeg, self.part, self.header_size)
 
     def allocate(self) -> None:
         """Reserve the disk space, so that a full disk is noticed now; the size of JPEG files is not known yet."""
@@ -239,13 +219,7 @@ class _UnfinishedPack:
         self.log.unlink(missing_ok=True)
 
     def _header(self, images: int, unread: int, tables: int, size: int | None = None) -> bytes:
-        """The header.
-
-        Args:
-            images, unread: bytes of these fields.
-            tables: checksum of all fields but `images`.
-            size: bytes of the header.
-        """
+        """The header, of `size` bytes, given the bytes of `images` and `unread` and the checksum of the tables."""
         source, count = self.source, len(self.source)
         fields = {
             "images": ("U8", (images,) if self.jpeg else (count, self.side, self.side, 3)),

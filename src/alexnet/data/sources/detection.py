@@ -32,7 +32,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 def open_source(
-    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder = lambda folder: False
+    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder | None = None
 ) -> Source:
     """A data set to train on; arguments as for `detect_source`.
 
@@ -45,7 +45,7 @@ def open_source(
 
 
 def detect_source(
-    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder = lambda folder: False
+    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder | None = None
 ) -> Source:
     """A data set, with its errors in `findings`.
 
@@ -64,7 +64,7 @@ def detect_source(
         raise ValueError(f"{data} cannot be read: {error}") from error
 
 
-def image_files(folder: Path, skip_folder: SkipFolder = lambda folder: False) -> list[Path]:
+def image_files(folder: Path, skip_folder: SkipFolder | None = None) -> list[Path]:
     """Image files below a folder, sorted; without hidden files and folders."""
     return [folder / name for name in folder_tree(folder, skip_folder).files if is_image_file(name)]
 

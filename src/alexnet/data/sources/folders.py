@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from posixpath import commonpath
 
 import numpy as np
 
@@ -77,20 +78,10 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
 
 def _data_root(images: Iterable[str]) -> str:
     """The folder, with "/", that holds all images and is neither a split nor their class; "" for the root."""
-    common: list[str] | None = None
-    depth = 0
-    for name in images:
-        parents = name.split("/")[:-1]
-        if common is None:
-            common = parents
-        elif parents[: len(common)] != common:
-            shared = 0
-            while shared < min(len(common), len(parents)) and common[shared] == parents[shared]:
-                shared += 1
-            common = common[:shared]
-        depth = max(depth, len(parents))
-    common = common or []
+    folders = {name.rpartition("/")[0] for name in images}
+    common = [folder for folder in commonpath(folders or [""]).split("/") if folder]
     common = common[: next((level for level, folder in enumerate(common) if split_of(folder)), len(common))]
+    depth = max((folder.count("/") + bool(folder) for folder in folders), default=0)
     if len(common) == depth:  # all images are in one folder, which may be a class
         common = common[:-1]
     return "".join(f"{folder}/" for folder in common)

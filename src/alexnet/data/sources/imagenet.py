@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from ..labels.label_files import LabelFile, Row, read_labels
 from ..progress import Track
 from ..source import Source
-from ..storage.archives import Archive
-from ..storage.trees import Tree, archive_tree, joined_tree
+from ..storage.trees import Tree, archive_tree, folder_tree, joined_tree, read_file
 from .folders import folder_source
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -62,16 +61,14 @@ def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:
 
 def _read_devkit(root: Path, cache: Path) -> tuple[bytes, bytes] | None:
     """Contents of GROUND_TRUTH and META, if there is a devkit."""
-    folder, packed = root / DEVKIT / "data", root / f"{DEVKIT}.tar.gz"
-    if (folder / GROUND_TRUTH).exists() and (folder / META).exists():
-        return (folder / GROUND_TRUTH).read_bytes(), (folder / META).read_bytes()
-    if not packed.exists():
+    folder, packed = root / DEVKIT, root / f"{DEVKIT}.tar.gz"
+    if not (folder.is_dir() or packed.is_file()):
         return None
-    archive = Archive(packed, cache)
-    indices = {PurePosixPath(name).name: index for index, name in enumerate(archive.names)}
+    tree = folder_tree(folder) if folder.is_dir() else archive_tree(packed, cache)
+    indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
     if GROUND_TRUTH not in indices or META not in indices:
-        raise ValueError(f"{packed} lacks {GROUND_TRUTH} or {META}")
-    return archive.read(archive.member(indices[GROUND_TRUTH])), archive.read(archive.member(indices[META]))
+        raise ValueError(f"{folder if folder.is_dir() else packed} lacks {GROUND_TRUTH} or {META}")
+    return read_file(tree, indices[GROUND_TRUTH]), read_file(tree, indices[META])
 
 
 def _wordnet_ids(meta: bytes) -> dict[int, str]:

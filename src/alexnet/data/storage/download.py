@@ -35,15 +35,12 @@ PAUSES_S = (0.5, 2.0, 5.0)
 BLOCK = 1 << 20
 
 
-def download(
-    url: str, cache: Path, *, sha256: str | None = None, max_bytes: int = MAX_BYTES, track: Track | None = None
-) -> Path:
+def download(url: str, cache: Path, max_bytes: int = MAX_BYTES, track: Track | None = None) -> Path:
     """The cached file of a URL, downloaded now if it is not in the cache; otherwise the network is not used.
 
     Args:
         url: https://… or http://…; the SHA-256 of its file may follow as #sha256=…
         cache: folder of the file, which is named after the URL's file and a hash of the URL, and of its JSON record.
-        sha256: of the complete file, 64 hexadecimal digits.
         track: shows how many bytes have arrived; called for every attempt.
 
     Raises:
@@ -51,15 +48,14 @@ def download(
             large, has changed or does not match the checksum; the connection failed repeatedly; the disk is full.
     """
     address = _parse_url(url)
-    expected = _checked_sha256(sha256 or address.sha256)
     path = cache / address.file_name
-    if _is_cached(path, expected):
+    if _is_cached(path, address.sha256):
         return path
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with file_lock(path):
-            if not _is_cached(path, expected):
-                _Transfer(address, path, max_bytes, track).run(expected)
+            if not _is_cached(path, address.sha256):
+                _Transfer(address, path, max_bytes, track).run()
     except (OSError, ValueError) as error:  # OSError: of the disk; network errors are handled below
         raise ValueError(f"{address.redacted} cannot be downloaded into {cache}: {error}") from error
     return path
@@ -124,7 +120,7 @@ class _Transfer:
         self.address, self.path, self.max_bytes, self.track = address, path, max_bytes, track
         self.part = path.with_name(f"{path.name}.part")
 
-    def run(self, sha256: str | None) -> None:
+    def run(self) -> None:
         largest = failures = 0
         while True:
             try:
@@ -140,9 +136,9 @@ class _Transfer:
             time.sleep(PAUSES_S[failures - 1])
         with open(self.part, "rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 not in (None, actual):
+        if self.address.sha256 not in (None, actual):
             self.part.unlink()
-            raise ValueError(f"its SHA-256 must be {sha256}, got {actual}")
+            raise ValueError(f"its SHA-256 must be {self.address.sha256}, got {actual}")
         _write_record(self.path, _read_record(self.part) | {"size": self._arrived(), "sha256": actual})
         os.replace(self.part, self.path)
         _record_path(self.part).unlink()
@@ -181,15 +177,11 @@ def _parse_url(url: str) -> _Address:
     if parts.scheme not in SCHEMES or not host:
         raise ValueError(f"a web address must begin with https:// or http://, got {redact(url)}")
     authorization = f"Basic {base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()}" if user else None
-    sha256 = parts.fragment.removeprefix("sha256=") if parts.fragment.startswith("sha256=") else None
+    sha256 = parts.fragment.removeprefix("sha256=").lower() if parts.fragment.startswith("sha256=") else None
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
     bare = urllib.parse.urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
     return _Address(bare, authorization, sha256, redact(url))
-
-
-def _checked_sha256(digits: str | None) -> str | None:
-    if digits is not None and not re.fullmatch("[0-9a-fA-F]{64}", digits):
-        raise ValueError(f"sha256 must be 64 hexadecimal digits, got {digits!r}")
-    return digits and digits.lower()
 
 
 def _request(address: _Address, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:

@@ -44,14 +44,14 @@ def open_remote(url: str) -> BinaryIO:
         raise ValueError(f"{redact(url)} cannot be opened: {error}") from error
 
 
-def download_remote(url: str, cache: Path, max_bytes: int = MAX_BYTES) -> Path:
+def download_remote(url: str, cache: Path) -> Path:
     """The cached copy of a file of a remote store, downloaded now if there is none.
 
     Args:
         cache: folder of the copy, which is named after the file and a hash of its URL.
 
     Raises:
-        ValueError: as `list_remote`; or the file has more than `max_bytes`.
+        ValueError: as `list_remote`; or the file has more than MAX_BYTES.
     """
     path = cache / f"{truncate_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,8 @@ def download_remote(url: str, cache: Path, max_bytes: int = MAX_BYTES) -> Path:
         with atomic_write(path) as temporary, open_remote(url) as remote, temporary.open("wb") as file:
             while block := remote.read(BLOCK):
                 file.write(block)
-                if file.tell() > max_bytes:
-                    raise ValueError(f"{redact(url)} has more than {max_bytes:,} bytes, the limit for a file")
+                if file.tell() > MAX_BYTES:
+                    raise ValueError(f"{redact(url)} has more than {MAX_BYTES:,} bytes, the limit for a file")
     return path
 
 

@@ -54,6 +54,3 @@ class StringTable(Sequence[str]):
             start = self._ends[first - 1] + 1 if first else 0
             end = self._ends[min(first + _CHUNK, len(self)) - 1]
             yield from bytes(self.buffer[start:end]).decode("utf-8", "surrogateescape").split("\n")
-
-    def __repr__(self) -> str:
-        return f"StringTable({', '.join(self[:3])}{', …' if len(self) > 3 else ''}; {len(self):,})"

@@ -60,7 +60,7 @@ class ImageFileReader:
             return file.read()
 
 
-def folder_tree(root: Path, skip_folder: SkipFolder = lambda folder: False) -> Tree:
+def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
     """The files below a local folder, sorted by path; links are followed.
 
     Raises:
@@ -171,7 +171,7 @@ def file_state(path: str, status: os.stat_result) -> bytes:
     return f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
 
 
-def _walk(root: str, skip_folder: SkipFolder) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(root: str, skip_folder: SkipFolder | None) -> Iterator[tuple[str, os.stat_result]]:
     """Path from `root` and status of each regular file, folder by folder in sorted order."""
     levels = [("", _scan(root), [_identity(root)], 0)]
     while levels:
@@ -189,7 +189,7 @@ def _walk(root: str, skip_folder: SkipFolder) -> Iterator[tuple[str, os.stat_res
         if stat.S_ISREG(status.st_mode):
             yield prefix + entry.name, status
         elif stat.S_ISDIR(status.st_mode) and (identity := _identity(entry.path)) not in parents:
-            if skip_folder(entry.path):
+            if skip_folder and skip_folder(entry.path):
                 continue
             links += entry.is_symlink()
             if links > MAX_NESTED_LINKS:
