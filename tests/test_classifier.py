@@ -308,6 +308,6 @@ def test_fit_with_an_output_folder_ends_as_the_command_does(folder, tmp_path):
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("python", "shell")]
     assert records[0] == records[1] and records[0]["results"]["all_views"]["images"] == 6
     assert classifier.report == tmp_path / "python" / "report.html"
-    assert classifier.evaluation.mean.summary() == records[0]["results"]["all_views"]
+    assert classifier.evaluation.all_views.summary() == records[0]["results"]["all_views"]
     with pytest.raises(ValueError, match="is finished"):
         classifier.fit(folder, output=tmp_path / "python", resume=True)
