@@ -1,4 +1,4 @@
-"""Mixup, cutmix and the running mean of weights against their formulas and PyTorch's own."""
+"""Mixup, cutmix and the EMA of the weights against their formulas and PyTorch's own."""
 
 from dataclasses import replace
 from math import factorial
@@ -100,15 +100,15 @@ def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_running_mean_is_that_of_pytorch():
-    """Batch norm's own numbers included; swapped in and out again, nothing is lost."""
+def test_the_ema_is_that_of_pytorch():
+    """Including the running statistics of batch norm; swapped out and in again, the weights are the same bits."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
-    def documented(mean, weights, steps):
+    def documented(average, weights, steps):
         """As TensorFlow documents num_updates of its ExponentialMovingAverage."""
         decay = min(0.3, float((1 + steps) / (10 + steps)))
-        return decay * mean + (1 - decay) * weights
+        return decay * average + (1 - decay) * weights
 
     ours, theirs = WeightEMA(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
     ours.show_weights()
@@ -128,14 +128,14 @@ def test_the_running_mean_is_that_of_pytorch():
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
 
 
-def test_the_running_mean_soon_forgets_the_initial_weights():
-    """The shares (1 + t) / (10 + t) of n steps leave 10! (n + 1)! / (n + 10)!; 0.998 alone would leave 99 %."""
+def test_the_ema_soon_forgets_the_initial_weights():
+    """The decays (1 + t) / (10 + t) of n steps leave 10! (n + 1)! / (n + 10)!; 0.998 alone would leave 99 %."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
-    averaging = WeightEMA(network, 0.998)
-    averaging.show_weights()
+    ema = WeightEMA(network, 0.998)
+    ema.show_weights()
     nn.init.zeros_(network.weight)
     for step in range(1, 6):
-        averaging.update(step)
-    averaging.show_average()
+        ema.update(step)
+    ema.show_average()
     assert network.weight.item() == pytest.approx(factorial(10) * factorial(6) / factorial(15), rel=1e-5)

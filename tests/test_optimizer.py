@@ -9,15 +9,15 @@ from alexnet.specs.schedules import LearningRates
 from alexnet.training.optimizer import PaperSGD, paper_optimizer
 
 
-def one_weight(value, rate, decay, momentum=0.9):
+def one_weight(value, lr, weight_decay, momentum=0.9):
     weight = nn.Parameter(torch.tensor([value], dtype=torch.float64))
-    groups = [{"params": [weight], "name": "conv1.weight", "weight_decay": decay, "lr": rate}]
+    groups = [{"params": [weight], "name": "conv1.weight", "weight_decay": weight_decay, "lr": lr}]
     return weight, PaperSGD(groups, momentum)
 
 
 def test_two_steps_by_hand():
-    """v ← 0.9 v − 0.0005 · rate · w − rate · g; w ← w + v (section 5), with the rate divided by ten in between."""
-    weight, optimizer = one_weight(2.0, rate=0.01, decay=0.0005)
+    """v ← 0.9 v − 0.0005 · lr · w − lr · g; w ← w + v (section 5), with lr divided by 10 in between."""
+    weight, optimizer = one_weight(2.0, lr=0.01, weight_decay=0.0005)
     weight.grad = torch.tensor([3.0], dtype=torch.float64)
     optimizer.step()
     v = 0.9 * 0.0 - 0.0005 * 0.01 * 2.0 - 0.01 * 3.0
@@ -30,7 +30,7 @@ def test_two_steps_by_hand():
     assert weight.item() == pytest.approx(w + v, rel=1e-14)
 
 
-def test_equals_sgd_while_the_rate_stays():
+def test_equals_sgd_while_the_learning_rate_is_constant():
     torch.manual_seed(0)
     ours, theirs = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
     theirs.load_state_dict(ours.state_dict())
@@ -50,7 +50,7 @@ def test_equals_sgd_while_the_rate_stays():
 
 
 def test_float32_follows_float64(each_way):
-    """All of original's shapes and layouts, ten steps with rates that change."""
+    """All of original's shapes and layouts, ten steps with changing learning rates."""
     torch.manual_seed(0)
     narrow = nn.Sequential(nn.Conv2d(3, 96, 11), nn.Conv2d(96, 256, 5, groups=2), nn.Linear(300, 1001))
     narrow = narrow.to(memory_format=torch.channels_last)
@@ -68,8 +68,8 @@ def test_float32_follows_float64(each_way):
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
 
 
-def test_lars_moves_each_layer_by_a_share_of_its_size():
-    """Layer-wise adaptive rates (You et al. 2017): rate · trust · ‖w‖ / (‖g‖ + decay · ‖w‖)."""
+def test_lars_scales_learning_rates_by_layer():
+    """You et al. 2017: lr · trust coefficient · ‖w‖ / (‖g‖ + weight decay · ‖w‖)."""
     network = nn.Sequential()
     network.add_module("fc8", nn.Linear(3, 1))
     optimizer = paper_optimizer(network, RECIPES["lars"])
@@ -79,8 +79,8 @@ def test_lars_moves_each_layer_by_a_share_of_its_size():
         network.fc8.bias.fill_(1.0)
     network.fc8.weight.grad, network.fc8.bias.grad = torch.tensor([[0.0, 6.0, 8.0]]), torch.tensor([2.0])
     optimizer.step()
-    rate, decay = 2.0 * 0.001 * 5 / (10 + 0.0005 * 5), 0.0005
-    expected = torch.tensor([[3 - rate * decay * 3, -rate * 6, 4 - rate * (decay * 4 + 8)]])
+    lr, decay = 2.0 * 0.001 * 5 / (10 + 0.0005 * 5), 0.0005
+    expected = torch.tensor([[3 - lr * decay * 3, -lr * 6, 4 - lr * (decay * 4 + 8)]])
     torch.testing.assert_close(network.fc8.weight.detach(), expected)
     assert network.fc8.bias.item() == pytest.approx(1 - 0.5 * 2)
 
@@ -92,8 +92,8 @@ def test_a_gradient_in_another_layout_is_not_misread(each_way):
     assert torch.equal(weight.detach(), -torch.arange(48.0).view(4, 3, 2, 2))
 
 
-def test_a_rate_of_zero_skips_a_parameter_with_its_velocity():
-    weight, optimizer = one_weight(2.0, rate=0.01, decay=0.0005)
+def test_a_learning_rate_of_zero_skips_a_parameter_and_its_velocity():
+    weight, optimizer = one_weight(2.0, lr=0.01, weight_decay=0.0005)
     weight.grad = torch.tensor([3.0], dtype=torch.float64)
     optimizer.step()
     before, velocity = weight.item(), optimizer.velocity(weight).item()
@@ -102,14 +102,14 @@ def test_a_rate_of_zero_skips_a_parameter_with_its_velocity():
     assert (weight.item(), optimizer.velocity(weight).item()) == (before, velocity)
 
 
-def test_biases_have_their_own_rate_and_no_decay():
+def test_biases_have_their_own_learning_rate_and_no_weight_decay():
     network = nn.Sequential()
     network.add_module("conv1", nn.Conv2d(3, 4, 3))
     network.add_module("fc8", nn.Linear(4, 2))
     optimizer = paper_optimizer(network, RECIPES["original"])
     optimizer.set_learning_rates(LearningRates(0.01, 0.02, {"conv1": (0.001, 0.0)}))
-    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
-    assert found == {
+    settings = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert settings == {
         "conv1.weight": (0.001, 0.0005),
         "conv1.bias": (0.0, 0.0),
         "fc8.weight": (0.01, 0.0005),
@@ -124,5 +124,5 @@ def test_biases_have_their_own_rate_and_no_decay():
 
 
 def test_momentum_out_of_range_is_named():
-    with pytest.raises(ValueError, match="momentum is 1; it may be 0 to below 1"):
+    with pytest.raises(ValueError, match="momentum must be >= 0 and < 1, got 1"):
         one_weight(1.0, 0.1, 0, momentum=1)

@@ -1,7 +1,7 @@
-"""Random numbers that depend on nothing but (seed, epoch, number of the image): a counter-based generator.
+"""A counter-based random number generator: every draw depends only on (seed, epoch, image index, purpose).
 
-Every draw is a hash (the finalizer of SplitMix64, Steele et al. 2014) of what it is for, so no worker, thread, batch
-size or interruption can change it.
+A draw is a hash of these four (the finalizer of SplitMix64, Steele et al. 2014), so it does not depend on the number of
+workers or threads, on the batch size, or on whether the run was interrupted.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from __future__ import annotations
 import numpy as np
 
 
-def uniform(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
-    """Numbers in [0, 1), (len(numbers), count), float64.
+def uniform(seed: int, epoch: int, indices: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
+    """Uniform draws from [0, 1), (len(indices), count), float64.
 
     Args:
-        numbers: which images, or which groups of images, whole numbers from 0.
-        purpose: what the draws are for; draws for two purposes are unrelated.
+        indices: images, or groups of images, from 0.
+        purpose: what the draws are for, at most 8 bytes; draws for different purposes are independent.
+        count: draws per index.
     """
-    state = _state(seed, epoch, numbers, purpose)[:, None]
+    state = _state(seed, epoch, indices, purpose)[:, None]
     bits = _mix(state + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def normal(seed: int, epoch: int, numbers: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
-    """Standard normal numbers, (len(numbers), count), float64, by Box and Muller."""
-    radius, angle = np.split(uniform(seed, epoch, numbers, purpose, 2 * count), 2, axis=1)
+def normal(seed: int, epoch: int, indices: np.ndarray, purpose: str, count: int = 1) -> np.ndarray:
+    """Standard normal draws, (len(indices), count), float64, by the Box-Muller transform."""
+    radius, angle = np.split(uniform(seed, epoch, indices, purpose, 2 * count), 2, axis=1)
     return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
 
 
-def beta(seed: int, epoch: int, number: int, purpose: str, alpha: float) -> float:
-    """A number in [0, 1] of the distribution Beta(alpha, alpha)."""
-    (key,) = _state(seed, epoch, np.array([number]), purpose)
+def beta(seed: int, epoch: int, index: int, purpose: str, alpha: float) -> float:
+    """A draw from Beta(alpha, alpha), in [0, 1]."""
+    (key,) = _state(seed, epoch, np.array([index]), purpose)
     return float(np.random.Generator(np.random.Philox(key=key)).beta(alpha, alpha))
 
 
 def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
-    """An order of 0 … length − 1."""
+    """A random order of 0 … length − 1."""
     key = np.array([seed & 0xFFFF_FFFF_FFFF_FFFF, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
@@ -42,10 +43,10 @@ def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
 _GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
-def _state(seed: int, epoch: int, numbers: np.ndarray, purpose: str) -> np.ndarray:
+def _state(seed: int, epoch: int, indices: np.ndarray, purpose: str) -> np.ndarray:
     state = _mix(np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF) ^ np.uint64(int.from_bytes(purpose.encode()[:8], "little")))
     state = _mix(state + np.uint64(epoch))
-    return _mix(state + np.asarray(numbers, dtype=np.uint64))
+    return _mix(state + np.asarray(indices, dtype=np.uint64))
 
 
 def _mix(z: np.ndarray | np.uint64) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""The optional library of kernels in C: where it is, and its threads.
+"""The optional library of C kernels, and its threads.
 
-It is compiled when the package is installed and a C compiler is at hand; without it `library()` is None and everything
-runs in plain torch. It knows nothing of torch: it is given addresses, shapes and a number of threads.
+It is compiled at installation if there is a C compiler; without it `library()` is None and everything runs in plain
+PyTorch. The library does not depend on torch: it takes addresses, shapes and a number of threads.
 """
 
 from __future__ import annotations
@@ -15,45 +15,46 @@ import sys
 from ctypes import c_float, c_int, c_long, c_void_p
 from pathlib import Path
 
-_TENSOR = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # g, x, out, whether bfloat16, whether channels last
+_TENSORS = [c_void_p, c_void_p, c_void_p, c_int, c_int]  # g, x, out, is bfloat16, is channels last
 SIGNATURES = {
-    "response_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int, c_int],
-    "spatial_norm": [*_TENSOR, *[c_long] * 4, c_int, *[c_float] * 3, c_int],
+    "response_norm": [*_TENSORS, *[c_long] * 4, c_int, *[c_float] * 3, c_int, c_int],
+    "spatial_norm": [*_TENSORS, *[c_long] * 4, c_int, *[c_float] * 3, c_int],
     "crops": [*[c_void_p] * 9, c_int, c_int, *[c_long] * 3, c_int],
     "resize": [c_void_p, c_void_p, c_long, c_long, *[*[c_void_p] * 3, c_long] * 2],
     "paper_update": [*[c_void_p] * 3, c_long, *[c_float] * 3, c_int],
 }
+"""Types of the arguments of every function. All but `resize`, which returns an int, return nothing."""
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not compiled or ALEXNET_KERNELS=0 asks to do without them."""
-    found = importlib.util.find_spec("alexnet._kernels")
-    if found is None or os.environ.get("ALEXNET_KERNELS") == "0":
+    """The C kernels; None if they were not compiled, or if the environment variable ALEXNET_KERNELS is 0."""
+    spec = importlib.util.find_spec("alexnet._kernels")
+    if spec is None or os.environ.get("ALEXNET_KERNELS") == "0":
         return None
-    opened = ctypes.CDLL(found.origin)
-    for name, arguments in SIGNATURES.items():
-        function = getattr(opened, name)
-        function.argtypes, function.restype = arguments, c_int if name == "resize" else None
-    opened.use_team(_team_of_torch())
-    return opened
+    kernels = ctypes.CDLL(spec.origin)
+    for name, argument_types in SIGNATURES.items():
+        function = getattr(kernels, name)
+        function.argtypes, function.restype = argument_types, c_int if name == "resize" else None
+    kernels.use_team(_gomp_parallel())
+    return kernels
 
 
 @functools.cache
-def triton_is_here() -> bool:
-    """Whether the kernels for GPUs, which are compiled when they are first used, can be."""
+def has_triton() -> bool:
+    """Whether Triton is installed, which compiles the GPU kernels at their first use."""
     return importlib.util.find_spec("triton") is not None
 
 
-def _team_of_torch() -> c_void_p | None:
-    """GOMP_parallel of the OpenMP library that torch has loaded."""
+def _gomp_parallel() -> c_void_p | None:
+    """Address of GOMP_parallel in the OpenMP library that torch has loaded."""
     if "torch" not in sys.modules:  # as in a process that only decodes images
         return None
     try:
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+        memory_map = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
         return None
-    for path in dict.fromkeys(re.findall(r"/\S*/lib(?:gomp|omp|iomp5)\S*\.so\S*", mapped)):
+    for path in dict.fromkeys(re.findall(r"/\S*/lib(?:gomp|omp|iomp5)\S*\.so\S*", memory_map)):
         function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
         if function is not None:
             return ctypes.cast(function, c_void_p)

@@ -9,15 +9,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Compiled for each of these processors; the loader of the system picks one when the library is opened. */
+/* Compiles a function for each of these processors; the dynamic loader picks one when the library is opened. */
 #if defined(__x86_64__) && defined(__GLIBC__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
 
-/* Calls work(task, number) for number 0 … count - 1, each once, on up to `threads` threads. */
-typedef void (*work_t)(const void *task, long number);
+/* Calls work(task, index) once for each index 0 … count - 1, on up to `threads` threads. */
+typedef void (*work_t)(const void *task, long index);
 void in_parallel(work_t work, const void *task, long count, int threads);
 
 INLINE float from_bf16(uint16_t bits) {

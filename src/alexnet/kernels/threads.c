@@ -6,6 +6,8 @@
 
 #include "kernels.h"
 
+enum { MAX_THREADS = 64 };
+
 typedef void (*team_t)(void (*)(void *), void *, unsigned threads, unsigned flags);
 
 typedef struct {
@@ -17,14 +19,14 @@ typedef struct {
 static team_t team;
 
 /* `parallel` is GOMP_parallel of the OpenMP library that torch has loaded, so that both use the same threads: a second
-   set would wait for processors on which the first one spins. Without it (NULL), threads are made for each call. */
+   set would wait for processors on which the first one spins. If it is NULL, each call creates its own threads. */
 void use_team(void *parallel) { team = (team_t)parallel; }
 
 static void take_turns(void *argument) {
     queue_t *queue = argument;
-    long number;
-    while ((number = __atomic_fetch_add(&queue->next, 1, __ATOMIC_RELAXED)) < queue->count)
-        queue->work(queue->task, number);
+    long index;
+    while ((index = __atomic_fetch_add(&queue->next, 1, __ATOMIC_RELAXED)) < queue->count)
+        queue->work(queue->task, index);
 }
 
 static void *take_turns_in_thread(void *argument) {
@@ -40,12 +42,13 @@ void in_parallel(work_t work, const void *task, long count, int threads) {
     } else if (team) {
         team(take_turns, &queue, (unsigned)threads, 0);
     } else {
-        pthread_t others[64];
-        int made = 0;
-        while (made < threads - 1 && made < 64 && !pthread_create(&others[made], NULL, take_turns_in_thread, &queue))
-            made++;
+        pthread_t others[MAX_THREADS];
+        int running = 0;
+        while (running < threads - 1 && running < MAX_THREADS &&
+               !pthread_create(&others[running], NULL, take_turns_in_thread, &queue))
+            running++;
         take_turns(&queue);
-        while (made) pthread_join(others[--made], NULL);
+        while (running) pthread_join(others[--running], NULL);
     }
 }
 

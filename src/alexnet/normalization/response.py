@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import triton_is_here
+from ..kernels import has_triton
 from . import cpu, plain
 
 _NO_FLOOR = "k is {}; it may be above 0, so that zeros are not divided by zero"
@@ -80,7 +80,7 @@ def implementation(x: Tensor):
     """The module that normalizes such a tensor: `cpu`, `gpu` or `plain`."""
     if cpu.takes(x):
         return cpu
-    if x.is_cuda and x.dtype != torch.float64 and triton_is_here():
+    if x.is_cuda and x.dtype != torch.float64 and has_triton():
         from . import gpu
 
         return gpu

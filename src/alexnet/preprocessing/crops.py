@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import library, triton_is_here
+from ..kernels import has_triton, library
 
 _COLOR, _FIXED, _FOLLOWS_CROP = range(3)  # as in kernels.c
 
@@ -52,7 +52,7 @@ def normalized_crops(
     mean_follows_crop = mean_follows_crop and len(mean) > 1
     if images.device.type == "cpu" and library() is not None:
         return _by_kernel(images, indices, crops, size, mean, std, mean_follows_crop, color, dtype)
-    if images.is_cuda and triton_is_here():
+    if images.is_cuda and has_triton():
         from . import gpu
 
         return gpu.normalized_crops(images, indices, crops, size, mean, std, mean_follows_crop, color, dtype)

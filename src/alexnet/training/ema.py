@@ -1,4 +1,4 @@
-"""A running mean of the weights, which is often better than any of them (Polyak and Juditsky 1992)."""
+"""Exponential moving average (EMA) of the weights, often better than the weights (Polyak and Juditsky 1992)."""
 
 from __future__ import annotations
 
@@ -10,43 +10,49 @@ from torch import Tensor, nn
 
 
 class WeightEMA:
-    """mean ← d · mean + (1 − d) · weights after each step t, with d = min(decay, (1 + t) / (10 + t)).
+    """average ← d · average + (1 − d) · weights after each step t, with d = min(decay, (1 + t) / (10 + t)).
 
-    The mean begins at the initial weights. It reaches back over a tenth of the steps so far, until that is 1 / (1 −
-    decay) of them; with `decay` from the start, the initial weights would spoil the mean of a short run. So does
-    TensorFlow's ExponentialMovingAverage with num_updates. The numbers that batch norm keeps are averaged too, and
-    counts copied. The network holds one of the two, weights or mean, and `aside` the other; at first the mean. With
-    decay None there is no mean, and nothing is done.
+    The average starts from the initial weights; with `decay` in the first steps, too, they would spoil the average of a
+    short run. TensorFlow's ExponentialMovingAverage does the same with `num_updates`. The running statistics of batch
+    norm are averaged too, its counters are copied.
+
+    The network holds either the weights or the average, at first the average, and `hidden` the other of the two. With
+    decay None there is no average, and nothing is done.
     """
 
     def __init__(self, network: nn.Module, decay: float | None):
         self.network, self.decay = network, decay
-        self.aside = {} if decay is None else {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        self._shows_mean = True
+        self.hidden = {} if decay is None else {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self._shows_average = True
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights, which the network holds, into the mean; steps of a run count from 1."""
+        """Average in the weights, which the network holds.
+
+        Args:
+            step: the step within the run, from 1.
+        """
         if self.decay is None:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = self.network.state_dict()
-        counts = [name for name, tensor in weights.items() if not tensor.is_floating_point()]
-        for name in counts:
-            self.aside[name].copy_(weights.pop(name))
-        torch._foreach_lerp_([self.aside[name] for name in weights], list(weights.values()), 1 - decay)
+        for name in [name for name, tensor in weights.items() if not tensor.is_floating_point()]:
+            self.hidden[name].copy_(weights.pop(name))
+        torch._foreach_lerp_([self.hidden[name] for name in weights], list(weights.values()), 1 - decay)
 
     def show_weights(self) -> None:
-        if self._shows_mean:
+        """Have the network hold the weights."""
+        if self._shows_average:
             self._swap()
 
     def show_average(self) -> None:
-        if not self._shows_mean:
+        """Have the network hold the average."""
+        if not self._shows_average:
             self._swap()
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """The weights in the network, and the average afterwards."""
+        """The network holds the weights within this context, and the average after it."""
         self.show_weights()
         try:
             yield
@@ -55,23 +61,25 @@ class WeightEMA:
 
     @contextlib.contextmanager
     def average_shown(self) -> Iterator[None]:
-        """The mean in the network, and afterwards what was there."""
-        before = self._shows_mean
+        """The network holds the average within this context, and after it what it held before."""
+        showed_average = self._shows_average
         self.show_average()
-        yield
-        if not before:
-            self.show_weights()
+        try:
+            yield
+        finally:
+            if not showed_average:
+                self.show_weights()
 
-    def load(self, aside: Mapping[str, Tensor]) -> None:
-        """Take the weights from there; the mean is in the network."""
-        for name, tensor in self.aside.items():
-            tensor.copy_(aside[name])
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights, while the network holds the average."""
+        for name, tensor in self.hidden.items():
+            tensor.copy_(weights[name])
 
     @torch.no_grad()
     def _swap(self) -> None:
-        self._shows_mean = not self._shows_mean
-        held = self.network.state_dict()
-        for name, other in self.aside.items():
-            kept = other.clone()
-            other.copy_(held[name])
-            held[name].copy_(kept)
+        self._shows_average = not self._shows_average
+        shown = self.network.state_dict()
+        for name, hidden in self.hidden.items():
+            kept = hidden.clone()
+            hidden.copy_(shown[name])
+            shown[name].copy_(kept)

@@ -1,31 +1,31 @@
-/* The paper's update (section 5) in one pass over memory:  v ← m v − rate · decay · w − rate · g,  w ← w + v. */
+/* The paper's update (section 5) in one pass over memory:  v ← m v − lr · weight_decay · w − lr · g,  w ← w + v. */
 
 #include "../kernels/kernels.h"
 
-enum { PART = 65536 };
+enum { CHUNK = 65536 };
 
 typedef struct {
     float *w, *v;
     const float *g;
     long count;
-    float momentum, rate, decay;
+    float momentum, lr, weight_decay;
 } update_t;
 
 FOR_EACH_PROCESSOR
-static void update_part(const void *task, long number) {
+static void update_chunk(const void *task, long index) {
     const update_t *u = task;
-    long start = number * PART, count = u->count - start < PART ? u->count - start : PART;
+    long start = index * CHUNK, count = u->count - start < CHUNK ? u->count - start : CHUNK;
     float *restrict w = u->w + start, *restrict v = u->v + start;
     const float *restrict g = u->g + start;
-    float momentum = u->momentum, rate = u->rate, decay = u->decay;
+    float momentum = u->momentum, lr = u->lr, weight_decay = u->weight_decay;
     for (long i = 0; i < count; i++) {
-        v[i] = momentum * v[i] - rate * decay * w[i] - rate * g[i];
+        v[i] = momentum * v[i] - lr * weight_decay * w[i] - lr * g[i];
         w[i] += v[i];
     }
 }
 
-void paper_update(float *w, const float *g, float *v, long count, float momentum, float rate, float decay,
+void paper_update(float *w, const float *g, float *v, long count, float momentum, float lr, float weight_decay,
                   int threads) {
-    update_t u = {w, v, g, count, momentum, rate, decay};
-    in_parallel(update_part, &u, (count + PART - 1) / PART, threads);
+    update_t u = {w, v, g, count, momentum, lr, weight_decay};
+    in_parallel(update_chunk, &u, (count + CHUNK - 1) / CHUNK, threads);
 }
