@@ -77,7 +77,7 @@ SCRIPTED = replace(
 BY_HAND = replace(
     ORIGINAL,
     name="by-hand",
-    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run with errors of 37.5 % and 17.0 %.",
+    about="Configuration 145 on ILSVRC-2010, by its author's notes: the run with errors of 37.5% and 17.0%.",
     schedule=Piecewise(
         (
             _until(23, 0.01, 0.02),
@@ -94,7 +94,7 @@ BY_HAND = replace(
 BY_HAND_2012 = replace(
     ORIGINAL,
     name="by-hand-2012",
-    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7 % and 18.2 %; biases stay at 0.02.",
+    about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7% and 18.2%; biases stay at 0.02.",
     schedule=Piecewise(
         (
             _until(25, 0.01, 0.02),
@@ -111,7 +111,7 @@ BY_HAND_2012 = replace(
 WARM_RESTART = replace(
     BY_HAND_2012,
     name="warm-restart",
-    about="by-hand-2012 restarted: learning rate back up, conv1 still frozen; 40.3 % and 18.0 %.",
+    about="by-hand-2012 restarted: learning rate back up, conv1 still frozen; 40.3% and 18.0%.",
     input=PRETRAINED,
     schedule=Piecewise(  # epochs 91 to 135 of that run
         (
@@ -126,7 +126,7 @@ WARM_RESTART = replace(
 FINE_TUNE = replace(
     ORIGINAL,
     name="fine-tune",
-    about="Configuration 146 fine-tuned from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0 % and 16.6 %.",
+    about="Configuration 146 fine-tuned from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0% and 16.6%.",
     # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
     schedule=Piecewise(
         (
@@ -153,7 +153,7 @@ LINEAR_FALL = replace(
 EXPONENTIAL = replace(
     ORIGINAL,
     name="exponential",
-    about="Configuration 155, December 2012: exponential decay from 0.02 to 0.000005; 40.7 % and 18.5 %.",
+    about="Configuration 155, December 2012: exponential decay from 0.02 to 0.000005; 40.7% and 18.5%.",
     schedule=LateChanges(
         SmoothDecay(peak_lr=0.02, final_div_factor=4000, shape="exponential", bias_lr_factor=2),
         epochs=95,
@@ -165,7 +165,7 @@ EXPONENTIAL = replace(
 LEVELS = replace(
     ORIGINAL,
     name="levels",
-    about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5 % and 18.0 %.",
+    about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5% and 18.0%.",
     schedule=LateChanges(
         DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
         epochs=95,
@@ -177,7 +177,7 @@ LEVELS = replace(
 JUMPY = replace(
     ORIGINAL,
     name="jumpy",
-    about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4 % and 18.0 %.",
+    about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4% and 18.0%.",
     schedule=LateChanges(
         DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=500, bias_lrs=(0.02, 0.002), jumps=True),
         epochs=95,
@@ -230,7 +230,7 @@ CAFFENET = replace(
 LINEAR = replace(
     ONE_TOWER,
     name="linear",
-    about="Batches of 1,024 by the linear scaling rule: 8 times the learning rates for 128, after a warmup of 5 %.",
+    about="Batches of 1,024 by the linear scaling rule: 8 times the learning rates for 128, after a warmup of 5%.",
     schedule=LinearWarmupDecay(peak_lr=0.08, warmup=0.05, bias_lr_factor=2),
     batch_size=1024,
 )
@@ -272,7 +272,7 @@ CIFAR_18 = _cifar(
 CIFAR_13 = replace(
     _cifar(
         "cifar-13",
-        "The published run of the 11 % network: 500 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
+        "The published run of the 11% network: 500 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
         (500, 510, 520),
         {"local3": 0.004, "local4": 0.004, "fc8": 0.004},
     ),

@@ -74,7 +74,7 @@ class TrainSettings:
     workers: int | None = None
     """Processes that decode images (default: one per core)."""
     strict: bool = False
-    """Fail if any image cannot be read, instead of skipping up to 1 %."""
+    """Fail if any image cannot be read, instead of skipping up to 1%."""
 
     def __post_init__(self):
         for name, (fits, must_be) in CHECKS.items():

@@ -40,7 +40,7 @@ ORIGINAL = replace(
         conv5={"std": 0.03, "then": ("pool", "relu")},
     ),
     name="original",
-    about="As really run in 2012: configuration 145 of the released code, ILSVRC-2010 test errors 37.5 % and 17.0 %.",
+    about="As really run in 2012: configuration 145 of the released code, ILSVRC-2010 test errors 37.5% and 17.0%.",
     input_size=224,
     norm=Norm(groups=2),
     spatial_norm=SpatialNorm(),
@@ -153,7 +153,7 @@ ZFNET = replace(
 
 CIFAR_18 = Architecture(
     name="cifar-18",
-    about='cuda-convnet\'s "18 %" net for CIFAR-10: three convolutions, spatial normalization, mean pooling.',
+    about='cuda-convnet\'s "18%" net for CIFAR-10: three convolutions, spatial normalization, mean pooling.',
     layers=(
         Conv("conv1", 32, kernel=5, pad=2, std=1e-4, then=("pool", "relu", "spatial_norm")),
         Conv("conv2", 32, kernel=5, pad=2, then=("relu", Pool("mean"), "spatial_norm")),
@@ -170,7 +170,7 @@ CIFAR_18 = Architecture(
 
 CIFAR_13 = Architecture(
     name="cifar-13",
-    about='cuda-convnet\'s "13 %" net for CIFAR-10: two convolutions and two unshared ones, no normalization.',
+    about='cuda-convnet\'s "13%" net for CIFAR-10: two convolutions and two unshared ones, no normalization.',
     layers=(
         Conv("conv1", 64, kernel=5, pad=2, std=1e-4, then=("relu", "pool")),
         Conv("conv2", 64, kernel=5, pad=2, then=("relu", "pool")),
@@ -192,7 +192,7 @@ CIFAR_11 = replace(
         local3={"channels": 64},
     ),
     name="cifar-11",
-    about='cuda-convnet\'s "11 %" net for CIFAR-10: as cifar-13, with normalization across 9 maps and a wider local3.',
+    about='cuda-convnet\'s "11%" net for CIFAR-10: as cifar-13, with normalization across 9 maps and a wider local3.',
     norm=Norm(size=9, alpha=1e-3, k=1),
     recipe="cifar-11",
 )
