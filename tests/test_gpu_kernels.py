@@ -128,10 +128,9 @@ def test_crops_are_those_of_preprocessing(mean_side, mean_follows_crop):
     inputs = Preprocessing(23, 19, mean, torch.tensor([50.0, 60.0, 70.0]), mean_follows_crop)
     mean = mean if mean_follows_crop else inputs.center_crop.mean
     color = torch.randn(7, 3, generator=generator)
-    crops = Crops(*(each.to(DEVICE) for each in (top, left, top > left, indices)))
     for shift, dtype in itertools.product((None, color), FLOATS):
         expected = inputs.normalized_crops(images, Crops(top, left, top > left, indices), shift)
-        given = images, crops.indices, crops, 19, mean, inputs.std, mean_follows_crop, shift, dtype
+        given = images, indices, top, left, top > left, 19, mean, inputs.std, mean_follows_crop, shift, dtype
         found = data.normalized_crops(*(each.to(DEVICE) if torch.is_tensor(each) else each for each in given))
         assert (found.dtype, found.stride()) == (dtype, expected.stride())
         torch.testing.assert_close(found.float().cpu(), expected, rtol=FLOATS[dtype], atol=1e-5)

@@ -1,6 +1,7 @@
 """Imports point one way: each place uses only what stands before it."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ ORDER = [
     *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]
 INSIDE = {
+    "model": ["layers", "initialization", "network", "quantization", "bundle"],
     "data": ["progress", "storage", "source", "labels", "sources", "pack", "check", "batches"],
 }
 """The order inside of some places."""
@@ -28,6 +30,15 @@ def test_imports_point_one_way():
 def test_imports_inside_a_place_point_one_way(package):
     for file in sorted((ROOT / package).rglob("*.py")):
         check_imports(file, (package,), INSIDE[package])
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = {module_of(file): file for file in ROOT.rglob("*.py")}
+    graph = {
+        module: {target for target in imported_modules(file) if target in files} - {module}
+        for module, file in files.items()
+    }
+    assert len(list(TopologicalSorter(graph).static_order())) == len(files)  # raises CycleError otherwise
 
 
 def check_imports(file, package, order):

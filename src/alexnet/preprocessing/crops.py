@@ -55,7 +55,8 @@ def normalized_crops(
     if images.is_cuda and has_triton():
         from . import gpu
 
-        return gpu.normalized_crops(images, indices, crops, size, mean, std, mean_follows_crop, color, dtype)
+        where = indices, crops.top, crops.left, crops.flipped
+        return gpu.normalized_crops(images, *where, size, mean, std, mean_follows_crop, color, dtype)
     pixels = _crop_and_flip(images, indices, crops, size).float()
     pixels -= _crop_and_flip(mean[None], torch.zeros_like(indices), crops, size) if mean_follows_crop else mean
     if color is not None:

@@ -7,15 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .crops import Crops
-
 BLOCK = 1024
 
 
 def normalized_crops(
     images: Tensor,
     indices: Tensor,
-    crops: Crops,
+    top: Tensor,
+    left: Tensor,
+    flipped: Tensor,
     size: int,
     mean: Tensor,
     std: Tensor,
@@ -28,11 +28,11 @@ def normalized_crops(
     Args:
         indices: of the image that each crop is cut from, (M,), int64.
     """
-    count, side = len(crops.top), images.shape[1]
+    count, side = len(top), images.shape[1]
     mean_side = side if mean_follows_crop else size
     mean = mean.expand(mean_side, mean_side, 3)  # strides of 0 repeat a single color
     images, indices, top, left, flipped, std = (
-        each.contiguous() for each in (images, indices, crops.top, crops.left, crops.flipped, std)
+        each.contiguous() for each in (images, indices, top, left, flipped, std)
     )
     color = None if color is None else color.contiguous()
     y = torch.empty((count, 3, size, size), dtype=dtype, device=images.device, memory_format=torch.channels_last)
