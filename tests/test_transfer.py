@@ -296,7 +296,7 @@ def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is
     whole, broken = (load_file(tmp_path / name / LAST) for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
     assert torch.equal(whole["conv1.weight"], load_file(run / LAST)["conv1.weight"])
-    assert f"small, from {weights}" in (tmp_path / "broken" / "report.html").read_text()
+    assert f"small, fine-tuned from {weights}" in (tmp_path / "broken" / "report.html").read_text()
 
 
 def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with(run, tmp_path, capsys):

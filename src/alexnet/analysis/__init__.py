@@ -1,1 +1,1 @@
-"""Section 6.1 and the figures: looking inside a trained network."""
+"""Looking inside a trained network (section 6.1): figures and the report of a run."""

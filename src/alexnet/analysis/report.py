@@ -1,4 +1,4 @@
-"""A run as one page: report.html with its numbers and pictures inside, and the pictures as files beside it."""
+"""The report of a run: report.html, one page with all numbers and figures in it, and the figures as files beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from ..data.labels.class_names import readable_class_name
 from ..data.pack.reading import describe_splits
@@ -18,7 +20,7 @@ from ..runs.history import History
 from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
 
 EXAMPLES = 16
-"""Images on the page of predictions."""
+"""Images in the figure of predictions."""
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -39,81 +41,88 @@ def write_report(
     evaluation: Evaluation,
     layer_rows: Sequence[dict],
 ) -> Path:
-    """Draw curves.png, predictions.png, confusion.png, kernels.png and layers.png, and put them into report.html.
+    """Write report.html and its figures: curves.png, predictions.png, confusion.png, kernels.png, layers.png.
 
     Args:
-        folder: of the run.
-        evaluation: by all views.
+        folder: the run's.
+        record: what the run says of itself: data, network, recipe, device, versions.
+        evaluation: on the reported split, by all views.
+        layer_rows: layer statistics; layers.png is left out if there are none.
 
     Returns:
         The path of the page.
     """
     metrics, classes = evaluation.all_views, [*map(readable_class_name, bundle.classes)]
-    shown = pick_examples(metrics, EXAMPLES)
-    images = evaluation.packed.images[evaluation.indices[shown]]
-    pictures = {
-        "curves.png": ("Training", history.plot()),
-        "predictions.png": (
-            "Predictions",
-            predictions_figure(images, Metrics(metrics.probabilities[shown], metrics.labels[shown]), classes),
-        ),
-        "confusion.png": ("Confusion", confusion_figure(metrics, classes)),
-        "kernels.png": ("What the first layer sees", kernels_figure(bundle.network)),
+    figures = {
+        "curves.png": ("Training curves", history.plot()),
+        "predictions.png": ("Predictions", _examples_figure(evaluation, classes)),
+        "confusion.png": ("Confusion matrix", confusion_figure(metrics, classes)),
+        "kernels.png": ("Kernels of the first layer", kernels_figure(bundle.network)),
     }
-    lines = layer_rows
-    if lines:
-        pictures["layers.png"] = ("Inside while it learnt", layers_figure(lines))
-    sections = []
-    for name, (title, figure) in pictures.items():
-        figure.savefig(folder / name, dpi=110)
-        encoded = base64.b64encode((folder / name).read_bytes()).decode()
-        sections.append(f'<h2>{title}</h2>\n<img alt="{title}" src="data:image/png;base64,{encoded}">')
-    page = "\n".join(
-        [
-            f"<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n<title>{html.escape(folder.name)}</title>",
-            f"<meta name='viewport' content='width=device-width'>\n<style>{STYLE}</style>",
-            f"<h1>{html.escape(folder.name)}</h1>",
-            table(list(_facts(record, evaluation).items())),
-            "<h2>Errors</h2>",
-            table(error_rows(evaluation), ERROR_HEADER),
-            *(_diagnosis(history, lines)),
-            *sections,
-            "<h2>By class</h2>",
-            table(class_rows(metrics, classes), CLASS_HEADER),
-            "</html>\n",
-        ]
-    )
+    if layer_rows:
+        figures["layers.png"] = ("Layer statistics during training", layers_figure(layer_rows))
+    title = html.escape(folder.name)
+    page = [
+        f"<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n<title>{title}</title>",
+        f"<meta name='viewport' content='width=device-width'>\n<style>{STYLE}</style>",
+        f"<h1>{title}</h1>",
+        html_table(list(_facts(record, evaluation).items())),
+        "<h2>Errors</h2>",
+        html_table(error_rows(evaluation), ERROR_HEADER),
+        *_diagnosis(history, layer_rows),
+        *(_saved(folder / name, heading, figure) for name, (heading, figure) in figures.items()),
+        "<h2>Errors by class</h2>",
+        html_table(class_rows(metrics, classes), CLASS_HEADER),
+        "</html>\n",
+    ]
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text("\n".join(page), encoding="utf-8")
     return path
 
 
-def _diagnosis(history: History, lines: Sequence[dict]) -> list[str]:
-    """A section, where something is wrong."""
-    found = diagnosed(Facts(history, lines)) if lines else None
-    return [f"<h2>It does not learn as it should</h2>\n<p>{html.escape(str(found))}</p>"] if found else []
+def _examples_figure(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
+    metrics = evaluation.all_views
+    examples = pick_examples(metrics, EXAMPLES)
+    images = evaluation.packed.images[evaluation.indices[examples]]
+    return predictions_figure(images, Metrics(metrics.probabilities[examples], metrics.labels[examples]), classes)
 
 
-def _facts(run: Mapping, evaluation: Evaluation) -> dict[str, str]:
+def _saved(path: Path, heading: str, figure: Figure) -> str:
+    """Save a figure; its section of the page."""
+    figure.savefig(path, dpi=110)
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return f'<h2>{heading}</h2>\n<img alt="{heading}" src="data:image/png;base64,{encoded}">'
+
+
+def _diagnosis(history: History, layer_rows: Sequence[dict]) -> list[str]:
+    """A section on what is wrong, if anything is."""
+    diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
+    return [f"<h2>Diagnosis</h2>\n<p>{html.escape(str(diagnosis))}</p>"] if diagnosis else []
+
+
+def _facts(record: Mapping, evaluation: Evaluation) -> dict[str, str]:
     """What was trained on what, and how."""
-    recipe = run["recipe"]
+    recipe, versions = record["recipe"], ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    pretrained = f", fine-tuned from {record['pretrained']}" if record.get("pretrained") else ""
     return {
-        "data": f"{run['data']}: {describe_splits(evaluation.packed)}",
-        "network": run["variant"] + (f", from {run['pretrained']}" if run.get("pretrained") else ""),
-        "recipe": f"{recipe['name']}: {recipe['epochs']} epochs of {recipe['batch_size']} a batch, seed {run['seed']}",
-        "device": f"{run['device']}, {run['precision']}; " + ", ".join(f"{k} {v}" for k, v in run["versions"].items()),
-        "weights": run["weights"],
+        "data": f"{record['data']}: {describe_splits(evaluation.packed)}",
+        "network": record["variant"] + pretrained,
+        "recipe": f"{recipe['name']}: {recipe['epochs']} epochs, batch size {recipe['batch_size']}",
+        "seed": f"{record['seed']}",
+        "device": f"{record['device']}, {record['precision']}; {versions}",
+        "weights": record["weights"],
         "errors on": f"{evaluation.split}, {len(evaluation.indices):,} images",
     }
 
 
-def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """An HTML table; numbers stand to the right."""
+def html_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """An HTML table, with numbers aligned to the right."""
 
-    def cell(value: str) -> str:
-        kind = ' class="number"' if value[:1].isdigit() and value[-1:] in "0123456789%" else ""
-        return f"<td{kind}>{html.escape(value)}</td>"
+    def cell(text: str) -> str:
+        is_number = text[:1].isdigit() and text[-1:] in "0123456789%"
+        attribute = ' class="number"' if is_number else ""
+        return f"<td{attribute}>{html.escape(text)}</td>"
 
-    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr>"] if head else []
+    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in header) + "</tr>"] if header else []
     lines += ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
     return "<table>\n" + "\n".join(lines) + "\n</table>"

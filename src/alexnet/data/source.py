@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from .storage.image_formats import open_image
 from .storage.string_table import StringTable
+from .storage.trees import FileOpener
 
 SPLITS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
@@ -21,14 +24,30 @@ TRAIN, VAL, TEST = range(3)
 Level = Literal["error", "warning", "note"]
 
 
-class ImageReader(Protocol):
+class ImageReader(ABC):
     """Opens images by their location; small, because each worker process gets a copy."""
 
+    @abstractmethod
     def open(self, location: Any) -> Image.Image:
         """The image, undecoded if its format allows that."""
 
     def read_bytes(self, location: Any) -> bytes:
-        """The stored bytes, by which duplicates are found."""
+        """The bytes by which duplicates are found: its file, or the pixels of an image without one."""
+        return self.open(location).tobytes()
+
+
+class ImageFileReader(ImageReader):
+    """Reads the files of a tree as images."""
+
+    def __init__(self, open_file: FileOpener):
+        self.open_file = open_file
+
+    def open(self, location: Any) -> Image.Image:
+        return open_image(self.open_file(location))
+
+    def read_bytes(self, location: Any) -> bytes:
+        with self.open_file(location) as file:
+            return file.read()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ..source import SPLITS, TEST, TRAIN, Finding, Source, hold_out
+from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, hold_out
 from ..storage.string_table import StringTable
-from ..storage.trees import ImageFileReader, Tree
+from ..storage.trees import Tree
 from .label_files import Label, LabelFile, Row, is_text, split_of
 
 UNSPLIT = len(SPLITS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..source import SPLITS, Source, hold_out
+from ..source import SPLITS, ImageReader, Source, hold_out
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
 
@@ -28,7 +28,7 @@ class ArrayFile:
     labels: np.ndarray
 
 
-class ArrayReader:
+class ArrayReader(ImageReader):
     """Reads images from files of arrays; a process keeps the last two files."""
 
     def __init__(self, open_file: FileOpener, parse: ArrayParser):
@@ -37,10 +37,6 @@ class ArrayReader:
     def open(self, location: tuple[Any, int]) -> Image.Image:
         file, row = location
         return Image.fromarray(_pixels(self.open_file, self.parse, file)[row])
-
-    def read_bytes(self, location: tuple[Any, int]) -> bytes:
-        file, row = location
-        return _pixels(self.open_file, self.parse, file)[row].tobytes()
 
 
 def array_source(

@@ -10,7 +10,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from ..source import SPLITS, Source
+from ..source import SPLITS, ImageReader, Source
 from ..storage.string_table import StringTable
 
 CLASSES = (
@@ -41,15 +41,12 @@ def emoji_source() -> Source:
     )
 
 
-class _StripReader:
+class _StripReader(ImageReader):
     """Reads drawings, each a column of a strip of many."""
 
     def open(self, location: tuple[str, int]) -> Image.Image:
         strip, column = location
         return _strip(strip).crop((column * SIDE, 0, (column + 1) * SIDE, SIDE))
-
-    def read_bytes(self, location: tuple[str, int]) -> bytes:
-        return self.open(location).tobytes()
 
 
 @lru_cache(maxsize=16)

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from ..progress import Track
 from .archives import Archive
-from .image_formats import open_image
 from .remote import list_remote, open_remote
 from .string_table import StringTable
 
@@ -44,20 +42,6 @@ class Tree:
     open: FileOpener
     locate: Callable[[int], Any]
     """Location of the file at an index into `files`."""
-
-
-class ImageFileReader:
-    """Reads the files of a tree as images."""
-
-    def __init__(self, open_file: FileOpener):
-        self.open_file = open_file
-
-    def open(self, location: Any) -> Image.Image:
-        return open_image(self.open_file(location))
-
-    def read_bytes(self, location: Any) -> bytes:
-        with self.open_file(location) as file:
-            return file.read()
 
 
 def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
