@@ -3,12 +3,15 @@
 import re
 import runpy
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from conftest import write_colors
 from PIL import Image
 
-from alexnet.cli import main
+import alexnet
+from alexnet.cli import COMMANDS, main
+from alexnet.interchange.exporting import FORMATS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alexnet"
@@ -48,7 +51,7 @@ def test_every_flag_in_the_docs_exists(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         known[command] = set(FLAG.findall(capsys.readouterr().out))
-    assert len(used) == 10
+    assert set(used) == set(COMMANDS)
     assert {(command, flag) for command, flags in used.items() for flag in flags - known[command]} == set()
     assert alone - set().union(*known.values()) == set()
 
@@ -69,4 +72,16 @@ def test_every_link_in_the_docs_leads_somewhere(page):
 def test_every_path_in_the_map_of_the_readme_exists():
     text = README.read_text(encoding="utf-8")
     for path in re.findall(r"`([\w/.]+(?:/|\.py))`", text[text.index("## Map for contributors") :]):
-        assert any((root / path).exists() for root in (ROOT, PACKAGE, PACKAGE / "interchange")), path
+        assert any((root / path).exists() for root in (ROOT, PACKAGE)), path
+
+
+def test_every_network_and_recipe_stands_in_the_docs():
+    networks, training = (path.read_text(encoding="utf-8") for path in (README, ROOT / "docs" / "training.md"))
+    assert [name for name in alexnet.variants() if f"`{name}`" not in networks] == []
+    names = [name.removeprefix("cifar") if name.startswith("cifar-") else name for name in alexnet.recipes()]
+    assert [name for name in names if not re.search(rf"`(cifar)?{name}`", training)] == []
+
+
+def test_the_command_exports_every_format():
+    annotation = get_type_hints(COMMANDS["export"])["format"]
+    assert set(get_args(annotation)) == set(FORMATS)

@@ -229,7 +229,7 @@ def dominant_class(facts: Facts) -> Explanation:
 
 def few_steps(facts: Facts) -> Explanation:
     if facts.steps < FEW:
-        return f"{facts.steps} steps are few: networks take 70 to 800 to start learning", "more --epochs"
+        return f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
     if facts.has_started_learning:
         return (
             "errors are already below those of guessing, so it has started to learn, but with few or with small steps",

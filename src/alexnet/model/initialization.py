@@ -28,6 +28,8 @@ def _initialize_layer(module: nn.Module, layer: Layer, fan_in: int, generator: t
         module.weight.uniform_(-bound, bound, generator=generator)
         module.bias.uniform_(-bound, bound, generator=generator)
         return
+    if others := dict(module.named_parameters()).keys() - {"weight", "bias"}:
+        raise TypeError(f"{layer.name} must declare how to initialize {', '.join(sorted(others))}")
     std = math.sqrt(2 / fan_in) if layer.std == "he" else layer.std
     module.weight.normal_(0, std, generator=generator)
     module.bias.fill_(layer.bias)

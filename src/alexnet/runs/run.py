@@ -1,4 +1,4 @@
-"""The folder of a run. Nothing else in the package knows the names of its files."""
+"""The folder of a run. Nothing else knows the names of its files, but for the pages and plots of analysis/report.py."""
 
 from __future__ import annotations
 

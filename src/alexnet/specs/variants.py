@@ -266,28 +266,9 @@ ABLATIONS = (
     ),
 )
 
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        PAPER,
-        ORIGINAL,
-        HALF,
-        CONV6,
-        DENSE,
-        CAFFE,
-        CAFFENET,
-        ONE_TOWER,
-        TORCHVISION,
-        ZFNET,
-        CIFAR_18,
-        CIFAR_13,
-        CIFAR_11,
-        CIFAR_KERAS,
-        SMALL,
-        BATCH_NORM,
-        *ABLATIONS,
-    )
-}
+_DECLARED = [each for each in list(globals().values()) if isinstance(each, Architecture)]
+VARIANTS = {each.name: each for each in (*_DECLARED, *ABLATIONS)}
+"""Every network by name."""
 
 
 def variant(name: str | Architecture) -> Architecture:
@@ -299,5 +280,5 @@ def variant(name: str | Architecture) -> Architecture:
     if isinstance(name, Architecture):
         return name
     if name not in VARIANTS:
-        raise ValueError(f"there is no variant {name!r}; it may be one of {', '.join(VARIANTS)}")
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
     return VARIANTS[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 from ..data.check import check_source
@@ -134,7 +134,8 @@ def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Trans
     """
     own = "fine-tune" if transfer else architecture.recipe
     recipe = settings.recipe if isinstance(settings.recipe, Recipe) else find_recipe(settings.recipe or own)
-    asked = {name: getattr(settings, name) for name in ("epochs", "batch_size", "flip")}
+    shared = {field.name for field in fields(TrainSettings)} & {field.name for field in fields(Recipe)} - {"lr_scale"}
+    asked = {name: getattr(settings, name) for name in shared}
     changes = {name: value for name, value in asked.items() if value is not None}
     if settings.lr_factors:
         changes["lr_scale"] = settings.lr_factors

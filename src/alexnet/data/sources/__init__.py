@@ -1,1 +1,4 @@
-"""Sources of labeled images: a file for each kind."""
+"""Sources of labeled images: a file per data layout.
+
+`labeled_source` (data/labels/assignment.py) builds a `Source` from files, `array_source` (arrays.py) from arrays.
+"""

@@ -101,6 +101,7 @@ def _open(
 
 
 def _tree_source(tree: Tree, split_seed: int) -> Source:
+    """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
     return cifar_source(tree, split_seed) or idx_source(tree, split_seed) or folder_source(tree, split_seed)
 
 
