@@ -1,7 +1,10 @@
 import contextlib
+import json
 from functools import partial
 
+import gpu
 import pytest
+import torch
 
 from alexnet.bench import measure, parts
 from alexnet.bench.measure import PeerFailed, compare
@@ -40,3 +43,18 @@ def test_a_part_measures_ours_beside_its_peer_and_appends_a_table(tmp_path, caps
     rows = [line for line in (tmp_path / "found.md").read_text().splitlines() if line.startswith("| norm,")]
     assert len(rows) == 2 and all("nn.LocalResponseNorm" in row and "images/s" in row for row in rows)
     assert "not measured" not in capsys.readouterr().out
+
+
+def test_the_gpu_benchmark_runs_each_part_by_itself_and_writes_both_files(tmp_path, capsys):
+    gpu.main(["optimizer", "--device", "cpu", "--output", str(tmp_path)])
+    assert "optimizer: finished" in capsys.readouterr().out
+    (part,) = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert len(part["results"]) == 3 and all(check["passed"] for check in part["results"])
+    assert "| fc.weight after ten updates |" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_benchmark_says_that_there_is_no_gpu(tmp_path, capsys):
+    gpu.main(["--output", str(tmp_path / "results")])
+    assert capsys.readouterr().out == "skipped: torch finds no CUDA device on this machine\n"
+    assert not (tmp_path / "results").exists()
