@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -8,7 +7,7 @@ from torch import nn
 
 import alexnet
 from alexnet.cli import main
-from alexnet.model.quantization import Int8Linear, with_fc_precision
+from alexnet.model.quantization import Int8Linear, quantized_copy
 
 
 def test_whole_numbers_are_multiplied_exactly():
@@ -29,7 +28,7 @@ def test_whole_numbers_are_multiplied_exactly():
 def test_scores_hardly_change_and_do_change(fc_precision, least, most, precision):
     network = alexnet.create("small", num_classes=5).eval()
     x = torch.randn(4, 3, 56, 56)
-    smaller = with_fc_precision(copy.deepcopy(network), fc_precision).to(precision)
+    smaller = quantized_copy(network, precision, fc_precision)
     with torch.inference_mode():
         scores = network(x)
         change = (smaller(x.to(precision)).float() - scores).norm() / scores.norm()
@@ -51,5 +50,5 @@ def test_evaluate_says_what_smaller_weights_change(tmp_path, capsys):
     whole = json.loads(capsys.readouterr().out)
     assert told["fc_precision"] == "int8" and told["same"]["all_views"] == whole["all_views"]
     assert 0 < abs(told["all_views"]["loss"] - whole["all_views"]["loss"]) < 0.05
-    with pytest.raises(ValueError, match="fc_precision is 'int4'; it may be same, bf16, int8"):
+    with pytest.raises(ValueError, match="fc_precision must be one of same, bf16, int8, got 'int4'"):
         alexnet.load(saved, fc_precision="int4")

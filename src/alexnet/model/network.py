@@ -148,24 +148,21 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 """Where torch keeps the hooks of a module; it has no public way to ask for them."""
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether running the module itself does more than its class says: it has hooks, or a `forward` of its own."""
-    return "forward" in module.__dict__ or any(module.__dict__.get(name) for name in HOOKS)
+def are_watched(modules: Iterable[nn.Module]) -> bool:
+    """Whether running any of these modules does more than its class says: hooks, or a `forward` of its own."""
+    attributes = (module.__dict__ for module in modules)
+    return _has_any_global_hook() or any("forward" in each or any(map(each.get, HOOKS)) for each in attributes)
 
 
 def _is_traced(x: Tensor) -> bool:
-    """Whether the run is being recorded: by a compiler or exporter, by torch.jit or torch.fx, or by global hooks."""
-    return (
-        type(x) is not Tensor  # a proxy of torch.fx, or a subclass that sees what is done with it
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or _has_any_global_hook()
-    )
+    """Whether the run is being recorded: by a compiler or exporter, by torch.jit or torch.fx."""
+    # A proxy of torch.fx is no tensor; a subclass may see what is done with it.
+    return type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _pool_before_relu(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules with each max pooling before the ReLU that it follows, if nobody watches either of the two."""
     for index, pair in enumerate(pairwise(modules)):
-        if [type(module) for module in pair] == [nn.ReLU, nn.MaxPool2d] and not any(map(is_watched, pair)):
+        if [type(module) for module in pair] == [nn.ReLU, nn.MaxPool2d] and not are_watched(pair):
             modules[index : index + 2] = reversed(pair)
     return modules

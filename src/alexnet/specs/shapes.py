@@ -6,6 +6,7 @@ No torch here, so that `alexnet describe` answers at once.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -54,22 +55,23 @@ def infer_shapes(
     try:
         return _infer_shapes(architecture, num_classes, in_channels, size)
     except InputTooSmall as error:
-        smallest, own = smallest_input(architecture), architecture.input_size
+        smallest, own = smallest_input(architecture, in_channels), architecture.input_size
         raise ValueError(
             f"{architecture.name}: input_size must be >= {smallest}, got {size}, at which {error}. Enlarge the images "
             f"(its own input_size is {own}) or use a variant for small images, such as cifar-18"
         ) from None
 
 
-def smallest_input(architecture: Architecture) -> int:
+def smallest_input(architecture: Architecture, in_channels: int = 3) -> int:
     """Side of the smallest square image that passes through every layer, pixels."""
-    for size in range(1, architecture.input_size):
+
+    def fits(size: int) -> bool:
         try:
-            _infer_shapes(architecture, 2, 1, size)
+            return bool(_infer_shapes(architecture, 2, in_channels, size))
         except InputTooSmall:
-            continue
-        return size
-    return architecture.input_size
+            return False
+
+    return 1 + bisect_left(range(1, architecture.input_size), True, key=fits)
 
 
 def tensor_shapes(placed: Iterable[Placed]) -> dict[str, Shape]:

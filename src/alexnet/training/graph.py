@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..device import Precision
+from ..model.network import are_watched
 
 
 def graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
     """The network's forward pass in training: the network itself, or a CUDA graph for batches of the shape of `views`.
 
-    The network is left as it is, for evaluation and for the last batch of an epoch, which is smaller.
+    The network is left as it is, for evaluation, for the last batch of an epoch, which is smaller, and for hooks.
     """
     if not views.is_cuda or os.environ.get("ALEXNET_CUDA_GRAPH") != "1":
         return network
@@ -26,7 +27,12 @@ def graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable
     casts = torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
     with casts, torch.random.fork_rng([views.device]):  # capturing draws dropout masks
         torch.cuda.make_graphed_callables(captured, (torch.empty_like(views),))
-    return lambda batch: captured(batch) if batch.shape == views.shape else network(batch)
+
+    def forward(batch: Tensor) -> Tensor:
+        replayable = batch.shape == views.shape and not are_watched(network.modules())  # a graph calls no hooks
+        return captured(batch) if replayable else network(batch)
+
+    return forward
 
 
 class _Captured(nn.Module):
