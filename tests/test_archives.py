@@ -71,7 +71,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_members_are_read_where_they_lie(tmp_path, form):
+def test_members_are_read_in_place(tmp_path, form):
     archive = archive_of(tmp_path, FORMS[form])
     assert contents(archive) == FILES and list(archive.names) == list(FILES)
     assert contents(archive_of(tmp_path, FORMS[form])) == FILES  # now from the list that was kept
@@ -90,7 +90,7 @@ def test_what_the_tar_command_writes(tmp_path):
     assert contents(Archive(tmp_path / "tree.tgz", tmp_path / "cache")) == FILES
 
 
-def test_a_tar_of_tars_is_as_folders(tmp_path):
+def test_tar_files_in_a_tar_file_are_folders(tmp_path):
     """As ILSVRC2012_img_train.tar is: a tar file for each class."""
     classes = {f"n{n:08}": {f"n{n:08}_{i}.JPEG": b"%d" % (n + i) * 600 for i in range(3)} for n in (1440764, 7, 9)}
     outer = tar_of({f"{name}.tar": tar_of(files, tarfile.GNU_FORMAT) for name, files in classes.items()})
@@ -100,15 +100,15 @@ def test_a_tar_of_tars_is_as_folders(tmp_path):
     assert contents(archive_of(tmp_path, twice)) == {"outer/inner.tar": tar_of(), "no.tar": b"words"}
 
 
-def test_a_process_is_sent_little(tmp_path):
+def test_little_is_pickled(tmp_path):
     archive = archive_of(tmp_path, zip_of({f"{n:0200}.jpg": b"%d" % n for n in range(500)}))
     sent = pickle.dumps((archive, archive.member(321)))
     assert len(sent) < 2000
-    program = "import pickle, sys; a, place = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.read(place))"
+    program = "import pickle, sys; a, start = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(a.read(start))"
     assert subprocess.run([sys.executable, "-c", program], input=sent, capture_output=True).stdout == b"321"
 
 
-def test_archives_are_known_by_their_content(tmp_path):
+def test_archives_are_detected_by_content(tmp_path):
     path = tmp_path / "picture.png"
     for content in (*FORMS.values(), zip_of({})):
         path.write_bytes(content)
@@ -120,7 +120,7 @@ def test_archives_are_known_by_their_content(tmp_path):
             Archive(path, tmp_path / "cache")
 
 
-def test_names_are_made_plain(tmp_path):
+def test_names_are_normalized(tmp_path):
     plain = {"./a//1.jpg": b"1", "a/./2.jpg": b"2"}
     for content in (tar_of(plain), zip_of(plain)):
         assert contents(archive_of(tmp_path, content)) == {"a/1.jpg": b"1", "a/2.jpg": b"2"}
@@ -131,12 +131,12 @@ def test_names_are_made_plain(tmp_path):
     assert archive_of(tmp_path, latin[:148] + checksum + latin[156:]).names == ("café.jpg",)
 
 
-def with_header(name, place, content):
+def with_header(name, start, content):
     """A zip file of a member, with some bytes of its entry in the directory at the end overwritten."""
-    whole = bytearray(zip_of({name: bytes(1000)}))
-    start = whole.index(b"PK\1\2") + place
-    whole[start : start + len(content)] = content
-    return bytes(whole)
+    intact = bytearray(zip_of({name: bytes(1000)}))
+    start = intact.index(b"PK\1\2") + start
+    intact[start : start + len(content)] = content
+    return bytes(intact)
 
 
 OUTSIDE = ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "C:/x.jpg", "c:x.jpg", "a\\x.jpg", "a/.."]
@@ -165,11 +165,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_not_safe_is_refused(tmp_path, what):
+def test_unsafe_archives_are_refused(tmp_path, what):
     content, words = REFUSED[what]
-    with pytest.raises(ValueError, match=words) as told:
+    with pytest.raises(ValueError, match=words) as caught:
         archive_of(tmp_path, content)
-    assert "some.archive" in str(told.value)
+    assert "some.archive" in str(caught.value)
     for compress in COMPRESSED.values() if what.startswith("tar") else ():
         with pytest.raises(ValueError, match=words):
             archive_of(tmp_path, compress(content))
@@ -177,19 +177,19 @@ def test_what_is_not_safe_is_refused(tmp_path, what):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_cut_short_anywhere_is_refused(tmp_path, form):
-    whole = FORMS[form]
+def test_truncated_archives_are_refused(tmp_path, form):
+    intact = FORMS[form]
     trailer = 1024 + 10240 if form.startswith("tar, ") else 1  # a tar file ends in zeros, of which one block is enough
-    for length in range(600 if form.startswith("tar, ") else 100, len(whole) - trailer, 97):
+    for length in range(600 if form.startswith("tar, ") else 100, len(intact) - trailer, 97):
         with pytest.raises(ValueError, match=r"some.archive (cannot be|is not an archive)"):
-            archive_of(tmp_path, whole[:length])
+            archive_of(tmp_path, intact[:length])
 
 
-def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
-    whole = bytearray(tar_of({f"{n}.jpg": b"x" for n in range(5)}))
-    whole[2 * 1024] ^= 1  # the name of the third; tarfile alone would list two and stop
+def test_a_damaged_header_is_not_mistaken_for_the_end(tmp_path):
+    intact = bytearray(tar_of({f"{n}.jpg": b"x" for n in range(5)}))
+    intact[2 * 1024] ^= 1  # the name of the third; tarfile alone would list two and stop
     with pytest.raises(ValueError, match="damaged or truncated at byte 2,048"):
-        archive_of(tmp_path, whole)
+        archive_of(tmp_path, intact)
     inner = tar_of({"1.jpg": b"x"})[:1024]  # without its end, it runs into the next one
     with pytest.raises(ValueError, match=r"truncated in 'b.tar'"):
         archive_of(tmp_path, tar_of({"a.tar": inner, "b.tar": inner}))
@@ -204,18 +204,18 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
         (b"?", "damaged or truncated at byte 1,024"),
     ],
 )
-def test_sizes_that_are_no_sizes(tmp_path, size, words):
-    whole = bytearray(tar_of({"a": b"x" * 512, "b": b"x" * 1024, "c": b"x"}))
-    whole[1024 + 124 : 1024 + 124 + len(size)] = size
-    whole[1024 + 148 : 1024 + 156] = b"%06o\0 " % (sum(whole[1024:1172]) + 8 * 32 + sum(whole[1180:1536]))
+def test_invalid_sizes(tmp_path, size, words):
+    intact = bytearray(tar_of({"a": b"x" * 512, "b": b"x" * 1024, "c": b"x"}))
+    intact[1024 + 124 : 1024 + 124 + len(size)] = size
+    intact[1024 + 148 : 1024 + 156] = b"%06o\0 " % (sum(intact[1024:1172]) + 8 * 32 + sum(intact[1180:1536]))
     with pytest.raises(ValueError, match=words):
-        archive_of(tmp_path, whole)
+        archive_of(tmp_path, intact)
 
 
-def test_a_header_is_not_taken_for_a_large_one(tmp_path):
-    whole = tar_of({"x" * 200_000: b"1"}, tarfile.GNU_FORMAT)
+def test_huge_headers_are_not_read(tmp_path):
+    intact = tar_of({"x" * 200_000: b"1"}, tarfile.GNU_FORMAT)
     with pytest.raises(ValueError, match="a header must have <= 65,536 bytes, got 200,192"):
-        archive_of(tmp_path, whole)
+        archive_of(tmp_path, intact)
 
 
 def test_listing_takes_little_memory(tmp_path):
@@ -229,19 +229,19 @@ def test_listing_takes_little_memory(tmp_path):
 
 def test_a_damaged_member_is_an_error_and_the_others_are_read(tmp_path):
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
-        whole = bytearray(zip_of({"a": b"first" * 20, "b": random.Random(0).randbytes(500)}, method))
-        whole[whole.index(b"PK\1\2") - 100] ^= 1
-        archive = archive_of(tmp_path, whole)
+        intact = bytearray(zip_of({"a": b"first" * 20, "b": random.Random(0).randbytes(500)}, method))
+        intact[intact.index(b"PK\1\2") - 100] ^= 1
+        archive = archive_of(tmp_path, intact)
         assert archive.read(archive.member(0)) == b"first" * 20
         with pytest.raises(ValueError, match=r"damaged or truncated at byte \d+ of \S+some.archive"):
             archive.read(archive.member(1))
 
 
 def test_a_member_is_not_inflated_beyond_its_size(tmp_path):
-    whole = bytearray(zip_of({"bomb": bytes(200_000_000)}))
-    entry = whole.index(b"PK\1\2")
-    whole[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
-    archive = archive_of(tmp_path, whole)
+    intact = bytearray(zip_of({"bomb": bytes(200_000_000)}))
+    entry = intact.index(b"PK\1\2")
+    intact[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
+    archive = archive_of(tmp_path, intact)
     tracemalloc.start()
     with pytest.raises(ValueError, match="damaged or truncated"):
         archive.read(archive.member(0))
@@ -271,18 +271,20 @@ def test_limits(tmp_path, monkeypatch):
         archive.read(archive.member(1))
 
 
-def test_a_compressed_one_is_unpacked_once_and_its_progress_told(tmp_path):
-    told = []
+def test_a_compressed_tar_file_is_decompressed_once_with_progress(tmp_path):
+    decompressed = []
 
-    def progress(counts, total):
+    def track(counts, total):
         for count in counts:
-            told.append((count, total))
+            decompressed.append((count, total))
             yield count
 
     (tmp_path / "a.tgz").write_bytes(content := gzip.compress(tar_of({"a": random.Random(0).randbytes(5_000_000)})))
     for _ in range(2):
-        Archive(tmp_path / "a.tgz", tmp_path / "cache", progress)
-        assert sum(count for count, _ in told) == len(content) and {total for _, total in told} == {len(content)}
+        Archive(tmp_path / "a.tgz", tmp_path / "cache", track)
+        assert sum(count for count, _ in decompressed) == len(content) and {total for _, total in decompressed} == {
+            len(content)
+        }
     before = Archive(tmp_path / "a.tgz", tmp_path / "cache").fingerprint
     (tmp_path / "a.tgz").write_bytes(gzip.compress(tar_of({"b": b"1"})))
     after = Archive(tmp_path / "a.tgz", tmp_path / "cache")
@@ -293,7 +295,7 @@ def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path, must_end
     """2,000 archives with bytes overwritten, cut out, doubled or cut off: read, or refused by a ValueError."""
     draw = random.Random(2012)
     small = {"a/1.jpg": b"one" * 40, "b/2.jpg": b"two", f"{LONG}/3.jpg": b"3"}
-    whole = [
+    intact = [
         tar_of(small)[:6144],
         tar_of(small, tarfile.GNU_FORMAT)[:6144],
         tar_of({"a.tar": tar_of(small)[:6144], "b": b"1"}),
@@ -303,14 +305,14 @@ def test_damage_of_every_kind_is_an_error_that_names_the_file(tmp_path, must_end
     ]
     outcomes = {"read": 0, "refused": 0}
     for number in range(2000):
-        content = bytearray(whole[number % len(whole)])
+        content = bytearray(intact[number % len(intact)])
         for _ in range(draw.choice((1, 1, 2, 8))):
-            place = draw.randrange(len(content))
+            start = draw.randrange(len(content))
             span = draw.choice((1, 1, 4, 100))
-            content[place : place + span] = draw.choice(
+            content[start : start + span] = draw.choice(
                 (
                     *(bytes([draw.randrange(256)]), draw.randbytes(span), b"\xff" * span, b"\0" * span, b"7" * span),
-                    *(b"", bytes(content[place : place + span]) * 2),
+                    *(b"", bytes(content[start : start + span]) * 2),
                 )
             )
         if number % 2 and content[257:262] == b"ustar":  # a checksum that hides the damage

@@ -1,4 +1,4 @@
-"""`alexnet check`: every trouble that it promises to find, made on purpose."""
+"""`alexnet check`: every problem that it promises to find, made on purpose."""
 
 import json
 import shutil
@@ -13,16 +13,16 @@ from alexnet.data.check import check_source
 from alexnet.data.sources.detection import detect_source, open_source
 
 
-def found_in(root, side=16, **settings):
-    """Findings by their first words, without their numbers."""
+def findings_in(root, side=16, **settings):
+    """Findings by their text."""
     return {finding.text: finding for finding in check_source(detect_source(root), side, **settings).findings}
 
 
-def finding(root, words, **settings):
-    """The one finding that has these words in it."""
-    found = [each for text, each in found_in(root, **settings).items() if words in text]
-    assert len(found) == 1, found_in(root, **settings)
-    return found[0]
+def find_one(root, words, **settings):
+    """The one finding whose text contains the words."""
+    matching = [each for text, each in findings_in(root, **settings).items() if words in text]
+    assert len(matching) == 1, findings_in(root, **settings)
+    return matching[0]
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def picture(mode="RGB", size=(40, 36), seed=0):
     return Image.fromarray(pixels).convert(mode)
 
 
-def test_nothing_is_found_where_nothing_is_wrong(clean, capsys):
-    assert found_in(clean) == {}
+def test_a_clean_data_set_has_no_findings(clean, capsys):
+    assert findings_in(clean) == {}
     main(["check", str(clean)])
     printed = capsys.readouterr().out
     assert "all images checked; nothing found" in printed and "CLASS/IMAGE" in printed
@@ -77,45 +77,45 @@ ODD = {
 
 
 @pytest.mark.parametrize("words", ODD)
-def test_odd_images_are_counted_and_named(clean, words):
+def test_unusual_images_are_counted_and_named(clean, words):
     if words == "transparent (":
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (36, 40, 4), dtype=np.uint8)).save(
             clean / "red" / "a.png"
         )
     else:
         ODD[words](clean / "red")
-    said = finding(clean, words)
-    assert said.text.startswith("1 image: ") and said.examples[0].startswith("red/")
-    assert said.level == ("warning" if words == "blank (" else "note")
+    finding = find_one(clean, words)
+    assert finding.text.startswith("1 image: ") and finding.examples[0].startswith("red/")
+    assert finding.level == ("warning" if words == "blank (" else "note")
     new = [name for name in open_source(clean).names if not name.rpartition("/")[2][:2].isdigit()]
-    assert said.examples[0].split(" is ")[0] in new
+    assert finding.examples[0].split(" is ")[0] in new
 
 
 def test_broken_and_empty_files(clean, capsys):
     (clean / "red" / "00.png").write_bytes(b"")
-    said = finding(clean, "cannot be read")
-    assert said.level == "warning" and "1 image cannot be read (1 of size 0)" in said.text
-    assert said.examples[0].startswith("red/00.png: ")
+    finding = find_one(clean, "cannot be read")
+    assert finding.level == "warning" and "1 image cannot be read (1 of size 0)" in finding.text
+    assert finding.examples[0].startswith("red/00.png: ")
     for number in range(1, 4):
         (clean / "blue" / f"{number:02}.png").write_bytes((clean / "blue" / f"{number:02}.png").read_bytes()[:300])
-    said = finding(clean, "cannot be read")
-    assert said.level == "error" and said.text.startswith("4 images") and len(said.examples) == 4
+    finding = find_one(clean, "cannot be read")
+    assert finding.level == "error" and finding.text.startswith("4 images") and len(finding.examples) == 4
     with pytest.raises(SystemExit) as ended:
         main(["check", str(clean)])
     assert ended.value.code == 1 and "error: 4 images cannot be read" in capsys.readouterr().out
-    assert finding(clean, "cannot be read", brief=True).level == "warning"  # packing counts them all
+    assert find_one(clean, "cannot be read", brief=True).level == "warning"  # packing counts them all
 
 
-def test_pictures_that_are_there_twice(split_folder, tmp_path):
+def test_duplicate_images(split_folder, tmp_path):
     here = split_folder
     shutil.copy(here / "train" / "red" / "00.png", here / "train" / "red" / "again.png")
     shutil.copy(here / "train" / "red" / "01.png", here / "val" / "red" / "leak.png")
     shutil.copy(here / "train" / "red" / "02.png", here / "train" / "blue" / "contradiction.png")
-    assert finding(here, "3 duplicate images").level == "note"
-    across = finding(here, "in two splits")
+    assert find_one(here, "3 duplicate images").level == "note"
+    across = find_one(here, "in two splits")
     assert across.level == "warning"
     assert across.examples == ("val/red/leak.png and train/red/01.png are in val and train",)
-    contradictory = finding(here, "in two classes")
+    contradictory = find_one(here, "in two classes")
     assert contradictory.examples == ("train/blue/contradiction.png and train/red/02.png are blue and red",)
     source = detect_source(here)
     dropped = {source.names[number] for number in check_source(source, 16).dropped}
@@ -139,23 +139,23 @@ def test_fix_writes_a_list_that_is_trained_on_and_leaves_the_images_alone(split_
     assert (tmp_path / "run" / "split.csv").read_text().count("\n") == 75 + 1 - 2 + 1
 
 
-def test_uneven_classes_and_the_baseline(clean):
+def test_class_imbalance_and_the_baseline(clean):
     for number in range(1, 20):
         (clean / "red" / f"{number:02}.png").unlink()
-    said = finding(
+    finding = find_one(
         clean, "class imbalance: blue has 16 training images, red 1; always predicting the former is 48% right"
     )
-    assert said.level == "warning"
+    assert finding.level == "warning"
     assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% right by always predicting blue"
 
 
-def test_classes_that_a_split_lacks_or_has_alone(split_folder, capsys):
+def test_classes_that_only_some_splits_have(split_folder, capsys):
     shutil.rmtree(split_folder / "val" / "red")
-    said = finding(split_folder, "1 class without val images")
-    assert said.examples == ("red",) and said.level == "warning"
+    finding = find_one(split_folder, "1 class without val images")
+    assert finding.examples == ("red",) and finding.level == "warning"
     (split_folder / "val" / "violet").mkdir()
     shutil.copy(split_folder / "train" / "red" / "00.png", split_folder / "val" / "violet")
-    assert finding(split_folder, "colors/val/violet is not a class of train/").level == "error"
+    assert find_one(split_folder, "colors/val/violet is not a class of train/").level == "error"
     with pytest.raises(SystemExit):
         main(["train", str(split_folder)])
     assert "violet is not a class of train/, which has blue, green, red" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_strict_makes_warnings_count(clean):
         main(["check", str(clean), "--strict"])
 
 
-def test_train_says_beforehand_what_is_wrong(clean, tmp_path, capsys):
+def test_train_warns_before_it_starts(clean, tmp_path, capsys):
     for number in range(1, 20):
         (clean / "red" / f"{number:02}.png").unlink()
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]

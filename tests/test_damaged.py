@@ -1,6 +1,6 @@
-"""More than 10,000 damaged images, archives, files of labels and of arrays: read, left out by name, or refused by name.
+"""More than 10,000 damaged images, archives, label files and arrays: read, or skipped or refused by name.
 
-Everything is drawn from seeds, so a failure comes again. ALEXNET_DAMAGE multiplies the number of cases.
+Everything is drawn from seeds, so failures are reproducible. ALEXNET_DAMAGE multiplies the number of cases.
 """
 
 import gzip
@@ -40,8 +40,8 @@ def cases(count):
     """A test that is given how many cases to run, and returns how many it ran."""
 
     def mark(test):
-        def counted(place):
-            assert test(place, count * TIMES) == count * TIMES
+        def counted(root):
+            assert test(root, count * TIMES) == count * TIMES
 
         counted.__name__, counted.__doc__ = test.__name__, test.__doc__
         CASES[test.__name__] = count
@@ -54,7 +54,7 @@ def test_there_are_ten_thousand_cases():
     assert sum(CASES.values()) >= 10_000
 
 
-# What is whole: made on the spot, small, of every kind that is read.
+# Intact data: small, made here, of every kind that is read.
 
 
 def picture(draw, mode="RGB", size=(24, 20)):
@@ -71,7 +71,7 @@ def image_of(format, mode="RGB", frames=1, seed=0, **options):
     return buffer.getvalue()
 
 
-def whole_images():
+def intact_images():
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (20, 24), np.uint16))
@@ -79,7 +79,7 @@ def whole_images():
     for suffix, buffer in buffers.items():
         deep.save(buffer, {"png": "PNG", "tif": "TIFF", "pgm": "PPM"}[suffix])
     compressions = (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
-    made = [
+    images = [
         *(("jpg", image_of("JPEG", exif=exif)), ("jpg", image_of("JPEG", progressive=True))),
         *(("jpg", image_of("JPEG", "L")), ("jpg", image_of("JPEG", "CMYK")), ("jpg", image_of("MPO", frames=2))),
         *(("png", image_of("PNG", mode)) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
@@ -94,16 +94,16 @@ def whole_images():
         ("ppm", b"P3 2 2 255\n255 0 0  0 255 0\n0 0 255  9 9 9\n"),
     ]
     if features.check("webp"):
-        made += [
+        images += [
             ("webp", image_of("WEBP")),
             ("webp", image_of("WEBP", lossless=True)),
             ("webp", image_of("WEBP", frames=3)),
         ]
     if features.check("jpg_2000"):
-        made += [("jp2", image_of("JPEG2000")), ("j2k", image_of("JPEG2000", no_jp2=True))]
+        images += [("jp2", image_of("JPEG2000")), ("j2k", image_of("JPEG2000", no_jp2=True))]
     if features.check("avif"):
-        made += [("avif", image_of("AVIF"))]
-    return made
+        images += [("avif", image_of("AVIF"))]
+    return images
 
 
 def chunk(kind, content):
@@ -122,10 +122,10 @@ def interlaced(draw):
 
 
 def damaged(content, draw, others=(b"",), tokens=()):
-    """Some bytes, damaged in one to three places."""
+    """The content, damaged in one to three positions."""
     content = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 3))):
-        place = draw.randrange(len(content) + 1) if draw.random() < 0.6 else draw.randrange(min(len(content), 64) + 1)
+        start = draw.randrange(len(content) + 1) if draw.random() < 0.6 else draw.randrange(min(len(content), 64) + 1)
         span = draw.choice((1, 2, 4, 16, 200))
         what = draw.choice(
             ("flip", "cut", "splice", "double", "length", "zeros", "noise", "drop", *["token"] * 4)[
@@ -133,25 +133,25 @@ def damaged(content, draw, others=(b"",), tokens=()):
             ]
         )
         if what == "flip" and content:
-            content[place % len(content)] ^= 1 << draw.randrange(8)
+            content[start % len(content)] ^= 1 << draw.randrange(8)
         elif what == "cut":
-            del content[place:]
+            del content[start:]
         elif what == "splice":
             other = draw.choice(others)
-            content[place:] = other[draw.randrange(len(other) + 1) :]
+            content[start:] = other[draw.randrange(len(other) + 1) :]
         elif what == "double":
-            content[place:place] = content[place : place + span] * draw.choice((1, 1, 50))
+            content[start:start] = content[start : start + span] * draw.choice((1, 1, 50))
         elif what == "length":
             number = draw.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, draw.randrange(2**32)))
-            content[place : place + 4] = number.to_bytes(4, draw.choice(("big", "little")))
+            content[start : start + 4] = number.to_bytes(4, draw.choice(("big", "little")))
         elif what == "zeros":
-            content[place : place + span] = bytes(span)
+            content[start : start + span] = bytes(span)
         elif what == "noise":
-            content[place : place + span] = draw.randbytes(span)
+            content[start : start + span] = draw.randbytes(span)
         elif what == "drop":
-            del content[place : place + span]
+            del content[start : start + span]
         elif what == "token":
-            content[place : place + draw.choice((0, 0, 1, 4))] = draw.choice(tokens)
+            content[start : start + draw.choice((0, 0, 1, 4))] = draw.choice(tokens)
     return bytes(content)
 
 
@@ -159,31 +159,31 @@ def damaged(content, draw, others=(b"",), tokens=()):
 
 
 def state_of(folder):
-    """Every file below a folder, with a hash of what it holds."""
-    found = {}
+    """The hash of every file below a folder."""
+    state = {}
     for above, _, files in os.walk(folder):
         for file in files:
             path = os.path.join(above, file)
             with open(path, "rb") as opened:
-                found[path] = hashlib.sha256(opened.read()).hexdigest()
-    return found
+                state[path] = hashlib.sha256(opened.read()).hexdigest()
+    return state
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, must_end):
-    """A folder for the data. Beside it, and where the program runs, nothing may be written."""
+def root(tmp_path, monkeypatch, must_end):
+    """A folder for the data; nothing must be written beside it or to the current folder."""
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "place").mkdir()
+    (tmp_path / "root").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(writing, "MAX_UNREADABLE", 1.0)
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what it mends by itself
-        yield tmp_path / "place"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "place"]
+        yield tmp_path / "root"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "root"]
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
 class Outcomes:
-    """How many cases were read, in full or in part, and how many refused."""
+    """How many cases were read, at least in part, and how many were refused."""
 
     def __init__(self):
         self.read = self.refused = 0
@@ -192,56 +192,58 @@ class Outcomes:
     def count(self):
         return self.read + self.refused
 
-    def of(self, place, names, note):
-        """Recognise, look at and pack a place of few images; an error must name it, or one of `names` in it."""
-        before = state_of(place if place.is_dir() else place.parent)
+    def of(self, root, names, note):
+        """Recognise, look at and pack a root of few images; an error must name it, or one of `names` in it."""
+        before = state_of(root if root.is_dir() else root.parent)
         try:
-            source = detect_source(place)
-            found = check_source(source, 8, PackOptions(workers=1))
-            assert found.checked == len(source) == len(source.names) == len(source.labels)
+            source = detect_source(root)
+            report = check_source(source, 8, PackOptions(workers=1))
+            assert report.checked == len(source) == len(source.names) == len(source.labels)
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
             source.raise_errors()
             packed = make_pack(source, 8, options=PackOptions(workers=1))
             assert all(reason for reason in packed.unreadable.values()) and len(packed.names) == len(source)
             self.read += 1
         except ValueError as error:
-            told = str(error)
-            assert any(name in told for name in (place.name, place.name.split(".")[0], *names)), (note, told[:300])
-            assert len(told) < LONGEST_MESSAGE, (note, told[:300])
-            assert not isinstance(error, UnicodeError), (note, told[:300])
+            message = str(error)
+            assert any(name in message for name in (root.name, root.name.split(".")[0], *names)), (note, message[:300])
+            assert len(message) < LONGEST_MESSAGE, (note, message[:300])
+            assert not isinstance(error, UnicodeError), (note, message[:300])
             self.refused += 1
         except BaseException as error:
             raise AssertionError(f"{note}: {error!r:.300}") from error
-        assert state_of(place if place.is_dir() else place.parent) == before, note
+        assert state_of(root if root.is_dir() else root.parent) == before, note
 
 
 @cases(6000)
-def test_images(place, count):
-    """Each is decoded or left out with a reason, by check and by pack alike, in processes that may die."""
-    draw, whole = random.Random(2012), whole_images()
-    contents = [content for _, content in whole]
+def test_images(root, count):
+    """Each is decoded or skipped with a reason, by check and by pack alike, in processes that may crash."""
+    draw, intact = random.Random(2012), intact_images()
+    contents = [content for _, content in intact]
     for number in range(count):
-        suffix, content = whole[number % len(whole)]
-        path = place / f"class {number % 3}" / f"{number:06}.{suffix}"
+        suffix, content = intact[number % len(intact)]
+        path = root / f"class {number % 3}" / f"{number:06}.{suffix}"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(damaged(content, draw, contents))
-    before = state_of(place)
-    source = detect_source(place)
+    before = state_of(root)
+    source = detect_source(root)
     looked = check_source(source, 16)
     packed = make_pack(source, 16)
     assert len(source) * 0.2 < len(packed.unreadable) < len(source) * 0.9
     assert all(isinstance(reason, str) and reason for reason in packed.unreadable.values())
-    (said,) = (finding for finding in looked.findings if "cannot be read" in finding.text)
-    assert all(any(name in example for name in source.names) for example in said.examples[:1])
+    (unreadable,) = (finding for finding in looked.findings if "cannot be read" in finding.text)
+    assert all(any(name in example for name in source.names) for example in unreadable.examples[:1])
     read = np.setdiff1d(np.arange(len(source)), list(packed.unreadable))
     assert set(packed.splits[read].tolist()) <= {0, 1, 2} and packed.images[read].any((1, 2, 3)).mean() > 0.5
-    assert state_of(place) == before
+    assert state_of(root) == before
     return len(source)
 
 
-def classes_of_images(draw, whole):
+def classes_of_images(draw, intact):
     return {
-        f"{name}/{n}.{whole[n][0]}": whole[n][1] for name in ("cat", "dog") for n in draw.sample(range(len(whole)), 2)
+        f"{name}/{n}.{intact[n][0]}": intact[n][1]
+        for name in ("cat", "dog")
+        for n in draw.sample(range(len(intact)), 2)
     }
 
 
@@ -264,16 +266,16 @@ def zip_of(files):
 
 
 @cases(1500)
-def test_archives(place, count):
+def test_archives(root, count):
     draw, outcomes = random.Random(1), Outcomes()
-    small = [(suffix, content) for suffix, content in whole_images() if len(content) < 1500]
+    small = [(suffix, content) for suffix, content in intact_images() if len(content) < 1500]
     files = classes_of_images(draw, small) | {"labels.csv": b"image,label\ncat/1.png,cat\n"}
-    whole = {"zip": zip_of(files), "tar": tar_of(files), "tar.gz": gzip.compress(tar_of(files))}
-    whole["tars.tar"] = tar_of({f"{name}.tar": tar_of(files) for name in ("cat", "dog")})
+    intact = {"zip": zip_of(files), "tar": tar_of(files), "tar.gz": gzip.compress(tar_of(files))}
+    intact["tars.tar"] = tar_of({f"{name}.tar": tar_of(files) for name in ("cat", "dog")})
     for number in range(count):
-        suffix = list(whole)[number % len(whole)]
-        path = place / f"some-{number}.{suffix}"
-        path.write_bytes(damaged(whole[suffix], draw, list(whole.values())))
+        suffix = list(intact)[number % len(intact)]
+        path = root / f"some-{number}.{suffix}"
+        path.write_bytes(damaged(intact[suffix], draw, list(intact.values())))
         outcomes.of(path, (), f"archive {number}")
         path.unlink()
     assert outcomes.read > 20 and outcomes.refused > 100
@@ -383,26 +385,26 @@ INDEX_FILES = {
 }
 
 
-def write_flat(place):
+def write_flat(root):
     for n in range(6):
-        (place / f"{n}.png").write_bytes(image_of("PNG", seed=n))
+        (root / f"{n}.png").write_bytes(image_of("PNG", seed=n))
 
 
 @cases(2500)
-def test_files_of_labels(place, count):
+def test_label_files(root, count):
     """Beside a folder's images, with and without a file that gives an index to each class."""
-    draw, outcomes, whole = random.Random(2), Outcomes(), label_files()
-    whole_bytes = {name: text.encode() for name, text in (whole | INDEX_FILES).items()}
-    flat = place / "flat"
+    draw, outcomes, intact = random.Random(2), Outcomes(), label_files()
+    intact_bytes = {name: text.encode() for name, text in (intact | INDEX_FILES).items()}
+    flat = root / "flat"
     flat.mkdir()
     write_flat(flat)
     for number in range(count):
-        name = draw.choice(list(whole_bytes))
-        written = {name: damaged(whole_bytes[name], draw, list(whole_bytes.values()), TOKENS)}
+        name = draw.choice(list(intact_bytes))
+        written = {name: damaged(intact_bytes[name], draw, list(intact_bytes.values()), TOKENS)}
         if name in INDEX_FILES:
-            written["labels.txt"] = whole_bytes["labels.txt"]
+            written["labels.txt"] = intact_bytes["labels.txt"]
         elif draw.random() < 0.3:
-            written |= {draw.choice(list(INDEX_FILES)): whole_bytes["classes.txt"]}
+            written |= {draw.choice(list(INDEX_FILES)): intact_bytes["classes.txt"]}
         for file, content in written.items():
             (flat / file).write_bytes(content)
         outcomes.of(flat, written, f"labels {number} {name}")
@@ -413,17 +415,17 @@ def test_files_of_labels(place, count):
 
 
 @cases(800)
-def test_lists(place, count):
-    """Given as such; what they name is read from the folder they are in, or from wherever they say."""
+def test_lists(root, count):
+    """Given as the data set; their images are in the same folder, or where the list says."""
     draw, outcomes = random.Random(3), Outcomes()
-    write_flat(place)
-    whole = {name: text.encode() for name, text in label_files().items()}
-    whole["chosen.csv"] = f"# images of {place}\n".encode() + whole["labels.csv"]
+    write_flat(root)
+    intact = {name: text.encode() for name, text in label_files().items()}
+    intact["chosen.csv"] = f"# images of {root}\n".encode() + intact["labels.csv"]
     for number in range(count):
-        name = draw.choice(list(whole))
-        path = place / name
-        path.write_bytes(damaged(whole[name], draw, list(whole.values()), TOKENS))
-        outcomes.of(path, [place.name], f"list {number} {name}")
+        name = draw.choice(list(intact))
+        path = root / name
+        path.write_bytes(damaged(intact[name], draw, list(intact.values()), TOKENS))
+        outcomes.of(path, [root.name], f"list {number} {name}")
         path.unlink()
     assert min(outcomes.read, outcomes.refused) > 50
     return outcomes.count
@@ -445,26 +447,26 @@ def cifar_python(draw):
     return {name: batch() for name in names} | {"batches.meta": meta}
 
 
-def of_files(place, whole, count, seed, damage=damaged, tokens=()):
+def of_files(root, intact, count, seed, damage=damaged, tokens=()):
     draw, outcomes = random.Random(seed), Outcomes()
-    for name, content in whole.items():
-        (place / name).write_bytes(content)
+    for name, content in intact.items():
+        (root / name).write_bytes(content)
     for number in range(count):
-        name = draw.choice(list(whole))
-        (place / name).write_bytes(damage(whole[name], draw, list(whole.values()), tokens))
-        outcomes.of(place, [*whole], f"{name} {number}")
-        (place / name).write_bytes(whole[name])
+        name = draw.choice(list(intact))
+        (root / name).write_bytes(damage(intact[name], draw, list(intact.values()), tokens))
+        outcomes.of(root, [*intact], f"{name} {number}")
+        (root / name).write_bytes(intact[name])
     assert min(outcomes.read, outcomes.refused) > count / 50, vars(outcomes)
     return outcomes.count
 
 
 @cases(500)
-def test_binary_files_of_cifar(place, count):
-    return of_files(place, cifar_binary(random.Random(4)), count, 4)
+def test_binary_files_of_cifar(root, count):
+    return of_files(root, cifar_binary(random.Random(4)), count, 4)
 
 
 @cases(500)
-def test_pickles_of_cifar(place, count):
+def test_pickles_of_cifar(root, count):
     def damage(content, draw, others, tokens):
         edge = 200 if draw.random() < 0.8 else len(content)  # the program, rather than the pixels
         return damaged(content[:edge], draw, others, tokens) + content[edge:]
@@ -493,20 +495,20 @@ def test_pickles_of_cifar(place, count):
         b"\x82\x01",
         b"Pid\n",
     ]
-    return of_files(place, cifar_python(random.Random(5)), count, 5, damage, tokens)
+    return of_files(root, cifar_python(random.Random(5)), count, 5, damage, tokens)
 
 
 @cases(800)
-def test_idx_files(place, count):
+def test_idx_files(root, count):
     draw = random.Random(6)
-    whole = {}
+    intact = {}
     for split in ("train", "t10k"):
         images = bytes((0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0, 0, 4)) + draw.randbytes(6 * 5 * 4)
         labels = bytes((0, 0, 8, 1, 0, 0, 0, 6)) + bytes((0, 1, 2, 0, 1, 2))
         packed = gzip.compress if split == "t10k" else bytes
         end = ".gz" if split == "t10k" else ""
-        whole |= {f"{split}-images-idx3-ubyte{end}": packed(images), f"{split}-labels-idx1-ubyte{end}": packed(labels)}
-    return of_files(place, whole | {"classes.txt": b"a\nb\nc\n"}, count, 6)
+        intact |= {f"{split}-images-idx3-ubyte{end}": packed(images), f"{split}-labels-idx1-ubyte{end}": packed(labels)}
+    return of_files(root, intact | {"classes.txt": b"a\nb\nc\n"}, count, 6)
 
 
 # What chance does not find.
@@ -519,17 +521,17 @@ resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 from alexnet.data import check
 from alexnet.data.sources.detection import detect_source
 check.EXAMPLES = 10
-for place in sys.argv[2:]:
+for root in sys.argv[2:]:
     try:
-        found = check.check_source(detect_source(place), 8, check.PackOptions(workers=1)).findings
-        print(*(f"{finding.text} {finding.examples}" for finding in found))
+        findings = check.check_source(detect_source(root), 8, check.PackOptions(workers=1)).findings
+        print(*(f"{finding.text} {finding.examples}" for finding in findings))
     except ValueError as error:
         print(str(error).replace("\\n", " "))
 """
 
 
 def looked_at(*places):
-    """What is said of each place, in a line, by a process with little memory."""
+    """What a process with little memory says about each data set, in a line."""
     command = [sys.executable, "-W", "ignore", "-c", LOOK, str(BOUND), *map(str, places)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}
@@ -564,7 +566,7 @@ needs_limits = pytest.mark.skipif(sys.platform != "linux", reason="memory is lim
 
 
 @needs_limits
-def test_pictures_that_claim_to_be_huge(place):
+def test_images_that_claim_to_be_huge(root):
     bomb = zlib.compress(bytes(300_000_000))
     huge = {
         "side.png": png_of(50_000, 50_000),
@@ -577,12 +579,12 @@ def test_pictures_that_claim_to_be_huge(place):
         "side.ppm": b"P6 60000 60000 255\n",
     }
     for name in ("cat", "dog"):
-        (place / name).mkdir()
-        (place / name / "0.png").write_bytes(image_of("PNG", seed=len(name) + ord(name[0])))
+        (root / name).mkdir()
+        (root / name / "0.png").write_bytes(image_of("PNG", seed=len(name) + ord(name[0])))
     for name, content in huge.items():
-        (place / "cat" / name).write_bytes(content)
-    (told,) = looked_at(place)
-    assert all(f"cat/{name}: " in told for name in huge), told
+        (root / "cat" / name).write_bytes(content)
+    (message,) = looked_at(root)
+    assert all(f"cat/{name}: " in message for name in huge), message
 
 
 HOSTILE_LABELS = [
@@ -610,24 +612,24 @@ HOSTILE_LABELS = [
 
 
 @needs_limits
-def test_hostile_files_of_labels(place):
+def test_hostile_label_files(root):
     for number, (name, content, _) in enumerate(HOSTILE_LABELS):
-        (place / str(number)).mkdir()
-        write_flat(place / str(number))
-        (place / str(number) / name).write_bytes(content)
-    (place / "10" / "labels.txt").write_bytes(b"0.png 0\n1.png 1\n")
-    told = looked_at(*(place / str(number) for number in range(len(HOSTILE_LABELS))))
-    for (name, content, words), line in zip(HOSTILE_LABELS, told, strict=True):
+        (root / str(number)).mkdir()
+        write_flat(root / str(number))
+        (root / str(number) / name).write_bytes(content)
+    (root / "10" / "labels.txt").write_bytes(b"0.png 0\n1.png 1\n")
+    message = looked_at(*(root / str(number) for number in range(len(HOSTILE_LABELS))))
+    for (name, content, words), line in zip(HOSTILE_LABELS, message, strict=True):
         assert words in line, (name, content[:40])
 
 
-def test_an_index_of_a_class_below_zero(place):
+def test_negative_class_indices(root):
     for split, label in (("train", "cat"), ("train", "dog"), ("val", -2), ("val", -(10**30))):
-        (place / split).mkdir(exist_ok=True)
-        (place / split / f"{label}.png").write_bytes(image_of("PNG"))
-        with (place / f"{split}.jsonl").open("a") as file:
+        (root / split).mkdir(exist_ok=True)
+        (root / split / f"{label}.png").write_bytes(image_of("PNG"))
+        with (root / f"{split}.jsonl").open("a") as file:
             file.write(json.dumps({"image": f"{label}.png", "label": label}) + "\n")
-    source = detect_source(place)
+    source = detect_source(root)
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [0, 1]
     assert sorted(finding.text.split("/")[2][:5] for finding in source.findings) == ["-1000", "-2 is"]
 
@@ -644,35 +646,35 @@ HOSTILE_PICKLES = [
 
 
 @needs_limits
-def test_hostile_pickles(place):
+def test_hostile_pickles(root):
     for number, program in enumerate(HOSTILE_PICKLES):
-        (place / str(number)).mkdir()
+        (root / str(number)).mkdir()
         for name, content in cifar_python(random.Random(7)).items():
-            (place / str(number) / name).write_bytes(content)
-        (place / str(number) / "data_batch_3").write_bytes(program)
-    for number, line in enumerate(looked_at(*(place / str(number) for number in range(len(HOSTILE_PICKLES))))):
+            (root / str(number) / name).write_bytes(content)
+        (root / str(number) / "data_batch_3").write_bytes(program)
+    for number, line in enumerate(looked_at(*(root / str(number) for number in range(len(HOSTILE_PICKLES))))):
         assert f"{number}/data_batch_3 cannot be read as a file of CIFAR-10: " in line
 
 
-def test_an_idx_file_that_unpacks_to_more_than_it_may(place, monkeypatch):
+def test_an_idx_file_that_expands_beyond_the_limit(root, monkeypatch):
     monkeypatch.setattr(idx, "MAX_BYTES", 10_000_000)
-    (place / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + bytes(200_000_000), 1))
-    (place / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, 1, 0)))
+    (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + bytes(200_000_000), 1))
+    (root / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1, 0, 0, 0, 1, 0)))
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.gz or .* it expands to more than 10,000,000 bytes"):
-        detect_source(place)
+        detect_source(root)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40_000_000
 
 
 @pytest.fixture
-def classes(place):
+def classes(root):
     for number in range(8):
-        path = place / ("cat", "dog")[number % 2] / f"{number}.png"
+        path = root / ("cat", "dog")[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(image_of("PNG", seed=number))
-    return place
+    return root
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links, pipes and devices as Unix has them")
@@ -694,7 +696,7 @@ def test_links_pipes_and_devices(classes):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links as Unix has them")
-def test_folders_without_end(classes):
+def test_endless_folders(classes):
     deep = classes / "dog"
     for _ in range(700):
         deep = deep / "d"
@@ -711,7 +713,7 @@ def test_folders_without_end(classes):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
-def test_what_may_not_be_read(classes):
+def test_files_without_permission(classes):
     (classes / "cat" / "0.png").chmod(0)
     assert ["Permission denied" in reason for reason in make_pack(detect_source(classes), 8).unreadable.values()] == [
         True
@@ -724,7 +726,7 @@ def test_what_may_not_be_read(classes):
         (classes / "cat").chmod(0o755)
 
 
-def test_a_file_that_goes_between_listing_and_reading(classes):
+def test_a_file_removed_between_listing_and_reading(classes):
     source = detect_source(classes)
     (classes / source.names[3]).unlink()
     assert "No such file" in make_pack(source, 8).unreadable[3]
@@ -746,7 +748,7 @@ def test_names_of_any_bytes(classes):
     for file in ("split.csv", "left_out.csv"):
         (classes / file).unlink()
     os.rename(classes / "cat", os.fsencode(classes) + b"/c\xffat")
-    with pytest.raises(ValueError, match=r"place: the name of folder b'c\\xffat' is not UTF-8; rename the folder"):
+    with pytest.raises(ValueError, match=r"root: the name of folder b'c\\xffat' is not UTF-8; rename the folder"):
         detect_source(classes).raise_errors()
 
 
@@ -764,10 +766,10 @@ def test_long_names(classes):
     assert len(make_pack(detect_source(classes / f"{'é' * 120}.zip"), 8).labels) == 4
 
 
-def test_places_that_are_none(place, monkeypatch):
-    (place / "self.csv").write_text(f"# images of {place}/self.csv\nimage,label\na.png,cat\n")
+def test_paths_that_are_not_a_data_set(root, monkeypatch):
+    (root / "self.csv").write_text(f"# images of {root}/self.csv\nimage,label\na.png,cat\n")
     with pytest.raises(ValueError, match=r"self.csv is a list of images of itself"):
-        detect_source(place / "self.csv")
-    for name in ("~nobody-of-that-name", "x" * 5000, "a\0b", place / "self.csv" / "b"):
+        detect_source(root / "self.csv")
+    for name in ("~nobody-of-that-name", "x" * 5000, "a\0b", root / "self.csv" / "b"):
         with pytest.raises(ValueError, match=r"cannot be read|does not exist"):
             detect_source(name)

@@ -35,7 +35,7 @@ def test_a_folder_with_splits_keeps_them(split_folder):
         assert np.abs(packed.images[number].mean((0, 1)) - expected).max() < 12
 
 
-def test_a_folder_of_classes_is_split_by_class_and_always_alike(folder):
+def test_a_folder_of_classes_is_split_by_class_and_reproducibly(folder):
     source = open_source(folder)
     counts = Counter(zip(source.labels, splits_of(source), strict=True))
     assert counts == {(label, split): n for label in range(3) for split, n in (("train", 16), ("val", 2), ("test", 2))}
@@ -55,7 +55,7 @@ def test_a_new_class_does_not_move_the_others(folder):
     assert after["amber/1.png"] == "train"
 
 
-def test_shares_of_the_split():
+def test_fractions_held_out():
     labels = np.array([0] * 1000 + [1] * 10 + [2] * 2)
     names = [str(n) for n in range(1012)]
     splits = hold_out(names, labels, np.zeros(1012, np.uint8), 0)
@@ -64,7 +64,7 @@ def test_shares_of_the_split():
     assert splits[1010:].tolist() == [0, 0]
 
 
-def test_train_and_test_alone_give_val_from_train(split_folder):
+def test_a_missing_val_is_held_out_from_train(split_folder):
     import shutil
 
     shutil.rmtree(split_folder / "val")
@@ -92,7 +92,7 @@ def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
         Classifier("small").fit(split_folder, verbose=False)
 
 
-def test_what_is_no_data_set_is_named(tmp_path, split_folder):
+def test_errors_name_what_is_not_a_data_set(tmp_path, split_folder):
     with pytest.raises(ValueError, match=r"nowhere does not exist; a data set must be"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -108,7 +108,7 @@ def test_what_is_no_data_set_is_named(tmp_path, split_folder):
         open_source(split_folder)
 
 
-def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
+def test_a_pack_is_reused_until_an_image_changes(folder):
     first = make_pack(open_source(folder), 16)
     written = first.path.stat().st_mtime_ns
     again = make_pack(open_source(folder), 16)
@@ -120,7 +120,7 @@ def test_a_pack_is_made_once_and_anew_when_an_image_changes(folder):
     assert make_pack(open_source(folder), 8).side == 8
 
 
-def test_a_pack_is_the_same_however_many_processes_make_it(folder, tmp_path, monkeypatch):
+def test_a_pack_is_independent_of_the_number_of_processes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "MAX_INLINE", 0)
     contents = [
         make_pack(open_source(folder), 16, tmp_path / str(n), PackOptions(workers=n)).path.read_bytes() for n in (1, 3)
@@ -141,7 +141,7 @@ class Deadly:
 """
 
 
-def test_an_image_that_kills_or_stops_its_decoder_is_left_out(tmp_path, monkeypatch):
+def test_an_image_that_crashes_or_hangs_its_decoder_is_skipped(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
@@ -150,10 +150,10 @@ def test_an_image_that_kills_or_stops_its_decoder_is_left_out(tmp_path, monkeypa
     import deadly
 
     places = ["deadly" if number == 7 else "endless" if number == 40 else "" for number in range(60)]
-    found = [each for some in workers.run_task(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
-    assert found.pop(40) == workers.Failed("the process that decoded it timed out after 2 seconds")
-    assert found.pop(7) == workers.Failed("the process that decoded it crashed (exit code 3)")
-    assert found == [number * 10 for number in range(60) if number not in (7, 40)]
+    results = [each for some in workers.run_task(deadly.Deadly(), enumerate(places), 60, 2) for each in some]
+    assert results.pop(40) == workers.Failed("the process that decoded it timed out after 2 seconds")
+    assert results.pop(7) == workers.Failed("the process that decoded it crashed (exit code 3)")
+    assert results == [number * 10 for number in range(60) if number not in (7, 40)]
 
 
 def test_a_pack_is_a_safetensors_file(folder):
@@ -164,7 +164,7 @@ def test_a_pack_is_a_safetensors_file(folder):
         assert bytes(file.get_tensor("names")).decode().split("\n") == list(packed.names)
 
 
-def test_a_pack_cut_short_is_refused(folder):
+def test_a_truncated_pack_is_refused(folder):
     packed = make_pack(open_source(folder), 16)
     with open(packed.path, "r+b") as file:
         file.truncate(packed.path.stat().st_size - 1)
@@ -172,7 +172,7 @@ def test_a_pack_cut_short_is_refused(folder):
         open_pack(packed.path)
 
 
-def test_few_unreadable_images_are_left_out_and_many_are_an_error(tmp_path):
+def test_few_unreadable_images_are_skipped_and_many_are_an_error(tmp_path):
     from conftest import write_colors
 
     root = write_colors(tmp_path / "many", 50)
@@ -199,24 +199,24 @@ def test_images_are_turned_upright_and_cut_square(tmp_path):
     assert stored_square(Image.fromarray(pixels), 20)[10, 0].tolist() == [255, 0, 0]
 
 
-def test_shorter_side_then_center_as_section_2_says():
-    """One resize of the central square equals resizing the shorter side and cutting, but for the last bit."""
+def test_resizing_follows_section_2():
+    """One resize of the central square equals resizing the shorter side and cutting, up to the last bit."""
     generator = np.random.default_rng(0)
     image = Image.fromarray(generator.integers(0, 256, (60, 90, 3), dtype=np.uint8)).resize((360, 240))
-    whole = image.resize((96, 64), Image.Resampling.BICUBIC)
-    expected = np.asarray(whole.crop((16, 0, 80, 64))).astype(int)
+    resized = image.resize((96, 64), Image.Resampling.BICUBIC)
+    expected = np.asarray(resized.crop((16, 0, 80, 64))).astype(int)
     assert np.abs(stored_square(image, 64).astype(int) - expected)[:, 2:-2].max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "I;16", "1", "PA"])
 def test_every_mode_becomes_rgb(mode, tmp_path):
-    grey = Image.fromarray(np.full((10, 10), 128, np.uint8))
+    gray = Image.fromarray(np.full((10, 10), 128, np.uint8))
     if mode == "I;16":
         image = Image.fromarray(np.full((10, 10), 128 * 256, np.uint16))
     elif mode == "PA":
-        image = grey.convert("RGBA").convert("P").convert("PA")
+        image = gray.convert("RGBA").convert("P").convert("PA")
     else:
-        image = grey.convert(mode)
+        image = gray.convert(mode)
     stored = stored_square(image, 10)
     assert stored.shape == (10, 10, 3) and stored.dtype == np.uint8
     assert abs(stored.mean() - 128) < 8 or mode == "1"
@@ -232,12 +232,12 @@ def test_arrays_are_read_as_images():
     np.testing.assert_array_equal(stored_image(pixels, 8), pixels)
     np.testing.assert_array_equal(stored_image(pixels / 255, 8), pixels)
     np.testing.assert_array_equal(stored_image(pixels[..., :1], 8)[..., 2], pixels[..., 0])
-    for wrong, said in (
+    for wrong, message in (
         (pixels.astype(np.int64), "int64"),
         (pixels / 100, r"0 … 1"),
         (np.zeros((2, 3, 8, 8)), r"got \(2, 3, 8, 8\)"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             stored_image(wrong, 8)
 
 
@@ -263,7 +263,7 @@ def test_shuffling_by_blocks_reads_long_stretches_and_every_image_once():
     assert len(epoch_order(numbers[:0], 0, 0, "blocks")) == 0
 
 
-def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
+def test_batches_from_device_memory_are_the_same(folder):
     packed = make_pack(open_source(folder), 8)
     order = epoch_order(np.arange(60), 0, 0, "epoch")
     firsts = range(16, 60, 16)
@@ -276,7 +276,7 @@ def test_batches_of_a_pack_in_the_devices_memory_are_the_same(folder):
         assert read.first == resident.first and (read.indices == resident.indices).all()
 
 
-def test_batches_hold_every_image_once_and_start_where_told(folder):
+def test_batches_hold_every_image_once_and_can_start_late(folder):
     packed = make_pack(open_source(folder), 8)
     order = epoch_order(np.arange(60), 0, 0, "epoch")
     read = list(read_batches(packed, order, 16))
@@ -290,7 +290,7 @@ def test_batches_hold_every_image_once_and_start_where_told(folder):
     assert torch.equal(rest[0].images, read[2].images) and len(rest) == 2
 
 
-def test_an_error_of_the_reader_reaches_the_reader_of_batches(folder):
+def test_an_error_in_the_reading_thread_is_raised(folder):
     packed = make_pack(open_source(folder), 8)
     with pytest.raises(IndexError):
         list(read_batches(packed, np.array([0, 1, 10_000]), 2))
@@ -308,8 +308,8 @@ def test_the_bundled_set_has_thirteen_classes_in_three_splits(rows):
     assert len(source.classes) == 13 and len(rows) == len(source) > 6000
     counts = Counter((row["class"], row["split"]) for row in rows)
     assert {name for name, _ in counts} == set(source.classes)
-    for split, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
-        assert sum(n for (_, s), n in counts.items() if s == split) / len(rows) == pytest.approx(share, abs=0.03)
+    for split, fraction in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
+        assert sum(n for (_, s), n in counts.items() if s == split) / len(rows) == pytest.approx(fraction, abs=0.03)
 
 
 def test_no_concept_and_no_picture_is_in_two_splits(rows):
@@ -336,7 +336,7 @@ def test_no_picture_is_blank():
     assert (packed.images.reshape(len(packed.images), -1) < 250).any(1).all()
 
 
-def test_authors_and_licences_are_named():
+def test_authors_and_licenses_are_named():
     notice = (files("alexnet.data") / "emoji" / "NOTICE").read_text(encoding="utf-8")
     for word in ("Noto", "FxEmoji", "Fluent", "Twemoji", "EmojiOne", "emojibase", "CC BY 4.0", "MIT", "Apache"):
         assert word.lower() in notice.lower(), word

@@ -29,16 +29,16 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @dataclass
 class Site:
-    """A server of one file, that can be told to misbehave."""
+    """A server of one file, that can be arrived to misbehave."""
 
     content: bytes = CONTENT
     etag: str | None = '"first"'
     ranges: bool = True
     heeds_if_range: bool = True
     says: dict = field(default_factory=dict)
-    """Headers that are other than they ought to be; None leaves one out."""
+    """Headers to replace; None omits one."""
     plan: list = field(default_factory=list)
-    """For each request: bytes after which the connection is cut, a status, or None for a whole answer."""
+    """For each request: bytes after which the connection is cut, a status, or None for a complete answer."""
     redirect: str | None = None
     delay_s: float = 0.0
     silent: threading.Event | None = None
@@ -123,7 +123,7 @@ def kept(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_file_is_downloaded_once_and_then_found_without_a_network(serve, tmp_path):
+def test_a_file_is_downloaded_once_and_then_cached(serve, tmp_path):
     site = serve()
     path = download(site.url, tmp_path / "cache")
     assert path.read_bytes() == CONTENT
@@ -140,7 +140,7 @@ def test_a_file_is_downloaded_once_and_then_found_without_a_network(serve, tmp_p
         download(site.url, tmp_path / "cache")
 
 
-def test_a_cut_connection_is_taken_up_where_it_ended(serve, tmp_path):
+def test_a_lost_connection_is_resumed(serve, tmp_path):
     site = serve(plan=[100_000, 0, "503", 1_000_000, 0, 0, 1_500_000])  # never four without a new byte
     assert download(f"{site.url}#sha256={SHA256}", tmp_path).read_bytes() == CONTENT
     first, second, third = None, "bytes=100000-", "bytes=1100000-"
@@ -148,7 +148,7 @@ def test_a_cut_connection_is_taken_up_where_it_ended(serve, tmp_path):
     assert site.sent == len(CONTENT)  # nothing twice
 
 
-def test_a_later_call_goes_on_where_the_attempts_ended(serve, tmp_path):
+def test_a_later_call_resumes(serve, tmp_path):
     site = serve(plan=[1_000_000, 0, 0, 0])
     with pytest.raises(ValueError, match="only 1,000,000 of 3,000,000 bytes arrived; gave up after 4 attempts"):
         download(site.url, tmp_path)
@@ -160,14 +160,14 @@ def test_a_later_call_goes_on_where_the_attempts_ended(serve, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"ranges": False}, {"etag": None}, {"etag": 'W/"weak"'}])
-def test_without_ranges_or_a_validator_it_is_begun_anew(serve, tmp_path, settings):
+def test_without_ranges_or_a_validator_a_download_restarts(serve, tmp_path, settings):
     site = serve(plan=[1_000_000, 2_000_000], **settings)
     assert download(site.url, tmp_path).read_bytes() == CONTENT
     assert site.sent == 1_000_000 + 2_000_000 + len(CONTENT)
     assert ranges(site) == ([None, "bytes=1000000-", "bytes=2000000-"] if site.etag == '"first"' else [None] * 3)
 
 
-def test_a_date_serves_where_there_is_no_tag(serve, tmp_path):
+def test_a_date_replaces_a_missing_etag(serve, tmp_path):
     site = serve(plan=[1_000_000], etag=None, heeds_if_range=False, says={"Last-Modified": "Sun, 30 Sep 2012 10:00:00"})
     assert download(site.url, tmp_path).read_bytes() == CONTENT
     assert site.sent == len(CONTENT) and site.requests[1]["If-Range"] == "Sun, 30 Sep 2012 10:00:00"
@@ -175,7 +175,7 @@ def test_a_date_serves_where_there_is_no_tag(serve, tmp_path):
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
 @pytest.mark.parametrize("size", [3_000_000, 500_000])
-def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, heeds_if_range, size):
+def test_a_changed_file_restarts(serve, tmp_path, heeds_if_range, size):
     site = serve(plan=[1_000_000, 0, 0, 0], heeds_if_range=heeds_if_range)
     with pytest.raises(ValueError, match="gave up after 4 attempts"):
         download(site.url, tmp_path)
@@ -183,7 +183,7 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(serve, tmp_path, heeds_if_r
     assert download(site.url, tmp_path).read_bytes() == site.content
 
 
-def test_a_size_that_changed_is_enough(serve, tmp_path):
+def test_a_changed_size_restarts(serve, tmp_path):
     site = serve(plan=[1_000_000, 0, 0, 0])
     with pytest.raises(ValueError, match="gave up after 4 attempts"):
         download(site.url, tmp_path)
@@ -191,7 +191,7 @@ def test_a_size_that_changed_is_enough(serve, tmp_path):
     assert download(site.url, tmp_path).read_bytes() == site.content
 
 
-def test_a_length_that_is_wrong_is_an_error(serve, tmp_path):
+def test_a_wrong_length_is_an_error(serve, tmp_path):
     site = serve(says={"Content-Length": "3000001"}, ranges=False)
     with pytest.raises(ValueError, match=r"only 3,000,000 of 3,000,001 bytes arrived"):
         download(site.url, tmp_path)
@@ -230,7 +230,7 @@ def test_checksums(serve, tmp_path):
 
 
 @pytest.mark.parametrize("status, requests", [("404", 1), ("403", 1), ("503", 4), ("429", 4), ("416", 4)])
-def test_what_a_server_refuses(serve, tmp_path, status, requests):
+def test_refusals_of_a_server(serve, tmp_path, status, requests):
     site = serve(plan=[status] * 4)
     with pytest.raises(ValueError, match=rf"some%20images.tar.gz cannot be downloaded .*the server answers {status} "):
         download(site.url, tmp_path)
@@ -260,7 +260,7 @@ def test_redirects(serve, tmp_path):
     assert len(loop.requests) < 15
 
 
-def test_https_may_not_lead_to_http(serve, tmp_path, monkeypatch):
+def test_https_must_not_redirect_to_http(serve, tmp_path, monkeypatch):
     if not shutil.which("openssl"):
         pytest.skip("there is no openssl to make a certificate")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
@@ -293,7 +293,7 @@ def test_a_server_that_sends_nothing_is_given_up(serve, tmp_path, monkeypatch):
     site.silent.set()
 
 
-def test_a_password_goes_to_its_server_alone_and_is_not_written_down(serve, tmp_path):
+def test_a_password_is_sent_only_to_its_server_and_never_stored(serve, tmp_path):
     site = serve()
     leading = serve(redirect=site.url)
 
@@ -312,9 +312,9 @@ def test_a_password_goes_to_its_server_alone_and_is_not_written_down(serve, tmp_
         lambda url: fetch_bytes(url, 10),
         lambda url: stored_image(url, 8),
     ):
-        with pytest.raises(ValueError, match="127") as told:
+        with pytest.raises(ValueError, match="127") as caught:
             fetch(private(site.url))
-        assert "cret" not in str(told.value) and "me:" not in str(told.value)
+        assert "cret" not in str(caught.value) and "me:" not in str(caught.value)
     assert redact("https://me:secret@host:80/a/b.tar?token=x#y") == "https://host:80/a/b.tar?…"
 
 
@@ -343,49 +343,49 @@ except ValueError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sizes of files cannot be limited there")
-def test_a_full_disk_leaves_what_can_be_continued(serve, tmp_path):
+def test_a_download_resumes_after_a_full_disk(serve, tmp_path):
     site = serve()
-    told = subprocess.run([sys.executable, "-c", FULL, site.url, tmp_path], capture_output=True, text=True).stdout
-    assert f"cannot be downloaded into {tmp_path}: [Errno 27] File too large" in told
+    printed = subprocess.run([sys.executable, "-c", FULL, site.url, tmp_path], capture_output=True, text=True).stdout
+    assert f"cannot be downloaded into {tmp_path}: [Errno 27] File too large" in printed
     assert download(site.url, tmp_path).read_bytes() == CONTENT
     assert ranges(site) == [None, "bytes=1000000-"]
 
 
-def test_progress_is_told_and_an_interrupt_leaves_what_can_be_continued(serve, tmp_path):
+def test_progress_is_shown_and_an_interrupted_download_resumes(serve, tmp_path):
     site = serve()
-    told = []
+    arrived = []
 
-    def progress(counts, total):
+    def track(counts, total):
         assert total == len(CONTENT)
-        told.append(0)
+        arrived.append(0)
         for count in counts:
-            told[-1] += count
-            if len(told) == 1 and told[0] > 1_000_000:
+            arrived[-1] += count
+            if len(arrived) == 1 and arrived[0] > 1_000_000:
                 raise KeyboardInterrupt
             yield count
 
     with pytest.raises(KeyboardInterrupt):
-        download(site.url, tmp_path, track=progress)
-    assert download(site.url, tmp_path, track=progress).read_bytes() == CONTENT
-    assert ranges(site)[1] == f"bytes={told[0]}-" and told[1] == len(CONTENT)
+        download(site.url, tmp_path, track=track)
+    assert download(site.url, tmp_path, track=track).read_bytes() == CONTENT
+    assert ranges(site)[1] == f"bytes={arrived[0]}-" and arrived[1] == len(CONTENT)
 
 
-def test_what_arrived_whole_is_not_asked_for_again(serve, tmp_path):
+def test_a_complete_partial_file_is_not_requested_again(serve, tmp_path):
     site = serve()
 
-    def progress(counts, total):
+    def track(counts, total):
         yield from counts
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download(site.url, tmp_path, track=progress)
+        download(site.url, tmp_path, track=track)
     assert download(site.url, tmp_path).read_bytes() == CONTENT
     assert len(site.requests) == 1
 
 
 def test_any_sequence_of_failures_gives_the_right_bytes_or_an_error(serve, tmp_path):
     draw = random.Random(2012)
-    whole = 0
+    completed = 0
     for number in range(60):
         content = draw.randbytes(50_000)
         plan = [draw.choice((None, "500", 0, draw.randrange(50_000))) for _ in range(draw.randrange(8))]
@@ -399,12 +399,12 @@ def test_any_sequence_of_failures_gives_the_right_bytes_or_an_error(serve, tmp_p
                     site.content, site.etag = draw.randbytes(50_000), f'"{draw.random()}"'
             else:
                 assert path.read_bytes() == site.content
-                whole += 1
+                completed += 1
                 break
-    assert whole > 50
+    assert completed > 50
 
 
-def test_an_image_is_held_to_the_same_rules(serve, monkeypatch):
+def test_an_image_from_a_url_follows_the_same_rules(serve, monkeypatch):
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(picture, "png")
     site = serve(content=picture.getvalue())
@@ -437,7 +437,7 @@ def test_files_of_a_remote_store(monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["https://host/folder/", "file:///etc", "simplecache::s3://bucket", "memory://x"])
-def test_what_is_no_remote_store(url):
+def test_urls_that_are_not_a_remote_store(url):
     with pytest.raises(ValueError, match="of a remote store must begin with s3://, gs://, hf://; a web address must"):
         list(list_remote(url))
     with pytest.raises(ValueError, match="cannot be opened: the URL of a remote store must"):

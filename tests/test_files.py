@@ -52,21 +52,21 @@ def test_one_process_at_a_time_holds_a_lock(tmp_path):
     assert path.read_text() == "80"
 
 
-def test_who_waits_is_told_once_and_a_killed_holder_lets_go(tmp_path, monkeypatch):
+def test_a_waiting_process_is_notified_once_and_a_killed_holder_releases_the_lock(tmp_path, monkeypatch):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "file"], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    clock, told = Clock(), []
+    clock, notified = Clock(), []
     monkeypatch.setattr(files, "time", clock)
 
     def on_wait():
-        told.append(clock.now)
+        notified.append(clock.now)
         holder.kill()
 
     with file_lock(tmp_path / "file", on_wait):
         assert holder.wait() != 0
-        assert len(told) == 1 and files.WAIT_NOTICE_S < told[0] < files.WAIT_NOTICE_S + 0.1
+        assert len(notified) == 1 and files.WAIT_NOTICE_S < notified[0] < files.WAIT_NOTICE_S + 0.1
     with file_lock(tmp_path / "file", on_wait):  # free again
-        assert len(told) == 1
+        assert len(notified) == 1
     holder.stdout.close()
 
 

@@ -1,4 +1,4 @@
-"""Packs that are interrupted, damaged, asked for twice, or have no room."""
+"""Packs that are interrupted, damaged, made by two processes at once, or do not fit the disk."""
 
 import contextlib
 import errno
@@ -73,9 +73,9 @@ def seconds_from_its_beginning(process, cache):
 
 
 @pytest.mark.parametrize(("jpeg", "times"), [(0, 20), (90, 6)])
-def test_packing_that_is_killed_often_ends_with_the_same_bytes(photos, tmp_path, jpeg, times):
-    whole = make_pack(open_source(photos), 64, tmp_path / "whole", PackOptions(jpeg or None)).path
-    assert len(open_pack(whole).unreadable) == 3
+def test_packing_that_is_killed_often_makes_the_same_bytes(photos, tmp_path, jpeg, times):
+    intact = make_pack(open_source(photos), 64, tmp_path / "intact", PackOptions(jpeg or None)).path
+    assert len(open_pack(intact).unreadable) == 3
     dice, kills, resumed = random.Random(0), 0, set()
     usual = seconds_from_its_beginning(packer(photos, tmp_path / "undisturbed", jpeg=jpeg), tmp_path / "undisturbed")
     for attempt in range(times):
@@ -90,12 +90,12 @@ def test_packing_that_is_killed_often_ends_with_the_same_bytes(photos, tmp_path,
     for cache in [*tmp_path.glob("cache *"), tmp_path / "undisturbed"]:
         last = packer(photos, cache, jpeg=jpeg)
         assert last.wait() == 0
-        made = list((cache / "packs").glob("*.safetensors*"))
-        assert [path.name for path in made if not path.name.endswith(".lock")] == [whole.name]
-        assert (cache / "packs" / whole.name).read_bytes() == whole.read_bytes()
+        packs = list((cache / "packs").glob("*.safetensors*"))
+        assert [path.name for path in packs if not path.name.endswith(".lock")] == [intact.name]
+        assert (cache / "packs" / intact.name).read_bytes() == intact.read_bytes()
 
 
-def test_a_resumed_packing_does_not_begin_anew(photos, tmp_path, monkeypatch):
+def test_an_interrupted_packing_resumes(photos, tmp_path, monkeypatch):
     source, done = open_source(photos), []
     monkeypatch.setattr(writing, "LOG_S", 0.0)
 
@@ -109,7 +109,7 @@ def test_a_resumed_packing_does_not_begin_anew(photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_pack(source, 64, tmp_path / "cache", track=stops_after)
     log = next((tmp_path / "cache" / "packs").glob("*.log"))
-    log.write_text(log.read_text() + '{"done": 39')  # half a line, as after a loss of power
+    log.write_text(log.read_text() + '{"done": 39')  # an incomplete line, as after a power failure
     assert json.loads(log.read_text().splitlines()[-2])["done"] >= 200
     counted = []
     make_pack(
@@ -128,7 +128,7 @@ def test_two_processes_make_one_pack(photos, tmp_path):
     assert open_pack(tmp_path / "cache" / "packs" / os.path.basename(paths.pop())).labels.shape == (400,)
 
 
-def test_who_waits_for_another_process_is_told(photos, tmp_path):
+def test_waiting_for_another_process_is_announced(photos, tmp_path):
     source = open_source(photos)
     path = make_pack(source, 8, tmp_path / "cache").path
     path.unlink()
@@ -136,43 +136,43 @@ def test_who_waits_for_another_process_is_told(photos, tmp_path):
         program = "import alexnet.files as f; f.WAIT_NOTICE_S = 0.1\n" + PACKER.replace("64", "8")
         command = [sys.executable, "-c", program, str(photos), str(tmp_path / "cache"), "1", "0"]
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        told = waiting.stdout.readline()
-    assert told == f"another process is making {path.name}; waiting for it\n"
+        line = waiting.stdout.readline()
+    assert line == f"another process is making {path.name}; waiting for it\n"
     assert waiting.communicate()[0].strip() == str(path)
 
 
 @pytest.mark.parametrize(
     "harm", ["cut short", "another version", "a bit in its tables", "a bit in an image", "no pack"]
 )
-def test_a_damaged_pack_is_found_and_made_anew(tmp_path, harm):
+def test_a_damaged_pack_is_detected_and_packed_again(tmp_path, harm):
     source = open_source(write_colors(tmp_path / "colors", 20))
     packed = make_pack(source, 16)
-    whole = packed.path.read_bytes()
-    labels = whole.index(np.asarray(packed.labels).tobytes())
+    intact = packed.path.read_bytes()
+    labels = intact.index(np.asarray(packed.labels).tobytes())
     harmed = {
-        "cut short": whole[:-1],
-        "another version": whole.replace(rb"{\"version\": 3", rb"{\"version\": 2"),
-        "a bit in its tables": whole[:labels] + b"\1" + whole[labels + 1 :],
-        "a bit in an image": whole[: labels - 1] + bytes([whole[labels - 1] ^ 4]) + whole[labels:],
+        "cut short": intact[:-1],
+        "another version": intact.replace(rb"{\"version\": 3", rb"{\"version\": 2"),
+        "a bit in its tables": intact[:labels] + b"\1" + intact[labels + 1 :],
+        "a bit in an image": intact[: labels - 1] + bytes([intact[labels - 1] ^ 4]) + intact[labels:],
         "no pack": b"\xff" * 999,
     }[harm]
-    assert harmed != whole
+    assert harmed != intact
     packed.path.write_bytes(harmed)
-    said = {
+    message = {
         "cut short": "is truncated",
         "another version": "the version of a pack must be 3, got 2",
         "a bit in its tables": "its tables have a wrong checksum",
         "a bit in an image": "image 59 has a wrong checksum",
         "no pack": "is not a pack of images",
     }[harm]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         open_pack(packed.path)
-    told = []
-    assert make_pack(source, 16, notify=told.append).path.read_bytes() == whole
-    assert len(told) == 1 and said in told[0] and told[0].endswith("; packing again")
+    messages = []
+    assert make_pack(source, 16, notify=messages.append).path.read_bytes() == intact
+    assert len(messages) == 1 and message in messages[0] and messages[0].endswith("; packing again")
 
 
-def test_every_image_can_be_compared_with_its_sum(tmp_path):
+def test_every_image_has_a_checksum(tmp_path):
     packed = make_pack(open_source(write_colors(tmp_path / "colors", 20)), 16)
     assert list(damaged_images(packed, range(60))) == []
     with open(packed.path, "r+b") as file:
@@ -183,7 +183,7 @@ def test_every_image_can_be_compared_with_its_sum(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
-def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
+def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch, when):
     source = open_source(write_colors(tmp_path / "colors", 20))
 
     def full(*arguments):
@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch, when):
     assert [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"] == []
 
 
-def test_strict_takes_no_unreadable_image(photos, tmp_path):
+def test_strict_allows_no_unreadable_image(photos, tmp_path):
     source = open_source(photos)
     assert len(make_pack(source, 8, tmp_path / "cache").unreadable) == 3
     for _ in range(2):  # also of a pack that is there
@@ -223,7 +223,7 @@ def test_an_unfinished_pack_of_other_images_is_removed(tmp_path):
         assert len(list((tmp_path / "cache" / "packs").glob("*.part"))) == 1
 
 
-def test_a_pack_of_jpegs_holds_what_pillow_writes_and_takes_less_room(tmp_path):
+def test_a_pack_of_jpegs_holds_what_pillow_writes_and_is_smaller(tmp_path):
     generator = np.random.default_rng(0)
     for number in range(30):
         smooth = generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)

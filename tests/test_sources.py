@@ -1,4 +1,4 @@
-"""Every kind of place that images may lie in, made on the spot in its official format, and its damaged forms."""
+"""Every kind of source, made here in its official format, and damaged ones."""
 
 import csv
 import gzip
@@ -48,16 +48,16 @@ def flat(tmp_path):
     """train/, val/ and test/ with images directly inside, and what each shows."""
     shown = {}
     for split, count in (("train", 6), ("val", 2), ("test", 3)):
-        made = write_colors(tmp_path / "by class" / split, count, seed=count)
+        colors = write_colors(tmp_path / "by class" / split, count, seed=count)
         (tmp_path / "flat" / split).mkdir(parents=True)
-        for number, path in enumerate(sorted(made.rglob("*.png"))):
+        for number, path in enumerate(sorted(colors.rglob("*.png"))):
             shown[f"{split}/{split}_{number:03}.png"] = path.parent.name
             shutil.copy(path, tmp_path / "flat" / split / f"{split}_{number:03}.png")
     return tmp_path / "flat", shown
 
 
 @pytest.mark.parametrize("keys", ["with suffix", "without suffix", "with folder"])
-def test_flat_folders_with_one_map_to_labels_and_another_to_indices(flat, keys):
+def test_flat_folders_with_a_map_to_labels_and_one_to_indices(flat, keys):
     root, shown = flat
     key = {
         "with suffix": lambda path: Path(path).name,
@@ -141,12 +141,12 @@ def test_a_list_may_name_splits_and_images_elsewhere(flat, tmp_path):
 def test_tiny_imagenet(tmp_path):
     """train/CLASS/images/*, val/images/* with val_annotations.txt, test/images/* without labels."""
     root, wnids = tmp_path / "tiny-imagenet-200", {"blue": "n01", "green": "n02", "red": "n03"}
-    made = write_colors(tmp_path / "made", 8)
+    colors = write_colors(tmp_path / "colors", 8)
     lines = []
     for color, wnid in wnids.items():
         (root / "train" / wnid / "images").mkdir(parents=True)
         for number in range(8):
-            picture = made / color / f"{number:02}.png"
+            picture = colors / color / f"{number:02}.png"
             if number < 5:
                 shutil.copy(picture, root / "train" / wnid / "images" / f"{wnid}_{number}.png")
             else:
@@ -159,10 +159,10 @@ def test_tiny_imagenet(tmp_path):
     (root / "val" / "val_annotations.txt").write_text("".join(lines))
     (root / "wnids.txt").write_text("n03\nn01\nn02\n")
     (root / "words.txt").write_text("n01\tblue\nn02\tgreen\n")
-    for place in (root, tmp_path):  # the archive has the folder in it
-        if place == tmp_path:
-            shutil.rmtree(made)
-        source = open_source(place)
+    for location in (root, tmp_path):  # the archive has the folder in it
+        if location == tmp_path:
+            shutil.rmtree(colors)
+        source = open_source(location)
         assert source.classes == ("n01", "n02", "n03")
         assert Counter(split for _, split in table_of(source).values()) == {"train": 15, "val": 6}
         for name, (wnid, split) in table_of(source).items():
@@ -170,7 +170,7 @@ def test_tiny_imagenet(tmp_path):
         assert "3 images without a label are skipped" in " ".join(finding.text for finding in source.findings)
 
 
-def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
+def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
     shutil.rmtree(split_folder / "test")
     lines = []
     for path in sorted((split_folder / "val").rglob("*.png")):
@@ -190,7 +190,7 @@ def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (
             "labels.csv",
@@ -220,13 +220,13 @@ def test_caffes_val_txt_counts_the_sorted_classes(split_folder):
         ("labels.txt", "a.png red\n\xff", r"labels.txt, line 2: label files must be UTF-8, but byte 10 is not"),
     ],
 )
-def test_a_damaged_file_of_labels_is_named_with_its_line(tmp_path, name, content, said):
+def test_a_damaged_label_file_is_named_with_its_line(tmp_path, name, content, message):
     for image in "ab":
         Image.new("RGB", (8, 8)).save(tmp_path / f"{image}.png")
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    for place in (tmp_path, tmp_path / name):
-        with pytest.raises(ValueError, match=said):
-            open_source(place)
+    for location in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=message):
+            open_source(location)
 
 
 def test_contradictions_and_absurd_indices_are_refused(flat):
@@ -237,13 +237,13 @@ def test_contradictions_and_absurd_indices_are_refused(flat):
     with pytest.raises(ValueError, match=r"train_000.png is 'blue' in labels.json, but 'red' in more.csv, line 2"):
         open_source(root)
     (root / "more.csv").unlink()
-    for indices, said in (
+    for indices, message in (
         ({"red": 0, "green": 1, "blue": 1}, "index 1 is that of 'green' and of 'blue'"),
         ({"red": 0, "green": 1, "blue": 70_000}, "got 0 to 70,000 for 3 labels"),
         ({"red": 0, "green": 1, "blue": -2}, "got -2 to 1"),
     ):
         (root / "indices.json").write_text(json.dumps(indices))
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             open_source(root)
     (root / "indices.json").write_text(json.dumps({"red": 0, "green": 1}))
     with pytest.raises(ValueError, match="train/blue is not a class of train/, which has red, green"):
@@ -272,15 +272,15 @@ def tarred(folder: Path, to: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
-def test_an_archive_is_as_the_folder_in_it(split_folder, tmp_path, name):
+def test_an_archive_is_like_the_folder_in_it(split_folder, tmp_path, name):
     path = (zipped if name.endswith("zip") else tarred)(split_folder, tmp_path / name)
     in_archive, in_folder = open_source(path), open_source(split_folder)
-    expected = {f"colors/{name}": said for name, said in table_of(in_folder).items()}
+    expected = {f"colors/{name}": row for name, row in table_of(in_folder).items()}
     assert table_of(in_archive) == expected and is_of_its_color(in_archive)
     packed, same = make_pack(in_archive, 16), make_pack(in_folder, 16)
-    place = {name.removeprefix("colors/"): number for number, name in enumerate(packed.names)}
+    index_of = {name.removeprefix("colors/"): number for number, name in enumerate(packed.names)}
     for number, name in enumerate(same.names):
-        np.testing.assert_array_equal(packed.images[place[name]], same.images[number])
+        np.testing.assert_array_equal(packed.images[index_of[name]], same.images[number])
 
 
 def test_a_flat_folder_with_its_list_in_an_archive(flat, tmp_path):
@@ -353,15 +353,15 @@ def test_cifar(tmp_path, version, classes, packed):
     given = write_cifar(root, version, classes)
     source = open_source(tarred(root, tmp_path / "cifar.tgz") if packed else root)
     assert len(source.classes) == classes and (classes == 100 or source.classes == tuple(NAMES))
-    found = {}
+    indices = {}
     for number, name in enumerate(source.names):
         file, row = Path(name).name.split("#")
-        found.setdefault(file.removesuffix(".bin"), {})[int(row)] = number
+        indices.setdefault(file.removesuffix(".bin"), {})[int(row)] = number
         assert (SPLITS[source.splits[number]] == "test") == file.startswith("test")
     for file, labels in given.items():
-        assert [source.labels[found[file][row]] for row in range(len(labels))] == labels.tolist()
+        assert [source.labels[indices[file][row]] for row in range(len(labels))] == labels.tolist()
         for row in (0, len(labels) - 1):
-            pixel = np.asarray(source.open(found[file][row]))[17, 5]
+            pixel = np.asarray(source.open(indices[file][row]))[17, 5]
             assert pixel.tolist() == [labels[row] * 2, labels[row] * 2 + 5, labels[row] * 2 + 10]
     assert 0 < (source.splits == 1).sum() < len(source) / 4  # cut from train, as there is no val
     assert make_pack(source, 32).images.shape == (len(source), 32, 32, 3)
@@ -372,7 +372,7 @@ class Hostile:
         return Path.touch, (Path("hostile-was-here"),)
 
 
-def test_a_pickle_that_is_more_than_arrays_is_not_run(tmp_path, monkeypatch):
+def test_a_hostile_pickle_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "cifar"
     write_cifar(root, "python")
@@ -404,8 +404,8 @@ def test_idx_files(tmp_path, ending):
         for kind, array in ((f"{word}-images-idx3-ubyte", images), (f"{word}-labels-idx1-ubyte", labels)):
             content = idx(array)
             (root / f"{kind}{ending}").write_bytes(gzip.compress(content) if ending else content)
-    for place in (root, root / f"train-images-idx3-ubyte{ending}"):
-        source = open_source(place)
+    for location in (root, root / f"train-images-idx3-ubyte{ending}"):
+        source = open_source(location)
         assert source.classes == tuple("0123456789") and Counter(source.splits) == {0: 40, 1: 10, 2: 10}
         for number, name in enumerate(source.names):
             file, row = name.split("#")
@@ -415,8 +415,8 @@ def test_idx_files(tmp_path, ending):
     (root / "classes.txt").write_text("\n".join(["T-shirt", "trouser", "pullover", "dress", "coat"]))
     with pytest.raises(ValueError, match=r"labels must be 0 … 4, because 5 classes are named; got 0 … 9"):
         open_source(root)
-    whole = (root / f"train-labels-idx1-ubyte{ending}").read_bytes()
-    (root / f"train-labels-idx1-ubyte{ending}").write_bytes(whole[:-3])
+    intact = (root / f"train-labels-idx1-ubyte{ending}").read_bytes()
+    (root / f"train-labels-idx1-ubyte{ending}").write_bytes(intact[:-3])
     with pytest.raises(ValueError, match="or its labels cannot be read as idx"):
         open_source(root)
 
@@ -425,14 +425,14 @@ def write_imagenet(root: Path, devkit: str) -> dict[str, str]:
     """ILSVRC2012's archives with three classes; the class of each image of val."""
     scipy = pytest.importorskip("scipy.io")
     root.mkdir()
-    made = write_colors(root / "made", 7)
+    colors = write_colors(root / "colors", 7)
     wnids = dict(zip(sorted(COLORS), sorted(imagenet_class_names())[5:8], strict=True))
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as outer:
         for color, wnid in wnids.items():
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as archive:
                 for number in range(4):
-                    archive.add(made / color / f"{number:02}.png", f"{wnid}_{number}.png")
+                    archive.add(colors / color / f"{number:02}.png", f"{wnid}_{number}.png")
             info = tarfile.TarInfo(f"{wnid}.tar")
             info.size = len(inner.getvalue())
             outer.addfile(info, io.BytesIO(inner.getvalue()))
@@ -440,9 +440,9 @@ def write_imagenet(root: Path, devkit: str) -> dict[str, str]:
     with tarfile.open(root / "ILSVRC2012_img_val.tar", "w") as archive:
         for number in range(9):
             color, name = order[number % 3], f"ILSVRC2012_val_{number + 1:08}.png"
-            archive.add(made / color / f"{4 + number // 3:02}.png", name)
+            archive.add(colors / color / f"{4 + number // 3:02}.png", name)
             shown[name] = wnids[color]
-    shutil.rmtree(made)
+    shutil.rmtree(colors)
     truth = "".join(f"{number % 3 + 1}\n" for number in range(9))
     if devkit == "val.txt":
         lines = [f"{name} {sorted(wnids.values()).index(wnid)}\n" for name, wnid in shown.items()]
@@ -494,31 +494,31 @@ def test_the_thousand_classes_have_a_thousand_names():
 @pytest.fixture
 def server(tmp_path):
     """An HTTP server over a folder, and its address."""
-    place = tmp_path / "served"
-    place.mkdir()
-    handler = partial(SimpleHTTPRequestHandler, directory=str(place))
+    location = tmp_path / "served"
+    location.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(location))
     handler.log_message = lambda *words: None
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield place, f"http://127.0.0.1:{running.server_port}"
+        yield location, f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
 
-def test_an_archive_at_an_address(split_folder, server):
-    place, address = server
-    zipped(split_folder, place / "colors.zip")
+def test_an_archive_at_a_url(split_folder, server):
+    location, address = server
+    zipped(split_folder, location / "colors.zip")
     source = open_source(f"{address}/colors.zip")
     assert len(source) == 75 and is_of_its_color(source)
-    (place / "colors.zip").unlink()  # it is kept
+    (location / "colors.zip").unlink()  # it is kept
     assert len(open_source(f"{address}/colors.zip")) == 75
-    (place / "page.html").write_text("<html>")
+    (location / "page.html").write_text("<html>")
     with pytest.raises(ValueError, match=r"127.0.0.1:\d+/page.html must be a zip or tar file"):
         open_source(f"{address}/page.html")
     with pytest.raises(ValueError, match="ftp"):
         open_source("ftp://127.0.0.1/a.zip")
 
 
-def test_a_folder_of_a_remote_store_is_read_where_it_is(split_folder, monkeypatch, tmp_path):
+def test_a_folder_of_a_remote_store_is_read_in_place(split_folder, monkeypatch, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     from alexnet.data.storage import remote
 
@@ -536,7 +536,7 @@ def test_a_folder_of_a_remote_store_is_read_where_it_is(split_folder, monkeypatc
     store.rm("/bucket", recursive=True)
 
 
-def test_a_list_of_chosen_images_is_trained_on_alone(split_folder, tmp_path):
+def test_a_list_selects_images(split_folder, tmp_path):
     source = open_source(split_folder)
     chosen = [number for number in range(len(source)) if number % 3]
     write_list(tmp_path / "chosen.csv", source, chosen, str(split_folder))
@@ -549,7 +549,7 @@ def test_a_list_of_chosen_images_is_trained_on_alone(split_folder, tmp_path):
     )
 
 
-def test_images_outside_the_splits_are_said(split_folder):
+def test_images_outside_the_splits_are_a_finding(split_folder):
     write_colors(split_folder / "more", 2)
     findings = [finding.text for finding in open_source(split_folder).findings]
     assert findings == ["colors: 6 images are not in the folder of a split, first more/blue/00.png"]
@@ -559,8 +559,8 @@ def test_train_works_on_a_flat_folder_and_on_an_archive_by_one_command(flat, tmp
     root, shown = flat
     (root / "labels.json").write_text(json.dumps({Path(path).name: label for path, label in shown.items()}))
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "9", "--precision", "fp32"]
-    for place in (root, zipped(root, tmp_path / "flat.zip")):
-        main(["train", str(place), *few, "--output", str(tmp_path / f"run of {place.name}")])
-        results = json.loads((tmp_path / f"run of {place.name}" / "run.json").read_text())["results"]
+    for location in (root, zipped(root, tmp_path / "flat.zip")):
+        main(["train", str(location), *few, "--output", str(tmp_path / f"run of {location.name}")])
+        results = json.loads((tmp_path / f"run of {location.name}" / "run.json").read_text())["results"]
         assert results["split"] == "test" and results["center"]["images"] == 9
     main(["evaluate", str(tmp_path / "run of flat"), "--json"])
