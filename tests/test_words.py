@@ -49,8 +49,6 @@ NAMES = {
 
 NOT_YET = {
     "src/alexnet/evaluation/evaluation.py",
-    "src/alexnet/model/bundle.py",
-    "src/alexnet/model/quantization.py",
     "src/alexnet/normalization/gpu.py",
     "src/alexnet/normalization/response.py",
     "src/alexnet/specs/operations.py",

@@ -7,7 +7,7 @@ standardized inputs to a larger one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -49,20 +49,12 @@ class ColorShift:
     """Divide the image by 1 + std afterwards, as run in 2012; not in evaluation."""
 
 
-def _at_least(least: float) -> Check:
-    return lambda value: is_real(value) and value >= least, f">= {least}"
-
-
 def _is_positive(value: Any) -> bool:
     return is_real(value) and value > 0
 
 
-def _is_below_one(value: Any) -> bool:
-    return is_real(value) and 0 <= value < 1
-
-
-def _is_factor_by_layer(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(is_real(each) and each >= 0 for each in value.values())
+def _are_factors(values: Iterable[Any]) -> bool:
+    return all(is_real(value) and value >= 0 for value in values)
 
 
 def _is_crop_scale(value: Any) -> bool:
@@ -71,27 +63,23 @@ def _is_crop_scale(value: Any) -> bool:
 
 
 CHECKS: dict[str, Check] = {
-    **dict.fromkeys(("epochs", "batch_size", "crop_group"), (lambda value: is_integer(value, 1), "an integer >= 1")),
-    "min_steps": (lambda value: is_integer(value, 0), "an integer >= 0"),
-    "crop_ratio": _at_least(1),
-    **dict.fromkeys(("lr_factor", "mixup", "cutmix"), _at_least(0)),
-    **dict.fromkeys(("momentum", "label_smoothing"), (_is_below_one, ">= 0 and < 1")),
-    "ema_decay": (lambda value: value is None or _is_below_one(value), ">= 0 and < 1, or None"),
+    **dict.fromkeys(("epochs", "batch_size", "crop_group"), (lambda x: is_integer(x, 1), "an integer >= 1")),
+    **dict.fromkeys(("lr_factor", "mixup", "cutmix"), (lambda x: is_real(x) and x >= 0, ">= 0")),
+    **dict.fromkeys(("momentum", "label_smoothing"), (lambda x: is_real(x) and 0 <= x < 1, ">= 0 and < 1")),
     **dict.fromkeys(
-        ("max_grad_norm", "lars_trust_coefficient"),
-        (lambda value: value is None or _is_positive(value), "> 0, or None"),
+        ("max_grad_norm", "lars_trust_coefficient"), (lambda x: x is None or _is_positive(x), "> 0, or None")
     ),
+    **dict.fromkeys(("flip", "decay_biases"), (lambda x: isinstance(x, bool), "True or False")),
+    "min_steps": (lambda x: is_integer(x, 0), "an integer >= 0"),
+    "crop_ratio": (lambda x: is_real(x) and x >= 1, ">= 1"),
+    "ema_decay": (lambda x: x is None or (is_real(x) and 0 <= x < 1), ">= 0 and < 1, or None"),
     "weight_decay": (
-        lambda value: _is_factor_by_layer(value) or _is_factor_by_layer({"all": value}),
+        lambda x: _are_factors(x.values() if isinstance(x, Mapping) else [x]),
         ">= 0, one for all layers or by layer",
     ),
-    "lr_scale": (_is_factor_by_layer, "factors >= 0 by layer"),
-    **dict.fromkeys(("flip", "decay_biases"), (lambda value: isinstance(value, bool), "True or False")),
-    "crop_scale": (
-        lambda value: value is None or _is_crop_scale(value),
-        "two fractions, 0 < smallest <= largest <= 1, or None",
-    ),
-    "shuffle": (lambda value: value in ("epoch", "once", "blocks"), "epoch, once or blocks"),
+    "lr_scale": (lambda x: isinstance(x, Mapping) and _are_factors(x.values()), "factors >= 0 by layer"),
+    "crop_scale": (lambda x: x is None or _is_crop_scale(x), "two fractions, 0 < smallest <= largest <= 1, or None"),
+    "shuffle": (lambda x: x in ("epoch", "once", "blocks"), "epoch, once or blocks"),
 }
 """What the fields of a recipe must be."""
 

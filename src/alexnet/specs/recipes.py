@@ -30,6 +30,10 @@ def _until(
     return Segment(epoch, LearningRates(weights, biases, layers or {}, color_shift))
 
 
+def _piecewise(*segments: Segment) -> Piecewise:
+    return Piecewise(segments)
+
+
 def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
     return {layer: (0.0, 0.0) for layer in layers}
 
@@ -37,15 +41,13 @@ def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
 ORIGINAL = Recipe(
     name="original",
     about="The author's script of 2012 (`run4.sh`), with conv1 frozen late and the color shift off, as in 145.",
-    schedule=Piecewise(
-        (
-            _until(22, 0.01, 0.02),
-            _until(49, 0.001, 0.002),
-            _until(66, 0.0001, 0.002),
-            _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
-            _until(81, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-            _until(95, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
-        )
+    schedule=_piecewise(
+        _until(22, 0.01, 0.02),
+        _until(49, 0.001, 0.002),
+        _until(66, 0.0001, 0.002),
+        _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
+        _until(81, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+        _until(95, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
     ),
     epochs=95,
     color_shift=ColorShift(),
@@ -64,13 +66,11 @@ SCRIPTED = replace(
     ORIGINAL,
     name="scripted",
     about="`run4.sh` of 2012 to the letter, for the four-GPU network 120: conv1 and conv2 are frozen late.",
-    schedule=Piecewise(
-        (
-            *ORIGINAL.schedule.segments[:3],
-            _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color_shift=False),
-            _until(81, 0.0001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
-            _until(95, 0.00001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
-        )
+    schedule=_piecewise(
+        *ORIGINAL.schedule.segments[:3],
+        _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color_shift=False),
+        _until(81, 0.0001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
+        _until(95, 0.00001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
     ),
 )
 
@@ -78,15 +78,13 @@ BY_HAND = replace(
     ORIGINAL,
     name="by-hand",
     about="Configuration 145 on ILSVRC-2010, by its author's notes: the run with errors of 37.5% and 17.0%.",
-    schedule=Piecewise(
-        (
-            _until(23, 0.01, 0.02),
-            _until(51, 0.001, 0.002),  # the notes do not say when that of the biases fell
-            _until(68, 0.0001, 0.002),
-            _until(72, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
-            _until(78, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-            _until(93, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
-        )
+    schedule=_piecewise(
+        _until(23, 0.01, 0.02),
+        _until(51, 0.001, 0.002),  # the notes do not say when that of the biases fell
+        _until(68, 0.0001, 0.002),
+        _until(72, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
+        _until(78, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+        _until(93, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
     ),
     epochs=93,
 )
@@ -95,15 +93,13 @@ BY_HAND_2012 = replace(
     ORIGINAL,
     name="by-hand-2012",
     about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7% and 18.2%; biases stay at 0.02.",
-    schedule=Piecewise(
-        (
-            _until(25, 0.01, 0.02),
-            _until(51, 0.001, 0.02),
-            _until(67, 0.0001, 0.02),
-            _until(72, 0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color_shift=False),
-            _until(79, 0.0001, 0.02, _frozen("conv1"), color_shift=False),
-            _until(91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
-        )
+    schedule=_piecewise(
+        _until(25, 0.01, 0.02),
+        _until(51, 0.001, 0.02),
+        _until(67, 0.0001, 0.02),
+        _until(72, 0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color_shift=False),
+        _until(79, 0.0001, 0.02, _frozen("conv1"), color_shift=False),
+        _until(91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
     ),
     epochs=91,
 )
@@ -113,12 +109,10 @@ WARM_RESTART = replace(
     name="warm-restart",
     about="by-hand-2012 restarted: learning rate back up, conv1 still frozen; 40.3% and 18.0%.",
     input=PRETRAINED,
-    schedule=Piecewise(  # epochs 91 to 135 of that run
-        (
-            _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
-            _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
-            _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
-        )
+    schedule=_piecewise(  # epochs 91 to 135 of that run
+        _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
+        _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
+        _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
     ),
     epochs=135 - 91,
 )
@@ -128,16 +122,14 @@ FINE_TUNE = replace(
     name="fine-tune",
     about="Configuration 146 fine-tuned from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0% and 16.6%.",
     # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
-    schedule=Piecewise(
-        (
-            _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
-            _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
-            _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
-            _until(22, 0.001, 0.002, _frozen("conv1")),
-            _until(38, 0.0001, 0.002, _frozen("conv1")),
-            _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-            _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
-        )
+    schedule=_piecewise(
+        _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
+        _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
+        _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
+        _until(22, 0.001, 0.002, _frozen("conv1")),
+        _until(38, 0.0001, 0.002, _frozen("conv1")),
+        _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+        _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
     ),
     epochs=54,
     input=PRETRAINED,

@@ -14,11 +14,9 @@ from typing import Literal
 from ..compat import renamed_fields
 
 NEW = "new"
-"""Key of `LearningRates.layers` that stands for the layers that were not taken from the pretrained network."""
-WARMUP_FLOOR = 1e-3
-"""Warmup starts at this fraction of the peak, as a learning rate of 0 would waste the first step."""
-EPSILON = 1e-9
-"""Tolerance for fractions of a run, which are not exact in floating point."""
+"""Key of `LearningRates.layers` for the layers that were not copied from the pretrained network."""
+WARMUP_FLOOR = 1e-3  # a learning rate of 0 would waste the first step
+EPSILON = 1e-9  # fractions of a run are not exact
 
 
 @renamed_fields(color="color_shift")
@@ -51,21 +49,16 @@ class Schedule:
     """How the learning rates change over a run."""
 
     def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
-        """Learning rates at one moment.
+        """Learning rates when this fraction of the run is done, after epochs with these validation errors."""
+        raise NotImplementedError
 
-        Args:
-            fraction_done: fraction of the run that is done, 0 … 1.
-            val_errors: validation error of each epoch so far.
-        """
+    def description(self) -> str:
+        """The schedule in one line."""
         raise NotImplementedError
 
     def breakpoints(self) -> list[float]:
         """Fractions of the run, between 0 and 1, at which the learning rate jumps or its curve has a kink."""
         return []
-
-    def description(self) -> str:
-        """The schedule in one line."""
-        raise NotImplementedError
 
     def example(self) -> Schedule:
         """A schedule with the learning rates of a possible run, for tables and figures."""

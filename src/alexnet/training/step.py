@@ -91,8 +91,11 @@ class MicroBatches:
                     if not is_out_of_memory(error):
                         raise
                 if statistics is None:  # only outside of `except` is what did not fit freed
+                    torch.cuda.empty_cache()
                     fitting //= 2
-                    self._check_fits(size, fitting, views.device)
+                    if not fitting:
+                        memory = f"the memory of {views.device}"
+                        raise OutOfMemory(f"not even one image fits into {memory}: use another network or device")
         if fitting < size:
             self._split(size, fitting, views.device)
         if self.recipe.max_grad_norm is not None:
@@ -123,15 +126,6 @@ class MicroBatches:
             loss.backward()
             statistics += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels[rows]).sum()])
         return statistics
-
-    def _check_fits(self, tried: int, fitting: int, device: torch.device) -> None:
-        if not fitting:
-            raise OutOfMemory(
-                f"{tried} images at a time do not fit into the memory of {device}, nor does one; choose a smaller "
-                f"network or another device"
-            )
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _split(self, tried: int, fitting: int, device: torch.device) -> None:
         """From now on, split batches into micro-batches of the size that fits.
