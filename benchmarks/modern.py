@@ -30,7 +30,7 @@ def accuracy(settings: TrainSettings, data: str, seed: int, device, precision) -
 
 
 def main() -> None:
-    parser = shared.parser(__doc__, ["original", "batch-norm"])
+    parser = shared.argument_parser(__doc__, ["original", "batch-norm"])
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()

@@ -54,7 +54,7 @@ def steps_to_leave(
 
 
 def main() -> None:
-    parser = shared.parser(__doc__, list(VARIANTS))
+    parser = shared.argument_parser(__doc__, list(VARIANTS))
     parser.add_argument("--max-steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

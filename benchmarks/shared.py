@@ -13,14 +13,14 @@ from alexnet.specs.architecture import Architecture
 from alexnet.specs.variants import variant
 
 
-def parser(description: str, variants: Sequence[str]) -> argparse.ArgumentParser:
+def argument_parser(description: str, variants: Sequence[str]) -> argparse.ArgumentParser:
     """A parser of DATA [VARIANT ...] [--side] [--precision]."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("data", help="what `alexnet train` takes")
-    made.add_argument("variants", nargs="*", default=list(variants))
-    made.add_argument("--side", type=int, help="input size, pixels, for networks with a larger one, to save time")
-    made.add_argument("--precision", default="auto")
-    return made
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="what `alexnet train` takes")
+    parser.add_argument("variants", nargs="*", default=list(variants))
+    parser.add_argument("--side", type=int, help="input size, pixels, for networks with a larger one, to save time")
+    parser.add_argument("--precision", default="auto")
+    return parser
 
 
 def start(precision: str) -> tuple[torch.device, Precision]:

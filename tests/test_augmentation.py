@@ -26,31 +26,31 @@ def images():
 
 def prepared(images, **inputs):
     """Preprocessing by an input specification, and the statistics of the images."""
-    found = compute_statistics(images, np.arange(len(images)))
-    return Preprocessing.from_statistics(Input(**inputs), found, SIDE, CROP), found
+    statistics = compute_statistics(images, np.arange(len(images)))
+    return Preprocessing.from_statistics(Input(**inputs), statistics, SIDE, CROP), statistics
 
 
 def test_statistics_are_numpys(images):
-    found = compute_statistics(images, np.arange(10, 40))
+    statistics = compute_statistics(images, np.arange(10, 40))
     chosen = images[10:40].astype(np.float64)
-    np.testing.assert_allclose(found.mean_image, chosen.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found.std, chosen.std((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(statistics.mean_image, chosen.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(statistics.std, chosen.std((0, 1, 2)), rtol=1e-6)
     covariance = np.cov(chosen.reshape(-1, 3).T, bias=True)
-    rebuilt = found.eigenvectors @ np.diag(found.eigenvalues) @ found.eigenvectors.T
+    rebuilt = statistics.eigenvectors @ np.diag(statistics.eigenvalues) @ statistics.eigenvectors.T
     np.testing.assert_allclose(rebuilt, covariance, rtol=1e-4, atol=0.05)
 
 
 def test_ten_crop_is_corners_center_and_the_same_flipped(images, each_way):
-    inputs, found = prepared(images)
+    inputs, statistics = prepared(images)
     views = inputs.all_views(torch.from_numpy(images[:2])).unflatten(0, (2, 10))
     far, middle = SIDE - CROP, (SIDE - CROP) // 2
-    mean = found.mean_image[middle : middle + CROP, middle : middle + CROP]
+    mean = statistics.mean_image[middle : middle + CROP, middle : middle + CROP]
     offsets = [(0, 0), (0, far), (middle, middle), (far, 0), (far, far)]
-    for number in range(2):
-        for place, (top, left) in enumerate(offsets):
-            crop = images[number, top : top + CROP, left : left + CROP].astype(np.float32)
-            np.testing.assert_allclose(views[number, place], (crop - mean).transpose(2, 0, 1), atol=1e-4)
-            np.testing.assert_allclose(views[number, 5 + place], (crop[:, ::-1] - mean).transpose(2, 0, 1), atol=1e-4)
+    for index in range(2):
+        for view, (top, left) in enumerate(offsets):
+            crop = images[index, top : top + CROP, left : left + CROP].astype(np.float32)
+            np.testing.assert_allclose(views[index, view], (crop - mean).transpose(2, 0, 1), atol=1e-4)
+            np.testing.assert_allclose(views[index, 5 + view], (crop[:, ::-1] - mean).transpose(2, 0, 1), atol=1e-4)
     torch.testing.assert_close(views[:, CENTER], inputs.center_crop(torch.from_numpy(images[:2])))
     assert inputs.center_crop(torch.from_numpy(images)).is_contiguous(memory_format=torch.channels_last)
 
@@ -88,17 +88,17 @@ def test_every_offset_is_cut_by_training_views(each_way):
     assert (upright[:, 1, 0, 0] < upright[:, 1, 0, -1]).all()
 
 
-def test_mean_image_is_cropped_as_the_picture_only_where_aligned(images, each_way):
-    """2012 subtracts the center of the mean image whatever the crop; Caffe the part behind the crop."""
-    inputs, found = prepared(images, mean="aligned image")
+def test_the_mean_image_is_cropped_like_the_image_only_if_it_follows_the_crop(images, each_way):
+    """2012 subtracts the center of the mean image from every crop; Caffe crops the mean image like the image."""
+    inputs, statistics = prepared(images, mean="aligned image")
     top, left, flipped = torch.tensor([1]), torch.tensor([3]), torch.tensor([True])
-    difference = images[0] - found.mean_image
+    difference = images[0] - statistics.mean_image
     expected = difference[1 : 1 + CROP, 3 : 3 + CROP][:, ::-1].transpose(2, 0, 1)
     view = inputs.normalized_crops(torch.from_numpy(images[:1]), Crops(top, left, flipped))
     np.testing.assert_allclose(view[0], expected, atol=1e-4)
 
 
-def test_inputs_of_unit_deviation(images, each_way):
+def test_inputs_of_unit_standard_deviation(images, each_way):
     inputs, _ = prepared(images, mean="channel", std="channel")
     view = inputs.center_crop(torch.from_numpy(images))
     assert view.mean().abs() < 0.05 and abs(view.std() - 1) < 0.05
@@ -110,37 +110,37 @@ def test_inputs_of_unit_deviation(images, each_way):
 
 @pytest.mark.parametrize("along", ["eigenvalues", "standard deviations"])
 def test_color_shift_has_the_spread_that_the_paper_and_the_code_give(images, along):
-    _, found = prepared(images)
+    _, statistics = prepared(images)
     shift = ColorShift(0.1, along)
-    drawn = color_shifts(shift, found, 0, 0, np.arange(40_000))
-    in_axes = drawn @ found.eigenvectors
+    drawn = color_shifts(shift, statistics, 0, 0, np.arange(40_000))
+    in_axes = drawn @ statistics.eigenvectors
     # Eigenvalues are squares: those of colors of 0 … 1 are 255² times smaller, and the color is given in 0 … 255.
-    scale = 255 * (found.eigenvalues / 255**2) if along == "eigenvalues" else np.sqrt(found.eigenvalues)
+    scale = 255 * (statistics.eigenvalues / 255**2) if along == "eigenvalues" else np.sqrt(statistics.eigenvalues)
     np.testing.assert_allclose(in_axes.std(0), 0.1 * scale, rtol=0.02)
     assert np.abs(np.corrcoef(in_axes.T) - np.eye(3)).max() < 0.02
 
 
 def test_the_image_is_divided_as_run_and_not_as_printed(images, each_way):
     batch = Batch(torch.from_numpy(images), torch.zeros(40), np.arange(40), 0)
-    inputs, found = prepared(images)
-    shifted = training_views(batch, recipe("original"), inputs, found, 0, 0)
-    plain = training_views(batch, recipe("original"), inputs, found, 0, 0, color=False)
+    inputs, statistics = prepared(images)
+    shifted = training_views(batch, recipe("original"), inputs, statistics, 0, 0)
+    plain = training_views(batch, recipe("original"), inputs, statistics, 0, 0, color=False)
     difference = shifted * 1.1 - plain  # the color, one value for all pixels of an image
     assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
     torch.testing.assert_close(
         difference.mean((2, 3)),
-        torch.from_numpy(color_shifts(recipe("original").color_shift, found, 0, 0, np.arange(40))).float(),
+        torch.from_numpy(color_shifts(recipe("original").color_shift, statistics, 0, 0, np.arange(40))).float(),
         rtol=1e-3,
         atol=1e-3,
     )
-    printed = training_views(batch, recipe("paper"), inputs, found, 0, 0)
-    plain = training_views(batch, recipe("paper"), inputs, found, 0, 0, color=False)
+    printed = training_views(batch, recipe("paper"), inputs, statistics, 0, 0)
+    plain = training_views(batch, recipe("paper"), inputs, statistics, 0, 0, color=False)
     difference = printed - plain
     assert (difference.amax((2, 3)) - difference.amin((2, 3))).max() < 1e-3
 
 
 def test_a_window_is_the_crop_that_pillow_resizes():
-    """A smooth image, so that the ways of interpolating hardly differ; also flipped."""
+    """On a smooth image, on which ways of interpolating hardly differ; also flipped."""
     y, x = np.mgrid[:64, :64]
     image = np.stack([127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), (x + y)], -1).round().astype(np.uint8)
     inputs = Preprocessing(64, 56, torch.zeros(1, 1, 3), torch.ones(3))
@@ -155,7 +155,7 @@ def test_a_window_is_the_crop_that_pillow_resizes():
         assert np.abs(view - (expected[:, :, ::-1] if flipped else expected)).max() < 2.5
 
 
-def test_windows_stay_inside_and_have_the_sizes_asked_for():
+def test_windows_stay_inside_and_have_the_given_sizes():
     drawn = draws.uniform(0, 0, np.arange(20_000), "crop", 5)
     x, y, width, height = random_windows(drawn, (0.25, 1), 1.5).T
     for center, side in ((x, width), (y, height)):
@@ -167,24 +167,24 @@ def test_windows_stay_inside_and_have_the_sizes_asked_for():
 
 
 def test_draws_do_not_depend_on_how_images_are_batched(images):
-    inputs, found = prepared(images)
-    numbers = np.random.default_rng(1).permutation(40)
+    inputs, statistics = prepared(images)
+    indices = np.random.default_rng(1).permutation(40)
     for name in ("paper", "small"):
-        whole = views_of(images, numbers, 0, inputs, found, RECIPES[name])
-        parts = [views_of(images, numbers[i : i + 7], i, inputs, found, RECIPES[name]) for i in range(0, 40, 7)]
-        torch.testing.assert_close(torch.cat(parts), whole)
-        other = views_of(images, numbers, 0, inputs, found, RECIPES[name], epoch=1)
-        assert not torch.equal(other, whole)
+        entire = views_of(images, indices, 0, inputs, statistics, RECIPES[name])
+        pieces = [views_of(images, indices[i : i + 7], i, inputs, statistics, RECIPES[name]) for i in range(0, 40, 7)]
+        torch.testing.assert_close(torch.cat(pieces), entire)
+        other = views_of(images, indices, 0, inputs, statistics, RECIPES[name], epoch=1)
+        assert not torch.equal(other, entire)
 
 
 def test_in_original_32_images_share_crop_and_flip():
     images = np.tile(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(1, SIDE, SIDE, 1), (96, 1, 1, 3))
-    inputs, found = prepared(images)
+    inputs, statistics = prepared(images)
     views = training_views(
         Batch(torch.from_numpy(images), torch.zeros(96), np.arange(96)[::-1].copy(), 0),
         recipe("original"),
         inputs,
-        found,
+        statistics,
         0,
         0,
         color=False,
@@ -247,6 +247,6 @@ def test_crops_larger_than_the_image_are_refused(images):
         Preprocessing.from_statistics(Input(), compute_statistics(images, np.arange(4)), SIDE, 13)
 
 
-def views_of(images, numbers, first, inputs, found, chosen, epoch=0):
-    batch = Batch(torch.from_numpy(images[numbers]), torch.zeros(len(numbers)), numbers, first)
-    return training_views(batch, chosen, inputs, found, 5, epoch)
+def views_of(images, indices, first, inputs, statistics, chosen, epoch=0):
+    batch = Batch(torch.from_numpy(images[indices]), torch.zeros(len(indices)), indices, first)
+    return training_views(batch, chosen, inputs, statistics, 5, epoch)

@@ -39,8 +39,8 @@ def test_an_unknown_part_is_named(capsys):
 
 
 def test_a_part_measures_ours_beside_its_peer_and_appends_a_table(tmp_path, capsys):
-    main(["bench", "norm", "--rounds", "1", "--precision", "fp32", "--output", str(tmp_path / "found.md")])
-    rows = [line for line in (tmp_path / "found.md").read_text().splitlines() if line.startswith("| norm,")]
+    main(["bench", "norm", "--rounds", "1", "--precision", "fp32", "--output", str(tmp_path / "speeds.md")])
+    rows = [line for line in (tmp_path / "speeds.md").read_text().splitlines() if line.startswith("| norm,")]
     assert len(rows) == 2 and all("nn.LocalResponseNorm" in row and "images/s" in row for row in rows)
     assert "not measured" not in capsys.readouterr().out
 

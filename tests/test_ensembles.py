@@ -19,14 +19,14 @@ from alexnet.evaluation.metrics import Metrics
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two networks on the same three colors: stored sides of 64 and 32 pixels, ten views and five."""
-    place = tmp_path_factory.mktemp("runs")
+    folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALEXNET_CACHE", str(place / "cache"))
-        data = write_colors(place / "colors", 20)
+        patch.setenv("ALEXNET_CACHE", str(folder / "cache"))
+        data = write_colors(folder / "colors", 20)
         for name, settings in (("small", "--lr 0.005"), ("cifar-18", "")):
             asked = f"--variant {name} --epochs 3 --batch-size 8 --precision fp32 {settings}"
-            main(["train", str(data), *asked.split(), "--output", str(place / name)])
-    return [place / "small", place / "cifar-18"]
+            main(["train", str(data), *asked.split(), "--output", str(folder / name)])
+    return [folder / "small", folder / "cifar-18"]
 
 
 def table_of(path):
@@ -36,8 +36,8 @@ def table_of(path):
 
 
 def test_the_average_is_the_mean_by_hand_and_counts_every_image_once(runs, tmp_path, capsys):
-    for number, run in enumerate(runs):
-        main(["evaluate", str(run), "--precision", "fp32", "--csv", str(tmp_path / f"{number}.csv")])
+    for index, run in enumerate(runs):
+        main(["evaluate", str(run), "--precision", "fp32", "--csv", str(tmp_path / f"{index}.csv")])
     capsys.readouterr()
     main(
         ["evaluate", *map(str, runs), "--average", "--precision", "fp32", "--json", "--csv", str(tmp_path / "all.csv")]
@@ -61,10 +61,10 @@ def test_the_table_has_each_network_alone_and_the_search_is_called_too_low(runs,
 
 
 def test_from_python(runs):
-    found = alexnet.evaluate_together(runs, verbose=False)
+    ensemble = alexnet.evaluate_together(runs, verbose=False)
     alone = [alexnet.load(run).evaluate(verbose=False).all_views for run in runs]
-    assert [each.all_views.loss for each in found.members] == pytest.approx([each.loss for each in alone])
-    assert (found.average.view_count, found.weights) == (15, (1.0, 1.0))
+    assert [each.all_views.loss for each in ensemble.members] == pytest.approx([each.loss for each in alone])
+    assert (ensemble.average.view_count, ensemble.weights) == (15, (1.0, 1.0))
 
 
 def evaluation(probabilities, labels, names, classes):
@@ -85,13 +85,13 @@ def test_images_and_classes_are_matched_by_name():
     first = evaluation([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [0, 1], ["x", "y"], "abc")
     # the same two images, the other way round, and classes c, a, b
     other = evaluation([[0.3, 0.1, 0.6], [0.2, 0.5, 0.3]], [2, 1], ["y", "x"], "cab")
-    found = evaluate_average([first, other])
+    ensemble = evaluate_average([first, other])
     expected = [
         [(0.7 + 0.5) / 2, (0.2 + 0.3) / 2, (0.1 + 0.2) / 2],
         [(0.1 + 0.1) / 2, (0.8 + 0.6) / 2, (0.1 + 0.3) / 2],
     ]
-    torch.testing.assert_close(found.average.all_views.probabilities, torch.tensor(expected))
-    assert found.average.all_views.top1 == 1 and found.members[1].all_views.labels.tolist() == [0, 1]
+    torch.testing.assert_close(ensemble.average.all_views.probabilities, torch.tensor(expected))
+    assert ensemble.average.all_views.top1 == 1 and ensemble.members[1].all_views.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("classes", [4, 12])
@@ -99,8 +99,8 @@ def test_the_search_finds_the_good_network_among_noise(classes):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, classes, 3000)
     names = [str(index) for index in range(3000)]
-    made = [noisy(generator, labels, classes, strength) for strength in (0.0, 2.0, 0.0)]
-    weights = searched_weights([evaluation(each, labels, names, range(classes)) for each in made])
+    probabilities = [noisy(generator, labels, classes, strength) for strength in (0.0, 2.0, 0.0)]
+    weights = searched_weights([evaluation(each, labels, names, range(classes)) for each in probabilities])
     assert set(weights) <= set(GRID)
     assert weights[1] > 3 * max(weights[0], weights[2])
 
@@ -109,22 +109,26 @@ def test_the_search_is_that_of_2012():
     """Against the procedure written out: each weight scans the grid in its turn and keeps a strict improvement."""
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 8, 60)
-    made = np.stack([noisy(generator, labels, 8, strength).numpy() for strength in (0.5, 1.0, 0.7)]).astype(np.float32)
+    probabilities = np.stack([noisy(generator, labels, 8, strength).numpy() for strength in (0.5, 1.0, 0.7)]).astype(
+        np.float32
+    )
 
     def right(weights):
-        ranks = (-np.tensordot(np.float32(weights), made, 1)).argsort(1)[:, :5]
+        ranks = (-np.tensordot(np.float32(weights), probabilities, 1)).argsort(1)[:, :5]
         return sum(label in best for label, best in zip(labels, ranks, strict=True))
 
     weights = [0.5] * 3
     best = right(weights)
     for _ in range(5):
-        for place in range(3):
+        for index in range(3):
             for value in np.arange(21) / 20:
-                tried = [*weights[:place], value, *weights[place + 1 :]]
+                tried = [*weights[:index], value, *weights[index + 1 :]]
                 if right(tried) > best:
                     weights, best = tried, right(tried)
     names = [str(index) for index in range(60)]
-    assert searched_weights([evaluation(each, labels, names, range(8)) for each in made]) == pytest.approx(weights)
+    assert searched_weights([evaluation(each, labels, names, range(8)) for each in probabilities]) == pytest.approx(
+        weights
+    )
 
 
 def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
@@ -137,22 +141,22 @@ def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
         evaluate_average([first, evaluation([[0.7, 0.3]], [1], ["x"], "ab")])
     with pytest.raises(ValueError, match=r"cannot be searched on images that are evaluated, such as x \(1 images\)"):
         evaluate_average([first, first], [first, first])
-    arguments = list(map(str, runs))
-    for asked, said in (
-        (arguments, "several networks with --average"),
-        ([*arguments, "--average", "--fc-precision", "int8"], "--fc-precision must be same with --average"),
-        ([*arguments, "--average", "--weights", "search", "--split", "val"], "weights cannot be searched on images"),
-        ([arguments[0], str(tmp_path), "--average"], "holds no trained network"),
+    networks = list(map(str, runs))
+    for arguments, message in (
+        (networks, "several networks with --average"),
+        ([*networks, "--average", "--fc-precision", "int8"], "--fc-precision must be same with --average"),
+        ([*networks, "--average", "--weights", "search", "--split", "val"], "weights cannot be searched on images"),
+        ([networks[0], str(tmp_path), "--average"], "holds no trained network"),
     ):
         with pytest.raises(SystemExit):
-            main(["evaluate", *asked])
-        assert said in capsys.readouterr().err
+            main(["evaluate", *arguments])
+        assert message in capsys.readouterr().err
 
 
 def test_one_image_of_a_name_is_like_another():
     """A list may name an image twice: they are matched in their order, and both count."""
     first = evaluation([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], ["x", "x", "w"], "ab")
     other = evaluation([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]], [1, 0, 0], ["w", "x", "x"], "ab")
-    found = evaluate_average([first, other])
+    ensemble = evaluate_average([first, other])
     expected = [[0.85, 0.15], [0.55, 0.45], [0.3, 0.7]]
-    torch.testing.assert_close(found.average.all_views.probabilities, torch.tensor(expected))
+    torch.testing.assert_close(ensemble.average.all_views.probabilities, torch.tensor(expected))

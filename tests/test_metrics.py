@@ -9,7 +9,7 @@ from alexnet.evaluation.metrics import Metrics, top_k_credit
 
 
 def brute_force_credit(scores, label, k):
-    """Mean over all orders in which tied classes may be sorted, by drawing many."""
+    """Mean over all orders in which tied classes may be sorted, estimated from many draws."""
     generator = np.random.default_rng(0)
     hits = 0
     for _ in range(4000):

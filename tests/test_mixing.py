@@ -41,7 +41,7 @@ def test_mixup_is_the_weighted_mean_of_two_images():
 
 def test_cutmix_shows_the_partner_in_a_window_and_counts_its_area():
     """(Yun et al. 2019, equations 1 and 2): a window of √(1 − λ) of each side around any pixel, cut off at the edge."""
-    views = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, SIDE, SIDE)  # every image shows its own number
+    views = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, SIDE, SIDE)  # every image shows its own index
     for mix in mixes(CUTMIX, 50):
         mixed = mix.apply(views)
         for i, j in enumerate(mix.partners.tolist()):
@@ -67,9 +67,9 @@ def test_mixed_views_stay_channels_last_and_the_views_unmixed(recipe, dtype):
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_mixing_weights_follow_a_beta_distribution(alpha):
-    found = np.array([draws.beta(0, 0, number, "share", alpha) for number in range(4000)])
-    assert found.mean() == pytest.approx(0.5, abs=0.02)
-    assert found.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.06)
+    weights = np.array([draws.beta(0, 0, index, "share", alpha) for index in range(4000)])
+    assert weights.mean() == pytest.approx(0.5, abs=0.02)
+    assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.06)
 
 
 def test_a_recipe_with_both_takes_each_half_of_the_time_and_one_with_neither_none():
@@ -78,13 +78,13 @@ def test_a_recipe_with_both_takes_each_half_of_the_time_and_one_with_neither_non
     assert draw_mix(batch_of(), SIDE, RECIPES["paper"], 1, 0) is None
 
 
-def test_the_mix_depends_on_seed_epoch_and_place_alone():
-    def found(seed, epoch, first):
+def test_the_mix_depends_on_seed_epoch_and_position_alone():
+    def drawn(seed, epoch, first):
         mix = draw_mix(batch_of(first=first), SIDE, CUTMIX, seed, epoch)
         return mix.weight, mix.window, tuple(mix.partners.tolist())
 
-    assert found(1, 2, 16) == found(1, 2, 16)
-    assert len({found(1, 2, 16), found(2, 2, 16), found(1, 3, 16), found(1, 2, 32)}) == 4
+    assert drawn(1, 2, 16) == drawn(1, 2, 16)
+    assert len({drawn(1, 2, 16), drawn(2, 2, 16), drawn(1, 3, 16), drawn(1, 2, 32)}) == 4
 
 
 def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
