@@ -8,7 +8,7 @@ Each drawing is rendered on white by resvg. The files written into the output fo
     images.csv        strip, column, class, split, concept, vendor and name of each tile
     build.json        record of the build: sources, tools, rules and counts
 
-The file NOTICE in the same folder holds the licences. It is written by hand: check it when a pin changes.
+The file NOTICE in the same folder holds the licenses. It is written by hand: check it when a pin changes.
 
 The parts train, val and test have no concept in common. A concept is the label of an emoji without the words for
 gender, age, hair, skin, direction, size and color, and concepts are joined when they share an identical drawing.
@@ -45,7 +45,7 @@ CLASSES = ["face", "hand", "person", "animal", "plant", "food", "vehicle", "plac
 CLASSES += ["flag", "sign"]
 LABELS = "emojibase-data"
 
-# Version, licence and SHA-256 of each npm package; a vendor's package is named after the vendor.
+# Version, license and SHA-256 of each npm package; a vendor's package is named after the vendor.
 SOURCES = {
     "noto": ("1.2.9", "Apache-2.0", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
     "noto-v1": ("1.2.5", "Apache-2.0", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
