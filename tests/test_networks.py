@@ -100,7 +100,7 @@ def test_a_setting_out_of_range_is_named(setting, wrong):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no variant 'alexnet2'.*paper.*original"):
+    with pytest.raises(ValueError, match=r"variant must be one of paper, original.*, got 'alexnet2'"):
         alexnet.create("alexnet2")
 
 
