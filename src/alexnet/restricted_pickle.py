@@ -15,7 +15,6 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 
 TYPES = ("u1", "f2", "f4", "f8")
-"""Types of the numbers in an array, as numpy abbreviates them."""
 INSTRUCTIONS = (
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE"),
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -67,7 +66,7 @@ class PickledArray:
         """
         if not isinstance(self.type, _PickledType) or self.type.name not in TYPES:
             raise ValueError(f"the numbers of an array must be of type {', '.join(TYPES)}")
-        dtype = np.dtype(self.type.name).newbyteorder(self.type.byte_order)
+        dtype = np.dtype(self.type.byte_order + self.type.name)
         content = self.content.to_bytes() if isinstance(self.content, _EncodedText) else self.content
         if not isinstance(content, bytes) or not isinstance(self.shape, tuple) or len(self.shape) > 32:
             raise ValueError("an array has no shape or no bytes")
@@ -79,27 +78,23 @@ class PickledArray:
 
 
 class _PickledType:
-    """The type of an array: its abbreviation and its byte order, as numpy writes them."""
+    """The type of an array, as numpy abbreviates it, and its byte order."""
 
     def __init__(self, name, *arguments):
-        self.name, self.byte_order = _text(name), "="
+        self.name, self.byte_order = name.decode("latin-1") if isinstance(name, bytes) else name, "="
 
     def __setstate__(self, state):
-        self.byte_order = ">" if _text(state[1]) == ">" else "="
+        self.byte_order = ">" if state[1] in (">", b">") else "="
 
 
 class _EncodedText:
     """Bytes as Python 3 writes them for Python 2: a string to encode. Encoded on use, as one string may serve often."""
 
-    def __init__(self, text: str, encoding):
+    def __init__(self, text, encoding):
         self.text = text
 
     def to_bytes(self) -> bytes | None:
         return self.text.encode("latin-1") if isinstance(self.text, str) else None
-
-
-def _text(name) -> str:
-    return name.decode("latin-1") if isinstance(name, bytes) else name
 
 
 ALLOWED = {
@@ -113,9 +108,6 @@ ALLOWED = {
 """What a pickle may ask for, as (module, name), and what it gets instead."""
 
 
-_CODES = {operation.name: ord(operation.code) for operation in pickletools.opcodes}
-
-
 class _Instructions(dict):
     def __missing__(self, code: int):
         known = pickletools.code2op.get(chr(code))
@@ -125,9 +117,8 @@ class _Instructions(dict):
 class _Unpickler(pickle._Unpickler):
     """The unpickler in Python, because the one in C allocates whatever a damaged file asks for."""
 
-    dispatch: ClassVar = _Instructions(
-        (_CODES[name], pickle._Unpickler.dispatch[_CODES[name]]) for name in INSTRUCTIONS
-    )
+    codes: ClassVar = [getattr(pickle, name)[0] for name in INSTRUCTIONS]
+    dispatch: ClassVar = _Instructions(zip(codes, map(pickle._Unpickler.dispatch.get, codes), strict=True))
 
     def find_class(self, module: str, name: str):
         if (module, name) not in ALLOWED:
@@ -158,5 +149,5 @@ class _Unpickler(pickle._Unpickler):
             raise ValueError("it sets an item of something that is not a dict, or under a key that is not a string")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    dispatch[_CODES["BUILD"]], dispatch[_CODES["DICT"]] = load_build, load_dict
-    dispatch[_CODES["SETITEM"]], dispatch[_CODES["SETITEMS"]] = load_setitem, load_setitems
+    dispatch[pickle.BUILD[0]], dispatch[pickle.DICT[0]] = load_build, load_dict
+    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = load_setitem, load_setitems
