@@ -17,15 +17,13 @@ from torch import Tensor
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.operations import Activation, AdaptivePool, Conv, Dropout, Flatten, Linear, Norm, Pool
 from ..specs.shapes import Placed
 from ..specs.variants import VARIANTS
-from .caffe_schema import V1_TYPES, array_message, has_unknown_fields, message_classes, parse, parse_array
-from .layout import Layers, divide_by_std, layers_of, named_tensors, swap_colors
+from .caffe_schema import V1_TYPES, array_message, message_classes, parse, parse_array
 from .matching import computation
-from .weights_file import WeightsFile
+from .weights_file import Layers, WeightsFile, bgr_layers_of, named_tensors, swap_colors
 
 PASSED_OVER = {
     *("Accuracy", "Data", "DummyData", "Flatten", "HDF5Data", "ImageData", "Input", "MemoryData", "Silence"),
@@ -33,7 +31,7 @@ PASSED_OVER = {
 }
 """Types of layers that change nothing between an image and the scores."""
 WEIGHTED = ("Convolution", "InnerProduct")
-MOST_LAYERS = 1000
+FILES = ("network.caffemodel", "deploy.prototxt", "mean.binaryproto")
 STARTS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")
 """First bytes of a `.caffemodel`, whose fields are written in order: its name, or without one a layer or an input."""
 MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
@@ -41,12 +39,7 @@ MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 
 
 def read(path: Path) -> WeightsFile:
-    """Read a `.caffemodel`.
-
-    Raises:
-        ValueError: it is damaged, or its network has a layer that no AlexNet has.
-        ImportError: protobuf is not installed.
-    """
+    """Read a `.caffemodel`."""
     net = parse("NetParameter", path.read_bytes())
     typed_layers = _typed_layers(net)
     layers: Layers = {layer.name: _weights(layer, kind) for layer, kind in typed_layers if kind in WEIGHTED}
@@ -58,17 +51,12 @@ def read(path: Path) -> WeightsFile:
         tuple(layer.name for layer, kind in typed_layers if layer.blobs and kind not in WEIGHTED),
         _architecture(net.name or "unnamed", typed_layers, layers),
         input_size=_input_size(net, typed_layers),
-        mean=torch.tensor(MEAN_COLOR).view(1, 1, 3),
+        mean=torch.tensor(MEAN_COLOR),
     )
 
 
 def read_mean(path: Path) -> Tensor:
-    """Read a mean image, `.binaryproto` or pycaffe's `.npy`: (3, side, side) BGR, returned as (side, side, 3) RGB.
-
-    Raises:
-        ValueError: it is neither, or not square.
-        ImportError: protobuf is not installed.
-    """
+    """Read a mean image, `.binaryproto` or pycaffe's `.npy`: (3, side, side) BGR, returned as (side, side, 3) RGB."""
     try:
         with path.open("rb") as file:
             is_npy = file.read(6) == b"\x93NUMPY"
@@ -87,34 +75,31 @@ def read_mean(path: Path) -> Tensor:
 
 
 def write(bundle: ModelBundle, folder: Path) -> None:
-    """Write `network.caffemodel`, `deploy.prototxt` and `mean.binaryproto`.
-
-    Raises:
-        ValueError: Caffe has no layer for one of the network's.
-        ImportError: protobuf is not installed.
-    """
+    """Write FILES, for BGR images minus the mean."""
     net = message_classes()["NetParameter"](name=bundle.network.architecture.name)
     from google.protobuf.text_format import MessageToString
 
-    layers = swap_colors(divide_by_std(layers_of(bundle.network, "Caffe"), bundle.preprocessing.std))
-    text = [MessageToString(net)]
+    layers = bgr_layers_of(bundle, "Caffe")
+    text = MessageToString(net)
     for layer in _described(bundle.network):
-        text.append(f"layer {{\n{MessageToString(layer, indent=2)}}}\n")
+        text += f"layer {{\n{MessageToString(layer, indent=2)}}}\n"
         layer.blobs.extend(map(array_message, layers.get(layer.name, ())))
         net.layer.append(layer.SerializeToString())
+    side = bundle.preprocessing.stored_size
+    mean = bundle.preprocessing.mean.cpu().expand(side, side, 3).numpy()[..., ::-1].transpose(2, 0, 1)
+    data = [np.ascontiguousarray(mean, "<f4").tobytes()]
+    mean_blob = message_classes()["BlobProto"](num=1, channels=3, height=side, width=side, data=data)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "network.caffemodel") as temporary:
-        temporary.write_bytes(net.SerializeToString())
-    with atomic_write(folder / "deploy.prototxt") as temporary:
-        temporary.write_text("".join(text), encoding="utf-8")
-    with atomic_write(folder / "mean.binaryproto") as temporary:
-        temporary.write_bytes(_mean_message(bundle.preprocessing))
+    contents = net.SerializeToString(), text.encode(), mean_blob.SerializeToString()
+    for name, content in zip(FILES, contents, strict=True):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def _typed_layers(net) -> list[tuple]:
     """The layers of a network, old and new, each with its type."""
-    if len(net.layer) + len(net.layers) > MOST_LAYERS:
-        raise ValueError(f"a network of more than {MOST_LAYERS:,} layers")
+    if len(net.layer) + len(net.layers) > 1000:
+        raise ValueError("a network of more than 1,000 layers")
     typed = [(layer, layer.type) for layer in (parse("LayerParameter", content) for content in net.layer)]
     for layer in (parse("V1LayerParameter", content) for content in net.layers):
         if layer.HasField("layer"):
@@ -141,24 +126,26 @@ def _input_size(net, typed_layers: list[tuple]) -> int | None:
     sides = [shape[3] for shape in shapes if len(shape) >= 4]
     for layer, _ in typed_layers:
         sides += [layer.transform_param.crop_size, layer.data_param.crop_size]
-    return next((side for side in sides if side), None)
+    return next(filter(None, sides), None)
 
 
 def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Architecture:
     """The network that a file describes: the variant of equal computation, or else one of its own."""
     rows: list[Conv | Linear] = []
-    convolutions = sum(weight.ndim == 4 for weight, _ in layers.values())
-    first_linear = max(convolutions + 1, 9 - (len(layers) - convolutions))  # the last is fc8 even if there are few
+    gap = max(0, 8 - len(layers))  # the last is fc8 even if there are few
     for layer, kind in typed_layers:
         if kind in PASSED_OVER:
             continue
         index = len(rows) + 1
         if kind == "Convolution":
-            rows.append(_convolution(layer, f"conv{index}", layers[layer.name][0].shape))
+            parameters = _checked(layer, "convolution_param")
+            channels, _, kernel, _ = layers[layer.name][0].shape
+            stride, pad, groups = _size(parameters, "stride"), _size(parameters, "pad", 0), _size(parameters, "group")
+            rows.append(Conv(f"conv{index}", channels, kernel, stride, pad, groups, then=()))
         elif kind == "InnerProduct":
             _checked(layer, "inner_product_param")
             units = len(layers[layer.name][0]) if index < len(layers) else None
-            rows.append(Linear(f"fc{first_linear + index - convolutions - 1}", units))
+            rows.append(Linear(f"fc{index + gap}", units))
         elif not rows:
             raise ValueError(f"{layer.name}, of type {kind}, comes before the first weights")
         else:
@@ -170,13 +157,6 @@ def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Archi
     about = f"Read from the Caffe network {name}."
     described = Architecture(name, about, tuple(rows), 227, activation=activation, recipe="caffe")
     return next((each for each in VARIANTS.values() if computation(each) == computation(described)), described)
-
-
-def _convolution(layer, name: str, shape: tuple[int, ...]) -> Conv:
-    parameters = _checked(layer, "convolution_param")
-    stride, pad = _same(parameters, "stride", 1), _same(parameters, "pad", 0)
-    groups = _bounded("group", parameters.group, 1)
-    return Conv(name, shape[0], kernel=shape[2], stride=stride, pad=pad, groups=groups, then=())
 
 
 def _operation(layer, kind: str) -> str | Norm | Pool | Dropout:
@@ -191,41 +171,35 @@ def _operation(layer, kind: str) -> str | Norm | Pool | Dropout:
             lrn = _checked(layer, "lrn_param")
             if lrn.norm_region:
                 raise ValueError(f"{layer.name} must normalize across channels, but does within channels")
-            size = _bounded("local_size", lrn.local_size, 1)
-            return Norm(size, _decimal(lrn.alpha), _decimal(lrn.beta), _decimal(lrn.k))
+            return Norm(_size(lrn, "local_size"), _decimal(lrn.alpha), _decimal(lrn.beta), _decimal(lrn.k))
         case "Pooling":
             pooling = _checked(layer, "pooling_param")
             if pooling.pool > 1 or pooling.pad:
                 raise ValueError(f"{layer.name} must be max or average pooling without padding")
-            window = _bounded("kernel_size", pooling.kernel_size, 1)
-            return Pool("mean" if pooling.pool else "max", window, _bounded("stride", pooling.stride, 1))
+            kind = "mean" if pooling.pool else "max"
+            return Pool(kind, _size(pooling, "kernel_size"), _size(pooling, "stride"))
     raise ValueError(f"{layer.name} is a layer of type {kind}, which no AlexNet has")
 
 
 def _checked(layer, name: str):
-    """A layer's parameters, refused if the schema lacks some: dilation, separate height and width ….
-
-    Raises:
-        ValueError: there are such parameters.
-    """
+    """A layer's parameters; refuses those that the schema lacks, such as dilation or separate height and width."""
     parameters = getattr(layer, name)
-    if has_unknown_fields(parameters):
+    known = type(parameters).FromString(parameters.SerializeToString())
+    known.DiscardUnknownFields()
+    if known.ByteSize() != parameters.ByteSize():
         raise ValueError(f"{layer.name} has settings in {name} that no AlexNet has")
     return parameters
 
 
-def _same(parameters, name: str, default: int) -> int:
-    """A size that is given once, or for height and width alike."""
-    sizes = set(getattr(parameters, name)) or {default}
+def _size(parameters, name: str, least: int = 1) -> int:
+    """A size that is given once, or for height and width alike; the least if it is not given."""
+    value = getattr(parameters, name)
+    sizes = {value} if isinstance(value, int) else set(value) or {least}
     if len(sizes) > 1:
         raise ValueError(f"{name} must be the same for height and width, got {sorted(sizes)}")
-    return _bounded(name, sizes.pop(), default)
-
-
-def _bounded(name: str, size: int, least: int) -> int:
-    if not least <= size <= 1000:
-        raise ValueError(f"{name} must be {least} to 1000, got {size}")
-    return size
+    if not least <= max(sizes) <= 1000:
+        raise ValueError(f"{name} must be {least} to 1000, got {max(sizes)}")
+    return max(sizes)
 
 
 def _decimal(value: float) -> float:
@@ -238,45 +212,36 @@ def _described(network: AlexNet) -> list:
     layer = message_classes()["LayerParameter"]
     shape = {"dim": [1, *network.placed[0].input_shape]}
     described = [layer(name="data", type="Input", top=["data"], input_param={"shape": shape})]
-    below = "data"
     for step in network.placed:
-        if (layer_type := _layer_type(step)) is not None:
-            kind, parameters = layer_type
-            described.append(layer(name=step.name, type=kind, bottom=[below], top=[step.name], **parameters))
-            below = step.name
-    return [*described, layer(name="prob", type="Softmax", bottom=[below], top=["prob"])]
+        if settings := _settings(step):
+            described.append(layer(name=step.name, bottom=[described[-1].name], top=[step.name], **settings))
+    return [*described, layer(name="prob", type="Softmax", bottom=[described[-1].name], top=["prob"])]
 
 
-def _layer_type(step: Placed) -> tuple[str, dict] | None:
-    """Type and parameters of a layer; None if Caffe needs none."""
+def _settings(step: Placed) -> dict:
+    """Type and parameters of a layer; empty if Caffe needs none."""
     operation = step.operation
     match operation:
         case Conv(round_up=False):
             sizes = {"pad": [operation.pad], "kernel_size": [operation.kernel], "stride": [operation.stride]}
-            convolution = {"num_output": operation.channels, "group": operation.groups, **sizes}
-            return "Convolution", {"convolution_param": convolution}
+            sizes |= {"num_output": operation.channels, "group": operation.groups}
+            return {"type": "Convolution", "convolution_param": sizes}
         case Linear():
-            return "InnerProduct", {"inner_product_param": {"num_output": operation.units}}
-        case Norm(groups=1):
-            constants = {"alpha": operation.divided_alpha, "beta": operation.beta, "k": operation.k}
-            return "LRN", {"lrn_param": {"local_size": operation.size, **constants}}
-        case Pool() if operation.round_up or (step.input_shape[1] - operation.window) % operation.stride == 0:
-            sizes = {"kernel_size": operation.window, "stride": operation.stride}
-            return "Pooling", {"pooling_param": {"pool": int(operation.kind == "mean"), **sizes}}
-        case AdaptivePool() if step.input_shape[1] == operation.side:
-            return None
+            return {"type": "InnerProduct", "inner_product_param": {"num_output": operation.units}}
+        case Norm(groups=1, size=size, beta=beta, k=k):
+            return {
+                "type": "LRN",
+                "lrn_param": {"local_size": size, "alpha": operation.divided_alpha, "beta": beta, "k": k},
+            }
+        case Pool(kind, window, stride) if operation.round_up or (step.input_shape[1] - window) % stride == 0:
+            sizes = {"pool": int(kind == "mean"), "kernel_size": window, "stride": stride}
+            return {"type": "Pooling", "pooling_param": sizes}
         case Dropout():
-            return "Dropout", {"dropout_param": {"dropout_ratio": operation.rate}}
+            return {"type": "Dropout", "dropout_param": {"dropout_ratio": operation.rate}}
         case Activation():
-            return {"relu": "ReLU", "tanh": "TanH"}[operation.kind], {}
+            return {"type": {"relu": "ReLU", "tanh": "TanH"}[operation.kind]}
         case Flatten():
-            return None
+            return {}
+        case AdaptivePool() if step.input_shape[1] == operation.side:
+            return {}
     raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
-
-
-def _mean_message(preprocessing: Preprocessing) -> bytes:
-    side = preprocessing.stored_size
-    mean = preprocessing.mean.cpu().expand(side, side, 3).numpy()[..., ::-1].transpose(2, 0, 1)
-    content = np.ascontiguousarray(mean, "<f4").tobytes()
-    blob = message_classes()["BlobProto"](num=1, channels=3, height=side, width=side, data=[content])
-    return blob.SerializeToString()

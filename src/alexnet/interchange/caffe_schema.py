@@ -56,67 +56,38 @@ message NetParameter {
   repeated bytes layer = 100;
 }
 """
-FIELD = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[default = (.+?)\])?;"
 V1_TYPES = {
-    1: "Accuracy",
-    4: "Convolution",
-    5: "Data",
-    6: "Dropout",
-    8: "Flatten",
-    9: "HDF5Data",
-    12: "ImageData",
-    14: "InnerProduct",
-    15: "LRN",
-    17: "Pooling",
-    18: "ReLU",
-    20: "Softmax",
-    21: "SoftmaxWithLoss",
-    22: "Split",
-    23: "TanH",
-    24: "WindowData",
-    29: "MemoryData",
-    32: "DummyData",
-    36: "Silence",
+    **{1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 9: "HDF5Data", 12: "ImageData"},
+    **{14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split"},
+    **{23: "TanH", 24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence"},
 }
 """Types of layers before 2015, which were numbers."""
 
 
 @cache
 def message_classes() -> dict[str, type]:
-    """The class of each message, by name.
-
-    Raises:
-        ImportError: protobuf is not installed.
-    """
+    """The class of each message, by name."""
     try:
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+        from google.protobuf import descriptor_pb2, message_factory
     except ImportError:
         raise ImportError("files of Caffe need the package protobuf: pip install 'alexnet[caffe]'") from None
     types = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
+    field_pattern = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[default = (.+?)\])?;"
     for name, fields in re.findall(r"message (\w+) {(.*?)}", SCHEMA, re.DOTALL):
         message = file.message_type.add(name=name)
-        for repeated, declared, field, number, default in re.findall(FIELD, fields):
+        for repeated, declared, field, number, default in re.findall(field_pattern, fields):
             label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
-            added = message.field.add(name=field, number=int(number), label=label)
+            added = message.field.add(name=field, number=int(number), label=label, default_value=default or None)
             if declared[0].isupper():
                 added.type, added.type_name = types.TYPE_MESSAGE, f".caffe.{declared}"
             else:
                 added.type = getattr(types, f"TYPE_{declared.upper()}")
-            if default:
-                added.default_value = default
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    names = [message.name for message in file.message_type]
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in names}
+    classes = message_factory.GetMessages([file])
+    return {message.name: classes[f"caffe.{message.name}"] for message in file.message_type}
 
 
 def parse(name: str, content: bytes):
-    """Parse a message.
-
-    Raises:
-        ValueError: the content is damaged.
-    """
     message = message_classes()[name]
     from google.protobuf.message import DecodeError
 
@@ -127,30 +98,17 @@ def parse(name: str, content: bytes):
 
 
 def parse_array(blob: bytes) -> np.ndarray:
-    """Parse a BlobProto, whose shape is four sides before 2015 and any number later.
-
-    Raises:
-        ValueError: the values do not fill the shape.
-    """
+    """Parse a BlobProto, whose shape is four sides before 2015 and any number later."""
     message = parse("BlobProto", blob)
     sides = (message.num, message.channels, message.height, message.width)
     shape = tuple(message.shape.dim) if message.HasField("shape") else tuple(side or 1 for side in sides)
-    parts, dtype = (message.data, np.dtype("<f4")) if message.data else (message.double_data, np.dtype("<f8"))
-    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    chunks, dtype = (message.data, np.dtype("<f4")) if message.data else (message.double_data, np.dtype("<f8"))
+    content = b"".join(chunks)
     if np.prod(shape, dtype=object) * dtype.itemsize != len(content):
         raise ValueError(f"a blob of shape {shape} has {len(content):,} bytes of {dtype}")
     return np.frombuffer(content, dtype).reshape(shape)
 
 
 def array_message(array: np.ndarray) -> bytes:
-    """Serialize an array as a BlobProto."""
     blob = message_classes()["BlobProto"]
     return blob(shape={"dim": array.shape}, data=[np.ascontiguousarray(array, "<f4").tobytes()]).SerializeToString()
-
-
-def has_unknown_fields(message) -> bool:
-    """Whether a message, without those inside it, has fields that are not in the schema."""
-    known = type(message)()
-    known.CopyFrom(message)
-    known.DiscardUnknownFields()
-    return known.ByteSize() != message.ByteSize()

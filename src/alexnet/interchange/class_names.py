@@ -14,8 +14,8 @@ WORDNET_ID = re.compile(r"n[0-9]{8}")
 """ID of a noun, which is the name of an ImageNet class."""
 
 
-def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Class names in the order of the scores, from a file with one per line or JSON.
+def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names as given, or in the order of the scores from a file with one per line or JSON.
 
     JSON must be a list of names, or an object of names by index or of indices by name. In "n01440764 tench, Tinca
     tinca" and in ["n01440764", "tench"], the name is the WordNet ID, as ImageNet's folders have it.
@@ -23,33 +23,14 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     Raises:
         ValueError: the file cannot be read or has other content, or a name is there twice.
     """
-    path = Path(path).expanduser()
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; classes must be names or a file with names") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"class names must be UTF-8 text; {path} is not: {error}") from None
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        value = [line.strip() for line in content.splitlines() if line.strip()]
-    names = [_class_name(entry) for entry in _entries(value)]
-    if not names or None in names:
-        raise ValueError(
-            f"{path} has no class names; it must have one per line, or be JSON: a list of names, names by index, or "
-            f"indices by name"
-        )
-    return _distinct(names, str(path))
-
-
-def requested_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Class names as given, or those of a file."""
-    if isinstance(classes, (str, Path)):
-        return read_classes(classes)
-    if not len(classes) or not all(isinstance(name, str) for name in classes):
+    is_file = isinstance(classes, (str, Path))
+    names = _names_in(Path(classes).expanduser()) if is_file else classes
+    if not len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"classes must be names in the order of the scores, or a file with names, got {classes!r}")
-    return _distinct(classes, "classes")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        source = Path(classes).expanduser() if is_file else "classes"
+        raise ValueError(f"class names must be distinct; {source} has {repeated[0]!r} twice")
+    return tuple(names)
 
 
 def default_classes(count: int) -> tuple[str, ...]:
@@ -58,13 +39,28 @@ def default_classes(count: int) -> tuple[str, ...]:
     return tuple(imagenet) if count == len(imagenet) else tuple(map(str, range(count)))
 
 
-def _entries(value) -> list:
-    """The entry of each class in the value of a JSON file; none if the value has another form."""
-    if isinstance(value, dict) and all(type(index) is int for index in value.values()):
-        return sorted(value, key=value.get) if len(set(value.values())) == len(value) else []
-    if isinstance(value, dict):
-        return [value[index] for index in sorted(value, key=int)] if all(map(str.isdecimal, value)) else []
-    return value if isinstance(value, list) else []
+def _names_in(path: Path) -> list[str]:
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; classes must be names or a file with names") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class names must be UTF-8 text; {path} is not: {error}") from None
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError):
+        entries = [line.strip() for line in content.splitlines() if line.strip()]
+    if isinstance(entries, dict) and all(type(index) is int for index in entries.values()):
+        entries = sorted(entries, key=entries.get) if len(set(entries.values())) == len(entries) else []
+    elif isinstance(entries, dict):
+        entries = [entries[index] for index in sorted(entries, key=int)] if all(map(str.isdecimal, entries)) else []
+    names = list(map(_class_name, entries)) if isinstance(entries, list) else []
+    if not names or None in names:
+        raise ValueError(
+            f"{path} has no class names; it must have one per line, or be JSON: a list of names, names by index, or "
+            f"indices by name"
+        )
+    return names
 
 
 def _class_name(entry) -> str | None:
@@ -75,9 +71,3 @@ def _class_name(entry) -> str | None:
     if WORDNET_ID.fullmatch(words[0]):
         return words[0]
     return entry if isinstance(entry, str) else words[-1]
-
-
-def _distinct(names: Sequence[str], source: str) -> tuple[str, ...]:
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"class names must be distinct; {source} has {repeated[0]!r} twice")
-    return tuple(names)

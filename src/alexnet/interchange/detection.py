@@ -10,12 +10,6 @@ from .weights_file import WeightsFile
 
 
 def read_weights_file(path: Path) -> WeightsFile:
-    """Read a file of any known format.
-
-    Raises:
-        ValueError: the file is damaged, refused, or of no known format.
-        ImportError: a package that reads the format is not installed.
-    """
     with path.open("rb") as file:
         start = file.read(16)
     if not start:

@@ -15,7 +15,6 @@ class Format:
     suffix: str
     """The file name's ending; empty for a folder."""
     write: Callable[..., object]
-    """Takes the bundle and the path."""
     files: tuple[str, ...] = ()
     """Names of the files in a folder."""
 
@@ -24,7 +23,7 @@ FORMATS = {
     "onnx": Format(".onnx", programs.write_onnx),
     "torch-export": Format(".pt2", programs.write_program),
     "torchvision": Format(".pth", state_dict.write_torchvision),
-    "caffe": Format("", caffe.write, ("network.caffemodel", "deploy.prototxt", "mean.binaryproto")),
+    "caffe": Format("", caffe.write, caffe.FILES),
     "npy": Format(".npy", npy.write),
     "keras": Format(".weights.h5", keras.write),
     "safetensors": Format(".safetensors", ModelBundle.save),
@@ -35,11 +34,7 @@ PROGRAMS = ("onnx", "torch-export")
 
 
 def export_weights(
-    bundle: ModelBundle,
-    path: str | Path,
-    format: str,
-    preprocessing: bool = False,
-    source: str | Path | None = None,
+    bundle: ModelBundle, path: str | Path, format: str, preprocessing: bool = False, source: str | Path | None = None
 ) -> Path:
     """Write a network for another framework.
 
@@ -57,19 +52,19 @@ def export_weights(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    path, suffix, write = Path(path).expanduser(), FORMATS[format].suffix, FORMATS[format].write
+    path, form = Path(path).expanduser(), FORMATS[format]
     if preprocessing and format not in PROGRAMS:
         raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")
-    if format == "keras" and not path.name.endswith(suffix):
-        raise ValueError(f"the name of a Keras file must end in {suffix}, got {path}")
-    for file in [path / name for name in FORMATS[format].files] or [path]:
+    if format == "keras" and not path.name.endswith(form.suffix):
+        raise ValueError(f"the name of a Keras file must end in {form.suffix}, got {path}")
+    for file in [path / name for name in form.files] or [path]:
         if source is not None and _is_part_of(file, Path(source).expanduser()):
             raise ValueError(f"the network was read from {file}; export it under another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     if format in PROGRAMS:
-        write(bundle.network, path, bundle.preprocessing if preprocessing else None)
+        form.write(bundle.network, path, bundle.preprocessing if preprocessing else None)
     else:
-        write(bundle, path)
+        form.write(bundle, path)
     return path
 
 

@@ -35,25 +35,12 @@ except ImportError:
             raise ImportError(NEEDED)
 
 
-DOWNLOAD_OPTIONS = {
-    "revision",
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "token",
-    "proxies",
-    "resume_download",
-}
-"""Options of `from_pretrained` that apply to a download from the Hub."""
+HUB_OPTIONS = {"revision", "cache_dir", "force_download", "local_files_only", "token", "proxies", "resume_download"}
 
 
 def local_folder(model_id: str, **options) -> Path:
-    """A local folder, or weights and config downloaded from the Hub.
-
-    Raises:
-        ValueError: an option is not one of DOWNLOAD_OPTIONS.
-    """
-    if unknown := sorted(options.keys() - DOWNLOAD_OPTIONS):
+    """A local folder, or weights and config downloaded from the Hub."""
+    if unknown := sorted(options.keys() - HUB_OPTIONS):
         raise ValueError(f"from_pretrained has no option {', '.join(unknown)}")
     if Path(model_id).is_dir():
         return Path(model_id)
@@ -83,9 +70,6 @@ def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
     """Add the class names and colors of a config.json next to the file, if there is one.
 
     It may have transformers' `id2label` and `image_mean`, or timm's `label_names` and `pretrained_cfg`.
-
-    Raises:
-        ValueError: the config is not JSON, or has other values than names and numbers.
     """
     path = folder / CONFIG
     if not path.exists():
@@ -100,13 +84,8 @@ def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
         mean, std = _color(config, "mean", 0.0), _color(config, "std", 1e-6)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{CONFIG} next to it cannot be used: {error}") from error
-    return replace(
-        file,
-        format=f"{file.format}, with a {CONFIG}",
-        classes=tuple(map(str, classes)) or None,
-        mean=mean if mean is None else mean.view(1, 1, 3),
-        std=std,
-    )
+    classes = tuple(map(str, classes)) or None
+    return replace(file, format=f"{file.format}, with a {CONFIG}", classes=classes, mean=mean, std=std)
 
 
 def _color(config: dict, name: str, least: float) -> torch.Tensor | None:
@@ -117,4 +96,4 @@ def _color(config: dict, name: str, least: float) -> torch.Tensor | None:
     is_color = isinstance(values, list) and len(values) == 3 and all(isinstance(each, (int, float)) for each in values)
     if not is_color or not all(least <= each <= 1 for each in values):
         raise ValueError(f"{name} must be three numbers of {least:g} to 1, got {str(values)[:80]}")
-    return 255 * torch.tensor([float(each) for each in values])
+    return 255 * torch.tensor(values, dtype=torch.float32)

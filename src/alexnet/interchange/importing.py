@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..model.bundle import FILE, ModelBundle
+from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.architecture import Architecture
 from ..specs.recipes import recipe as find_recipe
 from . import caffe
-from .class_names import default_classes, requested_classes
+from .class_names import default_classes, read_classes
 from .detection import read_weights_file
-from .matching import match_variant
+from .matching import build_network
 from .weights_file import WeightsFile
 
 
@@ -39,8 +39,7 @@ class Report:
 
     def facts(self) -> dict[str, str]:
         """Name and value of each line of the report."""
-        lists = {name: getattr(self, name) for name in ("loaded", "skipped", "new")}
-        named = {name: ", ".join(values) or "nothing" for name, values in lists.items()}
+        named = {name: ", ".join(getattr(self, name)) or "nothing" for name in ("loaded", "skipped", "new")}
         return {"format": self.format, "network": self.variant, **named, "images": self.inputs}
 
 
@@ -77,22 +76,19 @@ def import_weights(
         bundle = ModelBundle.load(path)
         names = tuple(bundle.network.state_dict())
         return bundle, Report("alexnet", bundle.network.architecture.name, names, "as in the file")
-    names = None if classes is None else requested_classes(classes)
+    class_names = None if classes is None else read_classes(classes)
     try:
         file = read_weights_file(path)
-        match = match_variant(file, variant)
-        if input_size is None and file.input_size and match.fits_images_of(file.input_size):
-            input_size = file.input_size
-        names = names or file.classes or ()
-        network, loaded, new = match.network(len(names), input_size, strict)
+        class_names = class_names or file.classes or ()
+        network, names = build_network(file, variant, len(class_names), input_size, strict)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    preprocessing, inputs, guessed = _preprocessing(match.architecture, file, network.input_size, mean, std)
-    skipped = (*file.skipped, *match.skipped, *(name for name in match.tensors if name not in loaded))
-    report = Report(file.format, match.architecture.name, tuple(loaded), inputs, skipped, tuple(new), guessed)
-    return ModelBundle(network.eval(), preprocessing, names or default_classes(network.num_classes)), report
+    preprocessing, inputs, guessed = _preprocessing(network, file, mean, std)
+    names["skipped"] = file.skipped + names["skipped"]
+    report = Report(file.format, network.architecture.name, inputs=inputs, guessed=guessed, **names)
+    return ModelBundle(network.eval(), preprocessing, class_names or default_classes(network.num_classes)), report
 
 
 def is_ours(path: Path) -> bool:
@@ -105,28 +101,22 @@ def is_ours(path: Path) -> bool:
 
 
 def _preprocessing(
-    architecture: Architecture,
-    file: WeightsFile,
-    size: int,
-    mean: str | Path | Sequence[float] | None,
-    std: Sequence[float] | None,
+    network: AlexNet, file: WeightsFile, mean: str | Path | Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Preprocessing, str, bool]:
-    """The preprocessing, in words with its source, and whether it is a guess.
-
-    It is as requested; else as the file, its format or the network's recipe has it; else a guess.
-    """
+    """The preprocessing, in words with its source, and whether it is a guess."""
+    size, architecture = network.input_size, network.architecture
     spec = find_recipe(architecture.recipe).input
     is_fixed = file.mean is None and isinstance(spec.mean, tuple)
-    if mean is not None:
-        is_path = isinstance(mean, (str, Path))
-        pixel_mean = caffe.read_mean(Path(mean).expanduser()) if is_path else _color("mean", mean).view(1, 1, 3)
-        source = f"from {mean}" if is_path else "as requested"
+    if isinstance(mean, (str, Path)):
+        pixel_mean, source = caffe.read_mean(Path(mean).expanduser()), f"from {mean}"
+    elif mean is not None:
+        pixel_mean, source = _color("mean", mean), "as requested"
     elif file.mean is not None:
         pixel_mean, source = file.mean, "as in the file or usual for its format"
     elif is_fixed:
-        pixel_mean, source = torch.tensor(spec.mean).view(1, 1, 3), f"as in the recipe {architecture.recipe}"
+        pixel_mean, source = torch.tensor(spec.mean), f"as in the recipe {architecture.recipe}"
     else:
-        pixel_mean, source = torch.tensor(caffe.MEAN_COLOR).view(1, 1, 3), "which is a guess; give mean and std"
+        pixel_mean, source = torch.tensor(caffe.MEAN_COLOR), "which is a guess; give mean and std"
     if std is not None:
         pixel_std = _color("std", std)
     elif file.std is not None:
@@ -135,6 +125,7 @@ def _preprocessing(
         pixel_std = torch.tensor(spec.std) if is_fixed and isinstance(spec.std, tuple) else torch.ones(3)
     if not (pixel_std > 0).all():
         raise ValueError(f"std must be > 0, got {pixel_std.tolist()}")
+    pixel_mean = pixel_mean if pixel_mean.dim() == 3 else pixel_mean.view(1, 1, 3)
     is_image = len(pixel_mean) > 1
     stored_size = len(pixel_mean) if is_image else max(size, architecture.stored_size)
     if size > stored_size:

@@ -7,7 +7,6 @@ layers are called. Needs the package `h5py` (`pip install 'alexnet[keras]'`), no
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from pathlib import Path
 
@@ -15,20 +14,14 @@ import numpy as np
 
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
-from .layout import Layers, channels_first, channels_last, layers_of, named_tensors
-from .weights_file import WeightsFile
+from .weights_file import Layers, WeightsFile, channels_first, channels_last, layers_of, named_tensors
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 INSIDE = "model.weights.h5"
 
 
 def read(path: Path) -> WeightsFile:
-    """Read either kind of file.
-
-    Raises:
-        ValueError: it is damaged, refers to other files, or is not Keras 3's.
-        ImportError: h5py is not installed.
-    """
+    """Read either kind of file."""
     h5py = _h5py()
     with path.open("rb") as file:
         content = file if file.read(8) == MAGIC else io.BytesIO(_unzipped(path))
@@ -49,12 +42,12 @@ def write(bundle: ModelBundle, path: Path) -> None:
     counts = {"conv2d": 0, "dense": 0}
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         for name, arrays in channels_last(layers_of(bundle.network, "Keras")).items():
-            type_name = "conv2d" if arrays[0].ndim == 4 else "dense"
-            index, counts[type_name] = counts[type_name], counts[type_name] + 1
-            group = file.create_group(f"layers/{type_name}{f'_{index}' if index else ''}")
+            layer = "conv2d" if arrays[0].ndim == 4 else "dense"
+            group = file.create_group(f"layers/{layer}{f'_{counts[layer]}' if counts[layer] else ''}")
             group.attrs["name"] = name
             for index, array in enumerate(arrays):
                 group.create_dataset(f"vars/{index}", data=np.ascontiguousarray(array))
+            counts[layer] += 1
 
 
 def _h5py():
@@ -67,50 +60,42 @@ def _h5py():
 
 def _unzipped(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo(INSIDE)
-        if member.file_size > path.stat().st_size:  # Keras stores, and does not compress
+        if archive.getinfo(INSIDE).file_size > path.stat().st_size:  # Keras stores, and does not compress
             raise ValueError(f"{INSIDE} in it claims to be larger than the archive")
-        return archive.read(member)
+        return archive.read(INSIDE)
 
 
 def _read(file, most_bytes: int) -> WeightsFile:
     if "layers" not in file:
         raise ValueError("an HDF5 file without Keras 3's layers/; load a file of Keras 2 in Keras 3 and save it again")
-    groups = _group(file, "layers")
-    weights, skipped = {}, [name for name in file if name not in ("layers", "vars")]
+    groups = _member(file, "layers", "Group")
+    layers: Layers = {}
+    skipped = [name for name in file if name not in ("layers", "vars")]
     for name in groups:
-        layer = _group(groups, name)
-        variables = _group(layer, "vars") if "vars" in layer else ()
+        layer = _member(groups, name, "Group")
+        variables = _member(layer, "vars", "Group") if "vars" in layer else ()
         arrays = [_array(variables, index, most_bytes) for index in sorted(variables, key=int)]
         if [array.ndim for array in arrays] in ([4, 1], [2, 1]):
-            weights[name] = tuple(arrays)
+            layers[name] = arrays[0], arrays[1]
         elif arrays:
             skipped.append(f"layers/{name}")
-    layers: Layers = {name: weights[name] for name in sorted(weights, key=lambda name: _order(name, weights[name]))}
-    if not layers or next(iter(layers.values()))[0].ndim != 4:
+    if all(weight.ndim != 4 for weight, _ in layers.values()):
         raise ValueError("a Keras 3 file without convolutions")
     return WeightsFile("Keras 3's weights", named_tensors(channels_first(layers)), tuple(skipped))
 
 
-def _order(name: str, arrays: tuple[np.ndarray, ...]) -> tuple[bool, int]:
-    """Sort key: convolutions before dense layers, conv2d before conv2d_1."""
-    index = re.search(r"_(\d+)$", name)
-    return arrays[0].ndim != 4, int(index[1]) if index else 0
-
-
-def _group(parent, name: str):
-    """A group in a group, which must not be a link, as that could lead to another file."""
+def _member(parent, name: str, kind: str):
+    """A group or dataset in a group, which must not be a link, as that could lead to another file."""
     h5py = _h5py()
-    if not isinstance(parent.get(name, getlink=True), h5py.HardLink) or not isinstance(parent[name], h5py.Group):
-        raise ValueError(f"{parent.name}/{name} is not a group of this HDF5 file")
+    is_linked = not isinstance(parent.get(name, getlink=True), h5py.HardLink)
+    if is_linked or not isinstance(parent[name], getattr(h5py, kind)):
+        description = {"Group": "a group", "Dataset": "an array"}[kind]
+        raise ValueError(f"{parent.name}/{name} is not {description} of this HDF5 file")
     return parent[name]
 
 
 def _array(group, name: str, most_bytes: int) -> np.ndarray:
-    h5py = _h5py()
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
-        raise ValueError(f"{group.name}/{name} is not an array of this HDF5 file")
-    dataset = group[name]
+    dataset = _member(group, name, "Dataset")
     if dataset.external or dataset.is_virtual or dataset.nbytes > most_bytes or dataset.dtype.kind != "f":
         raise ValueError(f"{dataset.name}, {dataset.shape} of {dataset.dtype}, is not an array of floats in this file")
     return dataset[()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from torch import Tensor
 
@@ -14,83 +14,57 @@ from ..specs.variants import VARIANTS
 from ..specs.variants import variant as find_variant
 from .weights_file import WeightsFile
 
-CHANNELS = 3
-"""Color channels of images: red, green and blue."""
+CHANNELS = 3  # red, green and blue
 NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
 IGNORED = ("name", "suffix", "then", "std", "bias", "channels", "units")
 """Fields of operations that are names, widths and initialization, and not what is computed."""
 
 
-@dataclass(frozen=True)
-class Match:
-    """A network, as wide as the tensors of a file, and these tensors under the network's names."""
+def build_network(
+    file: WeightsFile, variant: str | None, num_classes: int, input_size: int | None, strict: bool
+) -> tuple[AlexNet, dict[str, tuple[str, ...]]]:
+    """The network of a file with its weights, and the names of the tensors that are "loaded", "skipped" and "new".
 
-    architecture: Architecture
-    tensors: dict[str, Tensor]
-    skipped: tuple[str, ...]
-    """Names in the file that the network does not have."""
-
-    def network(self, classes: int, input_size: int | None, strict: bool) -> tuple[AlexNet, list[str], list[str]]:
-        """The network with these weights, and the names of the tensors that were loaded and that are new.
-
-        Args:
-            classes: number of classes; the file's if 0.
-            input_size: side of the images, pixels.
-            strict: whether every weight must be in the file.
-
-        Raises:
-            ValueError: weights are missing, have other shapes, or are infinite or NaN.
-        """
-        last = self.tensors.get(f"{self.architecture.layers[-1].name}.weight", ())
-        classes = classes or len(last) or self.architecture.classes
-        shapes = _shapes(self.architecture, classes, CHANNELS, input_size)
-        loaded = {name: tensor for name, tensor in self.tensors.items() if shapes.get(name) == tuple(tensor.shape)}
-        counters = ".num_batches_tracked"  # of batch norm, which predictions do not depend on
-        new = [name for name in shapes if name not in loaded and not name.endswith(counters)]
-        if strict and new:
-            advice = "to initialize it instead: import_weights(…, strict=False), alexnet import --partial"
-            raise ValueError(f"{self._misfit(new[0], shapes)} ({advice})")
-        if not loaded:
-            raise ValueError(f"it has no weights of {self.architecture.name}")
-        if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
-            raise ValueError(f"{broken} has infinite values or NaN")
-        network = AlexNet(self.architecture, classes, CHANNELS, input_size)
-        network.load_state_dict(loaded, strict=False)
-        return network, list(loaded), new
-
-    def fits_images_of(self, size: int) -> bool:
-        """Whether the tensors have the shapes of the network for images of this size, but for the classes."""
-        if size > 4096:
-            return False
-        shapes = _shapes(self.architecture, 1, CHANNELS, size)
-        return all(shape[1:] == self.tensors[name].shape[1:] for name, shape in shapes.items() if name in self.tensors)
-
-    def _misfit(self, name: str, shapes: dict[str, tuple[int, ...]]) -> str:
-        expected = " × ".join(map(str, shapes[name]))
-        if name not in self.tensors:
-            return f"it has no {name} ({expected}), but {_listed(self.tensors)}"
-        actual = " × ".join(map(str, self.tensors[name].shape))
-        return f"{name} must be {expected} for this network, got {actual}"
-
-
-def match_variant(file: WeightsFile, name: str | None) -> Match:
-    """Find the network: the variant named, else what the file describes, else the variant that has the tensors' shapes.
+    Args:
+        variant: its name (default: what the file describes, else the variant that has the tensors' shapes).
+        num_classes: number of classes; the file's if 0.
+        input_size: side of the images, pixels (default: the file's if the tensors fit it, else the variant's).
+        strict: whether every weight must be in the file.
 
     Raises:
-        ValueError: the tensors fit no variant or several, or images of other than three channels.
+        ValueError: the tensors fit no variant or several, or images of other than three channels; weights are missing,
+            have other shapes, or are infinite or NaN.
     """
     if not file.tensors:
         raise ValueError("it has no tensors of floats")
-    architecture = _find_architecture(file, name)
+    architecture = _find_architecture(file, variant)
     if file.inverted_dropout and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
-    tensors = _renamed(architecture, file.tensors)
-    shapes = _shapes(architecture, architecture.classes, CHANNELS, architecture.input_size)
-    skipped = tuple(each for each in tensors if each not in shapes)
-    tensors = {each: tensor for each, tensor in tensors.items() if each in shapes}
+    named = _renamed(architecture, file.tensors)
+    shapes = _shapes(architecture)
+    tensors = {name: tensor for name, tensor in named.items() if name in shapes}
     if (channels := _channels(architecture, tensors)) != CHANNELS:
         raise ValueError(f"{architecture.layers[0].name} must read 3 color channels (RGB), got {channels}")
-    return Match(_as_wide_as(architecture, tensors), tensors, skipped)
+    architecture = _as_wide_as(architecture, tensors)
+    if input_size is None and file.input_size and _fits_images_of(file.input_size, architecture, tensors):
+        input_size = file.input_size
+    last = tensors.get(f"{architecture.layers[-1].name}.weight", ())
+    sizes = num_classes or len(last) or architecture.classes, CHANNELS, input_size
+    shapes = _shapes(architecture, *sizes)
+    loaded = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tuple(tensor.shape)}
+    counters = ".num_batches_tracked"  # of batch norm, which predictions do not depend on
+    new = tuple(name for name in shapes if name not in loaded and not name.endswith(counters))
+    if strict and new:
+        advice = "to initialize it instead: import_weights(…, strict=False), alexnet import --partial"
+        raise ValueError(f"{_misfit(new[0], shapes, tensors)} ({advice})")
+    if not loaded:
+        raise ValueError(f"it has no weights of {architecture.name}")
+    if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
+        raise ValueError(f"{broken} has infinite values or NaN")
+    network = AlexNet(architecture, *sizes)
+    network.load_state_dict(loaded, strict=False)
+    skipped = (*(name for name in named if name not in tensors), *(name for name in tensors if name not in loaded))
+    return network, {"loaded": tuple(loaded), "skipped": skipped, "new": new}
 
 
 def computation(architecture: Architecture) -> list[tuple]:
@@ -128,11 +102,8 @@ def _renamed(architecture: Architecture, tensors: dict[str, Tensor]) -> dict[str
     if set(rows) <= set(layers) or len(rows) != len(layers):
         return tensors
     names = dict(zip(layers, rows, strict=True))
-    renamed = {}
-    for name, tensor in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        renamed[f"{names.get(layer, layer)}.{kind}"] = tensor
-    return renamed
+    split = {tuple(name.rpartition(".")): tensor for name, tensor in tensors.items()}
+    return {f"{names.get(layer, layer)}.{kind}": tensor for (layer, _, kind), tensor in split.items()}
 
 
 def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
@@ -141,7 +112,7 @@ def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
     last = tensors.get(f"{architecture.layers[-1].name}.weight")
     if last is None or not len(last):
         return False
-    shapes = _shapes(architecture, len(last), _channels(architecture, tensors), architecture.input_size)
+    shapes = _shapes(architecture, len(last), _channels(architecture, tensors))
     return all(name in tensors and tuple(tensors[name].shape) == shape for name, shape in shapes.items())
 
 
@@ -159,14 +130,29 @@ def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Archi
     return architecture.with_layers(**changes)
 
 
+def _fits_images_of(size: int, architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
+    """Whether the tensors have the shapes of the network for images of this size, but for the classes."""
+    if size > 4096:
+        return False
+    shapes = _shapes(architecture, 1, CHANNELS, size)
+    return all(shapes[name][1:] == tensor.shape[1:] for name, tensor in tensors.items())
+
+
+def _misfit(name: str, shapes: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]) -> str:
+    expected = " × ".join(map(str, shapes[name]))
+    if name not in tensors:
+        return f"it has no {name} ({expected}), but {_listed(tensors)}"
+    return f"{name} must be {expected} for this network, got {' × '.join(map(str, tensors[name].shape))}"
+
+
 def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:
     """Number of color channels that the first layer reads."""
     first = tensors.get(f"{architecture.layers[0].name}.weight")
     return first.shape[1] if first is not None and first.dim() == 4 else CHANNELS
 
 
-def _shapes(architecture: Architecture, classes: int, channels: int, size: int | None) -> dict[str, tuple[int, ...]]:
-    return tensor_shapes(infer_shapes(architecture, classes, channels, size))
+def _shapes(architecture: Architecture, *sizes: int | None) -> dict[str, tuple[int, ...]]:
+    return tensor_shapes(infer_shapes(architecture, *sizes))
 
 
 def _listed(tensors: dict[str, Tensor]) -> str:

@@ -17,25 +17,19 @@ from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..restricted_pickle import PickledArray, load_arrays
 from .caffe import MEAN_COLOR
-from .layout import Layers, channels_first, channels_last, divide_by_std, layers_of, named_tensors, swap_colors
-from .weights_file import WeightsFile
+from .weights_file import Layers, WeightsFile, bgr_layers_of, channels_first, channels_last, named_tensors, swap_colors
 
 MAGIC = b"\x93NUMPY"
 
 
 def read(path: Path) -> WeightsFile:
-    """Read a dict of layers, each a list of weights and biases or a dict of both.
-
-    Raises:
-        ValueError: it is damaged or has other content.
-    """
+    """Read a dict of layers, each a list of weights and biases or a dict of both."""
     value = _content(path)
     value = value.item() if isinstance(value, PickledArray) else value
     if not isinstance(value, dict):
         raise ValueError("an .npy file without a dict of layers")
     layers: Layers = {}
-    skipped = []
-    bytes_left = path.stat().st_size
+    skipped, bytes_left = [], path.stat().st_size
     for name, entry in _decoded(value).items():
         entry = [*map(_decoded(entry).get, ("weights", "biases"))] if isinstance(entry, dict) else entry
         arrays = [each.to_numpy() for each in entry if isinstance(each, PickledArray)] if type(entry) is list else []
@@ -46,30 +40,19 @@ def read(path: Path) -> WeightsFile:
             layers[name] = arrays[0], arrays[1]
         else:
             skipped.append(name)
-    layers = {name: layers[name] for name in sorted(layers, key=_order)}  # dicts of Python 2 had no order
-    if not layers or next(iter(layers.values()))[0].ndim != 4:
+    if all(weight.ndim != 4 for weight, _ in layers.values()):
         raise ValueError("an .npy file without a dict of convolutions with weights and biases")
-    return WeightsFile(
-        "a dict of arrays, as bvlc_alexnet.npy",
-        named_tensors(swap_colors(channels_first(layers))),
-        tuple(skipped),
-        likely_variant="caffe",
-        mean=torch.tensor(MEAN_COLOR).view(1, 1, 3),
-    )
+    format, mean = "a dict of arrays, as bvlc_alexnet.npy", torch.tensor(MEAN_COLOR)
+    tensors = named_tensors(swap_colors(channels_first(layers)))
+    return WeightsFile(format, tensors, tuple(skipped), likely_variant="caffe", mean=mean)
 
 
 def write(bundle: ModelBundle, path: Path) -> None:
     """Write a dict for BGR images minus the mean; `numpy.load(path, allow_pickle=True).item()` reads it."""
-    layers = divide_by_std(layers_of(bundle.network, ".npy"), bundle.preprocessing.std)
-    layers = channels_last(swap_colors(layers))
-    arrays = {name: [np.ascontiguousarray(array) for array in pair] for name, pair in layers.items()}
+    layers = channels_last(bgr_layers_of(bundle, ".npy"))
+    arrays = {name: [*map(np.ascontiguousarray, pair)] for name, pair in layers.items()}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(arrays, dtype=object), allow_pickle=True)
-
-
-def _order(name: str) -> tuple[bool, list[int]]:
-    """Sort key: convolutions before fully connected layers, conv2 before conv10."""
-    return not name.startswith("conv"), [int(digits) for digits in re.findall(r"\d+", name)]
 
 
 def _content(path: Path):
@@ -78,8 +61,7 @@ def _content(path: Path):
         content.seek(len(MAGIC))
         version = content.read(2)
         length = int.from_bytes(content.read(2 if version[:1] == b"\x01" else 4), "little")
-        header = content.read(length)
-        if re.search(rb"'descr':\s*'\|O", header) is None:
+        if not re.search(rb"'descr':\s*'\|O", content.read(length)):
             raise ValueError("an .npy file of plain numbers; weights must be a dict of layers")
         try:
             return load_arrays(content)

@@ -20,10 +20,10 @@ from ..files import atomic_write
 from ..model.layers import ResponseNorm, SpatialResponseNorm
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
-from ..specs.operations import Norm, SpatialNorm
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
+FREE_BATCH = {0: torch.export.Dim("N")}
 
 
 def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing | None = None) -> Path:
@@ -44,7 +44,24 @@ def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing 
     except ImportError:
         raise ImportError("writing ONNX files needs the package onnxscript: pip install 'alexnet[export]'") from None
     layers, example = _export_form(network, preprocessing)
-    program = _exported(_AllActivations(layers).eval(), example, [*layers][:-1])
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not needed, is not installed
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
+            program = torch.onnx.export(
+                _AllActivations(layers).eval(),
+                (example,),
+                input_names=["images"],
+                output_names=[*list(layers)[:-1], "scores"],
+                dynamic_shapes=(FREE_BATCH,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
     model = program.model
     model.graph.outputs[:-1] = []  # the other activations were outputs so that each would have its layer's name
     ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
@@ -58,70 +75,36 @@ def write_program(network: AlexNet, path: str | Path, preprocessing: Preprocessi
     """Write a file for `torch.export.load(path).module()`, which maps the same images to the same scores."""
     layers, example = _export_form(network, preprocessing)
     with torch.no_grad():
-        program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(_FREE_BATCH,))
+        program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(FREE_BATCH,))
     with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
     return Path(path)
-
-
-_FREE_BATCH = {0: torch.export.Dim("N")}
-
-
-def _exported(module: nn.Module, example: Tensor, inner: list[str]) -> torch.onnx.ONNXProgram:
-    """What torch makes of a module whose outputs are the inner activations and the scores."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not needed, is not installed
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about torch's own code
-            return torch.onnx.export(
-                module,
-                (example,),
-                input_names=["images"],
-                output_names=[*inner, "scores"],
-                dynamic_shapes=(_FREE_BATCH,),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
 
 
 def _export_form(network: AlexNet, preprocessing: Preprocessing | None) -> tuple[OrderedDict[str, nn.Module], Tensor]:
     """Layers by name, in evaluation mode on the CPU, and an example of the images that the first one takes."""
     network = deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, network.in_channels, network.input_size, network.input_size)
-    modules = network.named_modules(remove_duplicate=False)  # a module that is used twice is two layers
-    layers = OrderedDict((name, _standard(module)) for name, module in modules if name and "." not in name)
+    layers = OrderedDict()
+    for name, module in network.named_modules(remove_duplicate=False):  # a module that is used twice is two layers
+        if name and "." not in name:
+            layers[name] = STANDARD[type(module)](module.norm, ()) if type(module) in STANDARD else module
     if preprocessing is not None:
         example = torch.zeros(2, preprocessing.stored_size, preprocessing.stored_size, 3, dtype=torch.uint8)
         layers = OrderedDict(preprocessing=preprocessing.to("cpu").center_crop) | layers
     return layers, example
 
 
-def _standard(layer: nn.Module) -> nn.Module:
-    """The layer, or for a normalization of this package the same one in torch's own operations."""
-    standard = {ResponseNorm: _ResponseNorm, SpatialResponseNorm: _SpatialNorm}.get(type(layer))
-    return standard(layer.norm) if standard else layer
-
-
 class _AllActivations(nn.Sequential):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        activations = []
+        activations = [x]
         for layer in self:
-            x = layer(x)
-            activations.append(x)
-        return tuple(activations)
+            activations.append(layer(activations[-1]))
+        return tuple(activations[1:])
 
 
-class _ResponseNorm(nn.Module):
-    """Normalization across channels: ONNX's operator LRN, which divides alpha by its window as ours does."""
-
-    def __init__(self, norm: Norm):
-        super().__init__()
-        self.norm = norm
+class _StandardResponseNorm(ResponseNorm):
+    """ONNX's operator LRN, which divides alpha by its window as ours does."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm.groups == 1:
@@ -136,15 +119,15 @@ class _ResponseNorm(nn.Module):
         return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
 
 
-class _SpatialNorm(nn.Module):
-    """Normalization within a channel; without `divisor_override`, which `torch.onnx.export` ignores."""
-
-    def __init__(self, norm: SpatialNorm):
-        super().__init__()
-        self.norm = norm
+class _StandardSpatialNorm(SpatialResponseNorm):
+    """Without `divisor_override`, which `torch.onnx.export` ignores."""
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         before, after = norm.size // 2, norm.size - 1 - norm.size // 2
         mean_square = F.avg_pool2d(F.pad(x * x, (before, after, before, after)), norm.size, stride=1)
         return x * (norm.k + norm.alpha * mean_square) ** -norm.beta
+
+
+STANDARD = {ResponseNorm: _StandardResponseNorm, SpatialResponseNorm: _StandardSpatialNorm}
+"""The same normalizations in torch's own operations."""

@@ -20,24 +20,19 @@ from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
-from .layout import layers_of
 from .matching import computation
-from .weights_file import WeightsFile
+from .weights_file import WeightsFile, layers_of, named_tensors
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "state_dict.")
+PREFIXES = r"^((module|_orig_mod|model|network|net|backbone|state_dict)\.)+"
 """Prefixes that wrappers add to names: DataParallel, torch.compile and others."""
 CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
 """Where a checkpoint has the weights among other things."""
 
 
 def read_torch(path: Path) -> WeightsFile:
-    """Read a file of torch.save.
-
-    Raises:
-        ValueError: it is damaged, or holds more than tensors.
-    """
+    """Read a file of torch.save."""
     try:
         value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
@@ -60,75 +55,46 @@ def read_torch(path: Path) -> WeightsFile:
 
 
 def read_safetensors(path: Path) -> WeightsFile:
-    """Read safetensors, which keep no order: layers are sorted by the numbers in their names, b9 before b10.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Read safetensors, which keep no order: layers are sorted by the numbers in their names, b9 before b10."""
     try:
         values = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it cannot be read as safetensors: {error}") from error
-    return _weights_file("safetensors", {name: values[name] for name in sorted(values, key=_order)}, [])
+    return _weights_file("safetensors", {name: values[name] for name in sorted(values, key=_numbers_as_numbers)}, [])
 
 
 def write_torchvision(bundle: ModelBundle, path: Path) -> None:
-    """Write a state dict that torchvision's `alexnet` loads.
-
-    Images must be preprocessed as for the network, which is torchvision's own preprocessing after training with the
-    recipe `torchvision`.
-
-    Raises:
-        ValueError: the network is not torchvision's.
-    """
+    """Write a state dict for torchvision's `alexnet`; the preprocessing is that of the network's recipe."""
     architecture, torchvision = bundle.network.architecture, variant("torchvision")
     if computation(architecture) != computation(torchvision):
         raise ValueError(f"the network must be torchvision's alexnet, got {architecture.name}")
     modules = {name: module for module, name in TORCHVISION_NAMES.items()}
-    rows = {row.name: other.name for row, other in zip(architecture.layers, torchvision.layers, strict=True)}
-    state = {}
-    for name, (weight, bias) in layers_of(bundle.network, "torchvision").items():
-        module = modules[rows[name]]
-        state |= {f"{module}.weight": torch.tensor(weight), f"{module}.bias": torch.tensor(bias)}
+    layers = layers_of(bundle.network, "torchvision").values()
+    names = (modules[row.name] for row in torchvision.layers)
+    state = named_tensors(dict(zip(names, layers, strict=True)))
     with atomic_write(path) as temporary:
         torch.save(state, temporary)
 
 
 def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFile:
-    """The tensors without prefixes, and under our names if theirs are torchvision's.
-
-    Raises:
-        ValueError: two tensors would have one name.
-    """
+    """The tensors without prefixes, and under our names if theirs are torchvision's."""
     tensors: dict[str, Tensor] = {}
     original_names: dict[str, str] = {}
-    is_torchvision = False
+    likely_variant = None
     for name, value in values.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
             skipped.append(str(name))
             continue
-        short = _without_prefixes(str(name))
+        short = re.sub(PREFIXES, "", str(name))
         module, _, kind = short.rpartition(".")
         if module in TORCHVISION_NAMES:
-            short, is_torchvision = f"{TORCHVISION_NAMES[module]}.{kind}", True
+            short = f"{TORCHVISION_NAMES[module]}.{kind}"
+            format, likely_variant = "torchvision's alexnet", "torchvision"
         if short in tensors:
             raise ValueError(f"both {original_names[short]} and {name} in it would be {short}; remove one of them")
         tensors[short], original_names[short] = value.float(), str(name)
-    return WeightsFile(
-        "torchvision's alexnet" if is_torchvision else format,
-        tensors,
-        tuple(skipped),
-        likely_variant="torchvision" if is_torchvision else None,
-        inverted_dropout=False,
-    )
+    return WeightsFile(format, tensors, tuple(skipped), likely_variant=likely_variant, inverted_dropout=False)
 
 
-def _order(name: str) -> list[str | int]:
-    """Sort key: names with their numbers as numbers."""
-    return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"([0-9]+)", name))]
-
-
-def _without_prefixes(name: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    return name
+def _numbers_as_numbers(name: str) -> list[str | int]:
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", name))]

@@ -1,12 +1,26 @@
-"""What a file of weights holds, whatever its format."""
+"""What a file of weights holds, the layouts of the frameworks, and the weights of a network for writing.
+
+This package, PyTorch and Caffe: kernels (channels, inputs, height, width), fully connected (units, inputs), and the
+first fully connected layer reads (channel, row, column). TensorFlow and Keras: kernels (height, width, inputs,
+channels), fully connected (inputs, units), and the first reads (row, column, channel). Caffe's images are BGR.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from ..model.bundle import ModelBundle
+from ..model.network import AlexNet
 from ..specs.architecture import Architecture
+from ..specs.shapes import inference_scales
+
+Layers = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Weight and bias by layer, in the order of the network."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,76 @@ class WeightsFile:
     input_size: int | None = None
     """Side of the images, pixels."""
     mean: Tensor | None = None
-    """Mean color, RGB, 0 to 255, (1, 1, 3)."""
+    """Mean color, RGB, 0 to 255, (3,)."""
     std: Tensor | None = None
     """Standard deviation of the colors, RGB, 0 to 255, (3,)."""
     classes: tuple[str, ...] | None = None
+
+
+def named_tensors(layers: Layers) -> dict[str, Tensor]:
+    """Copy to float32 tensors, named `conv1.weight` and `conv1.bias`."""
+    named = {}
+    for name, (weight, bias) in layers.items():
+        named[f"{name}.weight"] = torch.from_numpy(np.array(weight, np.float32, order="C"))
+        named[f"{name}.bias"] = torch.from_numpy(np.array(bias, np.float32).reshape(-1))
+    return named
+
+
+def layers_of(network: AlexNet, framework: str) -> Layers:
+    """The weights for a framework whose dropout scales during training, which is every framework but that of 2012.
+
+    The factor of plain dropout goes into the weights of the next layer.
+    """
+    layers: Layers = {}
+    factors = inference_scales(network.placed)
+    for step in network.placed:
+        module = network.get_submodule(step.name)
+        parameters = [each.detach().float().cpu().numpy() for each in module.parameters()]
+        if [each.ndim for each in parameters] in ([4, 1], [2, 1]) and len(parameters[0]) == len(parameters[1]):
+            weight, bias = parameters
+            layers[step.name] = weight * np.float32(factors[step.name]), bias
+        elif parameters:
+            raise ValueError(f"{step.name}: {framework} has no layer for {type(step.operation).__name__}")
+    return layers
+
+
+def bgr_layers_of(bundle: ModelBundle, framework: str) -> Layers:
+    """`layers_of` a network for BGR images minus the mean: the first layer divides by the standard deviation."""
+    layers = layers_of(bundle.network, framework)
+    name, (weight, bias) = next(iter(layers.items()))
+    std = bundle.preprocessing.std.cpu().numpy()[: weight.shape[1], None, None]
+    return swap_colors(layers | {name: (weight / std, bias)})
+
+
+def channels_last(layers: Layers) -> Layers:
+    """Convert to the layout of TensorFlow and Keras."""
+    converted, channels = {}, 1
+    for name, (weight, bias) in layers.items():
+        if weight.ndim == 4:
+            converted[name], channels = (weight.transpose(2, 3, 1, 0), bias), len(weight)
+        else:
+            by_channel = weight.reshape(len(weight), channels, -1)  # (units, channels, rows × columns)
+            converted[name], channels = (by_channel.transpose(0, 2, 1).reshape(weight.shape).T, bias), 1
+    return converted
+
+
+def channels_first(layers: Layers) -> Layers:
+    """Convert from the layout of TensorFlow and Keras, and sort: convolutions first, conv2 before conv10."""
+    numbers = {name: [int(digits) for digits in re.findall(r"\d+", name)] for name in layers}
+    converted, channels = {}, 1
+    for name in sorted(layers, key=lambda name: (layers[name][0].ndim != 4, numbers[name])):
+        weight, bias = layers[name]
+        if weight.ndim == 4:
+            converted[name], channels = (weight.transpose(3, 2, 0, 1), bias), max(1, weight.shape[3])
+        elif len(weight) % channels:
+            raise ValueError(f"{name} reads {len(weight)} values, not a multiple of the {channels} channels")
+        else:
+            by_position = weight.T.reshape(weight.shape[1], len(weight) // channels, channels)
+            converted[name], channels = (by_position.transpose(0, 2, 1).reshape(weight.T.shape), bias), 1
+    return converted
+
+
+def swap_colors(layers: Layers) -> Layers:
+    """Convert the first layer from RGB to BGR or back, if it reads three channels."""
+    name, (weight, bias) = next(iter(layers.items()))
+    return layers | {name: (weight[:, ::-1], bias)} if weight.shape[1] == 3 else layers
