@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +22,7 @@ def progress_bar(title: str):
     """
 
     def show(items: Iterable, total: int) -> Iterator:
-        with _bar() as progress:
+        with _progress(MofNCompleteColumn()) as progress:
             task = progress.add_task(title, total=total)
             for item in items:
                 yield item
@@ -36,15 +36,7 @@ class TrainingBar:
 
     def __init__(self, epochs: int, images: int, shown: bool = True):
         self.epochs, self.images = epochs, images
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not (shown and console.is_terminal),
-        )
+        self.progress = _progress(TextColumn("{task.fields[status]}"), shown)
         self.shown = shown
         self.task = self.progress.add_task("epoch 1", total=epochs * images, status="")
         self.speed = _Speed()
@@ -114,13 +106,6 @@ class _Speed:
         return self.images_per_s, self.waiting
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def _progress(status: ProgressColumn, shown: bool = True) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), status, TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))

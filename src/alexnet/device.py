@@ -106,8 +106,12 @@ def describe_device(device: torch.device, precision: Precision) -> str:
 def processors() -> int:
     """Number of processors that this process may use, also in a container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [_cpu_quota(folder) for folder in _control_groups("cpu")]
-    return max(1, min([count, *(math.ceil(quota) for quota in quotas if quota < math.inf)]))
+    for folder in _control_groups("cpu"):
+        files = ("cpu.max",) if (folder / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota, period = [number for name in files for number in _numbers(folder / name)] or (math.inf, 1)
+        if 0 <= quota < math.inf:  # version 1 has -1 for no limit
+            count = min(count, math.ceil(quota / period))
+    return max(1, count)
 
 
 def memory() -> float:
@@ -125,20 +129,8 @@ def fits_memory(size: float) -> bool:
     return size <= MEMORY_FRACTION * memory()
 
 
-def _cpu_quota(folder: Path) -> float:
-    """Processors that a control group may use, infinity if not limited."""
-    quota, period = _numbers(folder / "cpu.max") or [  # version 2, then version 1
-        *(_numbers(folder / "cpu.cfs_quota_us") or [math.inf]),
-        *(_numbers(folder / "cpu.cfs_period_us") or [1]),
-    ]
-    return quota / period if quota >= 0 else math.inf  # -1 is no limit
-
-
 def _control_groups(controller: str) -> Iterator[Path]:
-    """Folders of the Linux control groups, of either version, whose limits hold for this process: its own and parents.
-
-    In a container, those above its root may not be visible.
-    """
+    """Folders of the control groups (Linux, version 1 or 2) whose limits hold for this process: its own and parents."""
     try:
         lines = (ROOT / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

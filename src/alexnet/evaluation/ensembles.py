@@ -70,20 +70,16 @@ def matched(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     ranks = np.argsort(np.argsort(names, kind="stable"), kind="stable")
     results = [first]
     for other in evaluations[1:]:
-        if sorted(other.packed.classes) != sorted(classes):
-            differing = sorted(set(other.packed.classes) ^ set(classes))
-            raise ValueError(
-                f"the networks must have the same classes, but differ in {', '.join(differing[:5])}"
-                f"{' …' if differing[5:] else ''}"
-            )
+        if differing := sorted(set(other.packed.classes) ^ set(classes)):
+            shown = f"{', '.join(differing[:5])}{' …' if differing[5:] else ''}"
+            raise ValueError(f"the networks must have the same classes, but differ in {shown}")
         other_names = _image_names(other)
         order = np.argsort(other_names, kind="stable")
-        if len(other_names) != len(names) or not np.array_equal(other_names[order], np.sort(names)):
-            differing = sorted(set(other_names) ^ set(names))
+        if not np.array_equal(other_names[order], np.sort(names)):
+            differing = sorted(set(other_names) ^ set(names)) or ["how often an image occurs"]
             raise ValueError(
-                f"the networks must be evaluated on the same images, but differ in "
-                f"{differing[0] if differing else 'how often an image occurs'}; name the data, or train them with the "
-                f"same split seed"
+                f"the networks must be evaluated on the same images, but differ in {differing[0]}; name the data, or "
+                f"train them with the same split seed"
             )
         order = torch.from_numpy(order[ranks])
         columns = torch.tensor([other.packed.classes.index(name) for name in classes])

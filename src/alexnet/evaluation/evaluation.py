@@ -33,7 +33,7 @@ class Evaluation:
     """Views per image: ten, or the five that are not flipped if the network was trained without flips."""
     packed: Pack
     indices: np.ndarray
-    """Of the images in the pack, (N,), in the order of the metrics."""
+    """Indices of the images in the pack, (N,), in the order of the metrics."""
 
     @property
     def split(self) -> str:

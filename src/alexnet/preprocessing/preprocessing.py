@@ -92,11 +92,9 @@ class Preprocessing:
         divisor: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Cut crops from images and normalize them, (M, 3, crop_size, crop_size).
+        """Cut crops from stored images and normalize them; see `crops.normalized_crops`.
 
         Args:
-            images: (N, stored_size, stored_size, 3), uint8.
-            color: added to all pixels of a crop, in pixel units, (M, 3).
             divisor: divides the result, as in the 2012 code after its color shift, which widens the distribution.
         """
         mean = self.mean if self.mean_follows_crop else self.center_crop.mean
@@ -104,15 +102,10 @@ class Preprocessing:
         return normalized_crops(images, crops, self.crop_size, mean, std, self.mean_follows_crop, color, dtype)
 
     def resized_crops(self, images: Tensor, windows: Tensor, flipped: Tensor, color: Tensor | None = None) -> Tensor:
-        """Cut windows of any size, resize them bilinearly and normalize them, (N, 3, crop_size, crop_size).
-
-        A mean image is subtracted before resizing.
+        """Normalize stored images, cut one window from each and resize it bilinearly, (N, 3, crop_size, crop_size).
 
         Args:
-            images: (N, stored_size, stored_size, 3), uint8.
             windows: center x, center y, width and height as fractions of the image, (N, 4).
-            flipped: (N,), bool.
-            color: added to all pixels of an image, in pixel units, (N, 3).
         """
         pixels = images.float() - self.mean
         if color is not None:
