@@ -37,7 +37,7 @@ class Diagnosis:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.symptom}.\n  Likely cause: {self.evidence}.\n  What helps: {self.remedy}."
+        return f"{self.symptom}.\n  Likely cause: {self.evidence}.\n  What to try: {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Facts:
 
     def __str__(self) -> str:
         loss = "not finite" if self.loss is None else f"{self.loss:.3g}"
-        size = "not finite" if self.now["inputs"] is None else f"of size {self.now['inputs']:.2g}"
-        return f"after {self.steps:,} steps: loss {loss}, guessing would have {self.data['guess']:.3g}; inputs {size}"
+        size = "not finite" if self.now["inputs"] is None else f"{self.now['inputs']:.2g}"
+        return f"after {self.steps:,} steps: loss {loss}, guessing gives {self.data['guess']:.3g}; input RMS {size}"
 
     @property
     def data(self) -> dict:
@@ -130,7 +130,7 @@ def is_guessing(facts: Facts) -> str | None:
     guess = facts.data["guess"]
     if min(facts.loss, facts.loss if facts.val_loss is None else facts.val_loss) < NEAR * guess:
         return None
-    loss = f"the loss is {facts.loss:.3g}, and guessing would have {guess:.3g}"
+    loss = f"the loss is {facts.loss:.3g}, and guessing gives {guess:.3g}"
     return f"It does not learn: after {facts.steps:,} steps {loss}"
 
 
@@ -149,7 +149,7 @@ def does_not_generalize(facts: Facts) -> str | None:
     train, val = facts.epochs[-1]["train_error"], facts.epochs[-1]["val_error"]
     if train > 0.5 * facts.guessing_error or val <= 0.95 * facts.val_guessing_error:
         return None
-    return f"The error is {train:.0%} on the training images and {val:.0%} on the validation images, as by guessing"
+    return f"The error is {train:.0%} on the training images, but {val:.0%} on the validation images, as if guessing"
 
 
 Explanation = tuple[str, str] | None
@@ -159,8 +159,8 @@ Explanation = tuple[str, str] | None
 def constant_images(facts: Facts) -> Explanation:
     if facts.data["spread"] >= ALIKE:
         return None
-    differ = f"from image to image, pixels differ by {facts.data['spread']:.2g} of 255"
-    return f"the images are all the same; {differ}", "look at some of them, and at how they were written"
+    differ = f"pixels differ by {facts.data['spread']:.2g} of 255 from image to image"
+    return f"the images are nearly identical: {differ}", "look at some of them, and at the code that wrote them"
 
 
 def small_inputs(facts: Facts) -> Explanation:
@@ -168,9 +168,9 @@ def small_inputs(facts: Facts) -> Explanation:
     if size is None or size * APART > made_for:
         return None
     return (
-        f"inputs have a size of {size:.2g}, and the initial weights are made for about {made_for:g}, so hardly any "
+        f"inputs have an RMS of {size:.2g}, but the initial weights are made for about {made_for:g}, so hardly any "
         f"signal reaches the last layer",
-        "the recipe of the network (leave --recipe out), or images with more contrast",
+        "the network's own recipe (omit --recipe), or images with more contrast",
     )
 
 
@@ -179,20 +179,20 @@ def large_inputs(facts: Facts) -> Explanation:
     if size is None or size < APART * made_for:
         return None
     return (
-        f"inputs have a size of {size:.2g}, and the initial weights are made for about {made_for:g}, so the first "
+        f"inputs have an RMS of {size:.2g}, but the initial weights are made for about {made_for:g}, so the first "
         f"steps are far too large",
-        "the recipe of the network (leave --recipe out)",
+        "the network's own recipe (omit --recipe)",
     )
 
 
 def high_lr(facts: Facts) -> Explanation:
     lower = f"a tenth of the learning rate, --lr {facts.peak_lr / 10:.2g}"
     if facts.loss is None or facts.loss > 1.5 * facts.data["guess"]:
-        return f"with learning rates of up to {facts.peak_lr:.2g} the steps are too large", lower
+        return f"the learning rate, up to {facts.peak_lr:.2g}, is too high", lower
     dead = facts.sizes("dead")
     most = max(dead, key=dead.get, default=None)
     if most and dead[most] >= DEAD:
-        return f"{dead[most]:.0%} of the units of {most} are dead, as after steps that were too large", lower
+        return f"{dead[most]:.0%} of the units of {most} are dead, as happens if the learning rate is too high", lower
     return None
 
 
@@ -202,7 +202,7 @@ def low_lr(facts: Facts) -> Explanation:
     return (
         f"in half of the layers a step changes the weights by less than {facts.usual_ratio:.1g} of their size; a "
         f"thousandth is usual",
-        f"a higher learning rate than {facts.peak_lr:.2g}, or leave --lr out",
+        f"a higher learning rate than {facts.peak_lr:.2g}, or omit --lr",
     )
 
 
@@ -211,8 +211,8 @@ def class_order(facts: Facts) -> Explanation:
     if renamed > 0.5 * error:
         return None
     return (
-        f"the classes are in a different order in val than in train: with other names the validation error would be "
-        f"{renamed:.0%} instead of {error:.0%}",
+        f"the classes are in a different order in val than in train: in another order, the validation error would "
+        f"be {renamed:.0%} instead of {error:.0%}",
         "the same folder names, or the same list of classes, for both",
     )
 
@@ -222,8 +222,8 @@ def dominant_class(facts: Facts) -> Explanation:
     if fraction < DOMINANT:
         return None
     return (
-        f"{fraction:.0%} of the training images are {name}, and always guessing that is hard to beat",
-        "more images of the other classes, or fewer of this one; and look at errors by class",
+        f"{fraction:.0%} of the training images are {name}, and always predicting that class is hard to beat",
+        "more images of the other classes, or fewer of this one; and look at the error of each class",
     )
 
 
@@ -232,7 +232,7 @@ def few_steps(facts: Facts) -> Explanation:
         return f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
     if facts.has_started_learning:
         return (
-            "errors are already below those of guessing, so it has started to learn, but with few or with small steps",
+            "errors are already below those of guessing: it has started to learn, but steps are too few or too small",
             f"more --epochs, or a higher learning rate than {facts.peak_lr:.2g}",
         )
     return None
@@ -241,8 +241,8 @@ def few_steps(facts: Facts) -> Explanation:
 def labels(facts: Facts) -> Explanation:
     """What remains if everything else is as it should be."""
     return (
-        "images, inputs, learning rate and units are as they should be, so the labels may not belong to the images",
-        "look at some images beside their labels, and at how the two were matched",
+        "images, inputs, learning rate and units are as they should be, so the labels may not match the images",
+        "look at some images with their labels, and at how the two were matched",
     )
 
 
