@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -40,44 +41,33 @@ class WeightEMA:
             self.hidden[name].copy_(weights.pop(name))
         torch._foreach_lerp_([self.hidden[name] for name in weights], list(weights.values()), 1 - decay)
 
-    def show_weights(self) -> None:
-        """Have the network hold the weights."""
-        if self._shows_average:
-            self._swap()
+    def weights_shown(self) -> AbstractContextManager:
+        """The network holds the weights within this context, and after it what it held before."""
+        return self._showing(average=False)
 
-    def show_average(self) -> None:
-        """Have the network hold the average."""
-        if not self._shows_average:
-            self._swap()
-
-    @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """The network holds the weights within this context, and the average after it."""
-        self.show_weights()
-        try:
-            yield
-        finally:
-            self.show_average()
-
-    @contextlib.contextmanager
-    def average_shown(self) -> Iterator[None]:
+    def average_shown(self) -> AbstractContextManager:
         """The network holds the average within this context, and after it what it held before."""
-        showed_average = self._shows_average
-        self.show_average()
-        try:
-            yield
-        finally:
-            if not showed_average:
-                self.show_weights()
+        return self._showing(average=True)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights, while the network holds the average."""
         for name, tensor in self.hidden.items():
             tensor.copy_(weights[name])
 
+    @contextlib.contextmanager
+    def _showing(self, average: bool) -> Iterator[None]:
+        showed_average = self._shows_average
+        self._show(average)
+        try:
+            yield
+        finally:
+            self._show(showed_average)
+
     @torch.no_grad()
-    def _swap(self) -> None:
-        self._shows_average = not self._shows_average
+    def _show(self, average: bool) -> None:
+        if average == self._shows_average:
+            return
+        self._shows_average = average
         shown = self.network.state_dict()
         for name, hidden in self.hidden.items():
             kept = hidden.clone()

@@ -40,24 +40,17 @@ class PaperSGD(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        by_settings: dict[tuple[float, float, float], tuple[list, list, list]] = {}
         for group in self.param_groups:
             (w,) = group["params"]
             if group["lr"] == 0 or w.grad is None:
                 continue
-            settings = group["lr"] * _lars_factor(w, group), group["weight_decay"], group["momentum"]
-            if _fused_update(w, w.grad, self.velocity(w), *settings):
-                continue
-            weights, gradients, velocities = by_settings.setdefault(settings, ([], [], []))
-            weights.append(w)
-            gradients.append(w.grad)
-            velocities.append(self.velocity(w))
-        for (lr, weight_decay, momentum), (weights, gradients, velocities) in by_settings.items():
-            torch._foreach_mul_(velocities, momentum)
-            if weight_decay:
-                torch._foreach_add_(velocities, weights, alpha=-lr * weight_decay)
-            torch._foreach_add_(velocities, gradients, alpha=-lr)
-            torch._foreach_add_(weights, velocities)
+            v, lr, weight_decay = self.velocity(w), group["lr"] * _lars_factor(w, group), group["weight_decay"]
+            if not _fused_update(w, w.grad, v, lr, weight_decay, group["momentum"]):
+                v.mul_(group["momentum"])
+                if weight_decay:
+                    v.add_(w, alpha=-lr * weight_decay)
+                v.add_(w.grad, alpha=-lr)
+                w.add_(v)
         return loss
 
     def velocity(self, parameter: Tensor) -> Tensor:
