@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from alexnet.evaluation.ensembles import EnsembleEvaluation
 from alexnet.evaluation.evaluation import Evaluation
 from alexnet.evaluation.metrics import Metrics, top_k_credit
 
@@ -46,7 +47,10 @@ def test_numbers_of_a_table_by_hand():
     assert metrics.summary()["top1_error"] == pytest.approx(1 / 3)
 
 
-def test_the_former_name_of_all_views_still_works():
+def test_former_names_still_work():
     metrics = Metrics(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
-    with pytest.warns(FutureWarning, match="all_views"):
-        assert Evaluation(metrics, metrics, 10, None, np.arange(1)).mean is metrics
+    evaluation = Evaluation(metrics, metrics, 10, None, np.arange(1))
+    with pytest.warns(FutureWarning, match="mean is now called all_views"):
+        assert evaluation.mean is metrics
+    with pytest.warns(FutureWarning, match="each is now called members"):
+        assert EnsembleEvaluation((evaluation,), evaluation, (1.0,)).each == (evaluation,)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compat import renamed_fields
 from .evaluation import Evaluation
 from .metrics import Metrics, top_k_credit
 
@@ -18,6 +19,7 @@ MAX_PASSES = 5
 """Largest number of passes of the search over all networks."""
 
 
+@renamed_fields(each="members", searched_on="weight_search")
 @dataclass(frozen=True)
 class EnsembleEvaluation:
     """Networks evaluated on the same images, each alone and all averaged."""

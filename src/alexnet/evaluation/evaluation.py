@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..compat import renamed_fields
 from ..data.batches import read_batches
 from ..data.pack.packing import Pack
 from ..data.source import SPLITS
@@ -21,6 +21,7 @@ BATCH_SIZE = 50
 """Images per batch, with up to ten views each; four times as many if only the center is evaluated."""
 
 
+@renamed_fields(mean="all_views", views="view_count")
 @dataclass(frozen=True)
 class Evaluation:
     """A network's metrics on a set of images."""
@@ -44,12 +45,6 @@ class Evaluation:
     def summary(self) -> dict[str, dict[str, float]]:
         """The metrics by name, for JSON."""
         return {"center": self.center.summary(), "all_views": self.all_views.summary()}
-
-    @property
-    def mean(self) -> Metrics | None:
-        """Former name of `all_views`."""
-        warnings.warn("Evaluation.mean is now called all_views", FutureWarning, stacklevel=2)
-        return self.all_views
 
 
 @torch.inference_mode()
