@@ -310,7 +310,7 @@ def test_weights_that_do_not_fit_are_reported_or_initialized(tmp_path):
     for broken, message in (
         ({"mean": (1, 2)}, "mean must be three"),
         ({"std": (1, 0, 1)}, "std must be > 0, got"),
-        ({"variant": "x"}, "no variant"),
+        ({"variant": "x"}, "variant must be one of .*, got 'x'"),
     ):
         with pytest.raises(ValueError, match=message):
             import_weights(tmp_path / "net.pt", **({"variant": "cifar-18", "strict": False} | broken))
