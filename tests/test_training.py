@@ -231,12 +231,13 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(co
         fit(colors, tmp_path / "nowhere", resume=True)
 
 
-def test_a_run_begun_before_a_field_was_known_resumes(colors, tmp_path):
+def test_a_run_begun_before_a_field_was_known_or_reworded_resumes(colors, tmp_path):
     _, whole = fit(colors, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     del about["recipe"]["ema_decay"], about["recipe"]["mixup"]
+    about["recipe"]["about"] = about["architecture"]["about"] = "Worded as it was then."
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     _, resumed = fit(colors, tmp_path / "run", resume=True)
     assert without_times(resumed) == without_times(whole)

@@ -60,9 +60,9 @@ def resumed(
 
 
 def _changes(name: str, was: Any, now: Any) -> list[str]:
-    """A line for each setting that differs."""
+    """A line for each setting that differs; what a recipe or network is about may be worded anew."""
     if isinstance(was, dict) and isinstance(now, dict):
-        return [line for key in now for line in _changes(f"{name}.{key}", was.get(key), now[key])]
+        return [line for key in now if key != "about" for line in _changes(f"{name}.{key}", was.get(key), now[key])]
     return [] if was == now else [f"{name}: was {was}, is now {now}"]
 
 
