@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ BLOCK, BLOCKS_IN_MEMORY = 256, 64
 """Images in a block (50 MB at 256 × 256 pixels) and blocks shuffled together, when shuffling by blocks."""
 MAX_GPU_FRACTION = 0.5
 """Fraction of a GPU's free memory below which a pack is kept there."""
-PREFETCH = 3
+PREFETCH = 4
 """Batches read ahead."""
 
 
@@ -37,8 +37,8 @@ class Batch:
     """Position of the first image in the order of the epoch."""
 
     def to(self, device: torch.device) -> Batch:
-        images, labels = self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
-        return Batch(images, labels, self.indices, self.first)
+        tensors = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels))
+        return Batch(*tensors, self.indices, self.first)
 
 
 def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.ndarray:
@@ -66,52 +66,32 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
 def read_batches(
     pack: Pack, order: np.ndarray, batch_size: int, device: torch.device | str = "cpu", start: int = 0
 ) -> Iterator[Batch]:
-    """Batches of the images in `order`; the last one is shorter if they do not divide evenly.
-
-    Args:
-        start: batches of the epoch to skip.
-    """
+    """Batches of the images in `order` from batch `start` on; the last one is shorter if they do not divide evenly."""
     device = torch.device(device)
     firsts = range(start * batch_size, len(order), batch_size)
-    if device.type == "cuda" and isinstance(pack.images, np.ndarray) and _fits_gpu(pack.images.nbytes, device):
+    may_fit = device.type == "cuda" and isinstance(pack.images, np.ndarray)
+    if may_fit and pack.images.nbytes < MAX_GPU_FRACTION * torch.cuda.mem_get_info(device)[0]:
         yield from _resident_batches(pack, order, batch_size, device, firsts)
         return
-    ready: queue.Queue = queue.Queue(PREFETCH)
-    stopped = threading.Event()
 
-    def read() -> None:
+    def read(first: int) -> Batch:
+        indices = order[first : first + batch_size]
+        images = torch.from_numpy(pack.images[indices])
+        if device.type == "cuda":
+            images = images.pin_memory()
+        return Batch(images, torch.from_numpy(pack.labels[indices]), indices, first)
+
+    reading: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(1, "batches") as reader:
         try:
             for first in firsts:
-                indices = order[first : first + batch_size]
-                images = torch.from_numpy(pack.images[indices])
-                if device.type == "cuda":
-                    images = images.pin_memory()
-                put(Batch(images, torch.from_numpy(pack.labels[indices]), indices, first))
-            put(None)
-        except BaseException as error:  # raised again in the consumer
-            put(error)
-
-    def put(item: Batch | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    reader = threading.Thread(target=read, name="batches", daemon=True)
-    reader.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item.to(device)
-    finally:
-        stopped.set()
-        reader.join()
-
-
-def _fits_gpu(size: int, device: torch.device) -> bool:
-    return size < MAX_GPU_FRACTION * torch.cuda.mem_get_info(device)[0]
+                reading.append(reader.submit(read, first))
+                if len(reading) > PREFETCH:
+                    yield reading.popleft().result().to(device)
+            while reading:
+                yield reading.popleft().result().to(device)
+        finally:
+            reader.shutdown(cancel_futures=True)
 
 
 def _resident_batches(

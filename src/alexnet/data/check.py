@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice, pairwise
-from os import PathLike
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,8 @@ from .progress import Track, run_tracked
 from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source
 from .storage.image_formats import has_wrong_suffix
 
-EXAMPLES = 5
 BRIEF = 100
 """Images checked before a training."""
-ELONGATED = 3.0
-"""Aspect ratio above which the central square shows little of an image."""
-IMBALANCED = 10.0
-"""Ratio between the sizes of the largest and the smallest class."""
 TRAITS = {
     "grayscale": "converted to RGB",
     "palette": "converted to RGB",
@@ -68,87 +62,76 @@ class CheckReport:
     facts: dict[str, str]
     dropped: frozenset[int]
     """Indices of images that are better not trained on."""
+    counts: np.ndarray
+    """Images by class and split, (classes, splits)."""
 
     @property
     def has_errors(self) -> bool:
         return any(finding.level == "error" for finding in self.findings)
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Images by class and split, (classes, splits)."""
-        cells = self.source.labels * len(SPLITS) + self.source.splits
-        return np.bincount(cells, minlength=len(self.source.classes) * len(SPLITS)).reshape(-1, len(SPLITS))
-
     def summary(self) -> dict:
         """The report as JSON."""
+        by_split = [dict(zip(SPLITS, row, strict=True)) for row in (self.counts.sum(0).tolist(), *self.counts.tolist())]
         return {
             "name": self.source.name,
             "layout": self.source.layout,
             "looked_at": self.checked,
-            "images": dict(zip(SPLITS, self.counts.sum(0).tolist(), strict=True)),
-            "classes": {
-                name: dict(zip(SPLITS, row, strict=True))
-                for name, row in zip(self.source.classes, self.counts.tolist(), strict=True)
-            },
+            "images": by_split[0],
+            "classes": dict(zip(self.source.classes, by_split[1:], strict=True)),
             "findings": [vars(finding) for finding in self.findings],
             **self.facts,
         }
 
 
 def check_source(
-    source: Source,
-    side: int,
-    options: PackOptions = PackOptions(),
-    brief: bool = False,
-    track: Track | None = None,
+    source: Source, side: int, options: PackOptions = PackOptions(), brief: bool = False, track: Track | None = None
 ) -> CheckReport:
     """Decode every image of a source, or BRIEF of them, and report what is wrong.
 
     Args:
         side: side of the squares that would be stored, pixels.
-        options: with which it would be packed.
-        track: shows how many images are decoded.
     """
     count = len(source)
-    indices = np.arange(count)
-    if brief and count > BRIEF:
-        indices = np.unique(np.linspace(0, count - 1, BRIEF).astype(np.int64))
+    indices = np.linspace(0, count - 1, min(count, BRIEF)).astype(np.int64) if brief else np.arange(count)
     started = time.perf_counter()
     inspected: list[ImageInfo | Failed] = []
 
     def inspect() -> Iterator[int]:
         locations = ((index, source.locate(index)) for index in indices.tolist())
-        workers = options.workers or processors()
-        for results in run_task(_Inspect(source.reader), locations, len(indices), workers):
+        for results in run_task(_Inspect(source.reader), locations, len(indices), options.workers or processors()):
             inspected.extend(results)
             yield len(results)
 
     run_tracked(inspect(), len(indices), track)
     seconds_per_image = (time.perf_counter() - started) / max(len(indices), 1)
-    facts = _facts(source, side, seconds_per_image)
+    counts = np.zeros((len(source.classes), len(SPLITS)), np.int64)
+    np.add.at(counts, (source.labels, source.splits), 1)
+    facts = _facts(source, side, seconds_per_image, counts[:, TRAIN])
     limit = len(indices) if brief else max_unreadable(count, options.strict)  # packing will count them all
     images = dict(zip(indices.tolist(), inspected, strict=True))
     failed = {index: each for index, each in images.items() if isinstance(each, Failed)}
     readable = {index: each for index, each in images.items() if isinstance(each, ImageInfo)}
+    empty = 0 if source.sizes is None else sum(source.sizes[index] == 0 for index in failed)
+    unreadable = f" cannot be read{f' ({empty:,} of size 0)' if empty else ''}; at most {limit:,} may be skipped"
+    reasons = [f"{source.names[index]}: {each.reason}" for index, each in failed.items()]
     duplicates, dropped = _duplicate_findings(source, readable)
     findings = [
         *source.findings,
-        *_class_findings(source),
-        *_unreadable_findings(source, failed, limit),
+        *_class_findings(source, counts),
+        *_group("error" if len(failed) > limit else "warning", reasons, "image", unreadable),
         *_trait_findings(source, readable, side),
         *duplicates,
     ]
-    free = shutil.disk_usage(_existing(cache_folder())).free
+    cache = cache_folder()
+    free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     if free < count * side * side * 3:
-        text = f"the pack needs {facts['pack']}, but only {_bytes(free)} are free in {cache_folder()}"
+        text = f"the pack needs {facts['pack']}, but only {_bytes(free)} are free in {cache}"
         findings.append(Finding("warning", text))
-    return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()))
+    return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()), counts)
 
 
 @dataclass(frozen=True)
 class _Inspect:
-    """Worker task."""
-
     reader: ImageReader
 
     def run(self, index: int, location: Any) -> ImageInfo | Failed:
@@ -167,7 +150,7 @@ def _traits(image: Image.Image) -> Iterator[str]:
         yield "animated"
     if image.getexif().get(ORIENTATION, 1) != 1:
         yield "rotated"
-    if max(image.size) > ELONGATED * min(image.size):
+    if max(image.size) > 3 * min(image.size):
         yield "elongated"
     image.load()
     if image.has_transparency_data:
@@ -187,59 +170,39 @@ def _traits(image: Image.Image) -> Iterator[str]:
         yield "blank"
 
 
-def _class_findings(source: Source) -> Iterator[Finding]:
+def _class_findings(source: Source, counts: np.ndarray) -> Iterator[Finding]:
     if len(source.classes) == 1:
         yield Finding("error", f"training needs at least two classes, got only {source.classes[0]!r}")
-    counts = np.bincount(source.labels[source.splits == TRAIN], minlength=len(source.classes))
-    if not counts.any():
+    train = counts[:, TRAIN]
+    if not train.any():
         yield Finding("error", "there are no training images; they must be in train/CLASS/…")
         return
     used = [label for label, name in enumerate(source.classes) if name not in source.unused_classes]
-    if empty := [source.classes[label] for label in used if not counts[label]]:
-        yield Finding("error", f"{_plural(len(empty), 'class', 'classes')} without training images", _first(empty))
-    for split, name in enumerate(SPLITS[1:], 1):
-        present = set(source.labels[source.splits == split].tolist())
-        if present and (absent := [source.classes[label] for label in used if label not in present]):
-            classes = _plural(len(absent), "class", "classes")
-            yield Finding("warning", f"{classes} without {name} images", _first(absent))
-    largest, smallest = int(counts.argmax()), min(used, key=lambda label: counts[label])
-    if counts[smallest] and counts[largest] > IMBALANCED * counts[smallest]:
-        fraction = counts[largest] / counts.sum()
+    for split in np.flatnonzero(counts.any(0)):
+        level, images = ("error", "training") if split == TRAIN else ("warning", SPLITS[split])
+        absent = [source.classes[label] for label in used if not counts[label, split]]
+        yield from _group(level, absent, "class", f" without {images} images")
+    largest, smallest = int(train.argmax()), min(used, key=lambda label: train[label])
+    if train[smallest] and train[largest] > 10 * train[smallest]:
         yield Finding(
             "warning",
-            f"class imbalance: {source.classes[largest]} has {counts[largest]:,} training images, "
-            f"{source.classes[smallest]} {counts[smallest]:,}; always predicting the former is {fraction:.0%} right",
-        )
-
-
-def _unreadable_findings(source: Source, failed: dict[int, Failed], limit: int) -> Iterator[Finding]:
-    """What cannot be decoded, if anything; more than `limit` images are an error."""
-    if failed:
-        empty = 0 if source.sizes is None else sum(source.sizes[index] == 0 for index in failed)
-        yield Finding(
-            "error" if len(failed) > limit else "warning",
-            f"{_plural(len(failed), 'image')} cannot be read{f' ({empty:,} of size 0)' if empty else ''}; at most "
-            f"{limit:,} may be skipped",
-            _first(f"{source.names[index]}: {each.reason}" for index, each in failed.items()),
+            f"class imbalance: {source.classes[largest]} has {train[largest]:,} training images, "
+            f"{source.classes[smallest]} {train[smallest]:,}; always predicting the former is "
+            f"{train[largest] / train.sum():.0%} right",
         )
 
 
 def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> Iterator[Finding]:
     names = source.names
     for trait, effect in TRAITS.items():
-        if having := [index for index, image in images.items() if trait in image.traits]:
-            level: Level = "warning" if trait == "blank" else "note"
-            yield Finding(
-                level, f"{_plural(len(having), 'image')}: {trait} ({effect})", _first(names[index] for index in having)
-            )
-    if small := [index for index, image in images.items() if min(image.width, image.height) < side / 2]:
-        level = "warning" if len(small) * 10 > len(images) else "note"
-        text = f"{_plural(len(small), 'image')}: smaller than half of {side} pixels (upscaled)"
-        yield Finding(level, text, _first(names[index] for index in small))
-    wrong = [index for index, image in images.items() if has_wrong_suffix(names[index], image.format)]
-    if wrong:
-        examples = _first(f"{names[index]} is {images[index].format}" for index in wrong)
-        yield Finding("note", f"{_plural(len(wrong), 'image')}: wrong file extension (read by content)", examples)
+        having = [names[index] for index, image in images.items() if trait in image.traits]
+        yield from _group("warning" if trait == "blank" else "note", having, "image", f": {trait} ({effect})")
+    small = [names[index] for index, image in images.items() if min(image.width, image.height) < side / 2]
+    level: Level = "warning" if len(small) * 10 > len(images) else "note"
+    yield from _group(level, small, "image", f": smaller than half of {side} pixels (upscaled)")
+    formats = ((names[index], image.format) for index, image in images.items())
+    wrong = [f"{name} is {format}" for name, format in formats if has_wrong_suffix(name, format)]
+    yield from _group("note", wrong, "image", ": wrong file extension (read by content)")
 
 
 def _duplicate_findings(source: Source, images: dict[int, ImageInfo]) -> tuple[list[Finding], set[int]]:
@@ -263,20 +226,15 @@ def _duplicate_findings(source: Source, images: dict[int, ImageInfo]) -> tuple[l
             dropped.add(index)
         elif splits[0] != splits[1]:
             in_two_splits.append(f"{pair} are in {' and '.join(splits)}")
-    findings: list[tuple[Level, list[str], str]] = [
-        ("warning", in_two_classes, " in two classes"),
-        ("warning", in_two_splits, " in two splits (data leakage)"),
-        ("note", duplicates, ""),
-    ]
     return [
-        Finding(level, f"{_plural(len(pairs), 'duplicate image')}{where}", _first(pairs))
-        for level, pairs, where in findings
-        if pairs
+        *_group("warning", in_two_classes, "duplicate image", " in two classes"),
+        *_group("warning", in_two_splits, "duplicate image", " in two splits (data leakage)"),
+        *_group("note", duplicates, "duplicate image", ""),
     ], dropped
 
 
-def _facts(source: Source, side: int, seconds_per_image: float) -> dict[str, str]:
-    counts = np.bincount(source.labels[source.splits == TRAIN], minlength=len(source.classes))
+def _facts(source: Source, side: int, seconds_per_image: float, train: np.ndarray) -> dict[str, str]:
+    """What the data set takes; `train` counts the training images of each class."""
     size = len(source) * side * side * 3
     minutes = max(round(len(source) * seconds_per_image / 60), 1)
     shuffled = "" if fits_memory(size) else "; too small for the pack, which is therefore shuffled by blocks"
@@ -285,19 +243,19 @@ def _facts(source: Source, side: int, seconds_per_image: float) -> dict[str, str
         "memory": f"{_bytes(memory())}{shuffled}",
         "packing": f"about {_plural(minutes, 'minute')} on this machine",
     }
-    if counts.any():
-        largest = int(counts.argmax())
-        accuracy = counts[largest] / counts.sum()
-        facts["baseline"] = f"{accuracy:.1%} accuracy by always predicting {source.classes[largest]}"
+    if train.any():
+        largest = source.classes[train.argmax()]
+        facts["baseline"] = f"{train.max() / train.sum():.1%} accuracy by always predicting {largest}"
     return facts
 
 
-def _first(examples: Iterable[str]) -> tuple[str, ...]:
-    return tuple(islice(examples, EXAMPLES))
+def _group(level: Level, examples: Sequence[str], noun: str, text: str) -> list[Finding]:
+    """One finding that counts the examples, if any, and shows the first of them."""
+    return [Finding(level, f"{_plural(len(examples), noun)}{text}", tuple(examples[:5]))] if examples else []
 
 
-def _plural(count: int, singular: str, plural: str | None = None) -> str:
-    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _bytes(count: float) -> str:
@@ -306,9 +264,3 @@ def _bytes(count: float) -> str:
             return f"{count:,.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
-
-
-def _existing(folder: PathLike) -> PathLike:
-    while not folder.exists():
-        folder = folder.parent
-    return folder

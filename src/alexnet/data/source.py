@@ -36,11 +36,9 @@ class ImageReader(ABC):
         return self.open(location).tobytes()
 
 
+@dataclass(frozen=True)
 class ImageFileReader(ImageReader):
-    """Reads the files of a tree as images."""
-
-    def __init__(self, open_file: FileOpener):
-        self.open_file = open_file
+    open_file: FileOpener
 
     def open(self, location: Any) -> Image.Image:
         return open_image(self.open_file(location))
@@ -136,7 +134,8 @@ def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed:
         return splits
     missing = (VAL,) if TEST in present else (VAL, TEST)
     indices = np.flatnonzero(splits == TRAIN)
-    hashes = np.fromiter((_name_hash(names[index], seed) for index in indices), "S32", len(indices))
+    keys = (f"{seed}:{names[index]}".encode("utf-8", "surrogateescape") for index in indices)
+    hashes = np.fromiter((hashlib.sha256(key).digest() for key in keys), "S32", len(indices))
     order = indices[np.lexsort((hashes, labels[indices]))]
     splits = splits.copy()
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
@@ -146,7 +145,3 @@ def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed:
             splits[order[start : start + held_out]] = split
             start += held_out
     return splits
-
-
-def _name_hash(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from reprlib import repr as short
@@ -20,7 +20,6 @@ UNSPLIT = len(SPLITS)
 """Split of images that are not in the folder of a split."""
 NONE = -1
 """No label, or none yet."""
-MAX_INDICES_PER_LABEL = 10
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,6 @@ def labeled_source(
     train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Missing splits are held
     out from train. Without train/, the other splits can be evaluated on, but not trained on.
 
-    Args:
-        findings: made so far.
-
     Raises:
         ValueError: labels contradict one another.
     """
@@ -57,8 +53,9 @@ def labeled_source(
     findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]
     has_splits = bool((assignment.splits < UNSPLIT).any())
     assignment.splits[assignment.splits == UNSPLIT] = TRAIN
-    classes, unused, class_of = assignment.classes()
-    findings += assignment.class_findings(classes, class_of)
+    used = assignment.used_labels()
+    classes, unused, class_of = assignment.classes(used)
+    findings += assignment.class_findings(used, classes, class_of)
     labels = np.array([class_of.get(label, NONE) for label in assignment.labels], np.int64)
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(assignment.splits[kept], kind="stable")]
@@ -86,24 +83,20 @@ class _Assignment:
 
     def __init__(self, root: str, images: ImageFiles):
         self.root, self.images, self.splits = root, images, images.splits.copy()
-        names = [*images.folder_names, None]  # the last is at NONE
-        self.labels: list[Label | None] = [names[folder] for folder in images.folders.tolist()]
-        self.indices: dict[str, int] | None = None
+        self.labels = np.array([*images.folder_names, None], object)[images.folders]  # None is at NONE
+        self.indices: Mapping[str, int] | None = None
         """Class indices that a file declares."""
         self.files: list[str] = []
         """Names of the files that labeled images."""
 
     def add_label_files(self, files: Sequence[LabelFile]) -> list[Finding]:
-        """Label the images that are not in the folder of a class.
-
-        Raises:
-            ValueError: one image has two labels, or one label fits two images.
-        """
-        self.indices = next((dict(file.indices) for file in files if file.indices is not None), None)
+        """Label the images that are not in the folder of a class; ValueError if an image has two labels."""
+        self.indices = next((file.indices for file in files if file.indices), None)
         lookups = [_Lookup(file) for file in files if file.rows]
         for image in np.flatnonzero(self.images.folders == NONE).tolist():
-            path, split = self.images.paths[image], int(self.splits[image])
-            relevant = [lookup for lookup in lookups if lookup.split in (None, split) or split == UNSPLIT]
+            path = self.images.paths[image]
+            split = None if self.splits[image] == UNSPLIT else SPLITS[self.splits[image]]
+            relevant = [lookup for lookup in lookups if None in (split, lookup.split) or lookup.split == split]
             matches = [(lookup, row) for lookup in relevant if (row := lookup.find(path))]
             if not matches:
                 continue
@@ -112,9 +105,9 @@ class _Assignment:
                 if other_row.label != row.label:
                     here, there = lookup.position(row), other.position(other_row)
                     raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}")
-            if split == UNSPLIT:
-                splits = (each.split_of(each_row) for each, each_row in matches)
-                self.splits[image] = next((each for each in splits if each is not None), UNSPLIT)
+            named = filter(None, (each_row.split or each.split for each, each_row in matches))
+            if split is None and (split := next(named, None)):
+                self.splits[image] = SPLITS.index(split)
             self.labels[image] = int(row.label) if lookup.only_indices else row.label
         self.files = [lookup.name for lookup in lookups if lookup.used]
         findings = []
@@ -134,72 +127,58 @@ class _Assignment:
             if split == TEST or has_label[self.splits == split].any():
                 text = f"{folder}: {len(unlabeled):,} images without a label are skipped, first {first}"
                 yield Finding("warning", text)
-            else:
-                yield Finding(
-                    "error",
-                    f"{folder} has {len(unlabeled):,} images (the first {first}) without labels; it must have a folder "
-                    "for each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map from "
-                    "image to label beside it",
-                )
+                continue
+            text = (
+                f"{folder} has {len(unlabeled):,} images (the first {first}) without labels; it must have a folder for "
+                "each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map from image to "
+                "label beside it"
+            )
+            yield Finding("error", text)
 
-    def classes(self) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
-        """The classes, those of them that only fill gaps between indices, and the class index of each label, or NONE.
+    def used_labels(self) -> dict[int, set[Label]]:
+        """The labels of each split that has any; those of the first, usually train, define the classes."""
+        labels = {split: set(self.labels[self.splits == split]) - {None} for split in range(len(SPLITS))}
+        return {split: used for split, used in labels.items() if used}
 
-        Raises:
-            ValueError: the indices would make too many classes.
-        """
-        labels = {label for label in self.labels if label is not None}
-        first = self._first_split()
-        in_first = {label for label, split in zip(self.labels, self.splits, strict=True) if split == first} - {None}
-        names, unused = None, frozenset()
+    def classes(self, used: dict[int, set[Label]]) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
+        """The classes, those that only fill gaps between indices, and the class index of each label, or NONE."""
+        labels, in_first = set().union(*used.values()), next(iter(used.values()), set())
         if self.indices is not None:
             names = {index: name for name, index in self.indices.items()}
-        elif in_first and all(isinstance(label, int) for label in in_first):
+        elif all(isinstance(label, int) for label in in_first):
             names = {label: str(label) for label in labels if isinstance(label, int)}
-        if names is None:
-            classes = tuple(sorted(map(str, in_first)))
         else:
-            if min(names) < 0 or max(names) >= MAX_INDICES_PER_LABEL * len(names) + 100:
-                raise ValueError(
-                    f"{self.root}: class indices must start at 0 and have few gaps, because each has an output; got "
-                    f"{min(names)} to {max(names):,} for {len(names):,} labels"
-                )
-            classes = tuple(names.get(index, f"unused {index}") for index in range(max(names) + 1))
-            unused = frozenset(f"unused {index}" for index in range(max(names) + 1) if index not in names)
+            names = dict(enumerate(sorted(map(str, in_first))))
+        if names and (min(names) < 0 or max(names) >= 10 * len(names) + 100):
+            raise ValueError(
+                f"{self.root}: class indices must start at 0 and have few gaps, because each has an output; got "
+                f"{min(names)} to {max(names):,} for {len(names):,} labels"
+            )
+        gaps = {index: f"unused {index}" for index in range(max(names, default=0)) if index not in names}
+        classes = tuple(name for _, name in sorted((names | gaps).items()))
         index_of = {name: index for index, name in enumerate(classes)}
+        index_of |= {index: index for index in range(len(classes))}
+        class_of = {label: index_of.get(str(label), index_of.get(label, NONE)) for label in labels}
+        return classes, frozenset(gaps.values()), class_of
 
-        def class_index(label: Label) -> int:
-            is_index = str(label) not in index_of and isinstance(label, int) and 0 <= label < len(classes)
-            return label if is_index else index_of.get(str(label), NONE)
-
-        return classes, unused, {label: class_index(label) for label in labels}
-
-    def class_findings(self, classes: Sequence[str], class_of: dict[Label, int]) -> Iterator[Finding]:
+    def class_findings(
+        self, used: dict[int, set[Label]], classes: Sequence[str], class_of: dict[Label, int]
+    ) -> Iterator[Finding]:
         """Classes whose names cannot be written, and labels that are not a class."""
-        for name in classes:
-            if not is_text(name):
-                raw = os.fsencode(name)
-                yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
-        labels = zip(self.splits.tolist(), self.labels, strict=True)
-        unknown = {(split, str(label)) for split, label in labels if class_of.get(label) == NONE}
+        for raw in (os.fsencode(name) for name in classes if not is_text(name)):
+            yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
         known = f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"
-        for split, label in sorted(unknown):
-            folder = f"{self.root}/{SPLITS[split]}/{label}"
-            yield Finding("error", f"{folder} is not a class of {SPLITS[self._first_split()]}/, which has {known}")
-
-    def _first_split(self) -> int:
-        """The first split with labels, usually train; its labels define the classes."""
-        labels = zip(self.splits.tolist(), self.labels, strict=True)
-        return min((split for split, label in labels if label is not None), default=TRAIN)
+        for split, labels in used.items():
+            for label in sorted({str(label) for label in labels if class_of[label] == NONE}):
+                folder = f"{self.root}/{SPLITS[split]}/{label}"
+                yield Finding("error", f"{folder} is not a class of {SPLITS[min(used)]}/, which has {known}")
 
     def layout(self) -> str:
         """The layout in words."""
         patterns = []
-        splits = [split for split in range(len(SPLITS)) if (self.images.splits == split).any()]
-        for split in splits or [UNSPLIT]:
+        for split in np.unique(self.images.splits).tolist():
             is_flat = (self.images.folders[self.images.splits == split] == NONE).all()
-            folder = f"{SPLITS[split]}/" if split < UNSPLIT else ""
-            patterns.append(f"{folder}{'IMAGE' if is_flat else 'CLASS/IMAGE'}")
+            patterns.append(f"{[*SPLITS, ''][split]}/{'' if is_flat else 'CLASS/'}IMAGE".lstrip("/"))
         return ", ".join(patterns) + (f"; labels from {', '.join(self.files)}" if self.files else "")
 
 
@@ -210,8 +189,7 @@ class _Lookup:
         self.name = file.name
         path = PurePosixPath(file.name)
         words = (*path.parts[:-1], re.split(r"[_\-. ]", path.stem)[0])
-        split = next((split for word in words if (split := split_of(word))), None)
-        self.split = SPLITS.index(split) if split else None
+        self.split = next((split for word in words if (split := split_of(word))), None)
         """The split that the file or its folder is named after."""
         self.rows: dict[str, Row] = {}
         for row in file.rows:
@@ -227,31 +205,21 @@ class _Lookup:
         """`image` of the rows that matched."""
 
     def position(self, row: Row) -> str:
-        """Where a row stands, in words; rows of a JSON map have no line."""
-        return f"{self.name}, line {row.line}" if row.line else self.name
-
-    def split_of(self, row: Row) -> int | None:
-        """The split of a row: its own, or that of the file."""
-        return SPLITS.index(row.split) if row.split else self.split
+        return f"{self.name}, line {row.line}" if row.line else self.name  # rows of a JSON map have no line
 
     def find(self, path: str) -> Row | None:
-        """The row of the image at a path.
-
-        Raises:
-            ValueError: the row fits another image as well.
-        """
+        """The row of the image at a path; ValueError if it fits another image as well."""
         parts = path.split("/")
-        for first in range(len(parts)):
-            suffix = "/".join(parts[first:])
-            for key in (suffix, suffix.rpartition(".")[0]):
-                if key not in self._keys:
-                    continue
-                row, other = self._keys[key], self._matched.setdefault(key, path)
-                if other != path:
-                    raise ValueError(
-                        f"{self.name}: {short(row.image)} is ambiguous, it fits {other} and {path}; write paths "
-                        f"relative to the folder of {self.name}"
-                    )
-                self.used.add(row.image)
-                return row
-        return None
+        suffixes = ("/".join(parts[first:]) for first in range(len(parts)))
+        keys = (key for suffix in suffixes for key in (suffix, suffix.rpartition(".")[0]))
+        key = next(filter(self._keys.__contains__, keys), None)
+        if key is None:
+            return None
+        row, other = self._keys[key], self._matched.setdefault(key, path)
+        if other != path:
+            raise ValueError(
+                f"{self.name}: {short(row.image)} is ambiguous, it fits {other} and {path}; write paths relative to "
+                f"the folder of {self.name}"
+            )
+        self.used.add(row.image)
+        return row

@@ -24,9 +24,9 @@ COLUMN_NAMES = {
     "split": ("split", "subset", "set", "part"),
 }
 SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 MAX_JSON_BYTES = 100_000_000
 """Size of a JSON file, which takes more than ten times as much memory when it is parsed."""
@@ -42,8 +42,6 @@ KnowsImage = Callable[[str], bool]
 
 
 class LabelFileError(ValueError):
-    """A label file is damaged."""
-
     def __init__(self, problem: str, line: int = 0):
         super().__init__(f"{f', line {line}' if line else ''}: {problem}")
 
@@ -70,18 +68,14 @@ class LabelFile:
 
 
 def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile:
-    """Parse a label file.
-
-    Args:
-        name: its path, of which the suffix counts.
+    """Parse a label file of a kind that the suffix of its name tells.
 
     Raises:
         NoLabels: it does not look like a label file.
         LabelFileError: it is damaged; the message has its name and the line.
     """
-    path = PurePosixPath(name)
     try:
-        parsed = _parse(path.stem.lower(), path.suffix.lower(), content, knows_image)
+        parsed = _parse(PurePosixPath(name.lower()), content, knows_image)
     except LabelFileError as error:
         error.args = (f"{name}{error}",)
         raise
@@ -90,7 +84,7 @@ def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile
 
 def split_of(name: str) -> str | None:
     """The split that a folder, file or word is named after."""
-    return next((split for split in SPLITS if name.lower() in SPLIT_NAMES[split]), None)
+    return SPLIT_NAMES.get(name.lower())
 
 
 def is_text(string: str) -> bool:
@@ -98,8 +92,9 @@ def is_text(string: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in string)
 
 
-def _parse(stem: str, suffix: str, content: bytes, knows_image: KnowsImage) -> Iterable[Row] | dict[str, int]:
+def _parse(path: PurePosixPath, content: bytes, knows_image: KnowsImage) -> Iterable[Row] | dict[str, int]:
     """The rows of a file, or the index of each class."""
+    suffix = path.suffix
     if suffix == ".json" and len(content) > MAX_JSON_BYTES:
         raise NoLabels(f"a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(content):,}; use CSV")
     try:
@@ -109,8 +104,8 @@ def _parse(stem: str, suffix: str, content: bytes, knows_image: KnowsImage) -> I
         raise LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line) from None
     if suffix == ".json":
         return _from_json(_parse_json(text), knows_image)
-    if suffix == ".txt" and stem in CLASS_FILES:
-        return _from_class_list([line.strip() for line in text.splitlines() if line.strip()])
+    if suffix == ".txt" and path.stem in CLASS_FILES:
+        return _checked_indices(enumerate(filter(None, map(str.strip, text.splitlines()))))
     if suffix in (".jsonl", ".ndjson"):
         lines = enumerate(_lines(text), 1)
         return list(_from_records((line, _parse_json(each, line)) for line, each in lines if each.strip()))
@@ -142,7 +137,7 @@ def _from_json(value, knows_image: KnowsImage) -> list[Row] | dict[str, int]:
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
         return list(_from_records(enumerate(value, 1)))
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return _from_class_list(value)
+        return _checked_indices(enumerate(value))
     if not isinstance(value, dict) or not value:
         raise NoLabels("not a map from images to labels, or from classes to indices")
     keys = list(value)
@@ -156,25 +151,22 @@ def _from_json(value, knows_image: KnowsImage) -> list[Row] | dict[str, int]:
             raise LabelFileError("each index must have a class of its own")
     if not all(isinstance(index, int) and not isinstance(index, bool) for index in value.values()):
         raise NoLabels("neither names of images nor indices of classes")
-    return _checked_indices(value.items())
+    return _checked_indices((index, label) for label, index in value.items())
 
 
-def _from_class_list(classes: list[str]) -> dict[str, int]:
-    if not classes:
-        raise LabelFileError("it must name a class in each line, but is empty")
-    return _checked_indices((label, index) for index, label in enumerate(classes))
-
-
-def _checked_indices(items: Iterable[tuple[str, int]]) -> dict[str, int]:
+def _checked_indices(items: Iterable[tuple[int, str]]) -> dict[str, int]:
+    """The index of each class, from pairs of both."""
     indices: dict[str, int] = {}
     labels: dict[int, str] = {}
-    for label, index in items:
+    for index, label in items:
         _check_label(label)
         if label in indices:
             raise LabelFileError(f"duplicate class {short(label)}")
         if index in labels:
             raise LabelFileError(f"index {index} is that of {labels[index]!r} and of {label!r}")
         indices[label], labels[index] = index, label
+    if not indices:
+        raise LabelFileError("it must name a class in each line, but is empty")
     return indices
 
 
@@ -197,10 +189,8 @@ def _from_table(text: str, knows_image: KnowsImage) -> Iterator[Row]:
     if columns is None:
         columns, lines = _columns_by_content(fields, knows_image), chain([(line, fields)], lines)
     if columns is None:
-        image, label = (", ".join(COLUMN_NAMES[column][:4]) for column in ("image", "label"))
-        raise NoLabels(
-            f"neither an image nor a header with an image column ({image}, …) and a label ({label}, …)", line
-        )
+        image, label = (f"{', '.join(COLUMN_NAMES[column][:4])}, …" for column in ("image", "label"))
+        raise NoLabels(f"neither an image nor a header with an image column ({image}) and a label ({label})", line)
     for line, fields in lines:
         yield _row(fields, columns, line)
 
@@ -211,16 +201,15 @@ def _split_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     text, skipped = text[len(comments) :], comments.count("\n")
     first = next((line for line in _lines(text, skipped) if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)
-    if delimiter is None:
-        for line, each in enumerate(_lines(text, skipped), skipped + 1):
-            if each.strip():
-                yield line, _split_at_space(each.strip())
-        return
-    reader = csv.reader(_lines(text, skipped), delimiter=delimiter)
+    lines = _lines(text, skipped)
+    rows = enumerate(map(_split_at_space, lines), 1)
+    if delimiter:
+        reader = csv.reader(lines, delimiter=delimiter)
+        rows = ((reader.line_num, row) for row in reader)
     try:
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                yield reader.line_num + skipped, [field.strip() for field in fields]
+        for line, row in rows:
+            if any(fields := [field.strip() for field in row]):
+                yield line + skipped, fields
     except csv.Error as error:
         raise LabelFileError(f"{error}", reader.line_num + skipped) from None
 
@@ -236,22 +225,20 @@ def _lines(text: str, skipped: int = 0) -> Iterator[str]:
 
 def _split_at_space(line: str) -> list[str]:
     """Path and label in a line of text; the label may come first if the path has spaces and ends like an image."""
+    line = line.strip()
     before, _, after = line.rpartition(" ")
     if not before and "\t" not in line:
         return [line]
     if is_image_file(after) and not is_image_file(before):
         before, _, after = line.partition(" ")
-    return [before.strip(), after.strip()]
+    return [before, after]
 
 
 def _columns_by_header(fields: list[str]) -> dict[str, int] | None:
     """Indices of the image, label and split columns; None if the fields are not a header."""
-    columns: dict[str, int] = {}
     header = [field.strip().lower() for field in fields]
-    for column, names in COLUMN_NAMES.items():
-        known = [name for name in names if name in header]
-        if known:
-            columns[column] = header.index(known[0])
+    first_names = {column: next(filter(header.__contains__, names), None) for column, names in COLUMN_NAMES.items()}
+    columns = {column: header.index(name) for column, name in first_names.items() if name}
     return columns if {"image", "label"} <= set(columns) and columns["image"] != columns["label"] else None
 
 
@@ -274,12 +261,12 @@ def _row(values: Sequence, columns: dict[str, int], line: int = 0) -> Row:
     if len(str(image)) > MAX_PATH or "\0" in str(image) or not is_text(str(image)):
         raise LabelFileError(f"{short(image)} is not a valid path", line)
     _check_label(label, line, "" if line else f" for {short(image)}")
-    split = None
-    if "split" in columns and len(values) > columns["split"]:
-        word = str(values[columns["split"]])
-        split = split_of(word)
-        if split is None:
-            raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
+    if "split" not in columns or len(values) <= columns["split"]:
+        return Row(str(image), label, None, line)
+    word = str(values[columns["split"]])
+    split = split_of(word)
+    if split is None:
+        raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
     return Row(str(image), label, split, line)
 
 

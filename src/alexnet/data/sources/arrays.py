@@ -16,8 +16,6 @@ from ..storage.trees import FileOpener, Tree
 
 ArrayParser = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
 """Parses a file to pixels, (N, height, width[, 3]), uint8, and labels, (N,), if any."""
-MAX_FILES = 1000
-"""Files in a tree beyond which no files of arrays are looked for."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +26,12 @@ class ArrayFile:
     labels: np.ndarray
 
 
+@dataclass(frozen=True)
 class ArrayReader(ImageReader):
     """Reads images from files of arrays; a process keeps the last two files."""
 
-    def __init__(self, open_file: FileOpener, parse: ArrayParser):
-        self.open_file, self.parse = open_file, parse
+    open_file: FileOpener
+    parse: ArrayParser
 
     def open(self, location: tuple[Any, int]) -> Image.Image:
         file, row = location
@@ -54,35 +53,27 @@ def array_source(
             f"{tree.name}: labels must be 0 … {len(classes) - 1}, because {len(classes)} classes are named; got "
             f"{labels.min()} … {labels.max()}"
         )
-    sizes = [len(file.labels) for file in files]
-    starts = np.cumsum([0, *sizes])
-    names = StringTable.from_strings(
-        f"{tree.files[file.index]}#{row}" for file, size in zip(files, sizes, strict=True) for row in range(size)
-    )
-    splits = np.repeat(np.array([file.split for file in files], np.uint8), sizes)
+    indices = np.concatenate([np.full(len(file.labels), file.index) for file in files])
+    splits = np.concatenate([np.full(len(file.labels), file.split, np.uint8) for file in files])
+    rows = np.concatenate([np.arange(len(file.labels)) for file in files])
+    names = StringTable.from_strings(f"{tree.files[index]}#{row}" for index, row in zip(indices, rows, strict=True))
 
-    def locate(index: int) -> tuple[Any, int]:
-        file = int(np.searchsorted(starts, index, side="right")) - 1
-        return tree.locate(files[file].index), index - int(starts[file])
-
+    described = []
+    for split, name in enumerate(SPLITS):
+        if in_split := [tree.files[file.index] for file in files if file.split == split]:
+            more = f" and {len(in_split) - 1} more" if len(in_split) > 1 else ""
+            described.append(f"{name} from {in_split[0]}{more}")
     return Source(
         name=tree.name,
-        layout=f"{layout}: {', '.join(_describe_splits(tree, files))}",
+        layout=f"{layout}: {', '.join(described)}",
         classes=classes,
         names=names,
         labels=labels,
         splits=hold_out(names, labels, splits, split_seed),
         reader=ArrayReader(tree.open, parse),
-        locate=locate,
+        locate=lambda index: (tree.locate(int(indices[index])), int(rows[index])),
         files_fingerprint=tree.fingerprint,
     )
-
-
-def _describe_splits(tree: Tree, files: Iterable[ArrayFile]) -> Iterable[str]:
-    for split, name in enumerate(SPLITS):
-        first, *others = [tree.files[file.index] for file in files if file.split == split] or [None]
-        if first:
-            yield f"{name} from {first}{f' and {len(others)} more' if others else ''}"
 
 
 @lru_cache(maxsize=2)

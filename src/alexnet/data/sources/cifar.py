@@ -14,7 +14,7 @@ import numpy as np
 from ...restricted_pickle import PickledArray, load_arrays
 from ..source import TEST, TRAIN, Source
 from ..storage.trees import Tree, read_file
-from .arrays import MAX_FILES, ArrayFile, ArrayParser, array_source
+from .arrays import ArrayFile, ArrayParser, array_source
 
 MAX_BYTES = 500_000_000
 """Size of one file; the largest of CIFAR-100 has 155 million bytes."""
@@ -34,13 +34,11 @@ def cifar_source(tree: Tree, split_seed: int = 0) -> Source | None:
     Raises:
         ValueError: a file is damaged or missing.
     """
-    if len(tree.files) > MAX_FILES:
-        return None
     indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
     for (version, classes), (training, test, meta) in FILES.items():
         if not indices.keys() >= {training[0], test} or (version == "python" and meta not in indices):
             continue
-        parse = parse_pickle if version == "python" else parse_binary if classes == 10 else parse_binary_100
+        parse = parse_pickle if version == "python" else partial(parse_binary, label_bytes=1 if classes == 10 else 2)
         files = [_array_file(tree, indices.get(name), name, TRAIN, parse, classes) for name in training]
         files.append(_array_file(tree, indices[test], test, TEST, parse, classes))
         names = _class_names(tree, indices.get(meta), version, classes)
@@ -48,17 +46,13 @@ def cifar_source(tree: Tree, split_seed: int = 0) -> Source | None:
     return None
 
 
-def parse_binary(content: bytes, label_bytes: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Records of `label_bytes` labels, of which the last is the class, and 3 × 32 × 32 pixel values."""
+def parse_binary(content: bytes, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Records of labels (CIFAR-100 has the coarse class before the fine one) and 3 × 32 × 32 pixel values."""
     size = label_bytes + 3072
     if not content or len(content) % size:
         raise ValueError(f"its size must be a multiple of {size:,} bytes, got {len(content):,}")
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
     return _images(records[:, label_bytes:]), records[:, label_bytes - 1].astype(np.int64)
-
-
-parse_binary_100 = partial(parse_binary, label_bytes=2)
-"""As `parse_binary`, with the coarse class before the fine one."""
 
 
 def parse_pickle(content: bytes) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,8 @@ EXPECTED = (
     "CIFAR's or idx files; a URL (https, s3, gs, hf); or the word emoji for the bundled set"
 )
 """Ends the messages about what is not a data set."""
+MAX_ARRAY_FILES = 1000
+"""Files in a tree beyond which no files of arrays are looked for."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Suffixes that mark a file of a remote store as an archive."""
 
@@ -52,8 +54,6 @@ def detect_source(
     Args:
         data: "emoji", a path or a URL.
         split_seed: seed of splits that are held out from train.
-        track: shows how many bytes are downloaded or decompressed.
-        skip_folder: whether a folder among the images is not part of the data.
 
     Raises:
         ValueError: there is no data set of a known layout, or it cannot be read.
@@ -102,7 +102,8 @@ def _open(
 
 def _tree_source(tree: Tree, split_seed: int) -> Source:
     """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
-    return cifar_source(tree, split_seed) or idx_source(tree, split_seed) or folder_source(tree, split_seed)
+    source = len(tree.files) <= MAX_ARRAY_FILES and (cifar_source(tree, split_seed) or idx_source(tree, split_seed))
+    return source or folder_source(tree, split_seed)
 
 
 def _tree_of_url(url: str, cache: Path, track: Track | None) -> Tree:

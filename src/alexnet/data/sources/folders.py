@@ -7,7 +7,7 @@ root/{train,val,test}/…            root/…            with label files in roo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from posixpath import commonpath
 
 import numpy as np
@@ -27,14 +27,14 @@ GENERIC_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "
 def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] = ()) -> Source:
     """The labeled images of a tree, with classes and splits as `labeled_source` assigns them.
 
-    Args:
-        labels: label files that are not in the tree.
+    Label files are those in the tree and `labels`.
 
     Raises:
         ValueError: there are no images, or a label file is damaged.
     """
-    root = _data_root(name for name in tree.files if is_image_file(name))
-    split_folders = _split_folders(tree, root)
+    image_folders = {name.rpartition("/")[0] for name in tree.files if is_image_file(name)}
+    root = _data_root(image_folders)
+    split_folders = {top for folder in image_folders if split_of(top := f"{folder}/"[len(root) :].partition("/")[0])}
     indices, splits, folders = array("q"), bytearray(), array("q")
     folder_names: dict[str, int] = {}
     label_files, outside = [], array("q")
@@ -61,24 +61,26 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
     if outside:
         first = tree.files[outside[0]][len(root) :]
         text = f"{tree.name}: {len(outside):,} images are not in the folder of a split, first {first}"
-        findings.append(Finding("warning", text))
-    split_array = np.array(splits, np.uint8)
+        findings = [Finding("warning", text)]
+    paths = tree.files.select(indices)
     images = ImageFiles(
         indices=np.array(indices, np.int64),
-        splits=split_array,
-        folders=_without_generic(np.array(folders, np.int64), split_array, list(folder_names)),
+        splits=np.array(splits, np.uint8),
+        folders=np.array(folders, np.int64),
         folder_names=list(folder_names),
-        paths=StringTable.from_strings(tree.files[index][len(root) :] for index in indices)
-        if root
-        else tree.files.select(indices),
+        paths=StringTable.from_strings(path[len(root) :] for path in paths) if root else paths,
     )
+    for split in range(UNSPLIT + 1):
+        in_split = images.splits == split
+        used = set(images.folders[in_split].tolist())
+        if len(used) == 1 and used != {NONE} and images.folder_names[min(used)].lower() in GENERIC_FOLDERS:
+            images.folders[in_split] = NONE
     in_tree = list(_read_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
     return labeled_source(tree, images, [*labels, *in_tree], findings, split_seed)
 
 
-def _data_root(images: Iterable[str]) -> str:
-    """The folder, with "/", that holds all images and is neither a split nor their class; "" for the root."""
-    folders = {name.rpartition("/")[0] for name in images}
+def _data_root(folders: set[str]) -> str:
+    """The one of the images' folders, with "/", that holds all and is neither a split nor a class; "" for the root."""
     common = [folder for folder in commonpath(folders or [""]).split("/") if folder]
     common = common[: next((level for level, folder in enumerate(common) if split_of(folder)), len(common))]
     depth = max((folder.count("/") + bool(folder) for folder in folders), default=0)
@@ -87,31 +89,9 @@ def _data_root(images: Iterable[str]) -> str:
     return "".join(f"{folder}/" for folder in common)
 
 
-def _split_folders(tree: Tree, root: str) -> set[str]:
-    """Folders in `root` that are named after a split and hold images."""
-    below = (name[len(root) :] for name in tree.files if name.startswith(root))
-    folders = {path.partition("/")[0] for path in below if "/" in path}
-
-    def holds_images(folder: str) -> bool:
-        return any(name.startswith(f"{root}{folder}/") and is_image_file(name) for name in tree.files)
-
-    return {folder for folder in folders if split_of(folder) and holds_images(folder)}
-
-
-def _without_generic(folders: np.ndarray, splits: np.ndarray, names: list[str]) -> np.ndarray:
-    """The folder of each image, or NONE if its split has only that folder and its name is generic."""
-    for split in range(UNSPLIT + 1):
-        used = set(folders[splits == split].tolist())
-        if len(used) == 1 and used != {NONE} and names[min(used)].lower() in GENERIC_FOLDERS:
-            folders[splits == split] = NONE
-    return folders
-
-
 def _read_label_files(tree: Tree, images: ImageFiles, candidates: list[tuple[int, str]]) -> Iterator[LabelFile]:
-    known: set[str] = set()
-    for image in np.flatnonzero(images.folders == NONE):
-        name = images.paths[image].rpartition("/")[2]
-        known |= {name, name.rpartition(".")[0]}
+    known = {images.paths[image].rpartition("/")[2] for image in np.flatnonzero(images.folders == NONE)}
+    known |= {name.rpartition(".")[0] for name in known}
 
     def knows_image(key: str) -> bool:
         return key.replace("\\", "/").rpartition("/")[2] in known
@@ -119,5 +99,5 @@ def _read_label_files(tree: Tree, images: ImageFiles, candidates: list[tuple[int
     for index, path in candidates:
         try:
             yield read_labels(path, read_file(tree, index), knows_image)
-        except NoLabels:  # a readme, or what another program wrote
-            continue
+        except NoLabels:
+            continue  # a readme, or what another program wrote

@@ -13,7 +13,7 @@ import numpy as np
 from ..labels.label_files import split_of
 from ..source import SPLITS, Source
 from ..storage.trees import Tree, read_file, read_up_to
-from .arrays import MAX_FILES, ArrayFile, array_source
+from .arrays import ArrayFile, array_source
 
 IMAGE_FILE = re.compile(r"(.*?)[-._]?images?[-._]idx([34])[-._]ubyte(\.gz)?")
 MAX_BYTES = 1_000_000_000
@@ -26,19 +26,17 @@ def idx_source(tree: Tree, split_seed: int = 0) -> Source | None:
     Raises:
         ValueError: a file is damaged or lacks its counterpart.
     """
-    if len(tree.files) > MAX_FILES:
-        return None
-    paths = [PurePosixPath(name) for name in tree.files]
-    matches = [(index, match) for index, path in enumerate(paths) if (match := IMAGE_FILE.fullmatch(path.name))]
+    names = [PurePosixPath(name).name for name in tree.files]
+    matches = [(index, match) for index, name in enumerate(names) if (match := IMAGE_FILE.fullmatch(name))]
     if not matches:
         return None
-    indices = {path.name: index for index, path in reversed(list(enumerate(paths)))}
+    indices = dict(zip(names[::-1], range(len(names))[::-1], strict=True))  # the first of equal names counts
     files = [_array_file(tree, index, match, indices) for index, match in matches]
-    names = [str(label) for label in range(max(int(file.labels.max(initial=0)) for file in files) + 1)]
+    classes = map(str, range(max(int(file.labels.max(initial=0)) for file in files) + 1))
     if "classes.txt" in indices:
         lines = read_file(tree, indices["classes.txt"]).decode("utf-8", "replace").split("\n")
-        names = [line.strip() for line in lines if line.strip()]
-    return array_source(tree, "idx files", parse_images, files, names, split_seed)
+        classes = filter(None, map(str.strip, lines))
+    return array_source(tree, "idx files", parse_images, files, classes, split_seed)
 
 
 def parse_images(content: bytes) -> tuple[np.ndarray, None]:

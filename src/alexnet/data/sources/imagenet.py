@@ -38,13 +38,7 @@ def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:
     for name in ("val.txt", "val.csv", "LOC_val_solution.csv"):
         if (root / name).is_file():
             return read_labels(f"val/{name}", (root / name).read_bytes(), lambda key: True)
-    devkit = _read_devkit(root, cache)
-    if devkit is None:
-        raise ValueError(
-            f"{root} has {VAL}, but no labels for its images; it must have {DEVKIT}.tar.gz, or val.txt (an image and "
-            "the index of its class in each line)"
-        )
-    ground_truth, meta = devkit
+    ground_truth, meta = _read_devkit(root, cache)
     wordnet_ids = _wordnet_ids(meta)
     try:
         class_ids = [int(line) for line in ground_truth.split()]
@@ -59,15 +53,18 @@ def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:
     return LabelFile(f"val/{GROUND_TRUTH}", tuple(rows))
 
 
-def _read_devkit(root: Path, cache: Path) -> tuple[bytes, bytes] | None:
-    """Contents of GROUND_TRUTH and META, if there is a devkit."""
-    folder, packed = root / DEVKIT, root / f"{DEVKIT}.tar.gz"
-    if not (folder.is_dir() or packed.is_file()):
-        return None
-    tree = folder_tree(folder) if folder.is_dir() else archive_tree(packed, cache)
+def _read_devkit(root: Path, cache: Path) -> tuple[bytes, bytes]:
+    """Contents of GROUND_TRUTH and META."""
+    path = root / DEVKIT if (root / DEVKIT).is_dir() else root / f"{DEVKIT}.tar.gz"
+    if not path.exists():
+        raise ValueError(
+            f"{root} has {VAL}, but no labels for its images; it must have {DEVKIT}.tar.gz, or val.txt (an image and "
+            "the index of its class in each line)"
+        )
+    tree = folder_tree(path) if path.is_dir() else archive_tree(path, cache)
     indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
-    if GROUND_TRUTH not in indices or META not in indices:
-        raise ValueError(f"{folder if folder.is_dir() else packed} lacks {GROUND_TRUTH} or {META}")
+    if not {GROUND_TRUTH, META} <= indices.keys():
+        raise ValueError(f"{path} lacks {GROUND_TRUTH} or {META}")
     return read_file(tree, indices[GROUND_TRUTH]), read_file(tree, indices[META])
 
 

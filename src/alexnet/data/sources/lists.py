@@ -25,10 +25,7 @@ HEADING = "# images of "
 
 
 def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source]) -> Source:
-    """The images in a list, whose paths are relative to the folder of the list.
-
-    Args:
-        open_data: opens the data set that the first line of the list may name.
+    """The images in a list, relative to its folder or in the data set that its first line names and `open_data` opens.
 
     Raises:
         ValueError: the file is not a list, is damaged, or none of its images exists.
@@ -49,23 +46,14 @@ def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source])
         except ValueError as error:
             raise ValueError(f"{path} lists images of another data set: {error}") from error
         return _subset(path, listed, source)
-    tree, missing = _listed_tree(path, listed)
+    tree = _listed_tree(path, listed)
     count = len(tree.files)
-    if missing == count:
-        raise ValueError(
-            f"{path}: none of its {count:,} images exists, first {short(tree.files[0])}; paths are relative to the "
-            f"folder of the list, {path.resolve().parent}"
-        )
     images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
     return replace(labeled_source(tree, images, [listed], [], split_seed), layout=f"a list, {path.name}")
 
 
 def write_list(path: Path, source: Source, indices: Iterable[int], data: str) -> None:
-    """Write a list of some images of a source, with their splits, to train on these only.
-
-    Args:
-        data: what the source was opened by.
-    """
+    """Write a list of some images of the source that `data` opens, with their splits, to train on these only."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(f"{HEADING}{data}\n")
         writer = csv.writer(file, lineterminator="\n")
@@ -77,21 +65,24 @@ def write_list(path: Path, source: Source, indices: Iterable[int], data: str) ->
             writer.writerow((name, source.classes[source.labels[index]], SPLITS[source.splits[index]]))
 
 
-def _listed_tree(path: Path, listed: LabelFile) -> tuple[Tree, int]:
-    """The files in a list as a tree, and how many are missing; reading finds out which."""
-    folder, missing = str(path.resolve().parent), 0
+def _listed_tree(path: Path, listed: LabelFile) -> Tree:
+    """The files in a list as a tree. Some may be missing; reading finds out which."""
+    folder, exists = str(path.resolve().parent), False
     files = StringTable.from_strings(dict.fromkeys(row.image for row in listed.rows))
     sizes, digest = np.zeros(len(files), np.int64), hashlib.sha256(str(path.resolve()).encode())
     for index, image in enumerate(files):
         try:
             status = os.stat(os.path.join(folder, image))
         except (OSError, ValueError):
-            missing += 1
             continue
-        sizes[index] = status.st_size
+        exists, sizes[index] = True, status.st_size
         digest.update(file_state(image, status))
-    opener = partial(open_regular_file, folder)
-    return Tree(path.stem, files, sizes, digest.hexdigest(), opener, files.__getitem__), missing
+    if not exists:
+        raise ValueError(
+            f"{path}: none of its {len(files):,} images exists, first {short(files[0])}; paths are relative to the "
+            f"folder of the list, {folder}"
+        )
+    return Tree(path.stem, files, sizes, digest.hexdigest(), partial(open_regular_file, folder), files.__getitem__)
 
 
 def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
@@ -103,9 +94,10 @@ def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
     if unknown := next((row for row in chosen if str(row.label) not in class_index), None):
         known = ", ".join(source.classes[:20])
         raise ValueError(f"{path}, line {unknown.line}: the label must be one of {known}, got {unknown.label!r}")
-    findings = list(source.findings)
+    findings = source.findings
     if missing := len(rows) - len(indices):
-        findings.append(Finding("warning", f"{path.name}: {missing:,} of its images are no longer in {source.name}"))
+        text = f"{path.name}: {missing:,} of its images are no longer in {source.name}"
+        findings = (*findings, Finding("warning", text))
     return replace(
         source,
         layout=f"{source.layout}; of these the {len(indices):,} in {path.name}",
@@ -114,5 +106,5 @@ def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
         splits=np.array([SPLITS.index(row.split or "train") for row in chosen], np.uint8),
         locate=lambda index: source.locate(int(indices[index])),
         sizes=None if source.sizes is None else source.sizes[indices],
-        findings=tuple(findings),
+        findings=findings,
     )
