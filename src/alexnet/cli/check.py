@@ -66,5 +66,5 @@ def check(
         console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
         if fix is not None:
             console.print(f"next:   alexnet train {fix}  ({len(kept):,} images)", soft_wrap=True)
-    if report.has_errors or (strict and any(finding.level == "warning" for finding in report.findings)):
+    if {finding.level for finding in report.findings} & ({"error", "warning"} if strict else {"error"}):
         raise SystemExit(1)

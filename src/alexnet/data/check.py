@@ -65,10 +65,6 @@ class CheckReport:
     counts: np.ndarray
     """Images by class and split, (classes, splits)."""
 
-    @property
-    def has_errors(self) -> bool:
-        return any(finding.level == "error" for finding in self.findings)
-
     def summary(self) -> dict:
         """The report as JSON."""
         by_split = [dict(zip(SPLITS, row, strict=True)) for row in (self.counts.sum(0).tolist(), *self.counts.tolist())]

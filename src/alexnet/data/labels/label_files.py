@@ -198,7 +198,7 @@ def _from_table(text: str, knows_image: KnowsImage) -> Iterator[Row]:
 def _split_lines(text: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty, after the comments at the top."""
     comments = re.match(r"(#[^\n]*(\n|\Z))*", text)[0]
-    text, skipped = text[len(comments) :], comments.count("\n")
+    text, skipped = text.removeprefix(comments), comments.count("\n")
     first = next((line for line in _lines(text, skipped) if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)
     lines = _lines(text, skipped)

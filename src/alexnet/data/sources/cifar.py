@@ -85,11 +85,8 @@ def _class_names(tree: Tree, index: int | None, version: str, classes: int) -> l
         return [str(label) for label in range(classes)]
     content, path = read_file(tree, index, MAX_BYTES), f"{tree.name}/{tree.files[index]}"
     try:
-        if version == "binary":
-            names = content.decode().split()
-        else:
-            meta = load_arrays(io.BytesIO(content))
-            names = [name.decode() for name in meta.get(b"fine_label_names", meta.get(b"label_names"))]
+        meta = load_arrays(io.BytesIO(content)) if version == "python" else {b"label_names": content.split()}
+        names = [name.decode() for name in meta.get(b"fine_label_names", meta.get(b"label_names"))]
     except Exception as error:  # a damaged pickle may lack anything
         raise ValueError(f"{path} has no names of classes: {error}") from error
     if not len(set(names)) == len(names) == classes:

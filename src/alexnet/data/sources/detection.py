@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from ...files import cache_folder
@@ -93,10 +92,8 @@ def _open(
     if path.suffix.lower() in LABEL_SUFFIXES:
         if path.resolve() in lists:
             raise ValueError(f"{path} is a list of images of itself")
-        open_listed = partial(
-            _open, split_seed=split_seed, track=track, skip_folder=skip_folder, lists=(*lists, path.resolve())
-        )
-        return list_source(path, split_seed, open_listed)
+        lists = (*lists, path.resolve())
+        return list_source(path, split_seed, lambda data: _open(data, split_seed, track, skip_folder, lists))
     raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
 
 
