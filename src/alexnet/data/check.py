@@ -178,14 +178,14 @@ def _class_findings(source: Source, counts: np.ndarray) -> Iterator[Finding]:
         level, images = ("error", "training") if split == TRAIN else ("warning", SPLITS[split])
         absent = [source.classes[label] for label in used if not counts[label, split]]
         yield from _group(level, absent, "class", f" without {images} images")
-    largest, smallest = int(train.argmax()), min(used, key=lambda label: train[label])
-    if train[smallest] and train[largest] > 10 * train[smallest]:
-        yield Finding(
-            "warning",
-            f"class imbalance: {source.classes[largest]} has {train[largest]:,} training images, "
+    smallest = min(used, key=lambda label: train[label])
+    if 0 < 10 * train[smallest] < train.max():
+        text = (
+            f"class imbalance: {source.classes[train.argmax()]} has {train.max():,} training images, "
             f"{source.classes[smallest]} {train[smallest]:,}; always predicting the former is "
-            f"{train[largest] / train.sum():.0%} right",
+            f"{train.max() / train.sum():.0%} right"
         )
+        yield Finding("warning", text)
 
 
 def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> Iterator[Finding]:

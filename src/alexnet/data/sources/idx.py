@@ -49,8 +49,8 @@ def parse_images(content: bytes) -> tuple[np.ndarray, None]:
 
 def _array_file(tree: Tree, index: int, match: re.Match, indices: dict[str, int]) -> ArrayFile:
     """The images at an index of the tree, with the labels in their counterpart."""
-    name, path = match[0], f"{tree.name}/{tree.files[index]}"
-    counterpart = name.replace("images", "labels").replace("image", "label").replace(f"idx{match[2]}", "idx1")
+    path = f"{tree.name}/{tree.files[index]}"
+    counterpart = match[0].replace("images", "labels").replace("image", "label").replace(f"idx{match[2]}", "idx1")
     candidates = (counterpart, f"{counterpart}.gz", counterpart.removesuffix(".gz"))
     label_file = next((indices[candidate] for candidate in candidates if candidate in indices), None)
     if label_file is None:
