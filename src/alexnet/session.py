@@ -141,11 +141,8 @@ class _Session:
         if self.run:  # whatever can be refused has been by now
             self.run.update(self.record)
             self.run.write_splits(training.plan.packed)
-        with (
-            CtrlC() as ctrl_c,
-            TensorBoard(self.run, training.progress.epochs) as board,
-            closing(train(training)) as events,
-        ):
+        board = TensorBoard(self.run, training.progress.epochs)
+        with CtrlC() as ctrl_c, closing(board), closing(train(training)) as events:
             for event in events:
                 match event:
                     case Step():

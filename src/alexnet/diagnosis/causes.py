@@ -1,12 +1,12 @@
 """Why a network does not learn: symptoms, and their possible causes, the most certain first.
 
 Everything it looks at is in the history and the layer statistics of a run, so a run can be examined while it trains and
-long afterwards. A cause is a function that returns the evidence for it and what helps, or None.
+long afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -27,12 +27,16 @@ SLOW = 2e-5
 DOMINANT = 0.7
 """Fraction of the images in one class from which on always guessing it is hard to beat."""
 
+NO_LEARNING = ("constant-images", "small-inputs", "large-inputs", "high-lr", "low-lr", "dominant-class")
+NO_LEARNING += ("few-steps", "labels")
+"""Causes of a loss or of predictions that are no better than guessing."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
     symptom: str
     cause: str
-    """The name of the function below that found it."""
+    """Its short name, such as high-lr."""
     evidence: str
     remedy: str
 
@@ -61,19 +65,17 @@ class Facts:
         return self.layers[-1]
 
     @property
+    def last_epoch(self) -> dict:
+        return self.epochs[-1] if self.epochs else {}
+
+    @property
     def steps(self) -> int:
-        return max(self.now["step"], self.epochs[-1]["steps"] if self.epochs else 0)
+        return max(self.now["step"], self.last_epoch.get("steps", 0))
 
     @property
     def loss(self) -> float | None:
         """Loss of the last epoch, or of the last step with statistics before the first ends; None if not finite."""
-        if self.now["loss"] is None:
-            return None
-        return self.epochs[-1]["train_loss"] if self.epochs else self.now["loss"]
-
-    @property
-    def val_loss(self) -> float | None:
-        return self.epochs[-1].get("val_loss") if self.epochs else None
+        return None if self.now["loss"] is None else self.last_epoch.get("train_loss", self.now["loss"])
 
     @property
     def guessing_error(self) -> float:
@@ -89,18 +91,13 @@ class Facts:
     @property
     def has_started_learning(self) -> bool:
         """Whether errors are clearly below those of guessing, whatever the loss."""
-        last = self.epochs[-1] if self.epochs else {}
         guessing = {"train_error": self.guessing_error, "val_error": self.val_guessing_error}
-        return any(last.get(key, 1) < BETTER * error for key, error in guessing.items())
+        return any(self.last_epoch.get(key, 1) < BETTER * error for key, error in guessing.items())
 
     @property
     def peak_lr(self) -> float:
         """Peak learning rate of the run, as far as is known: what `--lr` sets."""
         return self.now.get("peak_lr", max(row["lr"] for row in self.layers))
-
-    def sizes(self, what: str) -> dict[str, float]:
-        """One of the layer statistics, by layer, now."""
-        return {name: sizes[what] for name, sizes in self.now["layers"].items() if sizes.get(what) is not None}
 
     @property
     def usual_ratio(self) -> float:
@@ -112,155 +109,77 @@ class Facts:
 
 def diagnosed(facts: Facts) -> Diagnosis | None:
     """What is wrong with a run; None if it learns."""
-    for shown, causes in SYMPTOMS:
-        if symptom := shown(facts):
-            for cause in causes:
-                if explanation := cause(facts):
-                    return Diagnosis(symptom, cause.__name__.replace("_", "-"), *explanation)
-    return None
-
-
-def is_not_finite(facts: Facts) -> str | None:
-    if facts.loss is None:
-        return f"The loss is no longer finite, after {facts.steps:,} steps"
-    return None
-
-
-def is_guessing(facts: Facts) -> str | None:
-    guess = facts.data["guess"]
-    if min(facts.loss, facts.loss if facts.val_loss is None else facts.val_loss) < NEAR * guess:
+    symptom, names = _symptom(facts)
+    if symptom is None:
         return None
-    loss = f"the loss is {facts.loss:.3g}, and guessing would have {guess:.3g}"
-    return f"It does not learn: after {facts.steps:,} steps {loss}"
+    return next(Diagnosis(symptom, *cause) for cause in _causes(facts) if cause[0] in names)
 
 
-def predicts_one_class(facts: Facts) -> str | None:
-    """For the validation images, whatever the loss."""
-    fraction = facts.epochs[-1].get("val_largest_answer", 0) if facts.epochs else 0
-    if fraction < 0.99 or facts.epochs[-1]["val_error"] <= 0.9 * facts.val_guessing_error:
-        return None
-    return f"It predicts one class for {fraction:.0%} of the validation images, after {facts.steps:,} steps"
+def _symptom(facts: Facts) -> tuple[str | None, tuple[str, ...]]:
+    """What is wrong, and which causes that can have."""
+    loss, guess, last, steps = facts.loss, facts.data["guess"], facts.last_epoch, f"after {facts.steps:,} steps"
+    if loss is None:
+        return f"The loss is no longer finite, {steps}", ("large-inputs", "high-lr")
+    val_loss = last.get("val_loss")
+    if min(loss, loss if val_loss is None else val_loss) >= NEAR * guess:
+        return f"It does not learn: {steps} the loss is {loss:.3g}, and guessing would have {guess:.3g}", NO_LEARNING
+    fraction = last.get("val_largest_answer", 0)
+    if fraction >= 0.99 and last["val_error"] > 0.9 * facts.val_guessing_error:
+        return f"It predicts one class for {fraction:.0%} of the validation images, {steps}", NO_LEARNING
+    train, val = last.get("train_error", 1), last.get("val_error", 0)
+    if train <= 0.5 * facts.guessing_error and val > 0.95 * facts.val_guessing_error:  # only the training images
+        errors = f"{train:.0%} on the training images and {val:.0%} on the validation images"
+        return f"The error is {errors}, as by guessing", ("class-order", "labels")
+    return None, ()
 
 
-def does_not_generalize(facts: Facts) -> str | None:
-    """It knows the training images and nothing else."""
-    if not facts.epochs or "val_error" not in facts.epochs[-1]:
-        return None
-    train, val = facts.epochs[-1]["train_error"], facts.epochs[-1]["val_error"]
-    if train > 0.5 * facts.guessing_error or val <= 0.95 * facts.val_guessing_error:
-        return None
-    return f"The error is {train:.0%} on the training images and {val:.0%} on the validation images, as by guessing"
+def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Each cause that there is evidence for: its name, the evidence and what helps; the most certain first."""
+    data, last, peak_lr = facts.data, facts.last_epoch, facts.peak_lr
+    if data["spread"] < ALIKE:
+        evidence = f"the images are all the same; from image to image, pixels differ by {data['spread']:.2g} of 255"
+        yield "constant-images", evidence, "look at some of them, and at how they were written"
 
+    size, made_for = facts.now["inputs"], data["inputs"]
+    inputs = f"inputs have a size of {size or 0:.2g}, and the initial weights are made for about {made_for:g}, so"
+    remedy = "the recipe of the network (leave --recipe out)"
+    if size is not None and size * APART <= made_for:
+        evidence = f"{inputs} hardly any signal reaches the last layer"
+        yield "small-inputs", evidence, f"{remedy}, or images with more contrast"
+    if size is not None and size >= APART * made_for:
+        yield "large-inputs", f"{inputs} the first steps are far too large", remedy
 
-Explanation = tuple[str, str] | None
-"""The evidence for a cause, and what helps."""
-
-
-def constant_images(facts: Facts) -> Explanation:
-    if facts.data["spread"] >= ALIKE:
-        return None
-    differ = f"from image to image, pixels differ by {facts.data['spread']:.2g} of 255"
-    return f"the images are all the same; {differ}", "look at some of them, and at how they were written"
-
-
-def small_inputs(facts: Facts) -> Explanation:
-    size, made_for = facts.now["inputs"], facts.data["inputs"]
-    if size is None or size * APART > made_for:
-        return None
-    return (
-        f"inputs have a size of {size:.2g}, and the initial weights are made for about {made_for:g}, so hardly any "
-        f"signal reaches the last layer",
-        "the recipe of the network (leave --recipe out), or images with more contrast",
-    )
-
-
-def large_inputs(facts: Facts) -> Explanation:
-    size, made_for = facts.now["inputs"], facts.data["inputs"]
-    if size is None or size < APART * made_for:
-        return None
-    return (
-        f"inputs have a size of {size:.2g}, and the initial weights are made for about {made_for:g}, so the first "
-        f"steps are far too large",
-        "the recipe of the network (leave --recipe out)",
-    )
-
-
-def high_lr(facts: Facts) -> Explanation:
-    lower = f"a tenth of the learning rate, --lr {facts.peak_lr / 10:.2g}"
-    if facts.loss is None or facts.loss > 1.5 * facts.data["guess"]:
-        return f"with learning rates of up to {facts.peak_lr:.2g} the steps are too large", lower
-    dead = facts.sizes("dead")
+    lower = f"a tenth of the learning rate, --lr {peak_lr / 10:.2g}"
+    if facts.loss is None or facts.loss > 1.5 * data["guess"]:
+        yield "high-lr", f"with learning rates of up to {peak_lr:.2g} the steps are too large", lower
+    dead = {name: statistics.get("dead") or 0.0 for name, statistics in facts.now["layers"].items()}
     most = max(dead, key=dead.get, default=None)
     if most and dead[most] >= DEAD:
-        return f"{dead[most]:.0%} of the units of {most} are dead, as after steps that were too large", lower
-    return None
+        yield "high-lr", f"{dead[most]:.0%} of the units of {most} are dead, as after steps that were too large", lower
 
+    if (ratio := facts.usual_ratio) < SLOW:
+        usual = "a thousandth is usual"
+        evidence = f"in half of the layers a step changes the weights by less than {ratio:.1g} of their size; {usual}"
+        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}, or leave --lr out"
 
-def low_lr(facts: Facts) -> Explanation:
-    if facts.usual_ratio >= SLOW:
-        return None
-    return (
-        f"in half of the layers a step changes the weights by less than {facts.usual_ratio:.1g} of their size; a "
-        f"thousandth is usual",
-        f"a higher learning rate than {facts.peak_lr:.2g}, or leave --lr out",
-    )
+    error, renamed = last.get("val_error", 1), last.get("val_error_renamed", 1)
+    if renamed <= 0.5 * error:
+        order = "the classes are in a different order in val than in train"
+        evidence = f"{order}: with other names the validation error would be {renamed:.0%} instead of {error:.0%}"
+        yield "class-order", evidence, "the same folder names, or the same list of classes, for both"
 
+    if (largest := data["largest"]) >= DOMINANT:
+        evidence = f"{largest:.0%} of the training images are {data['largest_class']}, and always guessing that"
+        remedy = "more images of the other classes, or fewer of this one; and look at errors by class"
+        yield "dominant-class", f"{evidence} is hard to beat", remedy
 
-def class_order(facts: Facts) -> Explanation:
-    error, renamed = (facts.epochs[-1].get(f"val_error{kind}", 1) for kind in ("", "_renamed"))
-    if renamed > 0.5 * error:
-        return None
-    return (
-        f"the classes are in a different order in val than in train: with other names the validation error would be "
-        f"{renamed:.0%} instead of {error:.0%}",
-        "the same folder names, or the same list of classes, for both",
-    )
-
-
-def dominant_class(facts: Facts) -> Explanation:
-    fraction, name = facts.data["largest"], facts.data["largest_class"]
-    if fraction < DOMINANT:
-        return None
-    return (
-        f"{fraction:.0%} of the training images are {name}, and always guessing that is hard to beat",
-        "more images of the other classes, or fewer of this one; and look at errors by class",
-    )
-
-
-def few_steps(facts: Facts) -> Explanation:
     if facts.steps < FEW:
-        return f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
-    if facts.has_started_learning:
-        return (
-            "errors are already below those of guessing, so it has started to learn, but with few or with small steps",
-            f"more --epochs, or a higher learning rate than {facts.peak_lr:.2g}",
-        )
-    return None
+        yield "few-steps", f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
+    elif facts.has_started_learning:
+        below = "errors are already below those of guessing"
+        evidence = f"{below}, so it has started to learn, but with few or with small steps"
+        yield "few-steps", evidence, f"more --epochs, or a higher learning rate than {peak_lr:.2g}"
 
-
-def labels(facts: Facts) -> Explanation:
-    """What remains if everything else is as it should be."""
-    return (
-        "images, inputs, learning rate and units are as they should be, so the labels may not belong to the images",
-        "look at some images beside their labels, and at how the two were matched",
-    )
-
-
-Cause = Callable[[Facts], Explanation]
-ALL: tuple[Cause, ...] = (
-    constant_images,
-    small_inputs,
-    large_inputs,
-    high_lr,
-    low_lr,
-    dominant_class,
-    few_steps,
-    labels,
-)
-SYMPTOMS: tuple[tuple[Callable[[Facts], str | None], tuple[Cause, ...]], ...] = (
-    (is_not_finite, (large_inputs, high_lr)),
-    (is_guessing, ALL),
-    (predicts_one_class, ALL),
-    (does_not_generalize, (class_order, labels)),
-)
-"""Symptoms and their possible causes, the most certain first."""
+    fine = "images, inputs, learning rate and units are as they should be"
+    evidence = f"{fine}, so the labels may not belong to the images"
+    yield "labels", evidence, "look at some images beside their labels, and at how the two were matched"

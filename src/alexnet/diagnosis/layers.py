@@ -42,12 +42,7 @@ PIXELS, UNIT = 60.0, 1.0
 
 
 def is_due(step: int, ends_epoch: bool, is_last_epoch: bool, rows: Sequence[dict]) -> bool:
-    """Whether a row is due after this step of the run.
-
-    Args:
-        step: from 1.
-        ends_epoch: whether the rest of the epoch is too short for a sample.
-    """
+    """Whether a row is due after this step of the run, from 1; an epoch ends with its last batch of full size."""
     far = is_last_epoch or step - (rows[-1]["step"] if rows else 0) >= APART
     return step in FIRST or (ends_epoch and far)
 
@@ -68,25 +63,23 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
     groups = {group["name"]: group for group in optimizer.param_groups}
     rows = {step.row for step in network.placed}
     relus = {step.row: step.name for step in network.placed if isinstance(network._modules.get(step.name), nn.ReLU)}
-    sizes = {"inputs": _size(sample)}
-    for name, output in outputs.items():
-        if name not in rows:
-            continue
-        group, output = groups[f"{name}.weight"], output.float()
+    layers: dict[str, dict] = {}
+    for name in filter(rows.__contains__, outputs):
+        group, output = groups[f"{name}.weight"], outputs[name].float()
         (weight,) = group["params"]
-        sizes[f"{name} activations"] = _size(output)
-        sizes[f"{name} spread"] = output.var(0, correction=0).mean().sqrt()
-        sizes[f"{name} weights"] = _size(weight)
-        sizes[f"{name} updates"] = _size(optimizer.velocity(weight)) * (group["lr"] > 0)  # the change is the velocity
+        layers[name] = {
+            "activations": _size(output),
+            "spread": output.var(0, correction=0).mean().sqrt(),
+            "weights": _size(weight),
+            "updates": _size(optimizer.velocity(weight)) * (group["lr"] > 0),  # the change is the velocity
+        }
         if name in relus:
-            sizes[f"{name} dead"] = 1 - (outputs[relus[name]].transpose(0, 1).flatten(1) > 0).any(1).float().mean()
-    values = dict(zip(sizes, torch.stack([value.float() for value in sizes.values()]).tolist(), strict=True))
-    layers: dict[str, dict[str, float | None]] = {}
-    inputs = _finite(values.pop("inputs"))
-    for key, value in values.items():
-        name, statistic = key.split()
-        layers.setdefault(name, {})[statistic] = _finite(value)
-    for layer in layers.values():
+            layers[name]["dead"] = 1 - (outputs[relus[name]].transpose(0, 1).flatten(1) > 0).any(1).float().mean()
+    tensors = [_size(sample), *(value for layer in layers.values() for value in layer.values())]
+    values = iter([value if math.isfinite(value) else None for value in torch.stack(tensors).tolist()])  # one transfer
+    inputs = next(values)
+    for name in layers:
+        layer = layers[name] = {statistic: next(values) for statistic in layers[name]}
         known = layer["updates"] is not None and layer["weights"]
         layer["ratio"] = layer["updates"] / layer["weights"] if known else None
     return {"inputs": inputs, "layers": layers}
@@ -125,11 +118,7 @@ def layer_table(row: dict) -> list[list[str]]:
 
 
 def check_row(row: object, location: str) -> None:
-    """Refuse what is no row of layer statistics.
-
-    Raises:
-        ValueError: a key is missing, or its value has the wrong type.
-    """
+    """Refuse what is no row of layer statistics, as a ValueError."""
     check_keys(row, NEEDED, location)
     for name, statistics in row["layers"].items():
         check_keys(statistics, STATISTICS, f"{location}, {name}")
@@ -140,7 +129,3 @@ def check_row(row: object, location: str) -> None:
 def _size(tensor: Tensor) -> Tensor:
     """Root mean square."""
     return tensor.float().square().mean().sqrt()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -26,8 +26,7 @@ class Watch:
         if finite and not is_due(step.step, ends_epoch, step.epoch == plan.recipe.epochs, rows):
             return False
         row = {"epoch": step.epoch, "step": step.step, "loss": step.step_loss if finite else None, "lr": step.lr}
-        row["peak_lr"] = plan.recipe.peak_lr()
-        row |= layer_statistics(self.training, step.views)
+        row |= {"peak_lr": plan.recipe.peak_lr()} | layer_statistics(self.training, step.views)
         if not rows:
             row["data"] = data_facts(plan)
         rows.append(row)
