@@ -111,7 +111,7 @@ def test_the_ema_is_that_of_pytorch():
         return decay * average + (1 - decay) * weights
 
     ours, theirs = WeightEMA(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
-    ours.show_weights()
+    ours.show(average=False)
     theirs.update_parameters(network)  # the first only copies the initial weights
     for step in range(1, 6):  # (1 + t) / (10 + t) reaches 0.3 at the third
         network(torch.randn(2, 3, 5, 5))
@@ -120,11 +120,11 @@ def test_the_ema_is_that_of_pytorch():
         ours.update(step)
         theirs.update_parameters(network)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ours.show_average()
+    ours.show(average=True)
     for name, expected in theirs.module.state_dict().items():
         if expected.is_floating_point():
             torch.testing.assert_close(network.state_dict()[name], expected)
-    ours.show_weights()
+    ours.show(average=False)
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
 
 
@@ -133,9 +133,9 @@ def test_the_ema_soon_forgets_the_initial_weights():
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
     ema = WeightEMA(network, 0.998)
-    ema.show_weights()
+    ema.show(average=False)
     nn.init.zeros_(network.weight)
     for step in range(1, 6):
         ema.update(step)
-    ema.show_average()
+    ema.show(average=True)
     assert network.weight.item() == pytest.approx(factorial(10) * factorial(6) / factorial(15), rel=1e-5)

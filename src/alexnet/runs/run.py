@@ -69,8 +69,8 @@ class Run:
 
     @classmethod
     def interrupted(cls, output: Path | None, data: str, variant: str | None) -> Run:
-        """The run to resume: that in `output`, or the newest in runs/ on this data, and of this variant if one is named,
-        that has no results yet and that no process is training.
+        """The run to resume: that in `output`, or the newest in runs/ on this data (and of this variant, if given) that
+        has no results yet and that no process is training.
 
         Raises:
             ValueError: there is none, or it is finished.

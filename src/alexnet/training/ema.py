@@ -40,46 +40,29 @@ class WeightEMA:
             self.hidden[name].copy_(weights.pop(name))
         torch._foreach_lerp_([self.hidden[name] for name in weights], list(weights.values()), 1 - decay)
 
-    def show_weights(self) -> None:
-        """Have the network hold the weights."""
-        if self._shows_average:
-            self._swap()
-
-    def show_average(self) -> None:
-        """Have the network hold the average."""
-        if not self._shows_average:
-            self._swap()
-
     @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """The network holds the weights within this context, and the average after it."""
-        self.show_weights()
+    def showing(self, average: bool) -> Iterator[None]:
+        """The network holds the average, or the weights, within this context, and after it what it held before."""
+        before = self._shows_average
+        self.show(average)
         try:
             yield
         finally:
-            self.show_average()
-
-    @contextlib.contextmanager
-    def average_shown(self) -> Iterator[None]:
-        """The network holds the average within this context, and after it what it held before."""
-        showed_average = self._shows_average
-        self.show_average()
-        try:
-            yield
-        finally:
-            if not showed_average:
-                self.show_weights()
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the weights, while the network holds the average."""
-        for name, tensor in self.hidden.items():
-            tensor.copy_(weights[name])
+            self.show(before)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        self._shows_average = not self._shows_average
+    def show(self, average: bool) -> None:
+        """Have the network hold the average, or the weights."""
+        if average == self._shows_average:
+            return
+        self._shows_average = average
         shown = self.network.state_dict()
         for name, hidden in self.hidden.items():
             kept = hidden.clone()
             hidden.copy_(shown[name])
             shown[name].copy_(kept)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights, while the network holds the average."""
+        for name, tensor in self.hidden.items():
+            tensor.copy_(weights[name])
