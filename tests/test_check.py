@@ -146,7 +146,7 @@ def test_class_imbalance_and_the_baseline(clean):
         clean, "class imbalance: blue has 16 training images, red 1; always predicting the former is 48% right"
     )
     assert finding.level == "warning"
-    assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% right by always predicting blue"
+    assert check_source(open_source(clean), 16).facts["baseline"] == "48.5% accuracy by always predicting blue"
 
 
 def test_classes_that_only_some_splits_have(split_folder, capsys):

@@ -189,7 +189,7 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["train", "emoji", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "--csv must be in an existing folder, got"),
-        (["predict", str(run), str(tmp_path)], "no images are named, or in"),
+        (["predict", str(run), str(tmp_path)], "no images found in"),
         (["train", "emoji", "--seed", "-1"], "seed must be an integer from 0 to"),
     ):
         with pytest.raises(SystemExit) as stop:

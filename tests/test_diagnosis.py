@@ -65,9 +65,9 @@ def test_a_run_that_learns_is_left_in_peace(images, tmp_path, capsys):
 def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, capsys):
     unit = replace(recipe("cifar-18"), input=Input(std=(255.0, 255.0, 255.0)))
     found = found_in(images, tmp_path / "run", recipe=unit, verbose=True)
-    assert found.cause == "small-inputs" and "inputs have a size of 0.2" in found.evidence
+    assert found.cause == "small-inputs" and "inputs have an RMS of 0.2" in found.evidence
     said = " ".join(capsys.readouterr().out.split())
-    assert said.count("Likely cause: inputs have a size of 0.2") == 1
+    assert said.count("Likely cause: inputs have an RMS of 0.2") == 1
     with pytest.raises(SystemExit) as stop:
         main(["doctor", str(tmp_path / "run"), "--json"])
     assert stop.value.code == 1

@@ -143,7 +143,7 @@ def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
         evaluate_average([first, first], [first, first])
     networks = list(map(str, runs))
     for arguments, message in (
-        (networks, "several networks with --average"),
+        (networks, "use --average for several networks"),
         ([*networks, "--average", "--fc-precision", "int8"], "--fc-precision must be same with --average"),
         ([*networks, "--average", "--weights", "search", "--split", "val"], "weights cannot be searched on images"),
         ([networks[0], str(tmp_path), "--average"], "holds no trained network"),

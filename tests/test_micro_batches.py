@@ -81,7 +81,7 @@ def test_auto_finds_what_fits_says_so_once_and_takes_the_same_steps(little_memor
     images = kills.write_images(tmp_path / "images", 20)
     how = {"epochs": 2, "batch_size": 16, "lr": 0.01}
     Classifier("small", "cpu", "fp32").fit(images, **how, micro_batch="auto", output=tmp_path / "split")
-    assert capsys.readouterr().out.count("split into micro-batches of 4, with the same mathematics") == 1
+    assert capsys.readouterr().out.count("split into micro-batches of 4, for the same steps") == 1
     assert read_notes(tmp_path / "split" / LAST)["progress"]["micro_batch_size"] == 4
     monkeypatch.undo()
     monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
@@ -92,7 +92,7 @@ def test_auto_finds_what_fits_says_so_once_and_takes_the_same_steps(little_memor
 
 @pytest.mark.parametrize(
     ("micro_batch", "message"),
-    [(None, r"10 images .* do not fit .*, 5 do: use --micro-batch 5 or auto"), (8, r"8 images .*, 4 do")],
+    [(None, r"10 images .* do not fit, but 5 do: use --micro-batch 5 or auto"), (8, r"8 images .* 4 do")],
 )
 def test_otherwise_it_says_what_fits(little_memory, micro_batch, message):
     with pytest.raises(OutOfMemory, match=message):
@@ -104,7 +104,7 @@ def test_where_not_even_one_image_fits_it_says_so(monkeypatch):
         raise OUT_OF_MEMORY
 
     monkeypatch.setattr(AlexNet, "forward", fail)
-    with pytest.raises(OutOfMemory, match=r"not even one image fits into the memory of cpu"):
+    with pytest.raises(OutOfMemory, match=r"cpu is out of memory: not even one image fits"):
         after_a_step("small", SMALL, "auto")
 
 

@@ -160,7 +160,7 @@ def test_without_a_whole_checkpoint_the_user_decides(images, tmp_path):
     for name in (LAST, *EARLIER):
         if (run / name).exists():
             (run / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no checkpoint to resume from.*Remove them to start anew"):
+    with pytest.raises(ValueError, match=r"no checkpoint to resume from.*Remove them to start over"):
         fit(images, run)
 
 

@@ -115,7 +115,7 @@ def test_conv6_begins_with_the_convolutions_of_original_as_in_2012(tmp_path):
 def test_the_same_classes_in_another_order_get_the_same_probabilities(tmp_path):
     source = pretrained("small", ("a", "b", "c"), tmp_path)
     transfer, state = fine_tuned(VARIANTS["small"], ("c", "a", "b"), source)
-    assert not transfer.new and "new order" in transfer.facts()["copied"]
+    assert not transfer.new and "reordered" in transfer.facts()["copied"]
     network = create("small", 3).eval()
     network.load_state_dict(state)
     x = torch.randn(4, 3, 56, 56)
@@ -357,7 +357,7 @@ def test_torchvisions_file_is_gone_on_from_with_its_own_inputs(tmp_path, folder)
 def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
     data = str(folder)
     for arguments, said in (
-        (["--recipe", "fine-tune"], "the recipe fine-tune fine-tunes: pretrained must name a network"),
+        (["--recipe", "fine-tune"], "the recipe fine-tune needs pretrained weights: pretrained must name a network"),
         (["--pretrained", str(tmp_path)], "holds no trained network"),
         (
             ["--pretrained", str(run), "--freeze", "conv9"],

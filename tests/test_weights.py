@@ -498,7 +498,7 @@ def test_nan_and_infinity_are_named(value, tmp_path):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_have_three_channels(channels, tmp_path):
     torch.save(AlexNet(variant("cifar-18"), 3, channels).state_dict(), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=rf"conv1 must read 3 color channels \(RGB\), got {channels}"):
+    with pytest.raises(ValueError, match=rf"conv1 must have 3 input channels \(RGB\), got {channels}"):
         import_weights(tmp_path / "net.pt", "cifar-18")
 
 
@@ -549,11 +549,11 @@ def test_a_default_mean_is_reported_as_a_guess(tmp_path):
 
 def test_a_file_without_weights_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "net.pt")
-    with pytest.raises(ValueError, match=r"net\.pt: it has no tensors of floats"):
+    with pytest.raises(ValueError, match=r"net\.pt: it has no floating-point tensors"):
         import_weights(tmp_path / "net.pt")
     torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "net.pt")
     with pytest.raises(
-        ValueError, match=r"if it is a variant of other widths, name that: .* alexnet import FILE --variant"
+        ValueError, match=r"if it is a variant with other widths, name it: .* alexnet import FILE --variant"
     ):
         alexnet.load(tmp_path / "net.pt")
 
@@ -652,15 +652,15 @@ BELOW_0 = frameworks.field(5, b"\0" * 4) + frameworks.field(7, frameworks.field(
 DAMAGED = "Caffe's NetParameter in it is damaged"
 PROTOBUFS = [
     ("beyond the end", DAMAGED, frameworks.varint(100 * 8 + 2) + frameworks.varint(2**62)),
-    ("more than 64 bits", "neither a network", b"\x08" + b"\xff" * 9 + b"\x7f"),
+    ("more than 64 bits", "neither a Caffe network", b"\x08" + b"\xff" * 9 + b"\x7f"),
     ("cut off", DAMAGED, b"\x08\xff"),
     ("group", DAMAGED, b"\x0b" * 1000),
     ("field 0", DAMAGED, b"\x00\x00"),
     ("layer", "Caffe's LayerParameter in it is damaged", frameworks.field(100, b"\x12\x7f")),
-    ("text", "neither a network", frameworks.field(100, frameworks.field(2, b"\xff"))),
+    ("text", "neither a Caffe network", frameworks.field(100, frameworks.field(2, b"\xff"))),
     ("layers", "a network of more than 1,000 layers", frameworks.field(100, b"") * 1001),
     ("blobs", "a must have weights and perhaps biases, got 100000 blobs", convolution(b"", more=b"\x3a\x00" * 99_999)),
-    ("name", "neither a network", b"\x0a\x03abc"),
+    ("name", "neither a Caffe network", b"\x0a\x03abc"),
     (
         "shape",
         r"a blob of shape \(1099511627776, 1099511627776, 1, 1\) has 4 bytes",
@@ -670,7 +670,11 @@ PROTOBUFS = [
     ("stride", "stride must be 1 to 1000, got 0", convolution(ONE, frameworks.field(6, 0))),
     ("pad", "pad must be 0 to 1000, got 4294967295", convolution(ONE, frameworks.field(3, 2**64 - 1))),
     ("two strides", "stride must be the same for height and width", convolution(ONE, b"\x30\x01\x30\x02")),
-    ("dilation", "a has settings in convolution_param that no AlexNet has", convolution(ONE, frameworks.field(18, 2))),
+    (
+        "dilation",
+        "a sets fields in convolution_param that are not supported",
+        convolution(ONE, frameworks.field(18, 2)),
+    ),
     ("middle of a value", "a blob of shape .* has 5 bytes", convolution(frameworks.field(5, b"\0" * 5))),
 ]
 
@@ -807,6 +811,6 @@ def test_import_and_export_as_commands(tmp_path, capsys, monkeypatch):
 def test_a_guessed_preprocessing_is_printed(tmp_path, capsys):
     torch.save(alexnet.create("small", num_classes=3).state_dict(), tmp_path / "mine.pth")
     alexnet.load(tmp_path / "mine.pth").save(tmp_path / "saved")
-    assert "mine.pth does not say how images are prepared: pixels minus (122.7" in capsys.readouterr().err
+    assert "mine.pth does not say how to preprocess images: pixels minus (122.7" in capsys.readouterr().err
     alexnet.load(tmp_path / "saved")
     assert not capsys.readouterr().err

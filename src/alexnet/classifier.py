@@ -163,7 +163,7 @@ class Classifier(huggingface.HubMixin):
     def evaluate(
         self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
     ) -> Evaluation:
-        """Count errors on labeled images.
+        """Top-1 and top-5 errors on labeled images.
 
         Args:
             data: as for `fit`; what it was trained on if None.
@@ -291,7 +291,7 @@ def evaluate_together(
     weights: Literal["equal", "search"] = "equal",
     verbose: bool = True,
 ) -> EnsembleEvaluation:
-    """Count the errors of several networks, alone and as an ensemble: the mean of their probabilities by ten views.
+    """Errors of several networks, alone and as an ensemble: the mean of their probabilities over ten views.
 
     Every network has its own preprocessing and image size; images and classes are matched by name.
 
@@ -304,7 +304,7 @@ def evaluate_together(
         ValueError: networks, data and split do not fit together; the message says which.
     """
     if not networks:
-        raise ValueError("networks must be one or more, got none")
+        raise ValueError("networks must have at least one, got none")
     if weights not in ("equal", "search"):
         raise ValueError(f"weights must be 'equal' or 'search', got {weights!r}")
     evaluations, validation = [], []

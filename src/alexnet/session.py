@@ -134,7 +134,7 @@ class _Session:
         if self.is_resumed:
             self.checkpoints.restore(self.notify)
             started = training.progress.epoch or training.progress.batch
-            self.notify(f"resuming {training.progress}" if started else "nothing was saved yet, starting anew")
+            self.notify(f"resuming {training.progress}" if started else "no checkpoint yet, starting over")
         if self.run:  # whatever can be refused has been by now
             self.run.update(self.record)
             self.run.write_splits(training.plan.packed)
@@ -214,7 +214,7 @@ def evaluate(
     if fitted and (data is None or (location_of(data) == fitted[0] and not record)):
         packed, has_splits = fitted[1], True
     elif data is None and "data" not in record:
-        raise ValueError("data must be named, as this classifier does not know what it was trained on")
+        raise ValueError("data must be given, as this classifier does not know what it was trained on")
     else:
         packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, run, track)
     indices = evaluation_images(packed, split, has_splits)
@@ -243,7 +243,7 @@ def facts_of(folder: Path) -> Facts:
     run = Run(folder)
     rows = run.layer_rows(check_row)
     if not rows:
-        raise ValueError(f"{folder} has no layer statistics: it is not a run, or its first step is not done")
+        raise ValueError(f"{folder} has no layer statistics: it is not a run, or has not finished its first step")
     return Facts(run.history(), rows)
 
 
@@ -254,7 +254,7 @@ def load(path: str | Path) -> tuple[ModelBundle, Path]:
         return ModelBundle.load(file), file
     bundle, report = import_weights(file)
     if report.guessed:
-        guess = f"{file} does not say how images are prepared: {report.inputs}, by alexnet import"
+        guess = f"{file} does not say how to preprocess images: {report.inputs} to alexnet import"
         print(f"alexnet: {guess}", file=sys.stderr)
     return bundle, file
 

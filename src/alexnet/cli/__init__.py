@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             {name: as_command(command) for name, command in COMMANDS.items()},
             prog="alexnet",
-            description="The whole of AlexNet: train, evaluate, predict and look inside.",
+            description="The whole of AlexNet: train, evaluate, predict, inspect.",
             args=with_todays_flags(sys.argv[1:] if arguments is None else arguments),
             config=(tyro.conf.DisallowNone,),
             registry=FLAG_TYPES,
@@ -52,6 +52,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"alexnet: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
-        saved = "; what was learned is saved, continue with --resume" if type(stop).__name__ == "Interrupted" else ""
+        saved = "; progress is saved, resume with --resume" if type(stop).__name__ == "Interrupted" else ""
         print(f"\nalexnet: interrupted{saved}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -17,13 +17,13 @@ def bench(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     output: Path | None = None,
 ) -> None:
-    """Measure on this machine how fast training, inference and reading are, next to what others would use.
+    """Benchmark training, inference and data loading on this machine, each against a common alternative.
 
     Args:
-        parts: Some of machine, norm, step, inference, packing, reading, keras (default: all).
+        parts: What to measure: machine, norm, step, inference, packing, reading, keras (default: all).
         batch_size: Images per step.
-        rounds: Rounds of ours and the peer in turns, of which the table shows medians.
-        images: JPEG files for packing and reading.
+        rounds: Measurements of each, taken in turns; the table shows medians.
+        images: Number of JPEG files for packing and reading.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Type of convolutions and matrix products, ours and the peers'.
         output: File to append the table to, as Markdown.

@@ -23,13 +23,13 @@ def check(
 
     Args:
         data: As for `alexnet train`.
-        size: Side of the squares that it would be packed as, pixels (default: that of the network that suits it).
-        brief: Look at a hundred images only, as `train` does by itself.
+        size: Side of the square images to pack it as, pixels (default: that of the network that suits it).
+        brief: Check only a hundred images, as `train` does first.
         fix: File for a list (CSV) of the images to train on, without unreadable ones and duplicates, for `alexnet train
             LIST`. Your images are not changed.
         strict: Make any unreadable image and any warning an error.
         as_json: Print JSON.
-        workers: Processes that decode images (default: one per core).
+        workers: Number of processes that decode images (default: one per core).
     """
     from ..console import console, print_facts, print_table, progress_bar
     from ..data.check import check_source
@@ -44,7 +44,7 @@ def check(
 
     source = detect_source(data, track=progress_bar("reading"), skip_folder=is_run)
     size = variant(default_variant(source.typical_side())).stored_size if size is None else size
-    report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("looking"))
+    report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("checking"))
     if fix is not None:
         kept = [index for index in range(len(source)) if index not in report.dropped]
         write_list(fix, source, kept, location_of(data))

@@ -20,12 +20,12 @@ def describe(
 
     Args:
         name: One of the networks.
-        num_classes: Classes (default: those of the data set that it was made for).
-        in_channels: Channels of the images: 3 for color, 1 for gray.
-        input_size: Side of the images that it sees, pixels (default: its own).
+        num_classes: Number of classes (default: those of the data set that it was made for).
+        in_channels: Channels of the images: 3 for RGB, 1 for grayscale.
+        input_size: Side of the input images, pixels (default: its own).
         recipe: A recipe, that is a way of training.
         recipes: List all recipes.
-        output: File for a plot of the learning rates of the recipe, or of all recipes: .png, .svg, .pdf ...
+        output: File to plot the learning rates of the recipe, or of all recipes, to: .png, .svg, .pdf ...
     """
     from ..console import console, print_facts, print_table
     from ..specs.description import HEAD, NUMBERS, differences, layer_rows, totals
@@ -34,7 +34,7 @@ def describe(
 
     if recipe or recipes:
         if name or num_classes or input_size:
-            raise ValueError("either a network or a recipe is described, got both")
+            raise ValueError("describe takes a network or a recipe, got both")
         return _describe_recipes(recipe, output)
     if name is None and (num_classes or input_size):
         raise ValueError("--num-classes and --input-size need the name of a network")

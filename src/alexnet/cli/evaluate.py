@@ -23,17 +23,16 @@ def evaluate(
     *,
     settings: InferenceSettings,
 ) -> None:
-    """Count the errors of a trained network, by one view and by ten (ten-crop), in one pass; or of an ensemble.
+    """Evaluate a trained network or an ensemble: top-1 and top-5 errors by the center crop and by ten views (ten-crop).
 
     Args:
         run: Folder of a run, a saved classifier, or a file of weights.
         more: The data; with --average, further networks.
         data: As for `alexnet train` (default: what it was trained on).
-        split: Part of the data (default: test if there is one, else val, else all images).
+        split: Split to evaluate on (default: test if there is one, else val, else all images).
         average: Ensemble: average the softmax probabilities of all networks, each over ten views.
-        weights: Weights of the networks in the ensemble: equal, or searched on val, on which they then look better than
-            they are.
-        table: File for the probabilities of every image by ten views.
+        weights: Weights of the networks in the ensemble: equal, or searched on val, whose error is then too low.
+        table: CSV file to write: the probabilities of every image, averaged over ten views.
         as_json: Print JSON.
     """
     from ..device import keep_freed_memory
@@ -49,7 +48,7 @@ def evaluate(
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
         return _evaluate_ensemble([str(run), *more], data, split, weights, table, as_json, settings)
     if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
-        raise ValueError("one network and one data set are evaluated at a time; several networks with --average")
+        raise ValueError("evaluate takes one network and one data set; use --average for several networks")
     _evaluate_one(run, more[0] if more else data, split, table, as_json, settings)
 
 
@@ -116,6 +115,6 @@ def _evaluate_ensemble(
         console.print(
             f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. The error "
             f"there, top-1 {1 - searched_on.all_views.top1:.1%} and top-5 {1 - searched_on.all_views.top5:.1%}, is too "
-            f"low: they are fitted to it.",
+            f"low, because the weights are fitted to these images.",
             soft_wrap=True,
         )

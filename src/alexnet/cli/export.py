@@ -29,7 +29,7 @@ def export(
     name = run.resolve().name if run.is_dir() else run.stem
     named = Path(name + (FORMATS[format].suffix or f"-{format}"))
     if output is None and named.exists():
-        raise ValueError(f"{named} exists; choose another --output, or name it to replace it")
+        raise ValueError(f"{named} exists; choose another --output, or pass --output {named} to overwrite it")
     path = export_weights(bundle, output or named, format, preprocessing, source=run)
     inputs = bundle.preprocessing
     mean, std = (", ".join(f"{each:.4g}" for each in value) for value in (inputs.mean.mean((0, 1)), inputs.std))

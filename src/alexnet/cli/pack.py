@@ -19,7 +19,7 @@ def pack(
         size: Side of the stored squares, pixels.
         jpeg: JPEG quality, 1 to 95, at which they are stored (default: raw pixels, about ten times as large as JPEG of
             quality 90, and no work to read).
-        workers: Processes that decode (default: one per core).
+        workers: Number of processes that decode (default: one per core).
         strict: Fail if any image cannot be read, instead of skipping up to 1%.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """

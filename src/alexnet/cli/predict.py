@@ -38,7 +38,7 @@ def predict(
     classifier = load(run, settings.device, settings.precision, settings.fc_precision)
     paths, failed = list(_all_images(images)), 0
     if not paths:
-        raise ValueError(f"no images are named, or in {', '.join(images) or 'the folders named'}")
+        raise ValueError(f"no images found in {', '.join(images) or 'the arguments'}")
     for path in paths:
         try:
             predictions = classifier.predict_n(path, top, all_views=views == "all")

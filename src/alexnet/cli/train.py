@@ -6,10 +6,10 @@ from ..specs.settings import TrainSettings
 
 
 def train(data: Positional[str], /, settings: TrainSettings) -> None:
-    """Train a network on labeled images, count its errors and write a report.
+    """Train a network on labeled images, evaluate it and write a report.
 
     Args:
-        data: A folder, a list or an archive of labeled images, or the address of one (docs/data.md shows which); or
+        data: A folder, a list or an archive of labeled images, or the URL of one (see docs/data.md); or
             emoji, the bundled drawings.
     """
     from dataclasses import replace

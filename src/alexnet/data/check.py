@@ -39,9 +39,9 @@ TRAITS = {
     "CMYK": "converted to RGB without a color profile",
     "other color mode": "converted to RGB",
     "animated": "the first frame is used",
-    "rotated": "turned upright by the EXIF orientation",
-    "elongated": "the central square shows less than a third",
-    "blank": "all pixels have one color",
+    "rotated": "turned upright according to the EXIF orientation",
+    "elongated": "the center square holds less than a third of the image",
+    "blank": "all pixels have the same color",
 }
 """What is unusual about an image, and what happens to it."""
 
@@ -140,7 +140,7 @@ def check_source(
     ]
     free = shutil.disk_usage(_existing(cache_folder())).free
     if free < count * side * side * 3:
-        text = f"the pack takes {facts['pack']}, but {cache_folder()} has only {_bytes(free)} of free disk space"
+        text = f"the pack needs {facts['pack']}, but only {_bytes(free)} are free in {cache_folder()}"
         findings.append(Finding("warning", text))
     return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()))
 
@@ -234,7 +234,7 @@ def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> 
             )
     if small := [index for index, image in images.items() if min(image.width, image.height) < side / 2]:
         level = "warning" if len(small) * 10 > len(images) else "note"
-        text = f"{_plural(len(small), 'image')}: smaller than half of {side} pixels (enlarged)"
+        text = f"{_plural(len(small), 'image')}: smaller than half of {side} pixels (upscaled)"
         yield Finding(level, text, _first(names[index] for index in small))
     wrong = [index for index, image in images.items() if has_wrong_suffix(names[index], image.format)]
     if wrong:
@@ -265,7 +265,7 @@ def _duplicate_findings(source: Source, images: dict[int, ImageInfo]) -> tuple[l
             in_two_splits.append(f"{pair} are in {' and '.join(splits)}")
     findings: list[tuple[Level, list[str], str]] = [
         ("warning", in_two_classes, " in two classes"),
-        ("warning", in_two_splits, " in two splits (tested images were trained on)"),
+        ("warning", in_two_splits, " in two splits (data leakage)"),
         ("note", duplicates, ""),
     ]
     return [
@@ -287,7 +287,8 @@ def _facts(source: Source, side: int, seconds_per_image: float) -> dict[str, str
     }
     if counts.any():
         largest = int(counts.argmax())
-        facts["baseline"] = f"{counts[largest] / counts.sum():.1%} right by always predicting {source.classes[largest]}"
+        accuracy = counts[largest] / counts.sum()
+        facts["baseline"] = f"{accuracy:.1%} accuracy by always predicting {source.classes[largest]}"
     return facts
 
 

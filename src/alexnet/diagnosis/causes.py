@@ -41,7 +41,7 @@ class Diagnosis:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.symptom}.\n  Likely cause: {self.evidence}.\n  What helps: {self.remedy}."
+        return f"{self.symptom}.\n  Likely cause: {self.evidence}.\n  What to try: {self.remedy}."
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Facts:
 
     def __str__(self) -> str:
         loss = "not finite" if self.loss is None else f"{self.loss:.3g}"
-        size = "not finite" if self.now["inputs"] is None else f"of size {self.now['inputs']:.2g}"
-        return f"after {self.steps:,} steps: loss {loss}, guessing would have {self.data['guess']:.3g}; inputs {size}"
+        size = "not finite" if self.now["inputs"] is None else f"{self.now['inputs']:.2g}"
+        return f"after {self.steps:,} steps: loss {loss}, guessing gives {self.data['guess']:.3g}; input RMS {size}"
 
     @property
     def data(self) -> dict:
@@ -122,14 +122,14 @@ def _symptom(facts: Facts) -> tuple[str | None, tuple[str, ...]]:
         return f"The loss is no longer finite, {steps}", ("large-inputs", "high-lr")
     val_loss = last.get("val_loss")
     if min(loss, loss if val_loss is None else val_loss) >= NEAR * guess:
-        return f"It does not learn: {steps} the loss is {loss:.3g}, and guessing would have {guess:.3g}", NO_LEARNING
+        return f"It does not learn: {steps} the loss is {loss:.3g}, and guessing gives {guess:.3g}", NO_LEARNING
     fraction = last.get("val_largest_answer", 0)
     if fraction >= 0.99 and last["val_error"] > 0.9 * facts.val_guessing_error:
         return f"It predicts one class for {fraction:.0%} of the validation images, {steps}", NO_LEARNING
     train, val = last.get("train_error", 1), last.get("val_error", 0)
     if train <= 0.5 * facts.guessing_error and val > 0.95 * facts.val_guessing_error:  # only the training images
-        errors = f"{train:.0%} on the training images and {val:.0%} on the validation images"
-        return f"The error is {errors}, as by guessing", ("class-order", "labels")
+        errors = f"{train:.0%} on the training images, but {val:.0%} on the validation images"
+        return f"The error is {errors}, as if guessing", ("class-order", "labels")
     return None, ()
 
 
@@ -137,12 +137,12 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Each cause that there is evidence for: its name, the evidence and what helps; the most certain first."""
     data, last, peak_lr = facts.data, facts.last_epoch, facts.peak_lr
     if data["spread"] < ALIKE:
-        evidence = f"the images are all the same; from image to image, pixels differ by {data['spread']:.2g} of 255"
-        yield "constant-images", evidence, "look at some of them, and at how they were written"
+        evidence = f"the images are nearly identical: pixels differ by {data['spread']:.2g} of 255 from image to image"
+        yield "constant-images", evidence, "look at some of them, and at the code that wrote them"
 
     size, made_for = facts.now["inputs"], data["inputs"]
-    inputs = f"inputs have a size of {size or 0:.2g}, and the initial weights are made for about {made_for:g}, so"
-    remedy = "the recipe of the network (leave --recipe out)"
+    inputs = f"inputs have an RMS of {size or 0:.2g}, but the initial weights are made for about {made_for:g}, so"
+    remedy = "the network's own recipe (omit --recipe)"
     if size is not None and size * APART <= made_for:
         evidence = f"{inputs} hardly any signal reaches the last layer"
         yield "small-inputs", evidence, f"{remedy}, or images with more contrast"
@@ -151,35 +151,36 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
 
     lower = f"a tenth of the learning rate, --lr {peak_lr / 10:.2g}"
     if facts.loss is None or facts.loss > 1.5 * data["guess"]:
-        yield "high-lr", f"with learning rates of up to {peak_lr:.2g} the steps are too large", lower
+        yield "high-lr", f"the learning rate, up to {peak_lr:.2g}, is too high", lower
     dead = {name: statistics.get("dead") or 0.0 for name, statistics in facts.now["layers"].items()}
     most = max(dead, key=dead.get, default=None)
     if most and dead[most] >= DEAD:
-        yield "high-lr", f"{dead[most]:.0%} of the units of {most} are dead, as after steps that were too large", lower
+        evidence = f"{dead[most]:.0%} of the units of {most} are dead, as happens if the learning rate is too high"
+        yield "high-lr", evidence, lower
 
     if (ratio := facts.usual_ratio) < SLOW:
         usual = "a thousandth is usual"
         evidence = f"in half of the layers a step changes the weights by less than {ratio:.1g} of their size; {usual}"
-        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}, or leave --lr out"
+        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}, or omit --lr"
 
     error, renamed = last.get("val_error", 1), last.get("val_error_renamed", 1)
     if renamed <= 0.5 * error:
         order = "the classes are in a different order in val than in train"
-        evidence = f"{order}: with other names the validation error would be {renamed:.0%} instead of {error:.0%}"
+        evidence = f"{order}: in another order, the validation error would be {renamed:.0%} instead of {error:.0%}"
         yield "class-order", evidence, "the same folder names, or the same list of classes, for both"
 
     if (largest := data["largest"]) >= DOMINANT:
-        evidence = f"{largest:.0%} of the training images are {data['largest_class']}, and always guessing that"
-        remedy = "more images of the other classes, or fewer of this one; and look at errors by class"
-        yield "dominant-class", f"{evidence} is hard to beat", remedy
+        evidence = f"{largest:.0%} of the training images are {data['largest_class']}, and always predicting that"
+        remedy = "more images of the other classes, or fewer of this one; and look at the error of each class"
+        yield "dominant-class", f"{evidence} class is hard to beat", remedy
 
     if facts.steps < FEW:
         yield "few-steps", f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
     elif facts.has_started_learning:
         below = "errors are already below those of guessing"
-        evidence = f"{below}, so it has started to learn, but with few or with small steps"
+        evidence = f"{below}: it has started to learn, but steps are too few or too small"
         yield "few-steps", evidence, f"more --epochs, or a higher learning rate than {peak_lr:.2g}"
 
     fine = "images, inputs, learning rate and units are as they should be"
-    evidence = f"{fine}, so the labels may not belong to the images"
-    yield "labels", evidence, "look at some images beside their labels, and at how the two were matched"
+    evidence = f"{fine}, so the labels may not match the images"
+    yield "labels", evidence, "look at some images with their labels, and at how the two were matched"

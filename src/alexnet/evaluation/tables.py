@@ -45,7 +45,7 @@ def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[
     ):
         top1, top5 = 100 * (after.top1 - reference.top1), 100 * (after.top5 - reference.top5)
         points = [f"{points + 0.0:+.1f}" for points in (-top1, -top5, top1, top5)]
-        rows.append([f"change by {cause}, {views}", *points, f"{after.loss - reference.loss:+.3f}"])
+        rows.append([f"change with {cause}, {views}", *points, f"{after.loss - reference.loss:+.3f}"])
     return rows
 
 

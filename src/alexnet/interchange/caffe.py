@@ -44,7 +44,7 @@ def read(path: Path) -> WeightsFile:
     typed_layers = _typed_layers(net)
     layers: Layers = {layer.name: _weights(layer, kind) for layer, kind in typed_layers if kind in WEIGHTED}
     if not layers:
-        raise ValueError("neither a network of Caffe nor any other known format")
+        raise ValueError("neither a Caffe network nor any other known format")
     return WeightsFile(
         "Caffe's caffemodel",
         named_tensors(swap_colors(layers)),
@@ -152,7 +152,7 @@ def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Archi
             rows[-1] = replace(rows[-1], then=(*rows[-1].then, _operation(layer, kind)))
     kinds = {kind for _, kind in typed_layers}
     if {"ReLU", "TanH"} <= kinds:
-        raise ValueError("a network must have one kind of activation, got ReLU and TanH")
+        raise ValueError("all activations of a network must be of the same type, got ReLU and TanH")
     activation = "tanh" if "TanH" in kinds else "relu"
     about = f"Read from the Caffe network {name}."
     described = Architecture(name, about, tuple(rows), 227, activation=activation, recipe="caffe")
@@ -178,7 +178,7 @@ def _operation(layer, kind: str) -> str | Norm | Pool | Dropout:
                 raise ValueError(f"{layer.name} must be max or average pooling without padding")
             kind = "mean" if pooling.pool else "max"
             return Pool(kind, _size(pooling, "kernel_size"), _size(pooling, "stride"))
-    raise ValueError(f"{layer.name} is a layer of type {kind}, which no AlexNet has")
+    raise ValueError(f"{layer.name} is a layer of type {kind}, which is not supported")
 
 
 def _checked(layer, name: str):
@@ -187,7 +187,7 @@ def _checked(layer, name: str):
     known = type(parameters).FromString(parameters.SerializeToString())
     known.DiscardUnknownFields()
     if known.ByteSize() != parameters.ByteSize():
-        raise ValueError(f"{layer.name} has settings in {name} that no AlexNet has")
+        raise ValueError(f"{layer.name} sets fields in {name} that are not supported")
     return parameters
 
 

@@ -70,7 +70,7 @@ def message_classes() -> dict[str, type]:
     try:
         from google.protobuf import descriptor_pb2, message_factory
     except ImportError:
-        raise ImportError("files of Caffe need the package protobuf: pip install 'alexnet[caffe]'") from None
+        raise ImportError("Caffe files need the package protobuf: pip install 'alexnet[caffe]'") from None
     types = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
     field_pattern = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[default = (.+?)\])?;"

@@ -25,7 +25,7 @@ def read_weights_file(path: Path) -> WeightsFile:
     if start[8:9] == b"{":
         return huggingface.with_config(state_dict.read_safetensors(path), path.parent)
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        raise ValueError("a pickle, which is refused because it could run anything")
+        raise ValueError("a pickle, which is refused because it could execute arbitrary code")
     if start.startswith(caffe.STARTS):
         return caffe.read(path)
     raise ValueError(

@@ -116,7 +116,7 @@ def _preprocessing(
     elif is_fixed:
         pixel_mean, source = torch.tensor(spec.mean), f"as in the recipe {architecture.recipe}"
     else:
-        pixel_mean, source = torch.tensor(caffe.MEAN_COLOR), "which is a guess; give mean and std"
+        pixel_mean, source = torch.tensor(caffe.MEAN_COLOR), "a guess; to be sure, give mean and std"
     if std is not None:
         pixel_std = _color("std", std)
     elif file.std is not None:

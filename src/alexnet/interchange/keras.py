@@ -54,7 +54,7 @@ def _h5py():
     try:
         import h5py
     except ImportError:
-        raise ImportError("files of Keras need the package h5py: pip install 'alexnet[keras]'") from None
+        raise ImportError("Keras files need the package h5py: pip install 'alexnet[keras]'") from None
     return h5py
 
 
@@ -80,7 +80,7 @@ def _read(file, most_bytes: int) -> WeightsFile:
         elif arrays:
             skipped.append(f"layers/{name}")
     if all(weight.ndim != 4 for weight, _ in layers.values()):
-        raise ValueError("a Keras 3 file without convolutions")
+        raise ValueError("a Keras 3 file without convolution layers")
     return WeightsFile("Keras 3's weights", named_tensors(channels_first(layers)), tuple(skipped))
 
 

@@ -36,7 +36,7 @@ def build_network(
             have other shapes, or are infinite or NaN.
     """
     if not file.tensors:
-        raise ValueError("it has no tensors of floats")
+        raise ValueError("it has no floating-point tensors")
     architecture = _find_architecture(file, variant)
     if file.inverted_dropout and architecture.dropout:
         architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
@@ -44,7 +44,7 @@ def build_network(
     shapes = _shapes(architecture)
     tensors = {name: tensor for name, tensor in named.items() if name in shapes}
     if (channels := _channels(architecture, tensors)) != CHANNELS:
-        raise ValueError(f"{architecture.layers[0].name} must read 3 color channels (RGB), got {channels}")
+        raise ValueError(f"{architecture.layers[0].name} must have 3 input channels (RGB), got {channels}")
     architecture = _as_wide_as(architecture, tensors)
     if input_size is None and file.input_size and _fits_images_of(file.input_size, architecture, tensors):
         input_size = file.input_size
@@ -89,8 +89,8 @@ def _find_architecture(file: WeightsFile, name: str | None) -> Architecture:
         raise ValueError(f"its tensors fit {', '.join(candidates)}; name the variant: {NAMING}")
     if not candidates:
         raise ValueError(
-            f"its tensors ({_listed(file.tensors)}) have the shapes of no variant; if it is a variant of other widths, "
-            f"name that: {NAMING}"
+            f"its tensors ({_listed(file.tensors)}) match the shapes of no variant; if it is a variant with other "
+            f"widths, name it: {NAMING}"
         )
     return find_variant(candidates[0])
 

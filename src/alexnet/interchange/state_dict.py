@@ -40,8 +40,8 @@ def read_torch(path: Path) -> WeightsFile:
         message, *_ = str(error).split("Weights only load failed")[0].split("\n")  # the rest advises to run the pickle
         reason = f"it asks for {requested[1]}" if requested else message or type(error).__name__
         raise ValueError(
-            f"a file of torch.save that is damaged or holds more than tensors, which is refused because a pickle could "
-            f"run anything; save model.state_dict() instead ({reason})"
+            f"a torch.save file that is damaged or holds more than tensors, which is refused because a pickle could "
+            f"execute arbitrary code; save model.state_dict() instead ({reason})"
         ) from error
     skipped: list[str] = []
     while isinstance(value, Mapping) and (key := next((key for key in CHECKPOINT_KEYS if key in value), None)):
@@ -50,8 +50,8 @@ def read_torch(path: Path) -> WeightsFile:
         skipped += [str(name) for name in value if name != key]
         value = value[key]
     if not isinstance(value, Mapping):
-        raise ValueError(f"a file of torch.save must hold a dict of tensors, got a {type(value).__name__}")
-    return _weights_file("PyTorch's state dict", value, skipped)
+        raise ValueError(f"a torch.save file must hold a dict of tensors, got a {type(value).__name__}")
+    return _weights_file("PyTorch state dict", value, skipped)
 
 
 def read_safetensors(path: Path) -> WeightsFile:

@@ -48,8 +48,8 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
         raise ValueError(f"an image array must have shape (height, width[, 1, 3 or 4]), got {pixels.shape}")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError(f"floats of an image must be in 0 … 1, got {pixels.min():g} … {pixels.max():g}")
+            raise ValueError(f"a float image must be in the range 0 to 1, got {pixels.min():g} to {pixels.max():g}")
         pixels = (pixels * 255).round().astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"an image array must be uint8, or floats of 0 … 1, got {pixels.dtype}")
+        raise ValueError(f"an image array must be uint8, or floats from 0 to 1, got {pixels.dtype}")
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

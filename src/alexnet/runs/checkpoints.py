@@ -85,7 +85,9 @@ class Checkpoints:
                     continue
                 damaged = paths[: len(reasons)]
                 if not needs_best:
-                    reasons += [f"{lost[len(reasons)]}, and no checkpoint can restore it: the best from now on is kept"]
+                    reasons += [
+                        f"{lost[len(reasons)]}, and no checkpoint can restore it: the best of later epochs is kept"
+                    ]
                     damaged += [best] * best.exists()
                 if reasons:
                     notify(f"{'; '.join(reasons)}. Resuming from {path.name}, {progress}")
@@ -97,7 +99,7 @@ class Checkpoints:
                 return
         if reasons:
             raise ValueError(
-                f"{self.run} has no checkpoint to resume from: {'; '.join(reasons)}. Remove them to start anew"
+                f"{self.run} has no checkpoint to resume from: {'; '.join(reasons)}. Remove them to start over"
             )
 
     @contextlib.contextmanager
@@ -109,7 +111,7 @@ class Checkpoints:
             intact = next((f"; {path.name} is intact" for path in self.run.checkpoints()), "")
             raise NotSaved(
                 f"{self.run}: the checkpoint {self.training.progress} could not be written ({error}){intact}. "
-                f"Once it can be, resume with --resume"
+                f"Fix that, then resume with --resume"
             ) from error
 
     def _save_last(self) -> None:

@@ -91,7 +91,7 @@ class Run:
             if fits and not is_locked(path):  # one that has weights lacks only its results
                 candidates.append(("weights" not in record, path.stat().st_mtime_ns, path.parent))
         if not candidates:
-            raise ValueError(f"no interrupted run on {data} is in {RUNS}/; name its folder by --output")
+            raise ValueError(f"{RUNS}/ has no interrupted run on {data}; give its folder with --output")
         return cls(max(candidates)[-1])
 
     @contextlib.contextmanager

@@ -36,9 +36,9 @@ class TrainSettings:
     """Run, saved classifier or file of weights to fine-tune. Layers of the same name and shape are copied; the last one
     only if the classes are the same (default: train from scratch)."""
     freeze: tuple[str, ...] = ()
-    """Layers that are not trained."""
+    """Layers to freeze: their weights are not trained."""
     lr_scale: Mapping[str, float] | None = None
-    """Factors on the learning rates of some layers, such as conv3=0.1 conv4=0.5."""
+    """Multipliers for the learning rates of some layers, such as conv3=0.1 conv4=0.5."""
     epochs: int | None = None
     """Passes over the training images (default: the recipe's; section 5)."""
     batch_size: int | None = None
@@ -67,12 +67,12 @@ class TrainSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Mixed precision: the type of convolutions and matrix products. auto takes bf16 where the device has units for it;
-    weights and sums stay fp32."""
+    """Mixed precision: the type of convolutions and matrix products. auto uses bf16 where the hardware supports it;
+    weights and accumulators stay fp32."""
     jpeg: int | None = None
-    """JPEG quality, 1 to 95, of the packed images, for data sets larger than the disk (default: raw pixels)."""
+    """JPEG quality, 1 to 95, of the packed images, if raw pixels do not fit on the disk (default: raw pixels)."""
     workers: int | None = None
-    """Processes that decode images (default: one per core)."""
+    """Number of processes that decode images (default: one per core)."""
     strict: bool = False
     """Fail if any image cannot be read, instead of skipping up to 1%."""
 
@@ -112,10 +112,10 @@ class InferenceSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps ..."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Type of convolutions and matrix products; auto takes bf16 where the device has units for it."""
+    """Type of convolutions and matrix products; auto uses bf16 where the hardware supports it."""
     fc_precision: Literal["same", "bf16", "int8"] = "same"
-    """Type of the weights of the fully connected layers: the same as the others, or smaller, with int8 quantized, which
-    is faster for few images; `alexnet evaluate` prints what it changes."""
+    """Type of the weights of the fully connected layers: the same as the others, or smaller: bf16, or quantized to
+    int8. Smaller is faster for few images; `alexnet evaluate` prints what it changes."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Plan:
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled in blocks, as {gigabytes:,.0f} GB of images may not fit in memory"
         if not self.has_test:
-            facts["errors on"] = f"{self.packed.reported_split}, of the last weights, as there is no test split"
+            facts["errors on"] = f"{self.packed.reported_split}, with the last weights, as there is no test split"
         if unreadable := self.packed.unreadable:
             first = self.packed.names[next(iter(unreadable))]
             facts["skipped"] = f"{len(unreadable)} images that cannot be read, the first is {first}"
@@ -142,7 +142,7 @@ def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Trans
         changes["input"] = PRETRAINED
         changes["new_layers"] = transfer.new if recipe.new_layers is None else recipe.new_layers
     elif recipe.input == PRETRAINED:
-        raise ValueError(f"the recipe {recipe.name} fine-tunes: pretrained must name a network, got None")
+        raise ValueError(f"the recipe {recipe.name} needs pretrained weights: pretrained must name a network, got None")
     return replace(recipe, **changes)
 
 
@@ -151,7 +151,7 @@ def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
     if unknown := [name for name in recipe.lr_scale if name not in layers]:
         raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}")
     if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
-        raise ValueError("at least one layer must be trained, got all frozen")
+        raise ValueError("at least one layer must be trained, but all are frozen")
 
 
 def default_variant(side: float) -> str:

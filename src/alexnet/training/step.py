@@ -93,8 +93,8 @@ class MicroBatches:
                     torch.cuda.empty_cache()
                     fitting //= 2
                     if not fitting:
-                        memory = f"the memory of {views.device}"
-                        raise OutOfMemory(f"not even one image fits into {memory}: use another network or device")
+                        problem = f"{views.device} is out of memory: not even one image fits"
+                        raise OutOfMemory(f"{problem}; use another network or device")
         if fitting < size:
             self._split(size, fitting, views.device)
         if self.recipe.max_grad_norm is not None:
@@ -128,16 +128,16 @@ class MicroBatches:
 
     def _split(self, tried: int, fitting: int, device: torch.device) -> None:
         """From now on, split batches into micro-batches of the size that fits, if they may be split."""
-        problem = f"{tried} images at a time do not fit into the memory of {device}"
+        problem = f"{device} is out of memory: {tried} images at a time do not fit"
         if self._has_batch_norm:
-            raise OutOfMemory(f"{problem}, {fitting} do: use --batch-size {fitting}, as batch norm cannot be split")
+            raise OutOfMemory(f"{problem}, but {fitting} do: use --batch-size {fitting}, as batch norm cannot be split")
         if self.micro_batch != "auto":
             raise OutOfMemory(
-                f"{problem}, {fitting} do: use --micro-batch {fitting} or auto for the same steps in micro-batches, or "
-                f"--batch-size {fitting} for smaller steps"
+                f"{problem}, but {fitting} do: use --micro-batch {fitting} or auto for the same steps in "
+                f"micro-batches, or --batch-size {fitting} for smaller steps"
             )
         self.micro_batch_size = fitting
-        self.notice = f"{problem}; batches are split into micro-batches of {fitting}, with the same mathematics"
+        self.notice = f"{problem}; batches are split into micro-batches of {fitting}, for the same steps up to rounding"
 
     @contextlib.contextmanager
     def _dropout_over(self, batch_size: int) -> Iterator[None]:

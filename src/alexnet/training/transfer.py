@@ -119,7 +119,7 @@ class Transfer:
         is_reordered = self.classes is not None and self.classes != tuple(sorted(self.classes))
         facts = {
             "fine-tunes": f"{self.source.file}, {self.source.bundle.network.architecture.name}",
-            "copied": ", ".join(self.copied) + (", its classes in their new order" if is_reordered else ""),
+            "copied": ", ".join(self.copied) + (" (with its classes reordered)" if is_reordered else ""),
             "new layers": ", ".join(self.new),
             "not used": ", ".join(self.unused),
             "inputs": "normalized with the mean and standard deviation of the pretrained weights",

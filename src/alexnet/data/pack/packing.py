@@ -89,4 +89,4 @@ def _check_classes(source: Source, pack: Pack) -> None:
     used = ((label, name) for label, name in enumerate(source.classes) if name not in source.unused_classes)
     empty = [name for label, name in used if label not in present]
     if empty and present:
-        raise ValueError(f"{source.name}: no training image can be read of class {', '.join(empty)}")
+        raise ValueError(f"{source.name}: no readable training image in class {', '.join(empty)}")

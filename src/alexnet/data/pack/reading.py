@@ -65,7 +65,7 @@ def open_pack(path: Path) -> Pack:
     fields, metadata = map_fields(path)
     images = fields.pop("images")
     if crc32_of([*fields.values()]) != metadata["tables"]:
-        raise ValueError(f"{path} is damaged: its tables have a wrong checksum")
+        raise ValueError(f"{path} is damaged: checksum mismatch in its tables")
     pack = Pack(
         path=path,
         name=metadata["name"],
@@ -81,7 +81,7 @@ def open_pack(path: Path) -> Pack:
     count = len(pack.labels)
     sample = np.unique(np.linspace(0, count - 1, VERIFIED_IMAGES).astype(np.int64)) if count else []
     for index in damaged_images(pack, sample):
-        raise ValueError(f"{path} is damaged: image {index} has a wrong checksum")
+        raise ValueError(f"{path} is damaged: checksum mismatch in image {index}")
     return pack
 
 
