@@ -217,7 +217,9 @@ class Classifier(huggingface.HubMixin):
         """
         if n < 1:
             raise ValueError(f"n must be >= 1, got {n}")
-        return likeliest(self.predict(image, all_views), self.classes, n)
+        predicted = self.predict(image, all_views)
+        best = np.argsort(-predicted, kind="stable")[:n]  # ties are in the order of classes
+        return [(self.classes[label], float(predicted[label])) for label in best]
 
     def save(self, folder: str | Path) -> Path:
         """Write network, preprocessing and class names into a folder; `alexnet.load` reads it.
@@ -312,9 +314,3 @@ def evaluate_together(
         if weights == "search":
             validation.append(classifier.evaluate(data, "val", verbose=verbose))
     return evaluate_average(evaluations, validation or None)
-
-
-def likeliest(probabilities: np.ndarray, classes: Sequence[str], n: int) -> list[tuple[str, float]]:
-    """The n most likely classes with their probabilities, most likely first; ties are in the order of classes."""
-    best = np.argsort(-probabilities, kind="stable")[:n]
-    return [(classes[label], float(probabilities[label])) for label in best]

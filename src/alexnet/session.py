@@ -84,10 +84,7 @@ def fit(
 
     Raises:
         ValueError: a setting or the data set does not fit; the message says which, and what it must be.
-        Diverged: the loss is not finite.
-        Interrupted: on Ctrl-C, after the current step is done and a checkpoint is saved.
-        NotSaved: a checkpoint cannot be written.
-        OutOfMemory: a step does not fit into memory, and may not be split.
+        Diverged, Interrupted, NotSaved, OutOfMemory: as for `Classifier.fit`.
     """
     if settings.resume and settings.output is None:
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
@@ -141,11 +138,8 @@ class _Session:
         if self.run:  # whatever can be refused has been by now
             self.run.update(self.record)
             self.run.write_splits(training.plan.packed)
-        with (
-            CtrlC() as ctrl_c,
-            TensorBoard(self.run, training.progress.epochs) as board,
-            closing(train(training)) as events,
-        ):
+        board = TensorBoard(self.run, training.progress.epochs)
+        with CtrlC() as ctrl_c, closing(board), closing(train(training)) as events:
             for event in events:
                 match event:
                     case Step():
@@ -209,18 +203,12 @@ def evaluate(
     fitted: tuple[str, Pack] | None = None,
     track: Callable[[str], Callable] | None = None,
 ) -> Evaluation:
-    """Count errors on labeled images.
+    """Count errors on labeled images, as `Classifier.evaluate` does.
 
     Args:
-        data: where they are; what the network was trained on if None.
-        split: "train", "val" or "test"; if None, test if there is one, else val; all images of a folder without splits
-            on which the network was not trained.
         run: the run that the network comes from.
         fitted: what the network was trained on by this process: name and pack.
         track: given a title, a function that wraps an iterable of batches or counts.
-
-    Raises:
-        ValueError: the data or the split does not exist, or has classes that the network does not know.
     """
     record = run.record() if run else {}
     if fitted and (data is None or (location_of(data) == fitted[0] and not record)):
@@ -251,11 +239,7 @@ def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool =
 
 
 def facts_of(folder: Path) -> Facts:
-    """What is known of a run, by its files.
-
-    Raises:
-        ValueError: there is nothing to judge by, or a file is damaged.
-    """
+    """What is known of a run, by its files; ValueError if there is nothing to judge by, or a file is damaged."""
     run = Run(folder)
     rows = run.layer_rows(check_row)
     if not rows:
@@ -264,11 +248,7 @@ def facts_of(folder: Path) -> Facts:
 
 
 def load(path: str | Path) -> tuple[ModelBundle, Path]:
-    """The network of a run, a saved classifier or a file of weights, and the file.
-
-    Raises:
-        ValueError: there is none, or the file is damaged or not understood.
-    """
+    """The network of a run, a saved classifier or a file of weights, and the file; ValueError if it cannot be read."""
     file = weights_file(Path(path).expanduser())
     if is_ours(file):
         return ModelBundle.load(file), file

@@ -14,12 +14,11 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import Size, Tensor
 
 from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
@@ -30,12 +29,8 @@ from .run import BEST, EARLIER, LAST, Run
 
 NEXT = "next.safetensors"
 """A checkpoint that has not got its name yet."""
-DAMAGED = ".damaged"
-"""Added to the name of a checkpoint that cannot be read."""
 VELOCITY, NOT_AVERAGED = "velocity.", "not_averaged."
 """Prefixes of the tensors of a checkpoint: the optimizer's velocities, and the weights that an EMA is taken of."""
-FORMER_KEYS = {"right": "correct", "at_a_time": "micro_batch_size"}
-"""Fields of `Progress` in version 0.1, and today's."""
 
 
 class NotSaved(OSError):
@@ -43,12 +38,7 @@ class NotSaved(OSError):
 
 
 class Checkpoints:
-    """Writes and restores the checkpoints of one run.
-
-    Args:
-        run: None writes nothing.
-        minutes: between checkpoints within an epoch.
-    """
+    """Writes and restores the checkpoints of one run, within an epoch every so many minutes; none without a run."""
 
     def __init__(self, run: Run | None, training: Training, minutes: float):
         self.run, self.training, self.minutes = run, training, minutes
@@ -72,13 +62,10 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def restore(self, notify: Callable[[str], object]) -> None:
-        """Bring the training to the state of the newest checkpoint that can be read.
+        """Bring the training to the state of the newest checkpoint that can be read; without any, it starts anew.
 
         Damaged checkpoints are set aside. If BEST is lost, so are the checkpoints after the one that can restore it; if
-        none can, the best of the epochs to come is kept. If there are no checkpoints, the run starts anew.
-
-        Args:
-            notify: receives what is damaged.
+        none can, the best of the epochs to come is kept.
 
         Raises:
             ValueError: no checkpoint can be read, or they are of another network.
@@ -96,12 +83,6 @@ class Checkpoints:
                 except _Unusable as reason:
                     reasons.append(str(reason))
                     continue
-                progress.batch = math.ceil(
-                    progress.seen / self.training.plan.recipe.batch_size
-                )  # which may have changed
-                self.training.progress = progress
-                if self.training.stepper.micro_batch_size is None:
-                    self.training.stepper.micro_batch_size = progress.micro_batch_size
                 damaged = paths[: len(reasons)]
                 if not needs_best:
                     reasons += [
@@ -112,7 +93,7 @@ class Checkpoints:
                     notify(f"{'; '.join(reasons)}. Resuming from {path.name}, {progress}")
                 with self._writing():
                     for each in damaged:
-                        os.replace(each, each.with_name(each.name + DAMAGED))
+                        os.replace(each, f"{each}.damaged")
                     self._save_epoch()
                     self.run.write_layer_rows(progress.layers)
                 return
@@ -123,11 +104,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn a failure to write into one that says what is left.
-
-        Raises:
-            NotSaved: it failed.
-        """
+        """Turn a failure to write into a NotSaved, which says what is left."""
         try:
             yield
         except (OSError, SafetensorError) as error:
@@ -166,7 +143,9 @@ class Checkpoints:
         try:
             saved = ModelBundle.load(path)
             velocities, not_averaged = read_extra(path, VELOCITY), read_extra(path, NOT_AVERAGED)
-            progress = _progress(read_notes(path)["progress"])
+            notes = with_todays_keys(read_notes(path)["progress"])
+            rows = {name: [with_todays_keys(row) for row in notes[name]] for name in ("epochs", "layers")}
+            progress = Progress(**notes | rows)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _Unusable(str(error)) from error
         if needs_best and progress.best_epoch and not progress.is_best:
@@ -175,23 +154,20 @@ class Checkpoints:
             except ValueError as error:
                 raise _Unusable(f"{error}, and {path.name} is from after epoch {progress.best_epoch}") from error
         weights = saved.network.state_dict()
-        same_classes = saved.classes == training.bundle.classes
-        if not same_classes or _shapes(weights) != _shapes(training.bundle.network.state_dict()):
+        theirs, ours = (
+            {name: tensor.shape for name, tensor in tensors.items()}
+            for tensors in (weights, training.network.state_dict())
+        )
+        if theirs != ours or saved.classes != training.bundle.classes:
             raise ValueError(f"{path} is of another network or other classes, so this run cannot resume from it")
-        training.bundle.network.load_state_dict(weights)
+        training.network.load_state_dict(weights)
         training.optimizer.load_velocities(velocities)
         training.ema.load(not_averaged or weights)
+        progress.batch = math.ceil(progress.seen / training.plan.recipe.batch_size)  # which may have changed
+        training.progress = progress
+        if training.stepper.micro_batch_size is None:
+            training.stepper.micro_batch_size = progress.micro_batch_size
         return progress
-
-
-def _progress(notes: dict) -> Progress:
-    values = {FORMER_KEYS.get(key, key): value for key, value in notes.items()}
-    rows = {name: [with_todays_keys(row) for row in values[name]] for name in ("epochs", "layers")}
-    return Progress(**values | rows)
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 class _Unusable(Exception):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-FORMER_KEYS = {"rate": "lr", "highest_rate": "peak_lr"}
-"""Keys of rows in version 0.1, and today's."""
+FORMER_KEYS = {"rate": "lr", "highest_rate": "peak_lr", "right": "correct", "at_a_time": "micro_batch_size"}
+FORMER_KEYS |= {"from": "pretrained", "from_sha256": "pretrained_sha256"}
+"""Keys of rows, of `Progress` and of run.json in version 0.1, and today's."""
 
 
 class History(Sequence):
@@ -40,14 +41,12 @@ class History(Sequence):
 
         figure = Figure(figsize=(10, 4), layout="constrained")
         loss, error = figure.subplots(1, 2)
-        epochs = self["epoch"]
-        marker = "o" if len(epochs) < 3 else None
-        for axes, key, name in ((loss, "loss", "Loss (nats)"), (error, "error", "Top-1 error (%)")):
-            scale = 100 if key == "error" else 1
-            for split, color in (("train", "black"), ("val", "tab:red")):
+        marker = "o" if len(self) < 3 else None
+        for axes, key, name, scale in ((loss, "loss", "Loss (nats)", 1), (error, "error", "Top-1 error (%)", 100)):
+            for split, label, color in (("train", "train", "black"), ("val", "validation", "tab:red")):
                 values = [None if value is None else scale * value for value in self[f"{split}_{key}"]]
                 if any(value is not None for value in values):
-                    axes.plot(epochs, values, color=color, marker=marker, label={"val": "validation"}.get(split, split))
+                    axes.plot(self["epoch"], values, color=color, marker=marker, label=label)
             axes.set(xlabel="Epoch", title=name)
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
@@ -61,7 +60,7 @@ def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
     """A file of JSON lines as dicts; empty if there is no such file.
 
     Args:
-        check: refuses what is no such row, given the row and its location in words.
+        check: raises ValueError for what is no such row, given the row and its location in words.
 
     Raises:
         ValueError: a line is cut short, not JSON, or refused.
@@ -73,27 +72,18 @@ def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
             row = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{location} is cut short or not JSON") from error
-        row = with_todays_keys(row) if isinstance(row, dict) else row
-        check(row, location)
-        rows.append(row)
+        rows.append(with_todays_keys(row) if isinstance(row, dict) else row)
+        check(rows[-1], location)
     return rows
 
 
 def check_row(row: object, location: str) -> None:
-    """Refuse what is no row of history.
-
-    Raises:
-        ValueError: a key is missing, or its value has the wrong type.
-    """
+    """Refuse what is no row of history, as `check_keys` does."""
     check_keys(row, {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}, location)
 
 
 def check_keys(value: object, needed: Mapping[str, type], location: str) -> None:
-    """Refuse what is not a dict with these keys and types of values.
-
-    Raises:
-        ValueError: it is not; the message begins with `location`.
-    """
+    """Raise ValueError, which begins with `location`, for what is not a dict with these keys and types of values."""
     if not isinstance(value, dict):
         raise ValueError(f"{location} must be an object with {', '.join(needed)}, got {str(value)[:40]}")
     if missing := [key for key in needed if key not in value]:

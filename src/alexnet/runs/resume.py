@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..data.pack.reading import Pack
 from ..data.source import SPLITS
 from ..specs.settings import ResolvedSettings
@@ -25,12 +23,7 @@ ROUNDING = ("device", "threads", "micro_batch", "versions")
 def resumed(
     run: Run, resolved: ResolvedSettings, plan: Plan, allow_changes: bool, notify: Callable[[str], object]
 ) -> tuple[Plan, dict]:
-    """Compare the settings of a run with those of now. Images that the run knows stay in their splits.
-
-    Nothing is written.
-
-    Returns:
-        The plan, and the new contents of run.json.
+    """The plan, in which images that the run knows stay in their splits, and the new contents of run.json.
 
     Raises:
         ValueError: a setting that changes the mathematics has changed, or split.csv cannot be read.
@@ -50,9 +43,7 @@ def resumed(
             f"as a different run):\n  {listed}"
         )
     if changed or record.get("changed"):  # otherwise the splits are as they were drawn
-        packed = run.with_splits(plan.packed, keep_new=True)
-        if not np.array_equal(packed.splits, plan.packed.splits):
-            plan = replace(plan, packed=packed)
+        plan = replace(plan, packed=run.with_splits(plan.packed, keep_new=True))
     if not changed:
         return plan, record | {"data": now["data"]}
     notify(f"changed since the run started, so it is a different run from here on:\n  {listed}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
 from ..specs.settings import ResolvedSettings
 from ..specs.storage import to_json
-from .history import History, check_row, read_rows
+from .history import History, check_row, read_rows, with_todays_keys
 
 RECORD, SPLIT, SKIPPED = "run.json", "split.csv", "left_out.csv"
 HISTORY, LAYERS, TENSORBOARD = "metrics.jsonl", "layers.jsonl", "tensorboard"
@@ -30,8 +31,6 @@ RUNS = Path("runs")
 """Where runs without an output folder of their own are, below the current folder."""
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
 """How files with image names are opened, since a name may be any bytes."""
-FORMER_KEYS = {"from": "pretrained", "from_sha256": "pretrained_sha256"}
-"""Keys of run.json in version 0.1, and today's."""
 
 
 def is_run(folder: str | Path) -> bool:
@@ -56,26 +55,22 @@ class Run:
             ValueError: `output` is a file, is not empty, or cannot be written to.
         """
         if output is not None:
-            _check_free(output)
+            cls(output)._check_free()
             output.mkdir(parents=True, exist_ok=True)
             if not os.access(output, os.W_OK):
                 raise ValueError(f"{output} cannot be written to")
             return cls(output)
         numbered = (re.fullmatch(re.escape(name) + r"-(\d+)", path.name) for path in RUNS.glob("*"))
-        index = 1 + max((int(match[1]) for match in numbered if match), default=0)
-        while True:  # another run may take the same index at the same time
+        first_free = 1 + max((int(match[1]) for match in numbered if match), default=0)
+        for index in itertools.count(first_free):  # another run may take the same index at the same time
             with contextlib.suppress(FileExistsError):
                 (RUNS / f"{name}-{index}").mkdir(parents=True)
                 return cls(RUNS / f"{name}-{index}")
-            index += 1
 
     @classmethod
     def interrupted(cls, output: Path | None, data: str, variant: str | None) -> Run:
-        """The run to resume: that in `output`, or the newest in runs/ on this data that has no results yet and that no
-        process is training.
-
-        Args:
-            variant: name of the network, any if None.
+        """The run to resume: that in `output`, or the newest in runs/ on this data (and of this variant, if given) that
+        has no results yet and that no process is training.
 
         Raises:
             ValueError: there is none, or it is finished.
@@ -131,7 +126,7 @@ class Run:
             raise ValueError(f"{path} is damaged: {error}") from error
         if not isinstance(record, dict) or not record.keys() >= {"data", "recipe", "architecture"}:
             return {}
-        return {FORMER_KEYS.get(key, key): value for key, value in record.items()}
+        return with_todays_keys(record)
 
     def update(self, changes: Mapping) -> None:
         """Write run.json with some of its values replaced."""
@@ -166,22 +161,11 @@ class Run:
         return [self.folder / name for name in (LAST, *EARLIER) if (self.folder / name).exists()]
 
     def history(self) -> History:
-        """A row for every epoch so far.
-
-        Raises:
-            ValueError: a row is damaged.
-        """
+        """A row for every epoch so far; ValueError if one is damaged."""
         return History(read_rows(self.folder / HISTORY, check_row))
 
     def layer_rows(self, check: Callable[[object, str], None]) -> list[dict]:
-        """The layer statistics so far.
-
-        Args:
-            check: as for `read_rows`.
-
-        Raises:
-            ValueError: a row is damaged.
-        """
+        """The layer statistics so far, read by `read_rows`."""
         return read_rows(self.folder / LAYERS, check)
 
     def write_history(self, rows: Sequence[dict]) -> None:
@@ -192,16 +176,14 @@ class Run:
 
     def write_splits(self, packed: Pack) -> None:
         """Write which image is in which split, and which were skipped and why."""
-        with atomic_write(self.folder / SPLIT) as temporary, temporary.open("w", newline="", **TEXT) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("image", "class", "split"))
-            for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True):
-                writer.writerow((name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable"))
+        rows = (
+            (name, packed.classes[label], SPLITS[split] if split < len(SPLITS) else "unreadable")
+            for name, label, split in zip(packed.names, packed.labels, packed.splits, strict=True)
+        )
+        self._write_table(SPLIT, ("image", "class", "split"), rows)
         if packed.unreadable:
-            with atomic_write(self.folder / SKIPPED) as temporary, temporary.open("w", **TEXT) as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(("image", "why"))
-                writer.writerows((packed.names[index], reason) for index, reason in packed.unreadable.items())
+            rows = ((packed.names[index], reason) for index, reason in packed.unreadable.items())
+            self._write_table(SKIPPED, ("image", "why"), rows)
 
     def splits(self) -> dict[str, str]:
         """The split of each image, by name.
@@ -225,22 +207,35 @@ class Run:
         Raises:
             ValueError: split.csv is damaged or missing.
         """
-        known = self.splits()
+        known, indices = self.splits(), {split: index for index, split in enumerate(SPLITS)}
         splits = [
-            SPLITS.index(known[name])
-            if known.get(name) in SPLITS
-            else split
-            if keep_new and name not in known
-            else UNREADABLE
+            indices.get(known[name], UNREADABLE) if name in known else split if keep_new else UNREADABLE
             for name, split in zip(packed.names, packed.splits, strict=True)
         ]
         return replace(packed, splits=np.array(splits, np.uint8))
 
+    def _check_free(self) -> None:
+        """Refuse a folder for a new run in which something would be overwritten."""
+        output = self.folder
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"--output must be a new or an empty folder, got the file {output}")
+        if self.is_finished:
+            raise ValueError(f"{output} holds a finished run; choose another --output")
+        if self.record():
+            raise ValueError(f"{output} holds a run already; resume it with --resume, or choose another --output")
+        names = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART_SUFFIX))
+        if names:
+            more = " and more" if names[1:] else ""
+            raise ValueError(f"--output must be a new or an empty folder, but {output} holds {names[0]}{more}")
+
+    def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        with atomic_write(self.folder / name) as temporary, temporary.open("w", newline="", **TEXT) as file:
+            csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
+
 
 def record_of(resolved: ResolvedSettings) -> dict:
     """Resolved settings as run.json holds them."""
-    values = {field.name: to_json(getattr(resolved, field.name)) for field in fields(resolved)}
-    return json.loads(json.dumps(values))
+    return json.loads(json.dumps({name: to_json(value) for name, value in vars(resolved).items()}))
 
 
 def weights_file(path: Path) -> Path:
@@ -255,25 +250,6 @@ def weights_file(path: Path) -> Path:
     if not file.exists():
         raise ValueError(f"{path} holds no trained network ({MODEL}, {BEST} or {LAST})")
     return file
-
-
-def _check_free(output: Path) -> None:
-    """Refuse a folder for a new run in which something would be overwritten.
-
-    Raises:
-        ValueError: it is not empty, or is a file.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output must be a new or an empty folder, got the file {output}")
-    run = Run(output)
-    if run.is_finished:
-        raise ValueError(f"{output} holds a finished run; choose another --output")
-    if run.record():
-        raise ValueError(f"{output} holds a run already; resume it with --resume, or choose another --output")
-    names = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART_SUFFIX))
-    if names:
-        more = " and more" if names[1:] else ""
-        raise ValueError(f"--output must be a new or an empty folder, but {output} holds {names[0]}{more}")
 
 
 def _write_rows(path: Path, rows: Sequence[dict]) -> None:

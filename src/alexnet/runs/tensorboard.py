@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from .run import TENSORBOARD, Run
 
-LEFT_OUT = ("epoch", "steps")
-
 
 class TensorBoard:
     """Writes each epoch as scalars over the number of steps; does nothing without a run or without tensorboard.
@@ -28,10 +26,7 @@ class TensorBoard:
         for row in epochs:
             self.epoch(row)
 
-    def __enter__(self) -> TensorBoard:
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
 
@@ -39,7 +34,7 @@ class TensorBoard:
         if self.writer is None:
             return
         for key, value in row.items():
-            if key not in LEFT_OUT:
+            if key not in ("epoch", "steps"):
                 split, _, name = key.partition("_")
                 tag = f"{name}/{split}" if split in ("train", "val") else key  # both curves of a loss in one plot
                 self.writer.add_scalar(tag, value, row["steps"])

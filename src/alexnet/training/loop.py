@@ -99,10 +99,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch ended and was validated."""
+    """An epoch ended and was validated; `row` is its row of history (`History` has the keys)."""
 
     row: dict
-    """Its row of history; see `History` for the keys."""
 
 
 def train(training: Training) -> Iterator[Step | Epoch]:
@@ -118,12 +117,14 @@ def train(training: Training) -> Iterator[Step | Epoch]:
     train_indices, crop_size = plan.packed.indices("train"), plan.architecture.input_size
     dtype, gpus = torch_dtype(training.precision), [training.device] if training.device.type == "cuda" else []
     while training.progress.epoch < recipe.epochs:
-        progress, clock = training.progress, _Clock(training.progress.seen)
+        progress, started, total_waited_s = training.progress, time.perf_counter(), 0.0
+        seen_before = progress.seen  # by an interrupted run
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
         training.network.train()
         reader = read_batches(plan.packed, order, recipe.batch_size, training.device, progress.batch)
         with training.ema.weights_shown(), closing(reader):
-            for batch, waited_s in clock.timed(reader):
+            for batch, waited_s in _timed(reader):
+                total_waited_s += waited_s
                 lrs = training.learning_rates(progress.batch)
                 training.optimizer.set_learning_rates(lrs)
                 with torch.random.fork_rng(gpus):
@@ -141,8 +142,10 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         row = {"epoch": progress.epoch + 1, "steps": (progress.epoch + 1) * training.batches_per_epoch}
         row |= {"train_loss": progress.mean_loss, "train_error": 1 - progress.correct / progress.seen}
         row["lr"] = training.learning_rates(training.batches_per_epoch - 1).weights
-        row |= clock.speed(progress.seen) | _validate(training)
-        training.progress = progress.next_epoch(row | {"elapsed_s": clock.elapsed_s})
+        elapsed_s = time.perf_counter() - started
+        row |= {"images_per_s": (progress.seen - seen_before) / elapsed_s, "waiting": total_waited_s / elapsed_s}
+        row |= _validate(training)
+        training.progress = progress.next_epoch(row | {"elapsed_s": time.perf_counter() - started})
         yield Epoch(training.progress.epochs[-1])
     training.network.eval()
 
@@ -168,29 +171,9 @@ def _validate(training: Training) -> dict:
     }
 
 
-class _Clock:
-    """Times an epoch, and the part of it spent waiting for data.
-
-    Args:
-        seen: images of the epoch trained on before, by an interrupted run.
-    """
-
-    def __init__(self, seen: int):
-        self.started, self.waited_s, self.seen = time.perf_counter(), 0.0, seen
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.perf_counter() - self.started
-
-    def timed(self, reader: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-        """Batches, each with the seconds waited for it."""
+def _timed(reader: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Batches, each with the seconds waited for it."""
+    asked = time.perf_counter()
+    for batch in reader:
+        yield batch, time.perf_counter() - asked
         asked = time.perf_counter()
-        for batch in reader:
-            waited_s = time.perf_counter() - asked
-            self.waited_s += waited_s
-            yield batch, waited_s
-            asked = time.perf_counter()
-
-    def speed(self, seen: int) -> dict[str, float]:
-        elapsed_s = self.elapsed_s
-        return {"images_per_s": (seen - self.seen) / elapsed_s, "waiting": self.waited_s / elapsed_s}

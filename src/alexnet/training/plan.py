@@ -127,11 +127,7 @@ def make_plan(
 
 
 def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Transfer | None) -> Recipe:
-    """The recipe that was asked for, with the settings that override it.
-
-    Raises:
-        ValueError: a value is out of range, or the recipe fine-tunes and there is nothing to fine-tune.
-    """
+    """The recipe that was asked for, with the settings that override it."""
     own = "fine-tune" if transfer else architecture.recipe
     recipe = settings.recipe if isinstance(settings.recipe, Recipe) else find_recipe(settings.recipe or own)
     shared = {field.name for field in fields(TrainSettings)} & {field.name for field in fields(Recipe)} - {"lr_scale"}
@@ -151,11 +147,7 @@ def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Trans
 
 
 def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
-    """Refuse learning-rate factors of layers that do not exist, or that freeze all.
-
-    Raises:
-        ValueError: they do.
-    """
+    """Refuse learning-rate factors of layers that do not exist, or that freeze all."""
     if unknown := [name for name in recipe.lr_scale if name not in layers]:
         raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}")
     if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):

@@ -50,8 +50,8 @@ class Progress:
     @property
     def best_epoch(self) -> int | None:
         """The first epoch with the lowest validation error, from 1."""
-        validated = [row for row in self.epochs if "val_error" in row]
-        return min(validated, key=lambda row: row["val_error"])["epoch"] if validated else None
+        validated = [(row["val_error"], row["epoch"]) for row in self.epochs if "val_error" in row]
+        return min(validated)[1] if validated else None
 
     @property
     def is_best(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +53,12 @@ class MicroBatches:
     ):
         self.network, self.optimizer, self.recipe, self.precision = network, optimizer, recipe, precision
         self.micro_batch = micro_batch
-        self.micro_batch_size = int(micro_batch) if isinstance(micro_batch, Integral) else None
+        self.micro_batch_size = None if micro_batch in (None, "auto") else int(micro_batch)
         self.notice: str | None = None
         self._forward: Callable[[Tensor], Tensor] | None = None
         self._dropouts: list[_BatchDropout] = []
         self._has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-        if isinstance(micro_batch, Integral) and self._has_batch_norm:
+        if self.micro_batch_size and self._has_batch_norm:
             raise ValueError(
                 f"{network.architecture.name} has batch norm, whose statistics are those of the entire batch, so "
                 f"batches cannot be split. Choose a smaller batch size instead of micro_batch"
@@ -128,11 +127,7 @@ class MicroBatches:
         return statistics
 
     def _split(self, tried: int, fitting: int, device: torch.device) -> None:
-        """From now on, split batches into micro-batches of the size that fits.
-
-        Raises:
-            OutOfMemory: batches cannot be split, or "auto" was not chosen.
-        """
+        """From now on, split batches into micro-batches of the size that fits, if they may be split."""
         problem = f"{device} is out of memory: {tried} images at a time do not fit"
         if self._has_batch_norm:
             raise OutOfMemory(f"{problem}, but {fitting} do: use --batch-size {fitting}, as batch norm cannot be split")
