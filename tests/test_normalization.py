@@ -176,14 +176,14 @@ def test_what_is_not_dense_and_what_is_empty(each_way):
 
 def test_settings_out_of_range_are_named():
     x = signed(1, 6, 2, 2)
-    with pytest.raises(ValueError, match="size is 0"):
+    with pytest.raises(ValueError, match="size must be >= 1, got 0"):
         response_norm(x, 0)
     for norm in (response_norm, spatial_norm):
-        with pytest.raises(ValueError, match="k is 0; it may be above 0"):
+        with pytest.raises(ValueError, match=r"k must be > 0.*, got 0"):
             norm(x, k=0)
-    with pytest.raises(ValueError, match="groups is 4; it may be a divisor of the 6 channels"):
+    with pytest.raises(ValueError, match="groups must divide the 6 channels, got 4"):
         response_norm(x, groups=4)
-    with pytest.raises(ValueError, match=r"shape \(6, 2, 2\); it may be \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(N, C, H, W\), got \(6, 2, 2\)"):
         response_norm(x[0])
-    with pytest.raises(ValueError, match="size is 0"):
+    with pytest.raises(ValueError, match="size must be >= 1, got 0"):
         spatial_norm(x, 0)

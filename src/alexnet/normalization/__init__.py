@@ -1,4 +1,4 @@
-"""Response normalization: section 3.3, across channels, and the 2012 code's unpublished one over places."""
+"""Local response normalization (LRN): across channels (section 3.3), and over positions (the 2012 code alone)."""
 
 from .response import response_norm, spatial_norm
 

@@ -1,4 +1,4 @@
-"""Both response normalizations by the kernels in C (`kernels.c`), float32 and bfloat16."""
+"""Both response normalizations by the C kernels (`kernels.c`), for float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from ..kernels import library
 
 
-def takes(x: Tensor) -> bool:
-    """Whether there is a kernel for such a tensor, and not only a formula."""
+def supports(x: Tensor) -> bool:
+    """Whether there is a kernel for the device and dtype of a tensor."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
 
 
@@ -32,7 +32,7 @@ def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float
 
 
 def _response_norm(g, x, size, a, beta, k, groups, relu) -> Tensor:
-    out, tensors = _tensors(g, x)
+    out, tensors = _tensor_arguments(g, x)
     images, channels, height, width = x.shape
     shape = images, channels, height * width, groups
     library().response_norm(*tensors, *shape, size, a, beta, k, relu, torch.get_num_threads())
@@ -40,13 +40,13 @@ def _response_norm(g, x, size, a, beta, k, groups, relu) -> Tensor:
 
 
 def _spatial_norm(g, x, size, a, beta, k) -> Tensor:
-    out, tensors = _tensors(g, x)
+    out, tensors = _tensor_arguments(g, x)
     library().spatial_norm(*tensors, *x.shape, size, a, beta, k, torch.get_num_threads())
     return out
 
 
-def _tensors(g: Tensor | None, x: Tensor) -> tuple[Tensor, tuple]:
-    """The result, of x's layout, and what the kernels are told of the tensors."""
+def _tensor_arguments(g: Tensor | None, x: Tensor) -> tuple[Tensor, tuple]:
+    """An output in the memory format of x, and the first arguments of a kernel: addresses, dtype, memory format."""
     out = torch.empty_like(x)
     channels_last = x.is_contiguous(memory_format=torch.channels_last)
     addresses = g.data_ptr() if g is not None else None, x.data_ptr(), out.data_ptr()

@@ -1,16 +1,16 @@
-"""Both response normalizations, forward and backward, as Triton kernels: one reading of memory, float32 sums.
+"""Both response normalizations, forward and backward, as Triton kernels: one pass over memory, float32 sums.
 
-The formulas are those of `response.py`, with `a` for alpha divided by the window. Nothing is added atomically, so two
-runs give the same bits. Names in capitals are known when a kernel is compiled.
+The formulas are those of `response.py`, with `a` for alpha divided by the window size. No atomic additions, so results
+are deterministic. Names in capitals are compile-time constants.
 
-Over channels, the window slides along registers: a thread holds a strip of neighboring channels of one place, and the
-few around it, as a tuple of tensors, so that a shift is another index, known to the compiler, and no move. Memory is
-read in whole vectors; shifted loads would go element by element. What lies around a strip was just read as somebody's
-own and comes from a cache. The backward pass forms the sums around its strip again, which is cheaper than to hand them
-from thread to thread.
+Across channels, the window slides along registers: a thread holds a strip of neighboring channels of one position, and
+the few around it, as a tuple of tensors, so that a shift is another index, known to the compiler, and moves nothing.
+Memory is read in entire vectors; shifted loads would go element by element. What is around a strip was just read as
+another thread's strip and comes from a cache. The backward pass forms the sums around its strip again, which is cheaper
+than exchanging them between threads.
 
-Over places, the window slides along registers from row to row. Along a row its places are loads from the cache, whole
-vectors again where channels lie side by side.
+Over positions, the window slides along registers from row to row. Along a row its positions are loads from the cache,
+again entire vectors if the memory format is channels last.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from torch import Tensor
 
 THREADS = 128
 OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
-"""Of every launch. A product and the sum it goes into are one instruction, which not all versions do unasked."""
+"""Options of every launch. Fused multiply-adds are not the default in all versions of Triton."""
 
 
 def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """Divide by the energy of neighboring channels: y = x · s^(−beta), s = k + a · Σ_j x[j]² (section 3.3).
+    """LRN across channels (section 3.3): y = x · s^(−beta), s = k + a · Σ_j x[j]².
 
     Args:
         x: (N, C, H, W), contiguous or channels last; float32, bfloat16 or float16.
-        size: channels summed, c − size // 2 ≤ j < c − size // 2 + size, of which those count that are in c's group.
+        size: channels summed, c − size // 2 ≤ j < c − size // 2 + size, as far as they are in the group of c.
         a: alpha / size.
-        k: above 0.
-        groups: parts of the channels that do not see each other, a divisor of C.
-        relu: whether max(x, 0) takes the place of x.
+        k: > 0.
+        groups: groups of channels normalized apart, a divisor of C.
+        relu: normalize max(x, 0).
 
     Returns:
-        The shape, type and strides of x.
+        y, with the shape, dtype and strides of x.
 
     Raises:
         ValueError: x is neither contiguous nor channels last.
@@ -50,9 +50,9 @@ def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups:
 def response_norm_backward(
     g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool
 ) -> Tensor:
-    """The gradient of `response_norm` for x, given g, that for y: of the shape, type and strides of x.
+    """The gradient of `response_norm` with respect to x, with its shape, dtype and strides; g is that for y.
 
-        dx = g · s^(−β) − 2 a β · x · M(g · x · s^(−β−1)),   M sums over those whose neighbor one is
+        dx = g · s^(−β) − 2 a β · x · Sᵀ(g · x · s^(−β−1)),   Sᵀ sums over the channels in whose window one is
 
     With relu, 0 where x ≤ 0.
 
@@ -63,89 +63,87 @@ def response_norm_backward(
 
 
 def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    """Divide by the energy of the surroundings in the same map: y = x · s^(−beta), s = k + a · Σ_q x[q]².
+    """LRN over positions of the same channel: y = x · s^(−beta), s = k + a · Σ_q x[q]².
 
     Args:
         x: (N, C, H, W), contiguous or channels last; float32, bfloat16 or float16.
-        size: side of the window, which begins size // 2 places above and left and is clipped at the border.
+        size: side of the window, which begins size // 2 positions above and left and is clipped at the border.
         a: alpha / size².
-        k: above 0.
+        k: > 0.
 
     Returns:
-        The shape, type and strides of x.
+        y, with the shape, dtype and strides of x.
 
     Raises:
         ValueError: x is neither contiguous nor channels last.
     """
-    return _over_places(_spatial_norm, (x, None), torch.empty_like(x), size, a, beta, k)
+    return _over_positions(_spatial_norm, (x, None), torch.empty_like(x), size, a, beta, k)
 
 
 def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    """The gradient of `spatial_norm` for x, given g, that for y: of the shape, type and strides of x.
+    """The gradient of `spatial_norm` with respect to x, with its shape, dtype and strides; g is that for y.
 
-    The formula is that of `response_norm_backward`. In two passes, with g · x · s^(−β−1) between them in float32: to
-    form it again for every window that holds it would take a window of windows.
+    The formula is that of `response_norm_backward`, in two passes with the terms g · x · s^(−β−1) between them in
+    float32: forming them again for every window that holds them would take a window of windows.
 
     Raises:
         ValueError: g and x are neither both contiguous nor both channels last.
     """
-    shared = _over_places(_spatial_norm, (x, g), torch.empty_like(x, dtype=torch.float32), size, a, beta, k)
-    return _over_places(_spatial_norm_backward, (g, x, shared), torch.empty_like(x), size, a, beta, k)
+    terms = _over_positions(_spatial_norm, (x, g), torch.empty_like(x, dtype=torch.float32), size, a, beta, k)
+    return _over_positions(_spatial_norm_backward, (g, x, terms), torch.empty_like(x), size, a, beta, k)
 
 
 def _over_channels(kernel, inputs: tuple[Tensor, ...], size, a, beta, k, groups, relu) -> Tensor:
-    """Run a kernel with x seen as (parts, channels, inner): a part is a group of one image, or of one place of it."""
+    """Run a kernel with x seen as (outer, channels, inner): outer runs over the groups of each image or position."""
     x = inputs[-1]
     last = _channels_last(*inputs)
     images, channels, height, width = x.shape
-    parts, inner = (images * height * width, 1) if last else (images, height * width)
-    parts, channels = parts * groups, channels // groups
-    # Where channels lie side by side, a strip is the 16 bytes that a thread reads at once. Where they lie apart, the
-    # longer it is, the fewer channels are read for two.
+    outer, inner = (images * height * width, 1) if last else (images, height * width)
+    outer, channels = outer * groups, channels // groups
+    # Channels last, a strip is the 16 bytes that a thread reads at once. Contiguous, a longer strip reads fewer
+    # channels twice.
     strip = 16 // x.element_size() if last else 16
     vector = math.gcd(strip, channels) if last else 1
-    lanes = parts * triton.cdiv(channels, strip) * inner
+    lanes = outer * triton.cdiv(channels, strip) * inner
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         kernel[(triton.cdiv(lanes, THREADS),)](
-            *inputs, y, parts, inner, a, k, beta, size, channels, relu, strip, vector, THREADS, **OPTIONS
+            *inputs, y, outer, inner, a, k, beta, size, channels, relu, strip, vector, THREADS, **OPTIONS
         )
     return y
 
 
-def _over_places(kernel, inputs: tuple[Tensor | None, ...], y: Tensor, size, a, beta, k) -> Tensor:
-    """Run a kernel with x seen as (maps, height, width · step): a map is of one channel, or of all side by side."""
+def _over_positions(kernel, inputs: tuple[Tensor | None, ...], y: Tensor, size, a, beta, k) -> Tensor:
+    """Run a kernel with x seen as (planes, height, width · step): a plane has one channel, or all if channels last."""
     last = _channels_last(*(each for each in inputs if each is not None))
     images, channels, height, width = y.shape
-    maps, step = (images, channels) if last else (images * channels, 1)
-    # A thread keeps the sums of all rows that its strip's windows reach: of 8, and half as many again if size is 5.
+    planes, step = (images, channels) if last else (images * channels, 1)
+    # A thread keeps the sums of all rows that the windows of its strip reach: 8, and 4 more if size is 5.
     strips = triton.cdiv(height, 8)
     strip = triton.cdiv(height, strips)
-    vector = math.gcd(4, step)  # with 8, the sums of both kinds would not fit into the registers of a thread
-    blocks = triton.cdiv(maps * width * step // vector, THREADS)
+    vector = math.gcd(4, step)  # with 8, the two kinds of sums would not fit into the registers of a thread
+    blocks = triton.cdiv(planes * width * step // vector, THREADS)
     with torch.cuda.device_of(y):
         kernel[(blocks * strips,)](
-            *inputs, y, maps, height, width, a, k, beta, size, step, strips, strip, vector, THREADS, **OPTIONS
+            *inputs, y, planes, height, width, a, k, beta, size, step, strips, strip, vector, THREADS, **OPTIONS
         )
     return y
 
 
 def _channels_last(*tensors: Tensor) -> bool:
-    """Whether channels lie side by side in all of them, or else in none."""
+    """Whether all of them are channels last; if not, all are contiguous."""
     for layout in (torch.channels_last, torch.contiguous_format):
         if all(each.is_contiguous(memory_format=layout) for each in tensors):
             return layout == torch.channels_last
-    raise ValueError(
-        f"strides are {', '.join(str(each.stride()) for each in tensors)}; all tensors may be contiguous, or all "
-        "channels last"
-    )
+    strides = ", ".join(str(each.stride()) for each in tensors)
+    raise ValueError(f"all tensors must be contiguous, or all channels last, got strides {strides}")
 
 
 @triton.jit
 def _response_norm(
     x,
     y,
-    parts,
+    outer,
     inner,
     a,
     k,
@@ -158,7 +156,7 @@ def _response_norm(
     LANES: tl.constexpr,
 ):
     MARGIN: tl.constexpr = (SIZE - 1 + VECTOR - 1) // VECTOR * VECTOR
-    offset, channel, inside = _lanes(parts, inner, CHANNELS, STRIP, LANES)
+    offset, channel, inside = _lanes(outer, inner, CHANNELS, STRIP, LANES)
     values = _strip(x + offset, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR)
     squares = _squares(values)
     results = ()
@@ -173,7 +171,7 @@ def _response_norm_backward(
     g,
     x,
     dx,
-    parts,
+    outer,
     inner,
     a,
     k,
@@ -188,20 +186,20 @@ def _response_norm_backward(
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = SIZE - 1 - BEFORE
     MARGIN: tl.constexpr = (SIZE - 1 + VECTOR - 1) // VECTOR * VECTOR
-    offset, channel, inside = _lanes(parts, inner, CHANNELS, STRIP, LANES)
+    offset, channel, inside = _lanes(outer, inner, CHANNELS, STRIP, LANES)
     values = _strip(x + offset, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR)
     gradients = _strip(g + offset, channel, inside, inner, CHANNELS, False, MARGIN, STRIP, VECTOR)
     squares = _squares(values)
     scaled = ()
-    shared = ()
+    terms = ()
     for c in tl.static_range(MARGIN - AFTER, MARGIN + STRIP + BEFORE):
         power, inverse = _inverse_powers(k + a * _sum(squares, c - BEFORE, SIZE), BETA)
         scaled += (gradients[c] * power,)
-        shared += (gradients[c] * power * inverse * values[c],)
+        terms += (gradients[c] * power * inverse * values[c],)
     results = ()
     for c in tl.static_range(STRIP):
         value = values[MARGIN + c]
-        result = scaled[AFTER + c] - 2 * BETA * a * value * _sum(shared, c, SIZE)
+        result = scaled[AFTER + c] - 2 * BETA * a * value * _sum(terms, c, SIZE)
         results += (tl.where(value <= 0, 0.0, result) if RELU else result,)
     _store(dx + offset, results, channel, inside, inner, CHANNELS, VECTOR)
 
@@ -211,7 +209,7 @@ def _spatial_norm(
     x,
     g,
     y,
-    maps,
+    planes,
     height,
     width,
     a,
@@ -224,26 +222,26 @@ def _spatial_norm(
     VECTOR: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """y = x · s^(−β); where g is given, g · x · s^(−β−1) for the backward pass."""
+    """y = x · s^(−β); with g, the terms g · x · s^(−β−1) for the backward pass."""
     row = width * STEP
-    offset, line, place, inside = _rows(maps, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
-    sums = _row_sums(x + offset, line, place, inside, height, row, STEP, SIZE, SIZE // 2, STRIP, True)
+    offset, line, position, inside = _rows(planes, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
+    sums = _row_sums(x + offset, line, position, inside, height, row, STEP, SIZE, SIZE // 2, STRIP, True)
     for h in tl.static_range(STRIP):
-        here = inside & (place < _end(line + h, height, row))
+        mask = inside & (position < _end(line + h, height, row))
         power, inverse = _inverse_powers(k + a * _sum(sums, h, SIZE), BETA)
-        result = tl.load(x + offset + h * row, here, 0.0).to(tl.float32) * power
+        result = tl.load(x + offset + h * row, mask, 0.0).to(tl.float32) * power
         if g is not None:
-            result *= tl.load(g + offset + h * row, here, 0.0).to(tl.float32) * inverse
-        tl.store(y + offset + h * row, result, here)
+            result *= tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * inverse
+        tl.store(y + offset + h * row, result, mask)
 
 
 @triton.jit
 def _spatial_norm_backward(
     g,
     x,
-    shared,
+    terms,
     dx,
-    maps,
+    planes,
     height,
     width,
     a,
@@ -259,43 +257,43 @@ def _spatial_norm_backward(
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = SIZE - 1 - BEFORE
     row = width * STEP
-    offset, line, place, inside = _rows(maps, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
-    sums = _row_sums(x + offset, line, place, inside, height, row, STEP, SIZE, BEFORE, STRIP, True)
-    shares = _row_sums(shared + offset, line, place, inside, height, row, STEP, SIZE, AFTER, STRIP, False)
+    offset, line, position, inside = _rows(planes, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
+    sums = _row_sums(x + offset, line, position, inside, height, row, STEP, SIZE, BEFORE, STRIP, True)
+    term_sums = _row_sums(terms + offset, line, position, inside, height, row, STEP, SIZE, AFTER, STRIP, False)
     for h in tl.static_range(STRIP):
-        here = inside & (place < _end(line + h, height, row))
+        mask = inside & (position < _end(line + h, height, row))
         power, _ = _inverse_powers(k + a * _sum(sums, h, SIZE), BETA)
-        scaled = tl.load(g + offset + h * row, here, 0.0).to(tl.float32) * power
-        value = tl.load(x + offset + h * row, here, 0.0).to(tl.float32)
-        tl.store(dx + offset + h * row, scaled - 2 * BETA * a * value * _sum(shares, h, SIZE), here)
+        scaled = tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * power
+        value = tl.load(x + offset + h * row, mask, 0.0).to(tl.float32)
+        tl.store(dx + offset + h * row, scaled - 2 * BETA * a * value * _sum(term_sums, h, SIZE), mask)
 
 
 @triton.jit
-def _lanes(parts, inner, CHANNELS, STRIP, LANES):
-    """Where each lane's strip begins, its first channel, and whether there is such a strip; (LANES,) each."""
+def _lanes(outer, inner, CHANNELS, STRIP, LANES):
+    """Offset of each lane's strip, its first channel, and whether it is inside the tensor; (LANES,) each."""
     STRIPS = (CHANNELS + STRIP - 1) // STRIP
-    part, within = _divided(tl.program_id(0), STRIPS * inner, LANES)
-    channel = within // inner * STRIP
-    return (part * CHANNELS + channel) * inner + within % inner, channel, part < parts
+    index, rest = _divmod(tl.program_id(0), STRIPS * inner, LANES)
+    channel = rest // inner * STRIP
+    return (index * CHANNELS + channel) * inner + rest % inner, channel, index < outer
 
 
 @triton.jit
-def _rows(maps, height, width, STEP, STRIPS, STRIP, VECTOR, LANES):
-    """Where each lane's strip begins, its first row, places in a row, and whether there is such a map.
+def _rows(planes, height, width, STEP, STRIPS, STRIP, VECTOR, LANES):
+    """Offset of each lane's strip, its first row, its positions in a row, and whether it is inside the tensor.
 
-    A lane has a vector of places; offsets and places are (LANES, VECTOR), the last (LANES, 1).
+    A lane has a vector of positions; offsets and positions are (LANES, VECTOR), the last (LANES, 1).
     """
     line = tl.program_id(0) % STRIPS * STRIP
-    number, place = _divided(tl.program_id(0) // STRIPS, width * (STEP // VECTOR), LANES)
-    place = place[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
-    return (number[:, None] * height + line) * (width * STEP) + place, line, place, number[:, None] < maps
+    plane, position = _divmod(tl.program_id(0) // STRIPS, width * (STEP // VECTOR), LANES)
+    position = position[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
+    return (plane[:, None] * height + line) * (width * STEP) + position, line, position, plane[:, None] < planes
 
 
 @triton.jit
-def _divided(block, length, LANES):
-    """The numbers of a block's lanes divided by length: quotient (int64) and rest.
+def _divmod(block, length, LANES):
+    """The indices of a block's lanes divided by length: quotient (int64) and remainder.
 
-    Numbers may need 64 bits; so that only one division of such a number is done, the block's first is divided alone.
+    Indices may need 64 bits; only the first of the block is divided in 64 bits, which is slow.
     """
     first = block.to(tl.int64) * LANES
     lane = (first % length).to(tl.int32) + tl.arange(0, LANES)
@@ -304,15 +302,15 @@ def _divided(block, length, LANES):
 
 @triton.jit
 def _strip(start, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR):
-    """A strip of channels and MARGIN on either side, 0 outside the part: a tuple of (lanes,), float32.
+    """A strip of channels and MARGIN on either side, 0 outside of the group: a tuple of (lanes,), float32.
 
-    What is not used of it is not read: the compiler drops such loads.
+    Values that are not used are not loaded: the compiler drops such loads.
     """
     values = ()
-    for at in tl.static_range(-MARGIN, STRIP + MARGIN, VECTOR):
-        ahead = at + tl.arange(0, VECTOR)[None, :]
-        there = channel[:, None] + ahead
-        tile = tl.load(start[:, None] + ahead * inner, inside[:, None] & (there >= 0) & (there < CHANNELS), 0.0)
+    for first in tl.static_range(-MARGIN, STRIP + MARGIN, VECTOR):
+        shift = first + tl.arange(0, VECTOR)[None, :]
+        shifted = channel[:, None] + shift
+        tile = tl.load(start[:, None] + shift * inner, inside[:, None] & (shifted >= 0) & (shifted < CHANNELS), 0.0)
         tile = tile.to(tl.float32)
         if RELU:
             tile = tl.maximum(tile, 0.0, tl.PropagateNan.ALL)
@@ -322,11 +320,11 @@ def _strip(start, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR)
 
 @triton.jit
 def _store(start, values, channel, inside, inner, CHANNELS, VECTOR):
-    for at in tl.static_range(0, len(values), VECTOR):
-        ahead = at + tl.arange(0, VECTOR)[None, :]
-        there = channel[:, None] + ahead
-        tile = _tile(values, at, VECTOR)
-        tl.store(start[:, None] + ahead * inner, tile, inside[:, None] & (there < CHANNELS))
+    for first in tl.static_range(0, len(values), VECTOR):
+        shift = first + tl.arange(0, VECTOR)[None, :]
+        shifted = channel[:, None] + shift
+        tile = _tile(values, first, VECTOR)
+        tl.store(start[:, None] + shift * inner, tile, inside[:, None] & (shifted < CHANNELS))
 
 
 @triton.jit
@@ -341,7 +339,7 @@ def _columns(tile, COUNT):
 
 @triton.jit
 def _tile(columns, FIRST, COUNT):
-    """The reverse of `_columns`, for COUNT columns from FIRST on."""
+    """The inverse of `_columns`, for COUNT columns from FIRST on."""
     if COUNT == 1:
         return columns[FIRST][:, None]
     else:
@@ -350,15 +348,15 @@ def _tile(columns, FIRST, COUNT):
 
 
 @triton.jit
-def _row_sums(start, line, place, inside, height, row, STEP, SIZE, BEFORE, STRIP, SQUARES):
-    """Sums, or sums of squares, over SIZE places of a row, for all rows that the windows of a strip reach."""
+def _row_sums(start, line, position, inside, height, row, STEP, SIZE, BEFORE, STRIP, SQUARES):
+    """Sums, or sums of squares, over SIZE positions of a row, for all rows that the windows of a strip reach."""
     sums = ()
     for down in tl.static_range(-BEFORE, STRIP + SIZE - 1 - BEFORE):
-        total = tl.zeros(place.shape, tl.float32)
+        total = tl.zeros(position.shape, tl.float32)
         for across in tl.static_range(-BEFORE, SIZE - BEFORE):
-            there = place + across * STEP
-            here = inside & (there >= 0) & (there < _end(line + down, height, row))
-            value = tl.load(start + down * row + across * STEP, here, 0.0).to(tl.float32)
+            shifted = position + across * STEP
+            mask = inside & (shifted >= 0) & (shifted < _end(line + down, height, row))
+            value = tl.load(start + down * row + across * STEP, mask, 0.0).to(tl.float32)
             total += value * value if SQUARES else value
         sums += (total,)
     return sums
@@ -366,7 +364,7 @@ def _row_sums(start, line, place, inside, height, row, STEP, SIZE, BEFORE, STRIP
 
 @triton.jit
 def _end(line, height, row):
-    """Where a row ends: at once if there is no such row."""
+    """Where a row ends: at 0 outside of the plane."""
     return row * ((line >= 0) & (line < height)).to(tl.int32)
 
 

@@ -1,6 +1,6 @@
-"""Both response normalizations as their formulas say, slowly; torch differentiates them.
+"""Both response normalizations as written in their formulas, slow and differentiated by torch.
 
-What every other implementation here is held to.
+The tests hold every other implementation to these.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
     x = x.relu() if relu else x
     before, after = size // 2, size - 1 - size // 2
-    parts = []
-    for part in x.chunk(groups, 1):
-        squares = F.pad(part.square(), (0, 0, 0, 0, before, after))
-        parts.append(part / (k + a * squares.unfold(1, size, 1).sum(-1)) ** beta)
-    return torch.cat(parts, 1)
+    normalized = []
+    for group in x.chunk(groups, 1):
+        squares = F.pad(group.square(), (0, 0, 0, 0, before, after))
+        normalized.append(group / (k + a * squares.unfold(1, size, 1).sum(-1)) ** beta)
+    return torch.cat(normalized, 1)
 
 
 def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:

@@ -1,19 +1,19 @@
-"""The front: checks, and the operators under which torch knows both normalizations.
+"""Local response normalization: the public functions, and the operators under which torch knows them.
 
-`torch.ops.alexnet.response_norm` and `.spatial_norm` run a kernel in C on the CPU, one in Triton on a GPU, and plain
-torch for everything else. Only x is kept for the backward pass; the sums are formed again. Under autocast they keep the
-type of x, for they sum in float32 whatever it is.
+`torch.ops.alexnet.response_norm` and `.spatial_norm` run a C kernel on the CPU, a Triton kernel on a GPU, and plain
+PyTorch otherwise. Only x is saved for the backward pass, which forms the sums again. Under autocast they keep the dtype
+of x, because they sum in float32 in any case.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..kernels import has_triton
 from . import cpu, plain
-
-_NO_FLOOR = "k is {}; it may be above 0, so that zeros are not divided by zero"
 
 
 def response_norm(
@@ -25,60 +25,50 @@ def response_norm(
     groups: int = 1,
     relu: bool = False,
 ) -> Tensor:
-    """Divide each activation by the energy of its neighboring channels (section 3.3).
+    """Local response normalization (LRN): divide by the energy of neighboring channels (section 3.3).
 
         y[n, c] = x[n, c] / (k + alpha / size · Σ_j x[n, j]²)^beta,   c − size // 2 ≤ j < c − size // 2 + size
 
-    As PyTorch, Caffe and the 2012 code do (`cmrnorm` in `layer.py`), alpha is divided by size, also at the edges, where
+    As in PyTorch, Caffe and the 2012 code (`cmrnorm` in `layer.py`), alpha is divided by size, also at the edges, where
     fewer channels are summed. The printed formula does not divide: pass `alpha=1e-4 * 5` for it.
 
     Args:
         x: activations, (N, C, H, W).
-        size: channels summed, 1 or more. The paper's n.
-        groups: parts of the channels that do not see each other; 2 for the two towers of 2012.
+        size: channels summed, >= 1. The paper's n.
+        groups: groups of channels normalized apart; 2 for the two towers of 2012.
         relu: normalize max(x, 0), in the same pass over memory.
 
     Raises:
-        ValueError: x has another shape, size is below 1, k is not above 0, or groups do not divide C.
+        ValueError: x has another shape, size < 1, k <= 0, or groups does not divide C.
     """
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it may be (N, C, H, W)")
-    if size < 1:
-        raise ValueError(f"size is {size}; it counts channels, so it may be 1 or more")
+    _check(x, size, k)
     if groups < 1 or x.shape[1] % groups:
-        raise ValueError(f"groups is {groups}; it may be a divisor of the {x.shape[1]} channels")
-    if k <= 0:
-        raise ValueError(_NO_FLOOR.format(k))
+        raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
     return torch.ops.alexnet.response_norm(x, size, alpha / size, beta, k, groups, relu)
 
 
 def spatial_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Divide each activation by the energy of its size × size surroundings in the same map.
+    """Local response normalization over positions: divide by the energy of a window of the same channel.
 
         y[n, c, p] = x[n, c, p] · (k + alpha / size² · Σ_q x[n, c, q]²)^(−beta)
 
-    The window is clipped at the border without changing the divisor (layer type `rnorm` of the 2012 code, where k is
-    1). Configuration 145 has it after the second response normalization; the paper does not mention it.
+    The size × size window is clipped at the border without changing the divisor (layer type `rnorm` of the 2012 code,
+    where k is 1). Configuration 145 has it after the second LRN; the paper does not mention it.
 
     Args:
         x: activations, (N, C, H, W).
-        size: side of the window, 1 or more.
+        size: side of the window, >= 1.
 
     Raises:
-        ValueError: x has another shape, size is below 1, or k is not above 0.
+        ValueError: x has another shape, size < 1, or k <= 0.
     """
-    if x.dim() != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it may be (N, C, H, W)")
-    if size < 1:
-        raise ValueError(f"size is {size}; it counts pixels, so it may be 1 or more")
-    if k <= 0:
-        raise ValueError(_NO_FLOOR.format(k))
+    _check(x, size, k)
     return torch.ops.alexnet.spatial_norm(x, size, alpha / size**2, beta, k)
 
 
 def implementation(x: Tensor):
     """The module that normalizes such a tensor: `cpu`, `gpu` or `plain`."""
-    if cpu.takes(x):
+    if cpu.supports(x):
         return cpu
     if x.is_cuda and x.dtype != torch.float64 and has_triton():
         from . import gpu
@@ -87,14 +77,23 @@ def implementation(x: Tensor):
     return plain
 
 
+def _check(x: Tensor, size: int, k: float) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
+    if size < 1:
+        raise ValueError(f"size must be >= 1, got {size}")
+    if k <= 0:
+        raise ValueError(f"k must be > 0, so that nothing is divided by zero, got {k}")
+
+
 def _dense(x: Tensor) -> Tensor:
-    """x in a layout that kernels know."""
-    known = x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
-    return x if known else x.contiguous()
+    """x in a memory format that the kernels support."""
+    supported = x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous()
+    return x if supported else x.contiguous()
 
 
 def _like(g: Tensor, x: Tensor) -> Tensor:
-    """A gradient in the layout of its activations; nothing is copied where it has it already."""
+    """A gradient in dtype and memory format of its activations, copied only if necessary."""
     last = x.is_contiguous(memory_format=torch.channels_last)
     return g.to(x.dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
@@ -107,7 +106,7 @@ _CONSTANTS = {
 
 
 def _define(name: str) -> None:
-    """Give torch an operator, its gradient, its shapes for tracing, and its rule for a batch of batches."""
+    """Register an operator with torch: kernel, gradient, shapes for tracing, and vmap."""
     _library.define(f"{name}(Tensor x, {_CONSTANTS[name]}) -> Tensor")
     _library.define(f"{name}_backward(Tensor g, Tensor x, {_CONSTANTS[name]}) -> Tensor")
 
@@ -128,7 +127,7 @@ def _define(name: str) -> None:
     )
     operator, gradient = getattr(torch.ops.alexnet, name), getattr(torch.ops.alexnet, f"{name}_backward")
 
-    def keep(ctx, inputs, output):
+    def save(ctx, inputs, output):
         x, *ctx.constants = inputs
         ctx.save_for_backward(x)
 
@@ -136,21 +135,23 @@ def _define(name: str) -> None:
         (x,) = ctx.saved_tensors
         return gradient(g, x, *ctx.constants), *[None] * len(ctx.constants)
 
-    torch.library.register_autograd(qualified, differentiate, setup_context=keep, lib=_library)
+    torch.library.register_autograd(qualified, differentiate, setup_context=save, lib=_library)
+    torch.library.register_vmap(qualified, _over_one_batch(operator), lib=_library)
+    torch.library.register_vmap(f"{qualified}_backward", _over_one_batch(gradient), lib=_library)
 
-    def many(info, dimensions, *inputs):
-        """A batch of batches is a longer batch: no image sees another."""
+
+def _over_one_batch(operator: Callable[..., Tensor]) -> Callable:
+    """The vmap of an operator that treats images independently: a batch of batches becomes one batch."""
+
+    def vmapped(info, dims, *inputs):
         tensors = [
-            (each.movedim(at, 0) if at is not None else each.expand(info.batch_size, *each.shape)).flatten(0, 1)
-            for each, at in zip(inputs, dimensions, strict=True)
+            (each.movedim(dim, 0) if dim is not None else each.expand(info.batch_size, *each.shape)).flatten(0, 1)
+            for each, dim in zip(inputs, dims, strict=True)
             if isinstance(each, Tensor)
         ]
-        called = operator if len(tensors) == 1 else gradient
-        out = called(*tensors, *inputs[len(tensors) :])
-        return out.unflatten(0, (info.batch_size, -1)), 0
+        return operator(*tensors, *inputs[len(tensors) :]).unflatten(0, (info.batch_size, -1)), 0
 
-    torch.library.register_vmap(qualified, many, lib=_library)
-    torch.library.register_vmap(f"{qualified}_backward", many, lib=_library)
+    return vmapped
 
 
 for _name in _CONSTANTS:
