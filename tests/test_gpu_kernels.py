@@ -28,7 +28,7 @@ if READY := torch.cuda.is_available() or INTERPRETED:
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 FLOATS = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
-"""How far a value of the type may be off, relatively: for the short types, the place of their last bit."""
+"""Relative tolerance by dtype; of the 16-bit ones, their last bit."""
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 SIZES = [1, 2, 3, 4, 5, 9]
 
@@ -79,7 +79,7 @@ def test_spatial_norm_and_its_gradient(shape, dtype, layout):
 
 
 @runs_kernels
-def test_other_powers_than_the_papers():
+def test_another_power_than_the_papers():
     x, g = signed((2, 6, 3, 3)), signed((2, 6, 3, 3), seed=1)
     constants = (3, 0.3, 0.6, 2.0)
     y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm_backward(g, x, *constants)
@@ -100,7 +100,7 @@ def test_two_runs_give_the_same_bits(layout):
 
 
 @runs_kernels
-def test_what_is_not_a_number_shows():
+def test_nan_propagates():
     x = signed((1, 8, 1, 2))
     x[0, 4, 0, 0] = torch.nan
     y = normalization.response_norm(x, 3, 0.3, 0.75, 2.0, 1, True)

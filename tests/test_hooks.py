@@ -123,6 +123,7 @@ def declared(network):
     return ["pool" if name == "MaxPool2d" else "relu" for name in names if name in ("ReLU", "MaxPool2d")]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_what_is_recorded_has_the_declared_order():
     network = narrow("small").eval()
     x, expected = images_for(network), declared(network)

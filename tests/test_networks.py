@@ -61,31 +61,31 @@ def test_arithmetic_agrees_with_the_modules(name):
     network = narrow(name)
     placed = infer_shapes(network.architecture, 5)
     with torch.no_grad():
-        found = network.eval().features(torch.rand(2, 3, network.input_size, network.input_size))
-    assert [step.name for step in placed] == list(found)
+        activations = network.eval().features(torch.rand(2, 3, network.input_size, network.input_size))
+    assert [step.name for step in placed] == list(activations)
     for step in placed:
-        assert tuple(found[step.name].shape[1:]) == step.output_shape, step.name
+        assert tuple(activations[step.name].shape[1:]) == step.output_shape, step.name
         parameters = sum(p.numel() for p in network.get_submodule(step.name).parameters())
         assert parameters == step.parameters, step.name
 
 
 @pytest.mark.parametrize("name", ["original", "zfnet", "cifar-18"])
-def test_receptive_field_is_how_many_rows_a_value_looks_at(name):
-    """Each image of a batch has one row that is no number; those that spoil the middle value are its field."""
+def test_receptive_field_is_how_many_rows_an_output_depends_on(name):
+    """Each image of a batch has one row of NaN; the images whose middle output is NaN count its receptive field."""
     network = narrow(name).eval()
     side = network.input_size
     placed = [step for step in infer_shapes(network.architecture, 5) if 0 < step.receptive_field < 0.8 * side]
     x = torch.rand(side, 3, side, side)
     x[range(side), :, range(side)] = float("nan")
     with torch.no_grad():
-        found = network.features(x, [step.name for step in placed])
+        activations = network.features(x, [step.name for step in placed])
     assert len(placed) > 5
     for step in placed:
         middle = step.output_shape[1] // 2
-        assert found[step.name][:, 0, middle, middle].isnan().sum() == step.receptive_field, step.name
+        assert activations[step.name][:, 0, middle, middle].isnan().sum() == step.receptive_field, step.name
 
 
-def test_a_picture_that_is_too_small_names_layer_size_and_remedies():
+def test_an_image_that_is_too_small_names_layer_size_and_remedies():
     with pytest.raises(ValueError, match=r"must be >= 52, got 51, at which pool5 .* Enlarge.*small images"):
         alexnet.create("original", input_size=51)
     assert smallest_input(variant("original")) == 52
@@ -104,7 +104,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         alexnet.create("alexnet2")
 
 
-def test_initial_weights_have_the_declared_deviations_and_biases():
+def test_initial_weights_have_the_declared_standard_deviations_and_biases():
     network = AlexNet(variant("original"), 100)
     for layer, std, bias in (("conv1", 0.01, 0), ("conv3", 0.03, 0), ("conv5", 0.03, 1), ("fc6", 0.01, 1)):
         module = network.get_submodule(layer)
@@ -115,25 +115,25 @@ def test_initial_weights_have_the_declared_deviations_and_biases():
     assert not torch.equal(network.conv1.weight, AlexNet(variant("original"), 100, seed=1).conv1.weight)
 
 
-def test_pytorch_default_deviations_are_those_of_its_own_layers():
+def test_pytorch_default_weights_are_those_of_its_own_layers():
     ours, theirs = AlexNet(variant("torchvision"), 10), torch.nn.Conv2d(64, 192, 5, padding=2)
     assert ours.conv2.weight.std().item() == pytest.approx(theirs.weight.std().item(), rel=0.02)
     assert ours.conv2.bias.abs().max() <= 1 / (64 * 25) ** 0.5
 
 
-def test_features_stop_at_the_last_layer_asked_for_and_know_torchvisions_names():
+def test_features_stop_at_the_last_layer_wanted_and_know_torchvisions_names():
     network = narrow("torchvision").eval()
     x = torch.rand(2, 3, 224, 224)
-    found = network.features(x, ["features.0", "classifier.6", "relu3", "conv1"])
-    assert list(found) == ["features.0", "conv1", "relu3", "classifier.6"]
-    torch.testing.assert_close(found["features.0"], network.conv1(x))
-    torch.testing.assert_close(found["classifier.6"], network(x))
+    activations = network.features(x, ["features.0", "classifier.6", "relu3", "conv1"])
+    assert list(activations) == ["features.0", "conv1", "relu3", "classifier.6"]
+    torch.testing.assert_close(activations["features.0"], network.conv1(x))
+    torch.testing.assert_close(activations["classifier.6"], network(x))
     assert set(TORCHVISION_NAMES.values()) <= set(dict(network.named_children()))
     with pytest.raises(KeyError, match="no layer 'conv9'"):
         network.features(x, ["conv9"])
 
 
-def test_dropout_of_2012_silences_without_scaling_and_halves_afterwards():
+def test_dropout_of_2012_zeroes_without_rescaling_and_halves_afterwards():
     network = narrow("original")
     ones = torch.ones(10_000)
     dropped = network.train().drop6(ones)
@@ -142,7 +142,7 @@ def test_dropout_of_2012_silences_without_scaling_and_halves_afterwards():
     assert network.eval().drop6(ones).unique().tolist() == [0.5]
 
 
-def test_an_architecture_survives_json():
+def test_an_architecture_is_stored_as_json():
     import json
 
     for architecture in VARIANTS.values():
@@ -155,14 +155,14 @@ def test_an_architecture_survives_json():
 
 def test_differences_name_what_the_2012_run_changed():
     text = " ".join(differences(variant("original")))
-    for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 positions", "norm, pool, ReLU", "deviation 0.03"):
+    for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 positions", "LRN, pool, ReLU", "deviation 0.03"):
         assert fact in text
     assert differences(variant("paper")) == []
     assert "It has no conv3." in differences(variant("no-conv3"))
 
 
 def narrow(name: str, input_size: int | None = None) -> AlexNet:
-    """A variant with few maps and units, and 5 classes."""
+    """A variant with few channels and units, and 5 classes."""
     architecture = variant(name)
     changes = {}
     for layer in architecture.layers:

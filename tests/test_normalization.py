@@ -26,7 +26,7 @@ def test_matches_pytorch_for_odd_and_even_windows(size):
 
 
 @pytest.mark.parametrize(("beta", "k"), [(0.75, 1.0), (0.5, 2.0), (1.0, 0.25)])
-def test_the_printed_formula_is_had_by_alpha_times_size(beta, k):
+def test_alpha_times_size_gives_the_printed_formula(beta, k):
     x, alpha, n = signed(1, 6, 1, 1), 0.1, 5
     expected = x.clone()
     for i in range(6):
@@ -74,7 +74,7 @@ EPSILON = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize(("groups", "relu", "beta"), [(1, False, 0.75), (2, True, 0.75), (3, False, 0.5)])
 def test_response_norm_follows_float64(each_way, layout, dtype, size, groups, relu, beta):
-    """96 channels of 13 × 11, as of original; strips and rows that do not divide evenly."""
+    """96 channels of 13 × 11, as in original; strips and rows that do not divide evenly."""
     constants = size, 0.1 / size, beta, 2.0, groups, relu
     check_against_reference("response_norm", signed(3, 96, 13, 11), layout, dtype, constants)
 
@@ -83,7 +83,7 @@ def test_response_norm_follows_float64(each_way, layout, dtype, size, groups, re
 @pytest.mark.parametrize("dtype", EPSILON)
 @pytest.mark.parametrize(("size", "beta"), [(1, 0.75), (2, 0.75), (3, 0.6), (4, 0.75), (5, 0.75), (9, 0.75)])
 def test_spatial_norm_follows_float64(each_way, layout, dtype, size, beta):
-    """41 maps, so that some are left over; windows that are larger than the map."""
+    """41 channels, so that the last block is smaller; windows that are larger than the image."""
     check_against_reference("spatial_norm", signed(2, 41, 7, 9), layout, dtype, (size, 0.1 / size**2, beta, 1.0))
 
 
@@ -105,20 +105,20 @@ def check_against_reference(name, x, layout, dtype, constants):
 
 def test_the_number_of_threads_changes_no_bit(each_way):
     x, g = signed(4, 48, 20, 20, dtype=torch.float32), signed(4, 48, 20, 20, dtype=torch.float32).flip(1)
-    found, before = [], torch.get_num_threads()
+    results, before = [], torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         for norm in (response_norm, spatial_norm):
             own = x.clone().requires_grad_()
             norm(own).backward(g)
-            found.append(torch.stack([norm(x), own.grad]))
+            results.append(torch.stack([norm(x), own.grad]))
     torch.set_num_threads(before)
-    assert torch.equal(found[0], found[2]) and torch.equal(found[2], found[4])
-    assert torch.equal(found[1], found[3]) and torch.equal(found[3], found[5])
+    assert torch.equal(results[0], results[2]) and torch.equal(results[2], results[4])
+    assert torch.equal(results[1], results[3]) and torch.equal(results[3], results[5])
 
 
 def test_threads_without_torchs_team(monkeypatch):
-    """Where torch has no OpenMP library that can be found, the kernels make threads of their own."""
+    """If no OpenMP library of torch is found, the kernels start threads of their own."""
     if library() is None:
         pytest.skip("the kernels were not compiled")
     x = signed(4, 48, 20, 20, dtype=torch.float32)
@@ -134,8 +134,8 @@ def test_threads_without_torchs_team(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_torch_finds_the_operators_well_made(each_way, dtype):
-    """Schema, gradient, shapes for tracing, and the same results under tracing as without."""
+def test_the_operators_pass_the_checks_of_torch(each_way, dtype):
+    """Schema, gradient, shapes for tracing, and the same results when traced."""
     x = signed(2, 6, 4, 5, dtype=dtype).requires_grad_()
     torch.library.opcheck(torch.ops.alexnet.response_norm, (x, 5, 0.1, 0.75, 2.0, 2, True))
     torch.library.opcheck(torch.ops.alexnet.spatial_norm, (x, 5, 0.1, 0.75, 1.0))
@@ -152,7 +152,7 @@ def test_compiles_as_one_graph(each_way):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_vmap_is_a_longer_batch(each_way):
+def test_vmap_is_one_larger_batch(each_way):
     x = signed(3, 2, 6, 4, 5, dtype=torch.float32)
     for norm in (response_norm, spatial_norm):
         torch.testing.assert_close(torch.vmap(norm)(x), torch.stack([norm(part) for part in x]))
@@ -166,7 +166,7 @@ def test_autocast_leaves_the_type_alone(each_way):
         assert response_norm(x.bfloat16()).dtype == torch.bfloat16
 
 
-def test_what_is_not_dense_and_what_is_empty(each_way):
+def test_strided_and_empty_tensors(each_way):
     x = signed(2, 6, 8, 5, dtype=torch.float32)
     part = x[:, :, ::2]
     torch.testing.assert_close(response_norm(part), response_norm(part.clone()))

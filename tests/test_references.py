@@ -33,14 +33,14 @@ def test_original_agrees_at_other_sizes(size):
     compare(network, networks.original_2012, pixels(size))
 
 
-def test_original_agrees_with_all_its_maps():
+def test_original_agrees_in_full_width():
     small_units = {"fc6": {"units": 128}, "fc7": {"units": 128}}
     network = lively(AlexNet(variant("original").with_layers(**small_units), 10))
     compare(network, networks.original_2012, pixels(224))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_batch_norm_agrees_while_training_and_afterwards(training):
+def test_batch_norm_agrees_in_training_and_evaluation(training):
     network = lively(narrower("batch-norm", 6, input_size=99))
     running = {name: tensor for name, tensor in network.named_buffers() if "running" in name}
     for tensor in running.values():
@@ -97,7 +97,7 @@ def compare(network, reference, images, without=()):
 
 
 def reorder(name, parameter):
-    """Unshared weights as the reference has them: (maps, inputs · kernel², places) and (maps, places)."""
+    """Unshared weights as the reference has them: (channels, inputs · kernel², positions) and (channels, positions)."""
     if not name.startswith("local"):
         return parameter
     return parameter.permute(2, 1, 0) if name.endswith("weight") else parameter.T
@@ -108,15 +108,15 @@ def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * max(scale, 1e-300))
 
 
-def narrower(name, maps, input_size=None):
-    """A variant with few maps and units, but the same groups and normalization, and 7 classes."""
+def narrower(name, channels, input_size=None):
+    """A variant with few channels and units, but the same groups and normalization, and 7 classes."""
     architecture = variant(name)
     changes = {}
-    for number, layer in enumerate(architecture.layers):
+    for index, layer in enumerate(architecture.layers):
         if isinstance(layer, Linear) and layer.units is not None:
-            changes[layer.name] = {"units": 20 + 2 * number}
+            changes[layer.name] = {"units": 20 + 2 * index}
         elif isinstance(layer, (Conv, Local)):
-            changes[layer.name] = {"channels": 2 * (maps + number)}
+            changes[layer.name] = {"channels": 2 * (channels + index)}
     return AlexNet(architecture.with_layers(**changes), 7, input_size=input_size)
 
 

@@ -10,15 +10,15 @@ from alexnet.cli import main
 from alexnet.model.quantization import Int8Linear, quantized_copy
 
 
-def test_whole_numbers_are_multiplied_exactly():
-    """Against sums in float64 of what the whole numbers stand for, rounded by hand."""
+def test_integers_are_multiplied_exactly():
+    """Against sums in float64 of the values that the integers stand for, rounded by hand."""
     torch.manual_seed(0)
     linear, x = nn.Linear(300, 40), torch.randn(20, 300)
-    whole = {}
+    exact = {}
     for name, rows in (("weight", linear.weight.detach()), ("x", x)):
         step = rows.abs().max(1).values.double()[:, None] / 127
-        whole[name] = (rows.double() / step).round() * step
-    expected = whole["x"] @ whole["weight"].T + linear.bias.detach().double()
+        exact[name] = (rows.double() / step).round() * step
+    expected = exact["x"] @ exact["weight"].T + linear.bias.detach().double()
     torch.testing.assert_close(Int8Linear(linear)(x).double(), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(Int8Linear(linear)(torch.zeros(2, 300)), linear.bias.detach().expand(2, -1))
 
@@ -45,10 +45,10 @@ def test_evaluate_says_what_smaller_weights_change(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "change with fully connected layers in int8, all views" in printed
     main([*command, "--json"])
-    told = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     main([*command[:-2], "--json"])
-    whole = json.loads(capsys.readouterr().out)
-    assert told["fc_precision"] == "int8" and told["same"]["all_views"] == whole["all_views"]
-    assert 0 < abs(told["all_views"]["loss"] - whole["all_views"]["loss"]) < 0.05
+    exact = json.loads(capsys.readouterr().out)
+    assert result["fc_precision"] == "int8" and result["same"]["all_views"] == exact["all_views"]
+    assert 0 < abs(result["all_views"]["loss"] - exact["all_views"]["loss"]) < 0.05
     with pytest.raises(ValueError, match="fc_precision must be one of same, bf16, int8, got 'int4'"):
         alexnet.load(saved, fc_precision="int4")

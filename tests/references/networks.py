@@ -39,8 +39,8 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, *, stride=1, padding=0, roundi
 
     Args:
         x: (N, C, H, W).
-        weight: (maps, C, kernel, kernel).
-        bias: (maps,), the same at all positions.
+        weight: (channels, C, kernel, kernel).
+        bias: (channels,), the same at all positions.
     """
     kernel = weight.shape[-1]
     rows, columns = (window_count(side, kernel, stride, padding, rounding) for side in x.shape[2:])
@@ -55,7 +55,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, *, stride=1, padding=0, roundi
 
 
 def two_group_conv(x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
-    """Convolution whose first half of the maps reads the first half of the channels, and the second the second."""
+    """Convolution whose first half of the outputs reads the first half of the channels, and the second the second."""
     halves = zip(x.chunk(2, dim=1), weight.chunk(2), bias.chunk(2), strict=True)
     return torch.cat([conv(channels, filters, biases, **options) for channels, filters, biases in halves], dim=1)
 
@@ -65,8 +65,8 @@ def local(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 1) -> Tensor:
 
     Args:
         x: (N, C, H, W).
-        weight: (maps, C * kernel * kernel, positions); positions run along the rows of the output.
-        bias: (maps, positions).
+        weight: (channels, C * kernel * kernel, positions); positions run along the rows of the output.
+        bias: (channels, positions).
     """
     channels, height, width = x.shape[1:]
     kernel = isqrt(weight.shape[1] // channels)
@@ -147,7 +147,7 @@ def run(operations: list[Layer], x: Tensor) -> Tensor:
 def tower(parameters: Parameters, which: str, keep: float) -> list[tuple[str, str, str, list[Layer]]]:
     """One of the two towers of config 145 of the 2012 code, as the rows of `layers/layers-145.cfg`.
 
-    Tower "a" has the first half of the maps and units of every layer, "b" the second.
+    Tower "a" has the first half of the channels and units of every layer, "b" the second.
 
     Returns:
         for each layer its name, the layer it reads, in which towers it reads it, and its operations. A ReLU that the
@@ -226,9 +226,9 @@ def caffenet(parameters: Parameters, images: Tensor) -> Tensor:
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor = None, running_var: Tensor = None):
-    """Each map less its mean, over its deviation (1e-5 is added to its square), then times weight plus bias.
+    """Each channel minus its mean, divided by its standard deviation (of variance + 1e-5), times weight plus bias.
 
-    Mean and square of the deviation are those of the batch where none are given (Ioffe and Szegedy 2015, algorithm 1).
+    Mean and variance are those of the batch if none are given (Ioffe and Szegedy 2015, algorithm 1).
     """
     if running_mean is None:
         running_mean = x.mean((0, 2, 3))
@@ -238,7 +238,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor = N
 
 
 def original_with_batch_norm(parameters: Parameters, images: Tensor, running: Parameters, keep: float = 0.5) -> Tensor:
-    """Config 145 in two groups, with batch norm where its norms across maps stood and nothing where the other stood.
+    """Config 145 in two groups, with batch norm in place of its norms across channels and nothing in place of the other.
 
     Args:
         running: `norm1.running_mean` and so on; none of them while training.

@@ -35,7 +35,7 @@ def totals(placed: list[Placed]) -> dict[str, str]:
     return {
         "parameters": f"{sum(step.parameters for step in placed):,}",
         "multiply-adds per image": f"{sum(step.multiply_adds for step in placed):,}",
-        "units of layers with weights": f"{units:,}",
+        "units in layers with weights": f"{units:,}",
     }
 
 
@@ -71,7 +71,7 @@ def _change_of_meaning(architecture: Architecture, other: Architecture, word: st
     """What a word in the rows of both stands for here and not there, empty where that is the same."""
     mine, theirs = (each.meaning(word) if each.uses(word) else None for each in (architecture, other))
     if mine is None or theirs is None:
-        return "" if mine is theirs else "none" if mine is None else f"{mine.description()}, where the other has none"
+        return "" if mine is theirs else "none" if mine is None else f"{mine.description()} (the other has none)"
     return "; ".join(mine.differences(theirs))
 
 

@@ -133,7 +133,7 @@ class Layer(Operation):
     def _changes(self, other: Any) -> dict[str, str]:
         """By field: the words for a change."""
         return {
-            "std": f"weights start {_std_in_words(self.std)}, not {_std_in_words(other.std)}",
+            "std": f"weights start with {_std_in_words(self.std)}, not {_std_in_words(other.std, self.std)}",
             "bias": f"biases start at {self.bias:g}, not {other.bias:g}",
         }
 
@@ -221,7 +221,7 @@ class Local(Layer):
         return math.prod(self.parameter_shapes(input_shape)["weight"])
 
     def description(self, input_shape: Shape = ()) -> str:
-        return f"{self.channels} kernels {self.kernel} × {self.kernel}, unshared: own weights at every position"
+        return f"{self.channels} kernels {self.kernel} × {self.kernel}, unshared (locally connected)"
 
     def _changes(self, other: Local) -> dict[str, str]:
         return {
@@ -282,6 +282,7 @@ class Norm(Operation):
     """Local response normalization across channels, LRN (section 3.3)."""
 
     prefix = "norm"
+    label = "LRN"
 
     size: int = 5
     """Channels summed: the paper's n."""
@@ -318,7 +319,7 @@ class SpatialNorm(Operation):
     """
 
     prefix = "spatial_norm"
-    label = "spatial norm"
+    label = "spatial LRN"
 
     size: int = 5
     alpha: float = 1e-3
@@ -361,7 +362,7 @@ class BatchNorm(Operation):
 
 @dataclass(frozen=True)
 class Pool(Operation):
-    """Pooling over windows, clipped at the border; a mean is over the pixels inside."""
+    """Max or average pooling over windows, clipped at the border; an average is over the pixels inside."""
 
     prefix = "pool"
 
@@ -376,7 +377,7 @@ class Pool(Operation):
 
     @property
     def label(self) -> str:
-        return "pool" if self.kind == "max" else "mean pool"
+        return "pool" if self.kind == "max" else "average pool"
 
     @property
     def sliding_window(self) -> tuple[int, int]:
@@ -387,15 +388,16 @@ class Pool(Operation):
         return channels, *(_output_side(side, self.window, self.stride, 0, self.round_up) for side in sides)
 
     def description(self, input_shape: Shape = ()) -> str:
-        return f"{self.kind} of {self.window} × {self.window}, stride {self.stride}"
+        kind = "max" if self.kind == "max" else "average"
+        return f"{kind} of {self.window} × {self.window}, stride {self.stride}"
 
 
 @dataclass(frozen=True)
 class AdaptivePool(Operation):
-    """Mean over as many windows as give side × side values (torchvision)."""
+    """Average pooling to side × side outputs, whatever the input size (torchvision)."""
 
     prefix = "avgpool"
-    label = "mean to a fixed size"
+    label = "adaptive average pool"
 
     side: int = 6
 
@@ -404,7 +406,7 @@ class AdaptivePool(Operation):
         return channels, self.side, self.side
 
     def description(self, input_shape: Shape = ()) -> str:
-        return f"mean to {self.side} × {self.side}"
+        return f"average to {self.side} × {self.side}"
 
 
 @dataclass(frozen=True)
@@ -422,7 +424,7 @@ class Dropout(Operation):
         return 1.0 if self.rescale else 1 - self.rate
 
     def description(self, input_shape: Shape = ()) -> str:
-        scaled = "rescaled in training" if self.rescale else f"× {1 - self.rate:g} after training"
+        scaled = "rescaled in training" if self.rescale else f"× {1 - self.rate:g} in evaluation"
         return f"rate {self.rate:g}, {scaled}"
 
 
@@ -454,9 +456,12 @@ def _output_side(side: int, window: int, stride: int, pad: int, round_up: bool) 
     return 1 + (-(-span // stride) if round_up else span // stride)
 
 
-def _std_in_words(std: Std) -> str:
-    words = {"he": "with standard deviation √(2 / fan-in)", "torch": "uniform within 1 / √fan-in, biases too"}
-    return words[std] if isinstance(std, str) else f"with standard deviation {std:g}"
+def _std_in_words(std: Std, other: Std = "torch") -> str:
+    """In words; without those that the other has already said."""
+    if std == "torch":
+        return "PyTorch's uniform default, biases too"
+    number = "√(2 / fan-in)" if std == "he" else f"{std:g}"
+    return f"standard deviation {number}" if other == "torch" else number
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

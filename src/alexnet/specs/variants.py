@@ -15,7 +15,7 @@ from .operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, N
 
 PAPER = Architecture(
     name="paper",
-    about="As printed in 2012, sections 3 and 5: ReLU, then normalization, then pooling; deviation 0.01 everywhere.",
+    about="As printed in 2012, sections 3 and 5: ReLU, LRN, then pooling; weights start with standard deviation 0.01.",
     layers=(
         Conv("conv1", 96, kernel=11, stride=4, then=("relu", "norm", "pool")),
         Conv("conv2", 256, kernel=5, pad=2, groups=2, bias=1, then=("relu", "norm", "pool")),
@@ -26,7 +26,7 @@ PAPER = Architecture(
         Linear("fc7", 4096, bias=1, then=("relu", "dropout")),
         Linear("fc8", None),
     ),
-    input_size=227,  # the printed 224 does not give the printed 55 × 55; docs/networks.md has the three readings
+    input_size=227,  # the printed 224 does not give the printed 55 × 55; docs/networks.md compares three readings
     norm=Norm(divided=False),
     recipe="paper",
 )
@@ -40,7 +40,7 @@ ORIGINAL = replace(
         conv5={"std": 0.03, "then": ("pool", "relu")},
     ),
     name="original",
-    about="As really run in 2012: configuration 145 of the released code, ILSVRC-2010 test errors 37.5% and 17.0%.",
+    about="As run in 2012: configuration 145 of the released code, with ILSVRC-2010 test errors of 37.5% and 17.0%.",
     input_size=224,
     norm=Norm(groups=2),
     spatial_norm=SpatialNorm(),
@@ -63,13 +63,13 @@ HALF = replace(
 CONV6 = replace(
     ORIGINAL.insert_after("conv5", Conv("conv6", 256, kernel=3, pad=1, std=0.03, bias=1, suffix="_conv6")),
     name="conv6",
-    about="A sixth convolution over the last pooling layer (section 6.1): configuration 146 of the released code.",
+    about="A sixth convolution on top of the last pooling layer (section 6.1): configuration 146 of the released code.",
 )
 
 DENSE = replace(
     PAPER.with_layers(conv2={"groups": 1}, conv4={"groups": 1}, conv5={"groups": 1}),
     name="dense",
-    about="The paper's widths without the groups of the two towers, as most notebooks have it.",
+    about="The paper's widths without the two towers (groups), as in most notebooks on the web.",
 )
 
 CAFFE = replace(
@@ -81,7 +81,7 @@ CAFFE = replace(
         fc7={"bias": 0.1, "std": 0.005},
     ),
     name="caffe",
-    about="BVLC's bvlc_alexnet: biases 0.1, k = 1, normalization across the groups.",
+    about="BVLC's bvlc_alexnet: biases start at 0.1, k = 1, LRN across the groups.",
     norm=Norm(k=1),
     dropout=Dropout(rescale=True),
     recipe="caffe",
@@ -97,7 +97,7 @@ CAFFENET = replace(
         fc7={"bias": 1},
     ),
     name="caffenet",
-    about="BVLC's bvlc_reference_caffenet: pooling before normalization, biases 1.",
+    about="BVLC's bvlc_reference_caffenet: pooling before LRN, biases start at 1.",
     recipe="caffenet",
 )
 
@@ -110,7 +110,7 @@ ONE_TOWER = replace(
         fc8={"bias": -7},
     ),
     name="one-tower",
-    about='The single column of "One weird trick" (Krizhevsky 2014), with normalization.',
+    about='The single column of "One weird trick" (Krizhevsky 2014), with LRN.',
     norm=Norm(),
     spatial_norm=None,
     recipe="one-tower",
@@ -128,7 +128,7 @@ TORCHVISION = replace(
         fc8={"std": "torch"},
     ),
     name="torchvision",
-    about="torchvision's alexnet: the widths of one-tower, padded on all sides, without normalization.",
+    about="torchvision's alexnet: the widths of one-tower, padded on all sides, without LRN.",
     norm=None,
     pool=Pool(round_up=False),
     dropout=Dropout(rescale=True),
@@ -145,7 +145,7 @@ ZFNET = replace(
         fc7={"bias": 0},
     ),
     name="zfnet",
-    about="Zeiler and Fergus (2013): kernels of 7 every 2 pixels, biases 0; its norm constants, unprinted, are ours.",
+    about="Zeiler and Fergus (2013): kernels 7 × 7 with stride 2 first, biases start at 0. LRN's constants are ours.",
     input_size=224,
     norm=Norm(),
     recipe="zfnet",
@@ -153,7 +153,7 @@ ZFNET = replace(
 
 CIFAR_18 = Architecture(
     name="cifar-18",
-    about='cuda-convnet\'s "18%" net for CIFAR-10: three convolutions, spatial normalization, mean pooling.',
+    about='cuda-convnet\'s "18%" network for CIFAR-10: three convolutions, spatial normalization, average pooling.',
     layers=(
         Conv("conv1", 32, kernel=5, pad=2, std=1e-4, then=("pool", "relu", "spatial_norm")),
         Conv("conv2", 32, kernel=5, pad=2, then=("relu", Pool("mean"), "spatial_norm")),
@@ -170,7 +170,7 @@ CIFAR_18 = Architecture(
 
 CIFAR_13 = Architecture(
     name="cifar-13",
-    about='cuda-convnet\'s "13%" net for CIFAR-10: two convolutions and two unshared ones, no normalization.',
+    about='cuda-convnet\'s "13%" network for CIFAR-10: two convolutions, two unshared (locally connected) layers.',
     layers=(
         Conv("conv1", 64, kernel=5, pad=2, std=1e-4, then=("relu", "pool")),
         Conv("conv2", 64, kernel=5, pad=2, then=("relu", "pool")),
@@ -192,7 +192,7 @@ CIFAR_11 = replace(
         local3={"channels": 64},
     ),
     name="cifar-11",
-    about='cuda-convnet\'s "11%" net for CIFAR-10: as cifar-13, with normalization across 9 maps and a wider local3.',
+    about='cuda-convnet\'s "11%" network for CIFAR-10: cifar-13 with LRN across 9 channels and a wider local3.',
     norm=Norm(size=9, alpha=1e-3, k=1),
     recipe="cifar-11",
 )
@@ -202,13 +202,13 @@ CIFAR_KERAS = replace(
     .insert_after("conv2", Conv("conv3", 64, kernel=3, pad=1, std=0.04))
     .insert_after("conv3", Conv("conv4", 32, kernel=3, pad=1, std=0.04)),
     name="cifar-keras",
-    about="cifar-11 with shared weights in layers 3 and 4 (64-64-64-32), the form that Keras can state.",
+    about="cifar-11 with ordinary convolutions as layers 3 and 4 (64-64-64-32), which Keras can express.",
     recipe="cifar-keras",
 )
 
 SMALL = Architecture(
     name="small",
-    about="Our own for 64 × 64 images, AlexNet's five and three layers made small: a quick start without a GPU.",
+    about="Our own for images of 64 × 64: AlexNet's eight layers, smaller; a quick start without a GPU.",
     layers=(
         Conv("conv1", 48, kernel=5, stride=2, pad=2, std=0.05),
         Conv("conv2", 64, kernel=3, pad=1, std="he", then=("relu", "pool")),
@@ -229,14 +229,14 @@ SMALL = Architecture(
 BATCH_NORM = replace(
     ORIGINAL,
     name="batch-norm",
-    about="original with batch norm (2015) in place of its three normalizations: for accuracy, not history.",
+    about="original with batch normalization (2015) instead of its three normalizations: for accuracy, not history.",
     norm=BatchNorm(),
     spatial_norm=None,
     recipe="modern",
 )
 
 ABLATIONS = (
-    replace(ORIGINAL, name="tanh", about="original with tanh for ReLU (section 3.1).", activation="tanh"),
+    replace(ORIGINAL, name="tanh", about="original with tanh instead of ReLU (section 3.1).", activation="tanh"),
     replace(
         ORIGINAL,
         name="no-norm",
