@@ -179,7 +179,7 @@ def test_errors_are_one_line(run, tmp_path, capsys):
     for arguments, said in (
         (["predict", str(tmp_path), "x.png"], "holds no trained network"),
         (["train", str(tmp_path / "nowhere")], "does not exist; a data set must be"),
-        (["describe", "lexnet"], "there is no variant 'lexnet'"),
+        (["describe", "lexnet"], "variant must be one of paper, original"),
         (["describe", "--recipe", "magic"], "recipe must be one of original, paper"),
         (["describe", "--output", "rates.png"], "--output needs --recipe NAME or --recipes"),
         (["describe", "--recipe", "paper", "--output", "rates.abc"], "Format 'abc' is not supported"),
