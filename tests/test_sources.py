@@ -167,7 +167,7 @@ def test_tiny_imagenet(tmp_path):
         assert Counter(split for _, split in table_of(source).values()) == {"train": 15, "val": 6}
         for name, (wnid, split) in table_of(source).items():
             assert split == "train" or f"val_{ {w: c for c, w in wnids.items()}[wnid] }" in name
-        assert "3 images without a label are skipped" in " ".join(finding.text for finding in source.findings)
+        assert "skipped 3 images without a label" in " ".join(finding.text for finding in source.findings)
 
 
 def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
@@ -179,7 +179,7 @@ def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
         lines.append(f"{path.parent.name}{path.name} {label}\n")
     for color in COLORS:
         (split_folder / "val" / color).rmdir()
-    with pytest.raises(ValueError, match=r"colors/val has 12 images \(the first val/blue00.png\) without labels"):
+    with pytest.raises(ValueError, match=r"colors/val has 12 images \(first val/blue00.png\) without labels"):
         open_source(split_folder)
     (split_folder / "val.txt").write_text("".join(lines))
     source = open_source(split_folder)
@@ -544,15 +544,13 @@ def test_a_list_selects_images(split_folder, tmp_path):
     assert table_of(again) == {source.names[n]: table_of(source)[source.names[n]] for n in chosen}
     assert again.classes == source.classes and is_of_its_color(again)
     (split_folder / source.names[chosen[0]]).unlink()
-    assert "1 of its images are no longer in colors" in next(
-        each.text for each in detect_source(tmp_path / "chosen.csv").findings
-    )
+    assert "1 image no longer in colors" in next(each.text for each in detect_source(tmp_path / "chosen.csv").findings)
 
 
 def test_images_outside_the_splits_are_a_finding(split_folder):
     write_colors(split_folder / "more", 2)
     findings = [finding.text for finding in open_source(split_folder).findings]
-    assert findings == ["colors: 6 images are not in the folder of a split, first more/blue/00.png"]
+    assert findings == ["colors: 6 images not in the folder of a split, first more/blue/00.png"]
 
 
 def test_train_works_on_a_flat_folder_and_on_an_archive_by_one_command(flat, tmp_path, capsys):

@@ -20,9 +20,11 @@ from .pack.resizing import ORIENTATION
 from .pack.workers import Failed, run_task
 from .pack.writing import max_unreadable
 from .progress import Track, run_tracked
-from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source
+from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source, counted
 from .storage.image_formats import has_wrong_suffix
 
+EXAMPLES = 5
+"""Names in a finding."""
 BRIEF = 100
 """Images checked before a training."""
 TRAITS = {
@@ -237,7 +239,7 @@ def _facts(source: Source, side: int, seconds_per_image: float, train: np.ndarra
     facts = {
         "pack": f"{_bytes(size)} at {side} pixels",
         "memory": f"{_bytes(memory())}{shuffled}",
-        "packing": f"about {_plural(minutes, 'minute')} on this machine",
+        "packing": f"about {counted(minutes, 'minute')} on this machine",
     }
     if train.any():
         largest = source.classes[train.argmax()]
@@ -247,11 +249,7 @@ def _facts(source: Source, side: int, seconds_per_image: float, train: np.ndarra
 
 def _group(level: Level, examples: Sequence[str], noun: str, text: str) -> list[Finding]:
     """One finding that counts the examples, if any, and shows the first of them."""
-    return [Finding(level, f"{_plural(len(examples), noun)}{text}", tuple(examples[:5]))] if examples else []
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+    return [Finding(level, f"{counted(len(examples), noun)}{text}", tuple(examples[:EXAMPLES]))] if examples else []
 
 
 def _bytes(count: float) -> str:

@@ -61,6 +61,11 @@ class Finding:
         return f"{self.text}{f' ({self.examples[0]} …)' if self.examples else ''}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 @dataclass(frozen=True)
 class Source:
     """Labeled images in their original storage."""

@@ -11,7 +11,7 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, hold_out
+from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted, hold_out
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
 from .label_files import Label, LabelFile, Row, is_text, split_of
@@ -113,7 +113,7 @@ class _Assignment:
         findings = []
         if count := sum(len(lookup.rows) - len(lookup.used) for lookup in lookups):
             first = next(f"{each.name}: {short(key)}" for each in lookups for key in each.rows if key not in each.used)
-            findings.append(Finding("warning", f"{count:,} labels are of missing images, the first {first}"))
+            findings.append(Finding("warning", f"{counted(count, 'label')} of missing images, first {first}"))
         return findings + list(self._unlabeled())
 
     def _unlabeled(self) -> Iterator[Finding]:
@@ -125,13 +125,13 @@ class _Assignment:
             first = self.images.paths[unlabeled[0]]
             folder = f"{self.root}/{SPLITS[split]}" if split < UNSPLIT else self.root
             if split == TEST or has_label[self.splits == split].any():
-                text = f"{folder}: {len(unlabeled):,} images without a label are skipped, first {first}"
+                text = f"{folder}: skipped {counted(len(unlabeled), 'image')} without a label, first {first}"
                 yield Finding("warning", text)
                 continue
             text = (
-                f"{folder} has {len(unlabeled):,} images (the first {first}) without labels; it must have a folder for "
-                "each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map from image to "
-                "label beside it"
+                f"{folder} has {counted(len(unlabeled), 'image')} (first {first}) without labels; it must have a "
+                "folder for each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map "
+                "from image to label beside it"
             )
             yield Finding("error", text)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
-from ..source import SPLITS, Finding, Source
+from ..source import SPLITS, Finding, Source, counted
 from ..storage.image_formats import SUFFIXES, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
@@ -60,7 +60,7 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
     findings = []
     if outside:
         first = tree.files[outside[0]][len(root) :]
-        text = f"{tree.name}: {len(outside):,} images are not in the folder of a split, first {first}"
+        text = f"{tree.name}: {counted(len(outside), 'image')} not in the folder of a split, first {first}"
         findings = [Finding("warning", text)]
     paths = tree.files.select(indices)
     images = ImageFiles(

@@ -16,7 +16,7 @@ import numpy as np
 from ...files import atomic_write
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
-from ..source import SPLITS, Finding, Source
+from ..source import SPLITS, Finding, Source, counted
 from ..storage.string_table import StringTable
 from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state, open_regular_file
 
@@ -96,7 +96,7 @@ def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
         raise ValueError(f"{path}, line {unknown.line}: the label must be one of {known}, got {unknown.label!r}")
     findings = source.findings
     if missing := len(rows) - len(indices):
-        text = f"{path.name}: {missing:,} of its images are no longer in {source.name}"
+        text = f"{path.name}: {counted(missing, 'image')} no longer in {source.name}"
         findings = (*findings, Finding("warning", text))
     return replace(
         source,
