@@ -1,9 +1,11 @@
 """An operation says everything about itself: what networks of version 0.1 and a user's own operation show."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -156,3 +158,19 @@ def test_kinds_of_operations_are_checked():
         replace(SMALL, activation="gelu")
     with pytest.raises(ValueError, match="kind of pooling must be max or mean, got 'avg'"):
         Pool("avg")
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "networks.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="needs the checkout")
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    monkeypatch.delitem(Operation.kinds, "Scale")  # this file has a Scale of its own
+    section = (
+        PAGE.read_text(encoding="utf-8").partition("## Networks and operations of your own")[2].partition("\n## ")[0]
+    )
+    names = {"alexnet": alexnet, "__name__": "example"}
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        exec(block, names)
+    network = alexnet.create(names["scaled"], 5)
+    assert network.scale2.weight.shape == (64,) and names["network"].conv1.weight.shape[0] == 96

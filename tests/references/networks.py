@@ -238,7 +238,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor = N
 
 
 def original_with_batch_norm(parameters: Parameters, images: Tensor, running: Parameters, keep: float = 0.5) -> Tensor:
-    """Config 145 in two groups, with batch norm in place of its norms across channels and nothing in place of the other.
+    """Config 145 in two groups, with batch norm for its norms across channels and nothing for the other.
 
     Args:
         running: `norm1.running_mean` and so on; none of them while training.

@@ -127,12 +127,16 @@ class AlexNet(nn.Module):
 
 
 def create(
-    name: str, num_classes: int = 1000, in_channels: int = 3, input_size: int | None = None, seed: int = 0
+    name: str | Architecture,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    input_size: int | None = None,
+    seed: int = 0,
 ) -> AlexNet:
-    """A network by name, with the initial weights that its recipe asks for.
+    """A network by name, with initial weights.
 
     Args:
-        name: one of `alexnet.variants()`.
+        name: one of `alexnet.variants()`, or an architecture of your own.
         input_size: side of the images, pixels; by default the variant's own.
         seed: of the initial weights; the same seed gives the same weights on every machine.
 
