@@ -35,6 +35,7 @@ from .model.quantization import FcPrecision
 from .preprocessing.images import ImageLike, stored_image
 from .runs.history import History
 from .runs.run import Run
+from .specs.architecture import Architecture
 from .specs.settings import TrainSettings
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
@@ -47,7 +48,8 @@ class Classifier(huggingface.HubMixin):
     """A network that learns from labeled images and classifies others.
 
     Args:
-        variant: one of `alexnet.variants()`; if None, the one that suits the size of the images in `fit`.
+        variant: one of `alexnet.variants()`, or an architecture of your own; if None, the variant that suits the size
+            of the images in `fit`.
         device: "auto", or as torch names it: "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
 
@@ -55,7 +57,7 @@ class Classifier(huggingface.HubMixin):
         ValueError: there is no such variant, device or precision.
     """
 
-    def __init__(self, variant: str | None = None, device: str = "auto", precision: str = "auto"):
+    def __init__(self, variant: str | Architecture | None = None, device: str = "auto", precision: str = "auto"):
         self._architecture = find_variant(variant) if variant else None
         self.device = pick_device(device)
         self._asked_precision = precision
