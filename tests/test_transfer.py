@@ -315,7 +315,7 @@ def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with
     weights.unlink()
     with pytest.raises(SystemExit):
         main(["train", data, "--resume", "--output", str(folder)])
-    assert f"{weights} is not there" in capsys.readouterr().err
+    assert f"{weights} does not exist" in capsys.readouterr().err
 
 
 def test_warm_restart_goes_on_with_conv1_as_it_was(run, tmp_path):
