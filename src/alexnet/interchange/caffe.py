@@ -141,7 +141,7 @@ def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Archi
             parameters = _checked(layer, "convolution_param")
             channels, _, kernel, _ = layers[layer.name][0].shape
             stride, pad, groups = _size(parameters, "stride"), _size(parameters, "pad", 0), _size(parameters, "group")
-            rows.append(Conv(f"conv{index}", channels, kernel, stride, pad, groups, then=()))
+            rows.append(Conv(f"conv{index}", channels, kernel, stride=stride, pad=pad, groups=groups, then=()))
         elif kind == "InnerProduct":
             _checked(layer, "inner_product_param")
             units = len(layers[layer.name][0]) if index < len(layers) else None

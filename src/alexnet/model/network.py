@@ -20,26 +20,12 @@ from .initialization import initialize
 from .layers import build_module
 
 TORCHVISION_NAMES = {
-    "features.0": "conv1",
-    "features.1": "relu1",
-    "features.2": "pool1",
-    "features.3": "conv2",
-    "features.4": "relu2",
-    "features.5": "pool2",
-    "features.6": "conv3",
-    "features.7": "relu3",
-    "features.8": "conv4",
-    "features.9": "relu4",
-    "features.10": "conv5",
-    "features.11": "relu5",
-    "features.12": "pool5",
-    "classifier.0": "drop5",
-    "classifier.1": "fc6",
-    "classifier.2": "relu6",
-    "classifier.3": "drop6",
-    "classifier.4": "fc7",
-    "classifier.5": "relu7",
-    "classifier.6": "fc8",
+    f"{part}.{index}": name
+    for part, names in {
+        "features": "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5",
+        "classifier": "drop5 fc6 relu6 drop6 fc7 relu7 fc8",
+    }.items()
+    for index, name in enumerate(names.split())
 }
 """Names of layers in torchvision, and here."""
 

@@ -13,25 +13,10 @@ def supports(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
 
 
-def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    return _response_norm(None, x, size, a, beta, k, groups, relu)
-
-
-def response_norm_backward(
-    g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool
+def response_norm(
+    x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool, g: Tensor | None = None
 ) -> Tensor:
-    return _response_norm(g, x, size, a, beta, k, groups, relu)
-
-
-def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    return _spatial_norm(None, x, size, a, beta, k)
-
-
-def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    return _spatial_norm(g, x, size, a, beta, k)
-
-
-def _response_norm(g, x, size, a, beta, k, groups, relu) -> Tensor:
+    """The normalized x or, given the gradient g of that, the gradient of x."""
     out, tensors = _tensor_arguments(g, x)
     images, channels, height, width = x.shape
     shape = images, channels, height * width, groups
@@ -39,10 +24,19 @@ def _response_norm(g, x, size, a, beta, k, groups, relu) -> Tensor:
     return out
 
 
-def _spatial_norm(g, x, size, a, beta, k) -> Tensor:
+def response_norm_backward(g: Tensor, x: Tensor, *constants) -> Tensor:
+    return response_norm(x, *constants, g=g)
+
+
+def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float, g: Tensor | None = None) -> Tensor:
+    """The normalized x or, given the gradient g of that, the gradient of x."""
     out, tensors = _tensor_arguments(g, x)
     library().spatial_norm(*tensors, *x.shape, size, a, beta, k, torch.get_num_threads())
     return out
+
+
+def spatial_norm_backward(g: Tensor, x: Tensor, *constants) -> Tensor:
+    return spatial_norm(x, *constants, g=g)
 
 
 def _tensor_arguments(g: Tensor | None, x: Tensor) -> tuple[Tensor, tuple]:

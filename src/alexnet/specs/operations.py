@@ -138,18 +138,17 @@ class Layer(Operation):
         }
 
 
-@renamed_fields(maps="channels", number="suffix")
 @dataclass(frozen=True)
-class Conv(Layer):
-    """A convolution."""
+class _Convolution(Layer):
+    """What shared and unshared convolutions have in common."""
 
     channels: int
     kernel: int
-    stride: int = 1
+    _: KW_ONLY
     pad: int = 0
-    groups: int = 1
-    round_up: bool = False
-    """Round the output size up: windows that hang over the right and bottom edge read zeros."""
+    stride = 1
+    groups = 1
+    round_up = False
 
     @property
     def sliding_window(self) -> tuple[int, int]:
@@ -165,10 +164,6 @@ class Conv(Layer):
         window = self.kernel, self.stride, self.pad, self.round_up
         return self.channels, *(_output_side(side, *window) for side in sides)
 
-    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        weight = self.channels, input_shape[0] // self.groups, self.kernel, self.kernel
-        return {"weight": weight, "bias": (self.channels,)}
-
     def multiply_adds(self, input_shape: Shape) -> int:
         return math.prod(self.output_shape(input_shape)) * self.fan_in(input_shape)
 
@@ -180,7 +175,7 @@ class Conv(Layer):
         words += ["size rounded up"] if self.round_up else []
         return ", ".join(words)
 
-    def _changes(self, other: Conv) -> dict[str, str]:
+    def _changes(self, other: _Convolution) -> dict[str, str]:
         rounded = "rounded up, with zeros on the right and at the bottom" if self.round_up else "rounded down"
         return {
             "channels": f"{self.channels} kernels, not {other.channels}",
@@ -194,20 +189,24 @@ class Conv(Layer):
 
 @renamed_fields(maps="channels", number="suffix")
 @dataclass(frozen=True)
-class Local(Layer):
+class Conv(_Convolution):
+    """A convolution."""
+
+    _: KW_ONLY
+    stride: int = 1
+    groups: int = 1
+    round_up: bool = False
+    """Round the output size up: windows that hang over the right and bottom edge read zeros."""
+
+    def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        weight = self.channels, input_shape[0] // self.groups, self.kernel, self.kernel
+        return {"weight": weight, "bias": (self.channels,)}
+
+
+@renamed_fields(maps="channels", number="suffix")
+@dataclass(frozen=True)
+class Local(_Convolution):
     """An unshared convolution, with weights and biases of its own at every position (cuda-convnet's `local`)."""
-
-    channels: int
-    kernel: int
-    pad: int = 0
-
-    @property
-    def sliding_window(self) -> tuple[int, int]:
-        return self.kernel, 1
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        _, *sides = _feature_maps(input_shape)
-        return self.channels, *(_output_side(side, self.kernel, 1, self.pad, False) for side in sides)
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         positions = math.prod(self.output_shape(input_shape)[1:])
@@ -217,18 +216,8 @@ class Local(Layer):
     def fan_in(self, input_shape: Shape) -> int:
         return self.parameter_shapes(input_shape)["weight"][1]
 
-    def multiply_adds(self, input_shape: Shape) -> int:
-        return math.prod(self.parameter_shapes(input_shape)["weight"])
-
     def description(self, input_shape: Shape = ()) -> str:
-        return f"{self.channels} kernels {self.kernel} × {self.kernel}, unshared (locally connected)"
-
-    def _changes(self, other: Local) -> dict[str, str]:
-        return {
-            "channels": f"{self.channels} kernels, not {other.channels}",
-            "kernel": f"kernels {self.kernel} × {self.kernel}, not {other.kernel} × {other.kernel}",
-            "pad": f"pad {self.pad}, not {other.pad}",
-        } | super()._changes(other)
+        return f"{super().description()}, unshared (locally connected)"
 
 
 @renamed_fields(number="suffix")
