@@ -12,8 +12,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from references import normalization as reference
 
-from alexnet.normalization import reference
 from alexnet.preprocessing.crops import Crops
 from alexnet.preprocessing.preprocessing import Preprocessing
 

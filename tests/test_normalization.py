@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from references import normalization as reference
 
 from alexnet import response_norm, spatial_norm
 from alexnet.kernels import library
-from alexnet.normalization import reference
 
 
 def signed(*shape, dtype=torch.float64):

@@ -1,7 +1,4 @@
-"""Both response normalizations as written in their formulas, slow and differentiated by torch.
-
-The tests hold every other implementation to these.
-"""
+"""Both response normalizations as written in their formulas, slow and differentiated by torch."""
 
 from __future__ import annotations
 
