@@ -112,7 +112,7 @@ def test_the_ema_is_that_of_pytorch():
 
     ours, theirs = WeightEMA(network, 0.3), AveragedModel(network, avg_fn=documented, use_buffers=True)
     theirs.update_parameters(network)  # the first only copies the initial weights
-    with ours.weights_shown():
+    with ours.showing(average=False):
         for step in range(1, 6):  # (1 + t) / (10 + t) reaches 0.3 at the third
             network(torch.randn(2, 3, 5, 5))
             with torch.no_grad():
@@ -120,7 +120,7 @@ def test_the_ema_is_that_of_pytorch():
             ours.update(step)
             theirs.update_parameters(network)
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        with ours.average_shown():
+        with ours.showing(average=True):
             for name, expected in theirs.module.state_dict().items():
                 if expected.is_floating_point():
                     torch.testing.assert_close(network.state_dict()[name], expected)
@@ -133,7 +133,7 @@ def test_the_ema_soon_forgets_the_initial_weights():
     network = nn.Linear(1, 1, bias=False)
     nn.init.ones_(network.weight)
     ema = WeightEMA(network, 0.998)
-    with ema.weights_shown():
+    with ema.showing(average=False):
         nn.init.zeros_(network.weight)
         for step in range(1, 6):
             ema.update(step)

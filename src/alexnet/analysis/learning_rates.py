@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..specs.recipe import Recipe
+from ..specs.recipe_description import spans
 from ..specs.schedules import NEW
-from ..specs.timeline import spans
 
 POINTS = 60
 """Points per span."""

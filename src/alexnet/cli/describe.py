@@ -64,9 +64,8 @@ def describe(
 def _describe_recipes(name: str | None, output: Path | None) -> None:
     """One recipe, or a list of all."""
     from ..console import console, print_facts, print_table
-    from ..specs.recipe_description import recipe_facts
+    from ..specs.recipe_description import SPAN_HEAD, recipe_facts, span_rows
     from ..specs.recipes import RECIPES, recipe
-    from ..specs.timeline import SPAN_HEAD, span_rows
 
     if output is not None and not output.suffix:
         raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")

@@ -117,7 +117,7 @@ class Checkpoints:
     def _save_last(self) -> None:
         folder, bundle, ema = self.run.folder, self.training.bundle, self.training.ema
         extra = {f"{VELOCITY}{name}": velocity for name, velocity in self.training.optimizer.velocities().items()}
-        with ema.average_shown():
+        with ema.showing(average=True):
             extra |= {f"{NOT_AVERAGED}{name}": weights for name, weights in ema.hidden.items()}
             bundle.save(folder / NEXT, extra=extra, notes={"progress": vars(self.training.progress)})
         for older, newer in pairwise((*reversed(EARLIER), LAST, NEXT)):

@@ -64,8 +64,8 @@ class Architecture:
     def operations(self, layer: Layer) -> list[tuple[str, Operation]]:
         """A row and the steps that follow it, under the names that they have in the network: conv1, relu1, norm1 …"""
         meanings = [step if isinstance(step, Operation) else self.meaning(step) for step in layer.then]
-        steps = [(f"{step.prefix}{layer.step_suffix}", step) for step in meanings if step is not None]
-        return [(layer.name, layer), *steps]
+        suffix = layer.suffix or "".join(filter(str.isdigit, layer.name))
+        return [(layer.name, layer), *((f"{step.prefix}{suffix}", step) for step in meanings if step is not None)]
 
     def meaning(self, word: str) -> Operation | None:
         """What a word in a row stands for; None where the network leaves that step out."""

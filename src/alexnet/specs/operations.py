@@ -2,18 +2,7 @@
 
 An operation is a frozen dataclass here and an `nn.Module` in `model/layers.py`, and nothing else needs to know it.
 (Caffe and Keras have words of their own for some: `interchange/`.) To add one, derive from `Operation`, override what
-differs from an elementwise operation without parameters, and register a module:
-
-    @dataclass(frozen=True)
-    class Scale(Operation):
-        prefix = "scale"
-
-        def parameter_shapes(self, input_shape):
-            return {"weight": input_shape[:1]}
-
-    @module_for(Scale)
-    class ChannelScale(nn.Module):
-        def __init__(self, scale, input_shape): ...
+differs from an elementwise operation without parameters, and register a module (example: docs/networks.md).
 
 Shapes have no batch dimension: (channels, height, width), or (units,) once flattened. Sizes follow the 2012 code
 (`layer.py`): out = 1 + (in + 2 · pad − window) / stride, rounded down or up as the operation says.
@@ -22,7 +11,7 @@ Shapes have no batch dimension: (channels, height, width), or (units,) once flat
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..compat import renamed_fields
@@ -43,8 +32,8 @@ class Operation:
 
     prefix: ClassVar[str] = ""
     """Begins its name in a network: "pool" gives pool1, pool2 …"""
-    takes_vectors: ClassVar[bool] = False
-    """Whether feature maps are flattened before it."""
+    takes: ClassVar[Literal["anything", "maps", "vectors"]] = "anything"
+    """Its inputs: feature maps alone, vectors alone (feature maps are flattened before it), or both."""
     kinds: ClassVar[dict[str, type[Operation]]] = {}
     """Every operation by the name under which it is stored."""
 
@@ -75,7 +64,7 @@ class Operation:
 
         Raises:
             InputTooSmall: a window does not fit.
-            ValueError: the input does not fit otherwise.
+            ValueError: the number of channels does not fit.
         """
         return input_shape
 
@@ -113,17 +102,9 @@ class Layer(Operation):
     suffix: str = ""
     """Ends the names of the steps that follow; empty for the digits of `name`."""
 
-    @property
-    def step_suffix(self) -> str:
-        return self.suffix or "".join(filter(str.isdigit, self.name))
-
     def fan_in(self, input_shape: Shape) -> int:
         """Inputs that one output sums."""
         return math.prod(self.parameter_shapes(input_shape)["weight"][1:])
-
-    def for_classes(self, num_classes: int) -> Layer:
-        """The layer with one unit per class, if it is the one that gives the class scores."""
-        return self
 
     def differences(self, other: Operation) -> list[str]:
         if type(self) is not type(other):
@@ -142,6 +123,8 @@ class Layer(Operation):
 class _Convolution(Layer):
     """What shared and unshared convolutions have in common."""
 
+    takes = "maps"
+
     channels: int
     kernel: int
     _: KW_ONLY
@@ -155,7 +138,7 @@ class _Convolution(Layer):
         return self.kernel, self.stride
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        inputs, *sides = _feature_maps(input_shape)
+        inputs, *sides = input_shape
         if inputs % self.groups or self.channels % self.groups:
             raise ValueError(
                 f"groups must divide the {inputs} channels that it reads and the {self.channels} that it gives, got "
@@ -225,14 +208,11 @@ class Local(_Convolution):
 class Linear(Layer):
     """A fully connected layer."""
 
-    takes_vectors = True
+    takes = "vectors"
 
     units: int | None
     """None: one per class."""
     then: tuple[str | Operation, ...] = field(default=(), kw_only=True)
-
-    def for_classes(self, num_classes: int) -> Linear:
-        return replace(self, units=num_classes) if self.units is None else self
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (self.units,)
@@ -272,6 +252,7 @@ class Norm(Operation):
 
     prefix = "norm"
     label = "LRN"
+    takes = "maps"
 
     size: int = 5
     """Channels summed: the paper's n."""
@@ -289,9 +270,8 @@ class Norm(Operation):
         return self.alpha if self.divided else self.alpha * self.size
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        channels, *_ = _feature_maps(input_shape)
-        if channels % self.groups:
-            raise ValueError(f"groups must divide the {channels} channels, got {self.groups}")
+        if input_shape[0] % self.groups:
+            raise ValueError(f"groups must divide the {input_shape[0]} channels, got {self.groups}")
         return input_shape
 
     def description(self, input_shape: Shape = ()) -> str:
@@ -309,6 +289,7 @@ class SpatialNorm(Operation):
 
     prefix = "spatial_norm"
     label = "spatial LRN"
+    takes = "maps"
 
     size: int = 5
     alpha: float = 1e-3
@@ -318,9 +299,6 @@ class SpatialNorm(Operation):
     @property
     def sliding_window(self) -> tuple[int, int]:
         return self.size, 1
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return _feature_maps(input_shape)
 
     def description(self, input_shape: Shape = ()) -> str:
         window = f"{self.size} × {self.size} positions"
@@ -335,9 +313,7 @@ class BatchNorm(Operation):
 
     prefix = "norm"
     label = "batch norm"
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return _feature_maps(input_shape)
+    takes = "maps"
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"weight": input_shape[:1], "bias": input_shape[:1]}
@@ -354,6 +330,7 @@ class Pool(Operation):
     """Max or average pooling over windows, clipped at the border; an average is over the pixels inside."""
 
     prefix = "pool"
+    takes = "maps"
 
     kind: Literal["max", "mean"] = "max"
     window: int = 3
@@ -373,7 +350,7 @@ class Pool(Operation):
         return self.window, self.stride
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        channels, *sides = _feature_maps(input_shape)
+        channels, *sides = input_shape
         return channels, *(_output_side(side, self.window, self.stride, 0, self.round_up) for side in sides)
 
     def description(self, input_shape: Shape = ()) -> str:
@@ -387,12 +364,12 @@ class AdaptivePool(Operation):
 
     prefix = "avgpool"
     label = "adaptive average pool"
+    takes = "maps"
 
     side: int = 6
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        channels, *_ = _feature_maps(input_shape)
-        return channels, self.side, self.side
+        return input_shape[0], self.side, self.side
 
     def description(self, input_shape: Shape = ()) -> str:
         return f"average to {self.side} × {self.side}"
@@ -428,13 +405,6 @@ class Flatten(Operation):
 
     def description(self, input_shape: Shape = ()) -> str:
         return "to a vector"
-
-
-def _feature_maps(shape: Shape) -> Shape:
-    """The shape, if it is (channels, height, width)."""
-    if len(shape) != 3:
-        raise ValueError(f"input must be feature maps (channels, height, width), got {shape}")
-    return shape
 
 
 def _output_side(side: int, window: int, stride: int, pad: int, round_up: bool) -> int:

@@ -7,12 +7,12 @@ standardized inputs to a larger one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from ..compat import renamed_fields
-from .checks import Check, is_integer, is_real
 from .schedules import NEW, LearningRates, Schedule
 
 
@@ -49,8 +49,18 @@ class ColorShift:
     """Divide the image by 1 + std afterwards, as run in 2012; not in evaluation."""
 
 
-def _is_positive(value: Any) -> bool:
-    return is_real(value) and value > 0
+Check = tuple[Callable[[Any], bool], str]
+"""Whether a value is valid, and what it must be, as in "lr must be > 0"."""
+
+
+def is_integer(value: object, least: int) -> bool:
+    """Whether a value is an integer, Python's or NumPy's, and large enough."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def is_real(value: object) -> bool:
+    """Whether a value is a finite number, Python's or NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_factors(values: Iterable[Any]) -> bool:
@@ -67,7 +77,7 @@ CHECKS: dict[str, Check] = {
     **dict.fromkeys(("lr_factor", "mixup", "cutmix"), (lambda x: is_real(x) and x >= 0, ">= 0")),
     **dict.fromkeys(("momentum", "label_smoothing"), (lambda x: is_real(x) and 0 <= x < 1, ">= 0 and < 1")),
     **dict.fromkeys(
-        ("max_grad_norm", "lars_trust_coefficient"), (lambda x: x is None or _is_positive(x), "> 0, or None")
+        ("max_grad_norm", "lars_trust_coefficient"), (lambda x: x is None or (is_real(x) and x > 0), "> 0, or None")
     ),
     **dict.fromkeys(("flip", "decay_biases"), (lambda x: isinstance(x, bool), "True or False")),
     "min_steps": (lambda x: is_integer(x, 0), "an integer >= 0"),

@@ -30,25 +30,34 @@ def _until(
     return Segment(epoch, LearningRates(weights, biases, layers or {}, color_shift))
 
 
-def _piecewise(*segments: Segment) -> Piecewise:
-    return Piecewise(segments)
-
-
 def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
-    return {layer: (0.0, 0.0) for layer in layers}
+    return dict.fromkeys(layers, (0.0, 0.0))
 
+
+def _by_hand(*ends: float, biases: float = 0.002, late: tuple[str, ...] = ("conv1",)) -> Piecewise:
+    """The six segments of 2012: the learning rate falls twice, the layers in `late` are slowed down without the color
+    shift, then frozen, and the learning rate of the others falls once more."""
+    slow, frozen = dict.fromkeys(late, (0.00001, biases)), _frozen(*late)
+    lrs = (0.01, 0.02, {}), (0.001, biases, {}), (0.0001, biases, {})
+    lrs += (0.0001, biases, slow), (0.0001, biases, frozen), (0.00001, biases, frozen)
+    return Piecewise(tuple(_until(end, *each, not each[-1]) for end, each in zip(ends, lrs, strict=True)))
+
+
+def _switched(schedule: DiscretizedExponential | SmoothDecay, color_shift_until: float) -> LateChanges:
+    return LateChanges(schedule, epochs=95, color_shift_until=color_shift_until, frozen_from={"conv1": 74})
+
+
+def _cifar(*ends: float) -> Piecewise:
+    lrs = (0.001, 0.002), (0.0001, 0.0002), (0.00001, 0.00002)
+    return Piecewise(tuple(_until(end, *each) for end, each in zip(ends, lrs, strict=True)))
+
+
+FOUR_LEVELS = DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002))
 
 ORIGINAL = Recipe(
     name="original",
     about="The author's script of 2012 (`run4.sh`), with conv1 frozen late and the color shift off, as in 145.",
-    schedule=_piecewise(
-        _until(22, 0.01, 0.02),
-        _until(49, 0.001, 0.002),
-        _until(66, 0.0001, 0.002),
-        _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
-        _until(81, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-        _until(95, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
-    ),
+    schedule=_by_hand(22, 49, 66, 73, 81, 95),
     epochs=95,
     color_shift=ColorShift(),
     crop_group=32,
@@ -66,26 +75,14 @@ SCRIPTED = replace(
     ORIGINAL,
     name="scripted",
     about="`run4.sh` of 2012 to the letter, for the four-GPU network 120: conv1 and conv2 are frozen late.",
-    schedule=_piecewise(
-        *ORIGINAL.schedule.segments[:3],
-        _until(73, 0.0001, 0.002, {"conv1": (0.00001, 0.002), "conv2": (0.00001, 0.002)}, color_shift=False),
-        _until(81, 0.0001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
-        _until(95, 0.00001, 0.002, _frozen("conv1", "conv2"), color_shift=False),
-    ),
+    schedule=_by_hand(22, 49, 66, 73, 81, 95, late=("conv1", "conv2")),
 )
 
 BY_HAND = replace(
     ORIGINAL,
     name="by-hand",
     about="Configuration 145 on ILSVRC-2010, by its author's notes: the run with errors of 37.5% and 17.0%.",
-    schedule=_piecewise(
-        _until(23, 0.01, 0.02),
-        _until(51, 0.001, 0.002),  # the notes do not say when that of the biases fell
-        _until(68, 0.0001, 0.002),
-        _until(72, 0.0001, 0.002, {"conv1": (0.00001, 0.002)}, color_shift=False),
-        _until(78, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-        _until(93, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
-    ),
+    schedule=_by_hand(23, 51, 68, 72, 78, 93),  # the notes do not say when that of the biases fell: here at 23
     epochs=93,
 )
 
@@ -93,14 +90,7 @@ BY_HAND_2012 = replace(
     ORIGINAL,
     name="by-hand-2012",
     about="Configuration 145 on ILSVRC-2012, by its author's notes: 40.7% and 18.2%; biases stay at 0.02.",
-    schedule=_piecewise(
-        _until(25, 0.01, 0.02),
-        _until(51, 0.001, 0.02),
-        _until(67, 0.0001, 0.02),
-        _until(72, 0.0001, 0.02, {"conv1": (0.00001, 0.02)}, color_shift=False),
-        _until(79, 0.0001, 0.02, _frozen("conv1"), color_shift=False),
-        _until(91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
-    ),
+    schedule=_by_hand(25, 51, 67, 72, 79, 91, biases=0.02),
     epochs=91,
 )
 
@@ -109,10 +99,12 @@ WARM_RESTART = replace(
     name="warm-restart",
     about="by-hand-2012 restarted: learning rate back up, conv1 still frozen; 40.3% and 18.0%.",
     input=PRETRAINED,
-    schedule=_piecewise(  # epochs 91 to 135 of that run
-        _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
-        _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
-        _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
+    schedule=Piecewise(
+        (  # epochs 91 to 135 of that run
+            _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
+            _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
+            _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
+        )
     ),
     epochs=135 - 91,
 )
@@ -122,14 +114,16 @@ FINE_TUNE = replace(
     name="fine-tune",
     about="Configuration 146 fine-tuned from Fall 2011 to ILSVRC-2012, by its author's notes: 39.0% and 16.6%.",
     # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
-    schedule=_piecewise(
-        _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
-        _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
-        _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
-        _until(22, 0.001, 0.002, _frozen("conv1")),
-        _until(38, 0.0001, 0.002, _frozen("conv1")),
-        _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-        _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
+    schedule=Piecewise(
+        (
+            _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
+            _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
+            _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
+            _until(22, 0.001, 0.002, _frozen("conv1")),
+            _until(38, 0.0001, 0.002, _frozen("conv1")),
+            _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
+            _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
+        )
     ),
     epochs=54,
     input=PRETRAINED,
@@ -146,36 +140,21 @@ EXPONENTIAL = replace(
     ORIGINAL,
     name="exponential",
     about="Configuration 155, December 2012: exponential decay from 0.02 to 0.000005; 40.7% and 18.5%.",
-    schedule=LateChanges(
-        SmoothDecay(peak_lr=0.02, final_div_factor=4000, shape="exponential", bias_lr_factor=2),
-        epochs=95,
-        color_shift_until=61,
-        frozen_from={"conv1": 74},
-    ),
+    schedule=_switched(SmoothDecay(0.02, final_div_factor=4000, shape="exponential", bias_lr_factor=2), 61),
 )
 
 LEVELS = replace(
     ORIGINAL,
     name="levels",
     about="Configuration 170, January 2013: four levels, 250 times apart, no worse than by hand; 40.5% and 18.0%.",
-    schedule=LateChanges(
-        DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
-        epochs=95,
-        color_shift_until=68,
-        frozen_from={"conv1": 74},
-    ),
+    schedule=_switched(FOUR_LEVELS, 68),
 )
 
 JUMPY = replace(
     ORIGINAL,
     name="jumpy",
     about="Configuration 174, January 2013: four levels, 500 times apart, with jumps back up; 40.4% and 18.0%.",
-    schedule=LateChanges(
-        DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=500, bias_lrs=(0.02, 0.002), jumps=True),
-        epochs=95,
-        color_shift_until=62,
-        frozen_from={"conv1": 74},
-    ),
+    schedule=_switched(replace(FOUR_LEVELS, final_div_factor=500, jumps=True), 62),
 )
 
 ZFNET = Recipe(
@@ -188,7 +167,7 @@ ZFNET = Recipe(
 ONE_TOWER = Recipe(
     name="one-tower",
     about='"One weird trick" (2014): four levels from 0.01 to 250 times less.',
-    schedule=DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002)),
+    schedule=FOUR_LEVELS,
     color_shift=ColorShift(),
 )
 
@@ -237,37 +216,22 @@ LARS = replace(
 )
 
 
-def _cifar(name: str, about: str, drops: tuple[int, int, int], weight_decay: dict[str, float]) -> Recipe:
-    """A recipe of cuda-convnet.
-
-    Args:
-        drops: epochs at which the learning rate is divided by 10; the last one is the end.
-    """
-    levels = zip(drops, (0.001, 0.0001, 0.00001), (0.002, 0.0002, 0.00002), strict=True)
-    return Recipe(
-        name=name,
-        about=about,
-        schedule=Piecewise(tuple(_until(*level) for level in levels)),
-        epochs=drops[-1],
-        weight_decay=weight_decay,
-        flip=False,
-        shuffle="once",
-    )
-
-
-CIFAR_18 = _cifar(
-    "cifar-18",
-    "cuda-convnet's CIFAR-10 run: 120 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
-    (120, 130, 140),
-    {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc8": 1.0},
+CIFAR_18 = Recipe(
+    name="cifar-18",
+    about="cuda-convnet's CIFAR-10 run: 120 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
+    schedule=_cifar(120, 130, 140),
+    epochs=140,
+    weight_decay={"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc8": 1.0},
+    flip=False,
+    shuffle="once",
 )
 CIFAR_13 = replace(
-    _cifar(
-        "cifar-13",
-        "The published run of the 11% network: 500 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
-        (500, 510, 520),
-        {"local3": 0.004, "local4": 0.004, "fc8": 0.004},
-    ),
+    CIFAR_18,
+    name="cifar-13",
+    about="The published run of the 11% network: 500 epochs, then 10 at 1/10 and 10 at 1/100 of the learning rate.",
+    schedule=_cifar(500, 510, 520),
+    epochs=520,
+    weight_decay={"local3": 0.004, "local4": 0.004, "fc8": 0.004},
     flip=True,
 )
 CIFAR_11 = replace(

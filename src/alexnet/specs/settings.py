@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .architecture import Architecture
-from .checks import Check, is_integer, is_real
-from .recipe import Recipe
+from .recipe import Check, Recipe, is_integer, is_real
 
 MicroBatch = int | Literal["auto"] | None
 

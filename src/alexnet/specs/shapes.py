@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .architecture import Architecture
-from .operations import Flatten, InputTooSmall, Layer, Operation, Shape
+from .operations import Flatten, InputTooSmall, Layer, Linear, Operation, Shape
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,14 @@ def _infer_shapes(architecture: Architecture, num_classes: int, in_channels: int
     field, jump = 1, 1  # receptive field, and distance in input pixels between neighboring values
     for layer in architecture.layers:
         named = architecture.operations(layer)
-        if layer.takes_vectors and len(shape) > 1:
+        if layer.takes == "vectors" and len(shape) > 1:
             named.insert(0, ("flatten", Flatten()))
         for name, operation in named:
-            operation = operation.for_classes(num_classes) if isinstance(operation, Layer) else operation
+            if isinstance(operation, Linear) and operation.units is None:
+                operation = replace(operation, units=num_classes)
             try:
+                if operation.takes == "maps" and len(shape) != 3:
+                    raise ValueError(f"input must be feature maps (channels, height, width), got {shape}")
                 input_shape, shape = shape, operation.output_shape(shape)
             except InputTooSmall as error:
                 raise InputTooSmall(f"{name} {error}") from None

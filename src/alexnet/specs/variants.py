@@ -13,6 +13,11 @@ from dataclasses import replace
 from .architecture import Architecture
 from .operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 
+
+def _each(*layers: str, **fields: float | str) -> dict[str, dict]:
+    return dict.fromkeys(layers, fields)
+
+
 PAPER = Architecture(
     name="paper",
     about="As printed in 2012, sections 3 and 5: ReLU, LRN, then pooling; weights start with standard deviation 0.01.",
@@ -35,8 +40,7 @@ ORIGINAL = replace(
     PAPER.with_layers(
         conv1={"round_up": True, "then": ("norm", "pool", "relu")},
         conv2={"then": ("relu", "norm", "spatial_norm", "pool")},
-        conv3={"std": 0.03},
-        conv4={"std": 0.03},
+        **_each("conv3", "conv4", std=0.03),
         conv5={"std": 0.03, "then": ("pool", "relu")},
     ),
     name="original",
@@ -74,11 +78,8 @@ DENSE = replace(
 
 CAFFE = replace(
     PAPER.with_layers(
-        conv2={"bias": 0.1},
-        conv4={"bias": 0.1},
-        conv5={"bias": 0.1},
-        fc6={"bias": 0.1, "std": 0.005},
-        fc7={"bias": 0.1, "std": 0.005},
+        **_each("conv2", "conv4", "conv5", bias=0.1),
+        **_each("fc6", "fc7", bias=0.1, std=0.005),
     ),
     name="caffe",
     about="BVLC's bvlc_alexnet: biases start at 0.1, k = 1, LRN across the groups.",
@@ -91,10 +92,7 @@ CAFFENET = replace(
     CAFFE.with_layers(
         conv1={"then": ("relu", "pool", "norm")},
         conv2={"then": ("relu", "pool", "norm"), "bias": 1},
-        conv4={"bias": 1},
-        conv5={"bias": 1},
-        fc6={"bias": 1},
-        fc7={"bias": 1},
+        **_each("conv4", "conv5", "fc6", "fc7", bias=1),
     ),
     name="caffenet",
     about="BVLC's bvlc_reference_caffenet: pooling before LRN, biases start at 1.",
@@ -120,12 +118,9 @@ TORCHVISION = replace(
     ONE_TOWER.with_layers(
         conv1={"pad": 2, "round_up": False, "then": ("relu", "pool"), "std": "torch"},
         conv2={"then": ("relu", "pool"), "std": "torch"},
-        conv3={"std": "torch"},
-        conv4={"std": "torch"},
         conv5={"then": ("relu", "pool", AdaptivePool(6), "dropout"), "std": "torch"},
-        fc6={"std": "torch"},
-        fc7={"std": "torch", "then": ("relu",)},
-        fc8={"std": "torch"},
+        fc7={"then": ("relu",), "std": "torch"},
+        **_each("conv3", "conv4", "fc6", "fc8", std="torch"),
     ),
     name="torchvision",
     about="torchvision's alexnet: the widths of one-tower, padded on all sides, without LRN.",
@@ -139,10 +134,7 @@ ZFNET = replace(
     DENSE.with_layers(
         conv1={"kernel": 7, "stride": 2, "pad": 1, "then": ("relu", "pool", "norm")},
         conv2={"stride": 2, "pad": 0, "bias": 0, "then": ("relu", "pool", "norm")},
-        conv4={"bias": 0},
-        conv5={"bias": 0},
-        fc6={"bias": 0},
-        fc7={"bias": 0},
+        **_each("conv4", "conv5", "fc6", "fc7", bias=0),
     ),
     name="zfnet",
     about="Zeiler and Fergus (2013): kernels 7 × 7 with stride 2 first, biases start at 0. LRN's constants are ours.",

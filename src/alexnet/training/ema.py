@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +40,14 @@ class WeightEMA:
             self.hidden[name].copy_(weights.pop(name))
         torch._foreach_lerp_([self.hidden[name] for name in weights], list(weights.values()), 1 - decay)
 
-    def weights_shown(self) -> AbstractContextManager:
-        """The network holds the weights within this context, and after it what it held before."""
-        return self._showing(average=False)
-
-    def average_shown(self) -> AbstractContextManager:
-        """The network holds the average within this context, and after it what it held before."""
-        return self._showing(average=True)
-
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights, while the network holds the average."""
         for name, tensor in self.hidden.items():
             tensor.copy_(weights[name])
 
     @contextlib.contextmanager
-    def _showing(self, average: bool) -> Iterator[None]:
+    def showing(self, average: bool) -> Iterator[None]:
+        """The network holds the average, or the weights, within this context, and after it what it held before."""
         showed_average = self._shows_average
         self._show(average)
         try:
@@ -67,8 +59,7 @@ class WeightEMA:
     def _show(self, average: bool) -> None:
         if average == self._shows_average:
             return
-        self._shows_average = average
-        shown = self.network.state_dict()
+        self._shows_average, shown = average, self.network.state_dict()
         for name, hidden in self.hidden.items():
             kept = hidden.clone()
             hidden.copy_(shown[name])

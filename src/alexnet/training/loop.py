@@ -122,7 +122,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
         training.network.train()
         reader = read_batches(plan.packed, order, recipe.batch_size, training.device, progress.batch)
-        with training.ema.weights_shown(), closing(reader):
+        with training.ema.showing(average=False), closing(reader):
             for batch, waited_s in _timed(reader):
                 total_waited_s += waited_s
                 lrs = training.learning_rates(progress.batch)

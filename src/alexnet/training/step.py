@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from ..data.batches import Batch
 from ..device import Precision, autocast
 from ..model.layers import PlainDropout
+from ..model.network import are_watched
 from ..preprocessing.mixing import Mix
 from ..specs.recipe import Recipe
 from ..specs.settings import MicroBatch
-from .graph import graphed
 from .optimizer import PaperSGD
 
 
@@ -80,7 +81,7 @@ class MicroBatches:
         self.notice = None
         size = min(self.micro_batch_size or len(views), len(views))
         if self._forward is None:
-            self._forward = graphed(self.network, views, self.precision) if self.micro_batch is None else self.network
+            self._forward = _graphed(self.network, views, self.precision) if self.micro_batch is None else self.network
         with self._dropout_over(len(views)) if self.micro_batch is not None else contextlib.nullcontext():
             statistics, fitting = None, size
             while statistics is None:
@@ -169,6 +170,27 @@ class _BatchDropout:
             mask = torch.empty(self.batch_size, *x.shape[1:], device=x.device).bernoulli_(self.keep)
             self.mask = mask / self.keep if self.rescale else mask
         return x * self.mask[self.rows].to(x.dtype)
+
+
+def _graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """The network's forward pass in training; with ALEXNET_CUDA_GRAPH=1, two CUDA graphs for it and its backward pass.
+
+    They launch once instead of once per kernel. The network itself stays for evaluation, for the last batch of an
+    epoch, which is smaller, and for hooks, which graphs do not call.
+    """
+    if not views.is_cuda or os.environ.get("ALEXNET_CUDA_GRAPH") != "1":
+        return network
+    captured = nn.Sequential(network).train()  # torch replaces its `forward`, and leaves that of the network
+    # Autocast's cache would keep using the weights as they were cast while capturing.
+    casts = torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    with casts, torch.random.fork_rng([views.device]):  # capturing draws dropout masks
+        torch.cuda.make_graphed_callables(captured, (torch.empty_like(views),))
+
+    def forward(batch: Tensor) -> Tensor:
+        replayable = batch.shape == views.shape and not are_watched(network.modules())
+        return captured(batch) if replayable else network(batch)
+
+    return forward
 
 
 def is_out_of_memory(error: BaseException) -> bool:
