@@ -24,7 +24,7 @@ import pytest
 from PIL import Image, features
 
 from alexnet.data.check import check_source
-from alexnet.data.pack import writing
+from alexnet.data.pack import packing
 from alexnet.data.pack.packing import PackOptions, make_pack
 from alexnet.data.sources import idx
 from alexnet.data.sources.detection import detect_source
@@ -175,7 +175,7 @@ def root(tmp_path, monkeypatch, must_end):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "root").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(writing, "MAX_UNREADABLE", 1.0)
+    monkeypatch.setattr(packing, "MAX_UNREADABLE", 1.0)
     with warnings.catch_warnings(action="ignore"):  # Pillow's, of what it mends by itself
         yield tmp_path / "root"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "root"]

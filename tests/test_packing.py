@@ -16,7 +16,7 @@ import pytest
 from conftest import write_colors
 from PIL import Image
 
-from alexnet.data.pack import writing
+from alexnet.data.pack import packing
 from alexnet.data.pack.packing import PackOptions, make_pack
 from alexnet.data.pack.reading import damaged_images, open_pack
 from alexnet.data.sources.detection import open_source
@@ -25,10 +25,10 @@ from alexnet.files import file_lock
 PACKER = """
 import sys
 from pathlib import Path
-from alexnet.data.pack import packing, workers, writing
+from alexnet.data.pack import packing, workers
 from alexnet.data.sources.detection import open_source
 
-writing.LOG_S, workers.MAX_INLINE = 0.01, 0
+packing.LOG_S, workers.MAX_INLINE = 0.01, 0
 say = lambda words: print(words, flush=True)
 options = packing.PackOptions(int(sys.argv[4]) or None, workers=int(sys.argv[3]))
 print(packing.make_pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), options, notify=say).path)
@@ -97,7 +97,7 @@ def test_packing_that_is_killed_often_makes_the_same_bytes(photos, tmp_path, jpe
 
 def test_an_interrupted_packing_resumes(photos, tmp_path, monkeypatch):
     source, done = open_source(photos), []
-    monkeypatch.setattr(writing, "LOG_S", 0.0)
+    monkeypatch.setattr(packing, "LOG_S", 0.0)
 
     def stops_after(counts, total):
         for count in counts:
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path, monkeypatch, when):
         monkeypatch.setattr(os, "posix_fallocate", full)
     else:
         full_file = {"__init__": lambda *a: None, "seek": lambda *a: 0, "write": full}
-        monkeypatch.setattr(writing, "FileIO", type("FullFile", (), full_file))
+        monkeypatch.setattr(packing, "FileIO", type("FullFile", (), full_file))
     with pytest.raises(ValueError, match=r"no room in .*packs for .*No space left on device"):
         make_pack(source, 16, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"] == []
@@ -261,4 +261,4 @@ def test_a_network_is_trained_on_jpegs(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["split"] == "test"
     with pytest.raises(SystemExit):
         main(["pack", str(data), "--jpeg", "100"])
-    assert "jpeg must be a quality from 1 to 95, got 100" in capsys.readouterr().err
+    assert "jpeg must be an integer from 1 to 95, got 100" in capsys.readouterr().err

@@ -15,10 +15,9 @@ from PIL import Image
 
 from ..device import fits_memory, memory, processors
 from ..files import cache_folder
-from .pack.packing import PackOptions
+from .pack.packing import PackOptions, max_unreadable
 from .pack.resizing import ORIENTATION
 from .pack.workers import Failed, run_task
-from .pack.writing import max_unreadable
 from .progress import Track, run_tracked
 from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source, counted
 from .storage.image_formats import has_wrong_suffix

@@ -76,10 +76,8 @@ class TrainSettings:
     """Fail if any image cannot be read, instead of skipping up to 1%."""
 
     def __post_init__(self):
-        for name, (fits, must_be) in CHECKS.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise ValueError(f"{name} must be {must_be}, got {value!r}")
+        for name in CHECKS:
+            check_setting(name, getattr(self, name))
         if both := set(self.freeze) & set(self.lr_scale or {}):
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
 
@@ -148,6 +146,13 @@ CHECKS: dict[str, Check] = {
     "workers": (lambda workers: is_integer(workers, 1), "an integer >= 1"),
     "jpeg": (lambda quality: is_integer(quality, 1) and quality <= 95, "an integer from 1 to 95"),
 }
+
+
+def check_setting(name: str, value: object) -> None:
+    """Raise ValueError if a setting has a value that it must not have."""
+    fits, must_be = CHECKS[name]
+    if value is not None and not fits(value):
+        raise ValueError(f"{name} must be {must_be}, got {value!r}")
 
 
 def help_of(settings: type) -> dict[str, str]:

@@ -1,21 +1,42 @@
-"""Makes the pack of a source, unless the cache has it."""
+"""Makes the pack of a source, unless the cache has it.
+
+While unfinished, it has another name and a log from which an interrupted packing resumes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import glob
 import hashlib
+import io
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ...files import cache_folder, file_lock, truncate_name
-from ..progress import Track
-from ..source import TRAIN, Source
-from .format import VERSION
-from .reading import Pack, open_pack
-from .writing import check_unreadable, write_pack
+from ...device import processors
+from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, truncate_name
+from ...specs.settings import check_setting
+from ..progress import Track, run_tracked
+from ..source import TRAIN, ImageReader, Source
+from .reading import UNREADABLE, VERSION, Pack, crc32_of, encode_header, open_pack
+from .resizing import stored_square
+from .workers import Failed, run_task
+
+MAX_UNREADABLE = 0.01
+"""Fraction of images that may be unreadable."""
+LOG_S = 2.0
+"""Seconds between entries in the log."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +50,8 @@ class PackOptions:
     """Whether a single unreadable image is an error."""
 
     def __post_init__(self):
-        if self.jpeg is not None and not 1 <= self.jpeg <= 95:
-            raise ValueError(f"jpeg must be a quality from 1 to 95, got {self.jpeg}")
-        if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
-            raise ValueError(f"workers must be an integer >= 1, got {self.workers!r}")
+        for name in ("jpeg", "workers"):
+            check_setting(name, getattr(self, name))
 
 
 def make_pack(
@@ -64,9 +83,9 @@ def make_pack(
         with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")):
             pack = _open_existing(path)
             if pack is None:
-                write_pack(source, side, path, options.jpeg, options.workers, options.strict, track)
+                _write_pack(source, side, path, options, track)
                 pack = open_pack(path)
-    check_unreadable(source, pack.unreadable, len(source), options.strict)
+    _check_unreadable(source, pack.unreadable, len(source), options.strict)
     _check_classes(source, pack)
     return pack
 
@@ -81,6 +100,49 @@ def _open_existing(path: Path, notify: Callable[[str], object] = lambda message:
         return None
 
 
+def _write_pack(source: Source, side: int, path: Path, options: PackOptions, track: Track | None) -> None:
+    """Decode all images of a source into a new file, or resume an interrupted packing."""
+    _remove_abandoned(path)
+    file, count = _UnfinishedPack(source, side, path, options.jpeg), len(source)
+    if not file.done:
+        file.allocate()
+    images = ((index, source.locate(index)) for index in range(file.done, count))
+
+    def write() -> Iterator[int]:
+        yield file.done
+        logged = time.monotonic()
+        for results in run_task(file.task(), images, count - file.done, options.workers or processors()):
+            file.add(results)
+            _check_unreadable(source, file.unreadable, file.done, options.strict)
+            if time.monotonic() - logged > LOG_S:
+                file.write_log()
+                logged = time.monotonic()
+            yield len(results)
+
+    try:
+        run_tracked(write(), count, track)
+        file.finish()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise file.no_room(error) from error
+        file.write_log()
+        raise
+    except BaseException:
+        file.write_log()
+        raise
+
+
+def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, strict: bool) -> None:
+    """Raise ValueError if too many of the first `done` images of a source cannot be read."""
+    count = len(source)
+    if len(unreadable) <= max_unreadable(count, strict):
+        return
+    limit = "none may be skipped (--strict)" if strict else f"at most {MAX_UNREADABLE:.0%} of {count:,} may be skipped"
+    first = "\n  ".join(f"{source.names[index]}: {reason}" for index, reason in list(unreadable.items())[:5])
+    images = f"{'' if done == count else 'the first '}{done:,} images"
+    raise ValueError(f"{source.name}: {len(unreadable)} of {images} cannot be read; {limit}. The first:\n  {first}")
+
+
 def _check_classes(source: Source, pack: Pack) -> None:
     """Raise ValueError if no training image of a class could be read."""
     is_readable = np.ones(len(source), bool)
@@ -90,3 +152,174 @@ def _check_classes(source: Source, pack: Pack) -> None:
     empty = [name for label, name in used if label not in present]
     if empty and present:
         raise ValueError(f"{source.name}: no readable training image in class {', '.join(empty)}")
+
+
+def max_unreadable(count: int, strict: bool) -> int:
+    """How many of `count` images may be unreadable."""
+    return 0 if strict else max(1, int(MAX_UNREADABLE * count))
+
+
+@dataclass(frozen=True)
+class _StoreSquare:
+    """Worker task: write the pixels of a square to the file, and return their checksum; or return its JPEG file."""
+
+    reader: ImageReader
+    side: int
+    jpeg: int | None
+    path: Path
+    start: int
+    """Offset of the first square, bytes."""
+    _file: list[FileIO] = field(default_factory=list)
+
+    def run(self, index: int, location: Any) -> int | bytes | Failed:
+        try:
+            with self.reader.open(location) as image:
+                pixels = stored_square(image, self.side)
+        except Exception as error:  # decoders raise all kinds for a broken file
+            return Failed.of(error)
+        if self.jpeg:
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "JPEG", quality=self.jpeg)
+            return encoded.getvalue()
+        if not self._file:
+            self._file.append(FileIO(self.path, "r+"))  # a mapped file would first be read page by page
+        self._file[0].seek(self.start + index * pixels.nbytes)
+        if self._file[0].write(pixels.data) != pixels.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return zlib.crc32(pixels)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_file": []}
+
+
+class _UnfinishedPack:
+    """A pack that is being written.
+
+    The log has a line of JSON for every LOG_S seconds: how many images are done, and for those since the previous line
+    their checksums, their lengths (of JPEG files), and why some could not be read.
+    """
+
+    def __init__(self, source: Source, side: int, path: Path, jpeg: int | None):
+        self.source, self.side, self.path, self.jpeg = source, side, path, jpeg
+        self.part, self.log = (path.with_name(f"{path.name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
+        self.header_size = len(self._header(10**15, 10**15, 2**32))
+        self.checksums, self.lengths = array("I"), array("q")
+        self.unreadable: dict[int, str] = {}
+        self._read_log()
+        self.jpeg_size = sum(self.lengths)
+        self._logged = self.done, len(self.unreadable)
+
+    @property
+    def done(self) -> int:
+        return len(self.checksums)
+
+    def task(self) -> _StoreSquare:
+        return _StoreSquare(self.source.reader, self.side, self.jpeg, self.part, self.header_size)
+
+    def allocate(self) -> None:
+        """Reserve the disk space, so that a full disk is noticed now; the size of JPEG files is not known yet."""
+        size = self.header_size + (0 if self.jpeg else len(self.source) * (self.side * self.side * 3 + 64))
+        try:
+            with open(self.part, "wb") as file:
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+            self.log.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise self.no_room(error) from error
+
+    def add(self, results: Sequence[int | bytes | Failed]) -> None:
+        """Record the results of the next images."""
+        black = b"" if self.jpeg else zlib.crc32(bytes(self.side * self.side * 3))
+        failures = {self.done + i: each.reason for i, each in enumerate(results) if isinstance(each, Failed)}
+        self.unreadable |= failures
+        results = [black if isinstance(each, Failed) else each for each in results]
+        if self.jpeg:
+            with open(self.part, "r+b") as file:
+                file.seek(self.header_size + self.jpeg_size)
+                file.writelines(results)
+            self.lengths.extend(map(len, results))
+            self.jpeg_size += sum(map(len, results))
+            results = map(zlib.crc32, results)
+        self.checksums.extend(results)
+
+    def write_log(self) -> None:
+        """Log what is done, after flushing it to the disk."""
+        with open(self.part, "r+b") as file:
+            os.fsync(file.fileno())
+        done, unreadable = self._logged
+        entry = {
+            "done": self.done,
+            "sums": self.checksums[done:].tolist(),
+            "lengths": self.lengths[done:].tolist(),
+            "unread": dict(list(self.unreadable.items())[unreadable:]),
+        }
+        with self.log.open("a", encoding="utf-8") as log:
+            print(json.dumps(entry), file=log, flush=True)
+            os.fsync(log.fileno())
+        self._logged = self.done, len(self.unreadable)
+
+    def finish(self) -> None:
+        """Add the tables and the header, and rename the file."""
+        splits = self.source.splits.copy()
+        splits[list(self.unreadable)] = UNREADABLE
+        unread = np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8)
+        checksums = np.array(self.checksums, np.uint32)
+        tables = [self.source.labels.astype(np.int64), splits, checksums, self.source.names.buffer, unread]
+        if self.jpeg:
+            tables.append(np.cumsum([0, *self.lengths], dtype=np.int64))
+        size = self.jpeg_size if self.jpeg else len(splits) * self.side * self.side * 3
+        with open(self.part, "r+b") as file:
+            file.seek(self.header_size + size)
+            for table in tables:
+                file.write(np.ascontiguousarray(table))
+            file.truncate()
+            file.seek(0)
+            file.write(self._header(size, len(unread), crc32_of(tables), self.header_size))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(self.part, self.path)
+        self.log.unlink(missing_ok=True)
+
+    def no_room(self, error: OSError) -> ValueError:
+        _remove(self.part)
+        return ValueError(f"no room in {self.path.parent} for {self.path.name}: {error.strerror}")
+
+    def _header(self, images: int, unread: int, tables: int, size: int | None = None) -> bytes:
+        """The header, of `size` bytes, given the bytes of `images` and `unread` and the checksum of the tables."""
+        source, count = self.source, len(self.source)
+        fields = {
+            "images": ("U8", (images,) if self.jpeg else (count, self.side, self.side, 3)),
+            "labels": ("I64", (count,)),
+            "splits": ("U8", (count,)),
+            "sums": ("U32", (count,)),
+            "names": ("U8", (len(source.names.buffer),)),
+            "unread": ("U8", (unread,)),
+        } | ({"starts": ("I64", (count + 1,))} if self.jpeg else {})
+        about = {"version": VERSION, "name": source.name, "classes": source.classes}
+        return encode_header(fields, about | {"side": self.side, "tables": tables}, size)
+
+    def _read_log(self) -> None:
+        """Take over what an interrupted packing did."""
+        if not (self.log.exists() and self.part.exists()):
+            return
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError):  # the last line may be incomplete
+                entry = json.loads(line)
+                self.checksums.extend(entry["sums"])
+                self.lengths.extend(entry["lengths"])
+                self.unreadable |= {int(index): reason for index, reason in entry["unread"].items()}
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove unfinished packs of the same name whose images, labels or splits have changed since."""
+    for part in path.parent.glob(f"{glob.escape(path.name.rpartition('-')[0])}-*{PART_SUFFIX}"):
+        other = part.with_suffix("")
+        if other != path and not is_locked(other):
+            _remove(part)
+
+
+def _remove(part: Path) -> None:
+    """Remove an unfinished pack and its log."""
+    part.unlink(missing_ok=True)
+    part.with_name(f"{part.name}.log").unlink(missing_ok=True)

@@ -1,24 +1,88 @@
-"""Opens a pack: the images of a source, decoded and resized, mapped into memory."""
+"""A pack: the images of a source, decoded and resized, in one memory-mapped file.
+
+It is a safetensors file, so that others can read it: `images` (N, side, side, 3), `labels`, `splits`, `sums` (the
+CRC-32 of each image), `names` joined by newlines, and `unread` (why images could not be read) as JSON; the classes are
+in its metadata. Images may be stored as JPEG; then `images` is all JPEG files in a row, and `starts` where each begins
+and where the last ends.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, reduce
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from ...device import processors
 from ..source import SPLITS
 from ..storage.string_table import StringTable
-from .format import crc32_of, map_fields
-from .jpeg_images import JpegImages
 
+VERSION = 3
+"""Changes when the same source would make other pixels or fields."""
+MAX_HEADER_BYTES = 100_000_000
+DTYPES = {"U8": np.uint8, "U32": np.uint32, "I64": np.int64}
+"""By safetensors' names."""
 UNREADABLE = 255
 """Split of images that could not be read."""
 VERIFIED_IMAGES = 1000
 """Images whose checksums are verified when a pack is opened, evenly spread."""
+
+
+class JpegImages:
+    """Behaves like an array (N, side, side, 3), uint8, of which some images are read at a time.
+
+    They are decoded on every access, by a thread per processor: Pillow releases Python's lock meanwhile.
+
+    Args:
+        block: all JPEG files in a row, uint8.
+        starts: where each begins, and where the last ends, (N + 1,), int64. An image without bytes is black.
+    """
+
+    def __init__(self, block: np.ndarray, starts: np.ndarray, side: int):
+        self.block, self.starts = block, starts
+        self.shape = len(starts) - 1, side, side, 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in storage."""
+        return self.block.nbytes
+
+    def stored(self, index: int) -> bytes:
+        """The JPEG file of an image."""
+        return self.block[self.starts[index] : self.starts[index + 1]].tobytes()
+
+    def __getitem__(self, indices: int | slice | np.ndarray) -> np.ndarray:
+        if isinstance(indices, (int, np.integer)):
+            return self._decode(int(indices))
+        indices = np.arange(len(self))[indices]
+        images = np.empty((len(indices), *self.shape[1:]), np.uint8)
+
+        def decode(row: int) -> None:
+            images[row] = self._decode(int(indices[row]))
+
+        list(_threads().map(decode, range(len(indices))))
+        return images
+
+    def _decode(self, index: int) -> np.ndarray:
+        if not (stored := self.stored(index)):
+            return np.zeros(self.shape[1:], np.uint8)
+        return np.asarray(Image.open(io.BytesIO(stored), formats=("JPEG",)))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(processors(), thread_name_prefix="jpeg")
 
 
 @dataclass(frozen=True)
@@ -62,9 +126,9 @@ def open_pack(path: Path) -> Pack:
     Raises:
         ValueError: the file is not a pack of this version, is truncated or damaged.
     """
-    fields, metadata = map_fields(path)
+    fields, metadata = _map_fields(path)
     images = fields.pop("images")
-    if crc32_of([*fields.values()]) != metadata["tables"]:
+    if crc32_of(fields.values()) != metadata["tables"]:
         raise ValueError(f"{path} is damaged: checksum mismatch in its tables")
     pack = Pack(
         path=path,
@@ -95,3 +159,49 @@ def describe_splits(pack: Pack) -> str:
     """The size of each split in words: "5,375 to train on, 706 to validate, 1,431 to test"."""
     uses = {"train": "to train on", "val": "to validate", "test": "to test"}
     return ", ".join(f"{len(pack.indices(split)):,} {uses[split]}" for split in SPLITS if len(pack.indices(split)))
+
+
+def encode_header(fields: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping, size: int | None = None) -> bytes:
+    """The header of a pack.
+
+    Args:
+        fields: dtype and shape of each field, in the order of the file.
+        size: bytes of the header; the next multiple of 64 if None.
+    """
+    header: dict = {"__metadata__": {"pack": json.dumps(metadata)}}
+    end = 0
+    for name, (dtype, shape) in fields.items():
+        start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    size = size or 8 + len(text) + (-(8 + len(text)) % 64)
+    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)
+
+
+def crc32_of(arrays: Iterable[np.ndarray]) -> int:
+    """CRC-32 of several arrays, one after the other."""
+    return reduce(lambda checksum, array: zlib.crc32(np.ascontiguousarray(array), checksum), arrays, 0)
+
+
+def _map_fields(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The fields of a pack, mapped into memory, and its metadata."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= MAX_HEADER_BYTES:
+                raise ValueError("its header has no valid length")
+            header = json.loads(file.read(length))
+        metadata = json.loads(header.pop("__metadata__")["pack"])
+        version = metadata["version"]
+        size = 8 + length + max(field["data_offsets"][1] for field in header.values())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a pack of images: {error}") from error
+    if version != VERSION:
+        raise ValueError(f"{path}: the version of a pack must be {VERSION}, got {version}")
+    if path.stat().st_size != size:
+        raise ValueError(f"{path} is truncated: it must have {size:,} bytes, got {path.stat().st_size:,}")
+    content = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.empty(0, np.uint8)
+    return {
+        name: content[slice(*field["data_offsets"])].view(DTYPES[field["dtype"]]).reshape(field["shape"])
+        for name, field in header.items()
+    }, metadata

@@ -9,8 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ...files import atomic_write
-from .jpeg_images import JpegImages
-from .reading import Pack
+from .reading import JpegImages, Pack
 
 CHUNK = 64
 """Images summed at a time."""
