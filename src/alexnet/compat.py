@@ -1,7 +1,5 @@
 """Names of version 0.1, which keep working for one release."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Progress bars and tables in the terminal, by rich."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 

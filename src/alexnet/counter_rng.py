@@ -4,8 +4,6 @@ A draw is a hash of these four (the finalizer of SplitMix64, Steele et al. 2014)
 workers or threads, on the batch size, or on whether the run was interrupted.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Atomic file writes, locks between processes, and the cache folder."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

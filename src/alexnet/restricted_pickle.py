@@ -5,8 +5,6 @@ nothing of numpy is called, and an array stays a record of its shape, type and b
 checked them.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import pickletools

@@ -1,7 +1,5 @@
 """From what a user asks to a finished run: the only place that knows settings, plan, loop, run and report."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import platform

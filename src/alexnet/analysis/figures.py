@@ -1,7 +1,5 @@
 """Figures of a trained network, after those of the paper; a new one is a function here that returns a `Figure`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

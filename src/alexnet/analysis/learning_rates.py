@@ -1,7 +1,5 @@
 """The learning rates of recipes over their epochs, plotted."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The report of a run: report.html, one page with all numbers and figures in it, and the figures as files beside it."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ A peer runs in a process of its own, as it would for its users: with its own thr
 rather than ours.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import time

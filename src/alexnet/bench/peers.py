@@ -1,7 +1,5 @@
 """Other software for the same tasks: functions that are called in a process of their own and return what to measure."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from pathlib import Path

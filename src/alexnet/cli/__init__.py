@@ -3,8 +3,6 @@
 torch is imported inside the commands that need it: importing it takes seconds, and `--help` should not.
 """
 
-from __future__ import annotations
-
 import sys
 
 import tyro

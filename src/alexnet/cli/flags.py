@@ -1,7 +1,5 @@
 """From signatures and dataclasses to flags, by tyro; flags of version 0.1; JSON on standard output."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import sys

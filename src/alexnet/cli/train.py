@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from tyro.conf import Positional
 
 from ..specs.settings import TrainSettings

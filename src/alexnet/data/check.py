@@ -1,7 +1,5 @@
 """Finds what is wrong with a data set before anything is trained on it."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Iterator, Sequence

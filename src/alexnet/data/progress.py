@@ -1,7 +1,5 @@
 """Progress of long work: the work yields counts, and whoever started it may watch them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 Track = Callable[[Iterable[int], int | None], Iterable[int]]

@@ -1,7 +1,5 @@
 """What every source of images becomes: a table of labeled images, and a way to open each of them."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from abc import ABC, abstractmethod

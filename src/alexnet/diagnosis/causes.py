@@ -4,8 +4,6 @@ Everything it looks at is in the history and the layer statistics of a run, so a
 long afterwards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median

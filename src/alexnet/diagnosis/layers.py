@@ -13,8 +13,6 @@ inputs (root mean square of what the network sees), and for each layer with weig
 The first row also has `data`: facts about the images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from numbers import Real

@@ -1,7 +1,5 @@
 """Looks into a network from time to time while it trains."""
 
-from __future__ import annotations
-
 import math
 
 from ..training.loop import Step, Training

@@ -1,7 +1,5 @@
 """Ensembles: the weighted mean of several networks' probabilities (section 6; `avg-valid.py` of the 2012 code)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Class probabilities by the center crop and by the mean over all views, in one pass (sections 4.1 and 6)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Top-1 and top-5 errors (section 6), with ties counted as in the 2012 code, and other metrics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Evaluations as rows of a table and as CSV."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

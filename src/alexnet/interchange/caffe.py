@@ -5,8 +5,6 @@ them are told apart. Caffe's convolutions round sizes down and its pooling round
 window, and its images are BGR.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

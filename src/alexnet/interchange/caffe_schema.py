@@ -5,8 +5,6 @@ of very many empty messages would fill the memory. So are arrays, which then bec
 each value.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

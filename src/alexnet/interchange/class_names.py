@@ -1,7 +1,5 @@
 """The names of a network's classes, from a file or a list."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

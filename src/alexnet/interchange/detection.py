@@ -1,7 +1,5 @@
 """Which format a file has, by its first bytes; the name does not matter."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

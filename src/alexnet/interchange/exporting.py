@@ -1,7 +1,5 @@
 """Networks as files of other frameworks, by the name of the format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

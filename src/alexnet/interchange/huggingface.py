@@ -1,7 +1,5 @@
 """Folders as on the Hugging Face Hub: `model.safetensors`, and `config.json` for people and other libraries."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From a file of any framework to a network that is ready to predict."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

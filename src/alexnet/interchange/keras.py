@@ -4,8 +4,6 @@ Weights are under `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, numbered
 layers are called. Needs the package `h5py` (`pip install 'alexnet[keras]'`), not Keras.
 """
 
-from __future__ import annotations
-
 import io
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which network the weights of a file belong to, and which tensor belongs to which layer."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 
 from torch import Tensor

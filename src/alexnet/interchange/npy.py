@@ -4,8 +4,6 @@ caffe-tensorflow wrote it with Python 2: {"conv1": [weights, biases], …}, kern
 BGR images. A pickle is a program; `restricted_pickle` reads this one without running anything.
 """
 
-from __future__ import annotations
-
 import mmap
 import re
 from pathlib import Path

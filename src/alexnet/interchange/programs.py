@@ -4,8 +4,6 @@ Both are made from one form of the network, a sequence of its layers in their de
 standard operations, so that neither this package nor its kernels are needed to run the file.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections import OrderedDict

@@ -4,8 +4,6 @@ A `.pth` is a pickle, and a pickle is a program. `torch.load(weights_only=True)`
 refuses all but tensors.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Mapping

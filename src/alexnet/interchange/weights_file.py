@@ -5,8 +5,6 @@ first fully connected layer reads (channel, row, column). TensorFlow and Keras: 
 channels), fully connected (inputs, units), and the first reads (row, column, channel). Caffe's images are BGR.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

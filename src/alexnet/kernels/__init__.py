@@ -4,8 +4,6 @@ It is compiled at installation if there is a C compiler; without it `library()` 
 PyTorch. The library does not depend on torch: it takes addresses, shapes and a number of threads.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib.util

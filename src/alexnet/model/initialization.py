@@ -1,7 +1,5 @@
 """Initial weights as the rows of an architecture declare them (section 5; `initW` and `initB` of the 2012 code)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

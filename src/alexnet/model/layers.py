@@ -5,8 +5,6 @@ its input, without the batch dimension. Rows of a network get their initial weig
 (`initialization.py`); every other module initializes itself, as torch's own do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 For one image, the time of the fully connected layers is that of reading their weights, 96% of all in 2012.
 """
 
-from __future__ import annotations
-
 from copy import copy, deepcopy
 from typing import Literal
 

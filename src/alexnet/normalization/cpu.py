@@ -1,7 +1,5 @@
 """Both response normalizations by the C kernels (`kernels.c`), for float32 and bfloat16."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

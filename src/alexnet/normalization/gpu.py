@@ -13,8 +13,6 @@ Over positions, the window slides along registers from row to row. Along a row i
 again entire vectors if the memory format is channels last.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

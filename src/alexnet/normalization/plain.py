@@ -5,8 +5,6 @@ a sum over a spatial window is one over rows, then one over columns. For the pap
 roots instead of `pow`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

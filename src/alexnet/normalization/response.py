@@ -5,8 +5,6 @@ PyTorch otherwise. Only x is saved for the backward pass, which forms the sums a
 of x, because they sum in float32 in any case.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

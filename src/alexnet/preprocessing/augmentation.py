@@ -1,7 +1,5 @@
 """Data augmentation (section 4.1): random crops, horizontal flips and color shift, on whole batches on their device."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Crop, flip and normalize a whole batch, in one pass over memory where a fused kernel is available."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Crop, flip and normalize (sections 2 and 4.1) in one Triton kernel that reads and writes each pixel once."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """A single image, given as a path, URL, Pillow image or array, as the stored pixels that a network expects."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

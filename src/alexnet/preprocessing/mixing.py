@@ -1,7 +1,5 @@
 """Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), on whole batches on their device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

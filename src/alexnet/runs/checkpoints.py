@@ -8,8 +8,6 @@ The files of an epoch are written in this order, and a resumed run completes wha
 3. The history, whose rows LAST holds too, as it does those of the layer statistics, which are written at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """What a run writes about every epoch, and the curves drawn from it."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence

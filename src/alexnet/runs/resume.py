@@ -1,7 +1,5 @@
 """Resuming a run: what may have changed since it started."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace

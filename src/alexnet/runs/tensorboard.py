@@ -1,7 +1,5 @@
 """The history of a run as TensorBoard events, if tensorboard is installed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from .run import TENSORBOARD, Run

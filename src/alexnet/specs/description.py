@@ -1,7 +1,5 @@
 """A network in words and numbers: its layers, and how it differs from the one in the paper."""
 
-from __future__ import annotations
-
 import math
 
 from .architecture import Architecture

@@ -4,8 +4,6 @@ A recipe ties together what only works together: inputs of 0 … 255 minus the m
 standardized inputs to a larger one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """A recipe in words, and its learning rates over its epochs as spans for tables and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Every recipe. Most are another one with a few fields replaced; a new one is one more constant in this file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 No torch here, so that `alexnet describe` answers at once.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Iterable

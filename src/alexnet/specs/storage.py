@@ -1,7 +1,5 @@
 """Declared things as JSON and back, so that an architecture travels with its weights and a recipe with its run."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any

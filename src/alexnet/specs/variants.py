@@ -6,8 +6,6 @@ computerhistory/AlexNet-Source-Code, which "the 2012 code" means throughout this
 (2013); the CIFAR-10 layer files of cuda-convnet.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from .architecture import Architecture

@@ -1,7 +1,5 @@
 """Exponential moving average (EMA) of the weights, often better than the weights (Polyak and Juditsky 1992)."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """The paper's update (section 5) as a Triton kernel, in one pass over memory."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -1,7 +1,5 @@
 """Section 5: training, as a generator of steps and epochs."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import time

@@ -7,8 +7,6 @@ The learning rate is inside the velocity: when it drops, the velocity so far kee
 outside, so that a drop scales all of the velocity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """What to train on what, and how: settings and a data set become a plan in which nothing is left open."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace

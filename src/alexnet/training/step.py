@@ -1,7 +1,5 @@
 """One training step: the gradient of a batch, at once or accumulated over micro-batches, and the update."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator

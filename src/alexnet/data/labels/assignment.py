@@ -1,7 +1,5 @@
 """Assigns classes and splits to images, by their folders and by label files."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Label files: JSON maps, and lists as CSV, TSV, text or JSON lines, with or without a header."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

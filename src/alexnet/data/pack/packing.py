@@ -3,8 +3,6 @@
 While unfinished, it has another name and a log from which an interrupted packing resumes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import glob

@@ -6,8 +6,6 @@ in its metadata. Images may be stored as JPEG; then `images` is all JPEG files i
 and where the last ends.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

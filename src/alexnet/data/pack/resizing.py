@@ -4,8 +4,6 @@ Pillow resizes one value at a time. The kernel in C computes the same integer su
 identical and packing is limited by decoding.
 """
 
-from __future__ import annotations
-
 import functools
 from math import ceil
 

@@ -1,7 +1,5 @@
 """Mean image and color statistics of a training set (sections 2 and 4.1), in one pass over its images."""
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Images stored as arrays of pixels: what CIFAR's files and idx files have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The bundled data set, Emoji-13: drawings of emoji by six vendors, 64 × 64, split by what they show."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from functools import lru_cache

@@ -3,8 +3,6 @@
 The python version consists of pickles, which are programs; `restricted_pickle` reads them without running anything.
 """
 
-from __future__ import annotations
-
 import io
 from functools import partial
 from pathlib import PurePosixPath

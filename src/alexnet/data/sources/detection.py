@@ -1,7 +1,5 @@
 """Opens a data set, whatever its kind: detects the kind of source by what is there."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ...files import cache_folder

@@ -4,8 +4,6 @@ root/{train,val,test}/CLASS/…      root/CLASS/…      also one level deeper, 
 root/{train,val,test}/…            root/…            with label files in root or beside the images
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator, Sequence
 from posixpath import commonpath

@@ -1,7 +1,5 @@
 """Arrays in idx format, as MNIST's: images in …-images-idx3-ubyte, labels in …-labels-idx1-ubyte."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import re

@@ -3,8 +3,6 @@
 The labels of val are in the devkit, as class IDs in an order of its own, or in a list, like Caffe's val.txt.
 """
 
-from __future__ import annotations
-
 import io
 from pathlib import Path, PurePosixPath
 

@@ -1,7 +1,5 @@
 """A list of images, wherever they are stored: CSV, TSV, text (`path label`), JSON lines or JSON."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import os

@@ -6,8 +6,6 @@ bytes a member and the names, is kept in the cache, and a member is then one see
 compressed tar file cannot be read from the middle, so it is decompressed once, into a plain tar file in the cache.
 """
 
-from __future__ import annotations
-
 import bz2
 import contextlib
 import gzip

@@ -5,8 +5,6 @@ user name and password in a URL are sent to its own server only; they and everyt
 stored. By hand, because neither `pooch` nor `fsspec` resumes downloads, notices changed files or bounds their sizes.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import http.client

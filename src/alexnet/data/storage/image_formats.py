@@ -1,7 +1,5 @@
 """Which image files are read, and how they are opened safely."""
 
-from __future__ import annotations
-
 import warnings
 from os import PathLike
 from typing import BinaryIO

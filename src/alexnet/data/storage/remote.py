@@ -1,7 +1,5 @@
 """Files of a remote store, through fsspec and the package that it needs for the store."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

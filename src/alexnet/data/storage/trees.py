@@ -1,7 +1,5 @@
 """Trees of files: those below a folder, in an archive or in a remote store, or several trees joined."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
