@@ -57,7 +57,7 @@ def _plot(axes: Axes, recipe: Recipe) -> None:
     recipe = replace(recipe, schedule=recipe.schedule.example())
     stretches = spans(recipe)
     inside = np.linspace(1e-6, 1 - 1e-6, POINTS)
-    epochs = np.concatenate([span.first + (span.last - span.first) * inside for span in stretches])
+    epochs = np.concatenate([first + (last - first) * inside for first, last, *_ in stretches])
     rates = [recipe.learning_rates(epoch / recipe.epochs, []) for epoch in epochs.tolist()]
     lines = {
         "weights": np.array([each.weights for each in rates]),
@@ -72,11 +72,14 @@ def _plot(axes: Axes, recipe: Recipe) -> None:
     axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.margins(x=0.02)
-    color_shift_end = next((span.first for span in stretches if not span.at_first.color_shift), None)
+    color_shift_end = next((first for first, _, rates, _ in stretches if not rates.color_shift), None)
     if recipe.color_shift and color_shift_end is not None:
         axes.axvline(color_shift_end, **STYLES["color shift off"])
     frozen_from = {
-        layer: span.first for span in reversed(stretches) for layer, lrs in span.at_first.layers.items() if not any(lrs)
+        layer: first
+        for first, _, rates, _ in reversed(stretches)
+        for layer, lrs in rates.layers.items()
+        if not any(lrs)
     }
     if frozen_from:
         axes.axvspan(min(frozen_from.values()), recipe.epochs, **FROZEN)

@@ -9,21 +9,13 @@ The words "relu", "norm", "spatial_norm", "pool" and "dropout" stand for what th
 normalization). An operation written out in a row, such as `Pool("mean")`, holds for that row alone.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from .operations import Activation, BatchNorm, Dropout, Layer, Norm, Operation, Pool, SpatialNorm
 
-WORDS = {
-    "relu": "activation",
-    "norm": "norm",
-    "spatial_norm": "spatial_norm",
-    "pool": "pool",
-    "dropout": "dropout",
-}
-"""Words that a row may use, and the fields of an architecture that say what they mean."""
+WORDS = ("relu", "norm", "spatial_norm", "pool", "dropout")
+"""Words that a row may use: fields of an architecture, which say what they mean; "relu" is its `activation`."""
 MAX_POOL, DROPOUT = Pool(), Dropout()
 
 
@@ -53,10 +45,8 @@ class Architecture:
         for layer in self.layers:
             for step in layer.then:
                 if not isinstance(step, Operation) and step not in WORDS:
-                    words = ", ".join(WORDS)
-                    raise ValueError(
-                        f"{self.name}: what follows {layer.name} must be an operation or one of {words}, got {step!r}"
-                    )
+                    must_be = f"must be an operation or one of {', '.join(WORDS)}"
+                    raise ValueError(f"{self.name}: what follows {layer.name} {must_be}, got {step!r}")
         names = [name for layer in self.layers for name, _ in self.operations(layer)]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{self.name}: names must be unique, got {', '.join(repeated)} more than once")
@@ -69,12 +59,8 @@ class Architecture:
 
     def meaning(self, word: str) -> Operation | None:
         """What a word in a row stands for; None where the network leaves that step out."""
-        value = getattr(self, WORDS[word])
+        value = getattr(self, "activation" if word == "relu" else word)
         return Activation(value) if isinstance(value, str) else value
-
-    def uses(self, word: str) -> bool:
-        """Whether a row has the word."""
-        return any(word in layer.then for layer in self.layers)
 
     def layer(self, name: str) -> Layer:
         """The row of that name.
@@ -87,19 +73,19 @@ class Architecture:
                 return layer
         raise KeyError(f"{self.name} has no layer {name!r}, but {', '.join(layer.name for layer in self.layers)}")
 
-    def with_layers(self, **changes: dict) -> Architecture:
+    def with_layers(self, **changes: dict) -> Self:
         """This network with fields of the named layers replaced: `with_layers(conv2={"pad": 1})`."""
         for name in changes:
             self.layer(name)
         return replace(self, layers=tuple(replace(row, **changes.get(row.name, {})) for row in self.layers))
 
-    def without(self, *names: str) -> Architecture:
+    def without(self, *names: str) -> Self:
         """This network without the named layers and the steps that follow them."""
         for name in names:
             self.layer(name)
         return replace(self, layers=tuple(row for row in self.layers if row.name not in names))
 
-    def insert_after(self, name: str, layer: Layer) -> Architecture:
+    def insert_after(self, name: str, layer: Layer) -> Self:
         """This network with another row after the one of that name."""
         index = self.layers.index(self.layer(name)) + 1
         return replace(self, layers=(*self.layers[:index], layer, *self.layers[index:]))

@@ -67,7 +67,9 @@ SUBJECTS = {
 
 def _change_of_meaning(architecture: Architecture, other: Architecture, word: str) -> str:
     """What a word in the rows of both stands for here and not there, empty where that is the same."""
-    mine, theirs = (each.meaning(word) if each.uses(word) else None for each in (architecture, other))
+    mine, theirs = (
+        each.meaning(word) if any(word in row.then for row in each.layers) else None for each in (architecture, other)
+    )
     if mine is None or theirs is None:
         return "" if mine is theirs else "none" if mine is None else f"{mine.description()} (the other has none)"
     return "; ".join(mine.differences(theirs))

@@ -8,11 +8,9 @@ Shapes have no batch dimension: (channels, height, width), or (units,) once flat
 (`layer.py`): out = 1 + (in + 2 · pad − window) / stride, rounded down or up as the operation says.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from ..compat import renamed_fields
 
@@ -34,7 +32,7 @@ class Operation:
     """Begins its name in a network: "pool" gives pool1, pool2 …"""
     takes: ClassVar[Literal["anything", "maps", "vectors"]] = "anything"
     """Its inputs: feature maps alone, vectors alone (feature maps are flattened before it), or both."""
-    kinds: ClassVar[dict[str, type[Operation]]] = {}
+    kinds: ClassVar[dict[str, type[Self]]] = {}
     """Every operation by the name under which it is stored."""
 
     def __init_subclass__(cls, **options: Any):
@@ -84,7 +82,7 @@ class Operation:
         """In a few words; some know more where the shape of the input is known."""
         return self.label
 
-    def differences(self, other: Operation) -> list[str]:
+    def differences(self, other: "Operation") -> list[str]:
         """What sets it apart from another, in words; empty where nothing that they say of themselves does."""
         mine, theirs = self.description(), other.description()
         return [f"{mine}, not {theirs}"] if mine != theirs else []
@@ -106,7 +104,10 @@ class Layer(Operation):
         """Inputs that one output sums."""
         return math.prod(self.parameter_shapes(input_shape)["weight"][1:])
 
-    def differences(self, other: Operation) -> list[str]:
+    def multiply_adds(self, input_shape: Shape) -> int:
+        return math.prod(self.output_shape(input_shape)) * self.fan_in(input_shape)
+
+    def differences(self, other: "Operation") -> list[str]:
         if type(self) is not type(other):
             return super().differences(other)
         return [words for name, words in self._changes(other).items() if getattr(self, name) != getattr(other, name)]
@@ -140,15 +141,10 @@ class _Convolution(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         inputs, *sides = input_shape
         if inputs % self.groups or self.channels % self.groups:
-            raise ValueError(
-                f"groups must divide the {inputs} channels that it reads and the {self.channels} that it gives, got "
-                f"{self.groups}"
-            )
+            both = f"the {inputs} channels that it reads and the {self.channels} that it gives"
+            raise ValueError(f"groups must divide {both}, got {self.groups}")
         window = self.kernel, self.stride, self.pad, self.round_up
         return self.channels, *(_output_side(side, *window) for side in sides)
-
-    def multiply_adds(self, input_shape: Shape) -> int:
-        return math.prod(self.output_shape(input_shape)) * self.fan_in(input_shape)
 
     def description(self, input_shape: Shape = ()) -> str:
         words = [f"{self.channels} kernels {self.kernel} × {self.kernel}"]
@@ -158,7 +154,7 @@ class _Convolution(Layer):
         words += ["size rounded up"] if self.round_up else []
         return ", ".join(words)
 
-    def _changes(self, other: _Convolution) -> dict[str, str]:
+    def _changes(self, other: Self) -> dict[str, str]:
         rounded = "rounded up, with zeros on the right and at the bottom" if self.round_up else "rounded down"
         return {
             "channels": f"{self.channels} kernels, not {other.channels}",
@@ -220,13 +216,10 @@ class Linear(Layer):
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"weight": (self.units, *input_shape), "bias": (self.units,)}
 
-    def multiply_adds(self, input_shape: Shape) -> int:
-        return self.units * math.prod(input_shape)
-
     def description(self, input_shape: Shape = ()) -> str:
         return f"fully connected to {input_shape[0]:,}" if input_shape else "fully connected"
 
-    def _changes(self, other: Linear) -> dict[str, str]:
+    def _changes(self, other: Self) -> dict[str, str]:
         return {"units": f"{self.units} units, not {other.units}"} | super()._changes(other)
 
 
@@ -301,9 +294,8 @@ class SpatialNorm(Operation):
         return self.size, 1
 
     def description(self, input_shape: Shape = ()) -> str:
-        window = f"{self.size} × {self.size} positions"
-        alpha = f"{self.alpha:g} / {self.size**2}"
-        return f"LRN over {window} of a channel, k {self.k:g}, alpha {alpha}, beta {self.beta:g}"
+        constants = f"k {self.k:g}, alpha {self.alpha:g} / {self.size**2}, beta {self.beta:g}"
+        return f"LRN over {self.size} × {self.size} positions of a channel, {constants}"
 
 
 @dataclass(frozen=True)
@@ -410,8 +402,9 @@ class Flatten(Operation):
 def _output_side(side: int, window: int, stride: int, pad: int, round_up: bool) -> int:
     span = side + 2 * pad - window
     if span < 0:
-        padded = side + 2 * pad
-        raise InputTooSmall(f"reads windows of {window} × {window}, but its input would be {padded} × {padded}")
+        raise InputTooSmall(
+            f"reads windows of {window} × {window}, but its input would be {span + window} × {span + window}"
+        )
     return 1 + (-(-span // stride) if round_up else span // stride)
 
 

@@ -4,8 +4,6 @@ A schedule is written in the epochs of the run that it comes from and is stretch
 new schedule is one more subclass of `Schedule`; a recipe uses it, and nothing else needs to know it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +58,7 @@ class Schedule:
         """Fractions of the run, between 0 and 1, at which the learning rate jumps or its curve has a kink."""
         return []
 
-    def example(self) -> Schedule:
+    def example(self) -> "Schedule":
         """A schedule with the learning rates of a possible run, for tables and figures."""
         return self
 

@@ -4,8 +4,6 @@ Every option is declared here, once, with its help: the command, `Classifier.fit
 read this file.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import textwrap
@@ -14,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from .architecture import Architecture
 from .recipe import Check, Recipe, is_integer, is_real
@@ -82,7 +80,7 @@ class TrainSettings:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
 
     @classmethod
-    def of(cls, settings: TrainSettings | None, overrides: Mapping[str, Any]) -> TrainSettings:
+    def of(cls, settings: Self | None, overrides: Mapping[str, Any]) -> Self:
         """Settings with some replaced by keyword arguments.
 
         Raises:

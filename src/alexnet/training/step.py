@@ -55,7 +55,7 @@ class MicroBatches:
         self.micro_batch_size = None if micro_batch in (None, "auto") else int(micro_batch)
         self.notice: str | None = None
         self._forward: Callable[[Tensor], Tensor] | None = None
-        self._dropouts: list[_BatchDropout] = []
+        self._rows = slice(None)
         self._has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
         if self.micro_batch_size and self._has_batch_norm:
             raise ValueError(
@@ -110,9 +110,7 @@ class MicroBatches:
         views, partner_labels = (mix.apply(views), labels[mix.partners]) if mix else (views, labels)
         statistics = torch.zeros(2, device=views.device)
         for start in range(0, len(views), size):
-            rows = slice(start, start + size)
-            for dropout in self._dropouts:
-                dropout.rows = rows
+            self._rows = rows = slice(start, start + size)
             with autocast(views.device, self.precision):
                 scores = self._forward(views[rows])
             scores = scores.float()
@@ -142,32 +140,28 @@ class MicroBatches:
     def _dropout_over(self, batch_size: int) -> Iterator[None]:
         """Have the network's dropout use one mask for an entire batch, however it is split."""
         modules = [each for each in self.network.modules() if isinstance(each, (nn.Dropout, PlainDropout))]
-        self._dropouts = [_BatchDropout(module, batch_size) for module in modules]
-        for module, dropout in zip(modules, self._dropouts, strict=True):
-            module.forward = dropout
+        for module in modules:
+            module.forward = self._batch_dropout(module, batch_size)
         try:
             yield
         finally:
-            self._dropouts = []
             for module in modules:
                 del module.forward
 
+    def _batch_dropout(self, module: nn.Dropout | PlainDropout, batch_size: int) -> Callable[[Tensor], Tensor]:
+        """The forward of a dropout module, with a mask for an entire batch that is drawn at its first micro-batch."""
+        rescale = isinstance(module, nn.Dropout)
+        keep = 1 - module.p if rescale else module.keep
+        mask: Tensor | None = None
 
-class _BatchDropout:
-    """The forward of a dropout module, with a mask for an entire batch that is drawn at its first micro-batch."""
+        def forward(x: Tensor) -> Tensor:
+            nonlocal mask
+            if mask is None:
+                mask = torch.empty(batch_size, *x.shape[1:], device=x.device).bernoulli_(keep)
+                mask = mask / keep if rescale else mask
+            return x * mask[self._rows].to(x.dtype)
 
-    def __init__(self, module: nn.Dropout | PlainDropout, batch_size: int):
-        self.rescale = isinstance(module, nn.Dropout)
-        self.keep = 1 - module.p if self.rescale else module.keep
-        self.batch_size = batch_size
-        self.mask: Tensor | None = None
-        self.rows = slice(None)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.mask is None:
-            mask = torch.empty(self.batch_size, *x.shape[1:], device=x.device).bernoulli_(self.keep)
-            self.mask = mask / self.keep if self.rescale else mask
-        return x * self.mask[self.rows].to(x.dtype)
+        return forward
 
 
 def _graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
