@@ -97,8 +97,8 @@ _MARGIN = 1e-6
 
 
 def spans(recipe: Recipe) -> list[tuple[float, float, LearningRates, LearningRates]]:
-    """Stretches of a run in which the learning rates are constant or follow one curve: first epoch, last epoch, learning
-    rates at the first, at the last. If they depend on the validation error, those of an example."""
+    """Stretches of a run in which the learning rates are constant or follow one curve: first epoch, last epoch, and
+    the learning rates at these two. If they depend on the validation error, those of an example."""
     recipe = replace(recipe, schedule=recipe.schedule.example())
     result = []
     for start, end in pairwise([0.0, *recipe.schedule.breakpoints(), 1.0]):
