@@ -60,7 +60,7 @@ def test_response_norm_and_its_gradient(shape, groups, relu, dtype, layout):
     x, g = signed(shape, dtype, layout), signed(shape, dtype, layout, seed=1)
     for size in SIZES:
         constants = (size, 0.3, 0.75, 2.0, groups, relu)
-        y, dx = normalization.response_norm(x, *constants), normalization.response_norm_backward(g, x, *constants)
+        y, dx = normalization.response_norm(x, *constants), normalization.response_norm(x, *constants, g)
         assert_same(y, dx, x, g, reference.response_norm, constants)
 
 
@@ -74,7 +74,7 @@ def test_spatial_norm_and_its_gradient(shape, dtype, layout):
     x, g = signed(shape, dtype, layout), signed(shape, dtype, layout, seed=1)
     for size in SIZES:
         constants = (size, 0.2, 0.75, 1.0)
-        y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm_backward(g, x, *constants)
+        y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm(x, *constants, g)
         assert_same(y, dx, x, g, reference.spatial_norm, constants)
 
 
@@ -82,10 +82,10 @@ def test_spatial_norm_and_its_gradient(shape, dtype, layout):
 def test_another_power_than_the_papers():
     x, g = signed((2, 6, 3, 3)), signed((2, 6, 3, 3), seed=1)
     constants = (3, 0.3, 0.6, 2.0)
-    y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm_backward(g, x, *constants)
+    y, dx = normalization.spatial_norm(x, *constants), normalization.spatial_norm(x, *constants, g)
     assert_same(y, dx, x, g, reference.spatial_norm, constants)
     constants += (2, False)
-    y, dx = normalization.response_norm(x, *constants), normalization.response_norm_backward(g, x, *constants)
+    y, dx = normalization.response_norm(x, *constants), normalization.response_norm(x, *constants, g)
     assert_same(y, dx, x, g, reference.response_norm, constants)
 
 
@@ -93,8 +93,8 @@ def test_another_power_than_the_papers():
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "last"])
 def test_two_runs_give_the_same_bits(layout):
     x, g = signed((2, 20, 3, 3), torch.bfloat16, layout), signed((2, 20, 3, 3), torch.bfloat16, layout, seed=1)
-    response = [normalization.response_norm_backward(g, x, 5, 0.3, 0.75, 2.0, 1, True) for _ in range(2)]
-    spatial = [normalization.spatial_norm_backward(g, x, 2, 0.3, 0.75, 1.0) for _ in range(2)]
+    response = [normalization.response_norm(x, 5, 0.3, 0.75, 2.0, 1, True, g) for _ in range(2)]
+    spatial = [normalization.spatial_norm(x, 2, 0.3, 0.75, 1.0, g) for _ in range(2)]
     assert torch.equal(*response)
     assert torch.equal(*spatial)
 
@@ -112,7 +112,7 @@ def test_nan_propagates():
 def test_mixed_layouts_are_refused():
     x = signed((2, 6, 3, 3))
     with pytest.raises(ValueError, match="channels last"):
-        normalization.spatial_norm_backward(x.to(memory_format=torch.channels_last), x, 3, 0.1, 0.75, 1.0)
+        normalization.spatial_norm(x, 3, 0.1, 0.75, 1.0, x.to(memory_format=torch.channels_last))
     with pytest.raises(ValueError, match="contiguous"):
         normalization.response_norm(x.transpose(2, 3), 3, 0.1, 0.75, 1.0, 1, False)
 

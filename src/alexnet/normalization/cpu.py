@@ -22,19 +22,11 @@ def response_norm(
     return out
 
 
-def response_norm_backward(g: Tensor, x: Tensor, *constants) -> Tensor:
-    return response_norm(x, *constants, g=g)
-
-
 def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float, g: Tensor | None = None) -> Tensor:
-    """The normalized x or, given the gradient g of that, the gradient of x."""
+    """As `response_norm`, over positions."""
     out, tensors = _tensor_arguments(g, x)
     library().spatial_norm(*tensors, *x.shape, size, a, beta, k, torch.get_num_threads())
     return out
-
-
-def spatial_norm_backward(g: Tensor, x: Tensor, *constants) -> Tensor:
-    return spatial_norm(x, *constants, g=g)
 
 
 def _tensor_arguments(g: Tensor | None, x: Tensor) -> tuple[Tensor, tuple]:

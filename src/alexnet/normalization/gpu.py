@@ -1,4 +1,4 @@
-"""Both response normalizations, forward and backward, as Triton kernels: one pass over memory, float32 sums.
+"""Both response normalizations and their gradients as Triton kernels: one pass over memory, float32 sums.
 
 The formulas are those of `response.py`, with `a` for alpha divided by the window size. No atomic additions, so results
 are deterministic. Names in capitals are compile-time constants.
@@ -25,77 +25,28 @@ OPTIONS = {"num_warps": THREADS // 32, "enable_fp_fusion": True}
 """Options of every launch. Fused multiply-adds are not the default in all versions of Triton."""
 
 
-def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    """LRN across channels (section 3.3): y = x · s^(−beta), s = k + a · Σ_j x[j]².
+def response_norm(
+    x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool, g: Tensor | None = None
+) -> Tensor:
+    """LRN across channels (section 3.3), y; or, given the gradient g of y, that of x.
+
+        y = x · s^(−β),   s = k + a · Σ_j x[j]²
+        dx = g · s^(−β) − 2 a β · x · Sᵀ(g · x · s^(−β−1)),   Sᵀ sums over the channels in whose window one is
 
     Args:
-        x: (N, C, H, W), contiguous or channels last; float32, bfloat16 or float16.
+        x: (N, C, H, W), contiguous or channels last; float32, bfloat16 or float16. So is g, and the result.
         size: channels summed, c − size // 2 ≤ j < c − size // 2 + size, as far as they are in the group of c.
         a: alpha / size.
         k: > 0.
         groups: groups of channels normalized apart, a divisor of C.
-        relu: normalize max(x, 0).
-
-    Returns:
-        y, with the shape, dtype and strides of x.
+        relu: normalize max(x, 0); the gradient is 0 where x ≤ 0.
 
     Raises:
-        ValueError: x is neither contiguous nor channels last.
+        ValueError: the tensors are neither all contiguous nor all channels last.
     """
-    return _over_channels(_response_norm, (x,), size, a, beta, k, groups, relu)
-
-
-def response_norm_backward(
-    g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool
-) -> Tensor:
-    """The gradient of `response_norm` with respect to x, with its shape, dtype and strides; g is that for y.
-
-        dx = g · s^(−β) − 2 a β · x · Sᵀ(g · x · s^(−β−1)),   Sᵀ sums over the channels in whose window one is
-
-    With relu, 0 where x ≤ 0.
-
-    Raises:
-        ValueError: g and x are neither both contiguous nor both channels last.
-    """
-    return _over_channels(_response_norm_backward, (g, x), size, a, beta, k, groups, relu)
-
-
-def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    """LRN over positions of the same channel: y = x · s^(−beta), s = k + a · Σ_q x[q]².
-
-    Args:
-        x: (N, C, H, W), contiguous or channels last; float32, bfloat16 or float16.
-        size: side of the window, which begins size // 2 positions above and left and is clipped at the border.
-        a: alpha / size².
-        k: > 0.
-
-    Returns:
-        y, with the shape, dtype and strides of x.
-
-    Raises:
-        ValueError: x is neither contiguous nor channels last.
-    """
-    return _over_positions(_spatial_norm, (x, None), torch.empty_like(x), size, a, beta, k)
-
-
-def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    """The gradient of `spatial_norm` with respect to x, with its shape, dtype and strides; g is that for y.
-
-    The formula is that of `response_norm_backward`, in two passes with the terms g · x · s^(−β−1) between them in
-    float32: forming them again for every window that holds them would take a window of windows.
-
-    Raises:
-        ValueError: g and x are neither both contiguous nor both channels last.
-    """
-    terms = _over_positions(_spatial_norm, (x, g), torch.empty_like(x, dtype=torch.float32), size, a, beta, k)
-    return _over_positions(_spatial_norm_backward, (g, x, terms), torch.empty_like(x), size, a, beta, k)
-
-
-def _over_channels(kernel, inputs: tuple[Tensor, ...], size, a, beta, k, groups, relu) -> Tensor:
-    """Run a kernel with x seen as (outer, channels, inner): outer runs over the groups of each image or position."""
-    x = inputs[-1]
-    last = _channels_last(*inputs)
+    last = _channels_last(x, g)
     images, channels, height, width = x.shape
+    # The kernel sees x as (outer, channels, inner): outer runs over the groups of each image or position.
     outer, inner = (images * height * width, 1) if last else (images, height * width)
     outer, channels = outer * groups, channels // groups
     # Channels last, a strip is the 16 bytes that a thread reads at once. Contiguous, a longer strip reads fewer
@@ -105,15 +56,31 @@ def _over_channels(kernel, inputs: tuple[Tensor, ...], size, a, beta, k, groups,
     lanes = outer * triton.cdiv(channels, strip) * inner
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
-        kernel[(triton.cdiv(lanes, THREADS),)](
-            *inputs, y, outer, inner, a, k, beta, size, channels, relu, strip, vector, THREADS, **OPTIONS
+        _response_norm[(triton.cdiv(lanes, THREADS),)](
+            *(g, x, y, outer, inner, a, k, beta, size, channels, relu, strip, vector, THREADS), **OPTIONS
         )
     return y
 
 
-def _over_positions(kernel, inputs: tuple[Tensor | None, ...], y: Tensor, size, a, beta, k) -> Tensor:
-    """Run a kernel with x seen as (planes, height, width · step): a plane has one channel, or all if channels last."""
-    last = _channels_last(*(each for each in inputs if each is not None))
+def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float, g: Tensor | None = None) -> Tensor:
+    """LRN over positions of the same channel, or its gradient, as in `response_norm`.
+
+    The gradient takes two passes, with the terms g · x · s^(−β−1) between them in float32: forming them again for every
+    window that holds them would take a window of windows.
+
+    Args:
+        size: side of the window, which begins size // 2 positions above and left and is clipped at the border.
+        a: alpha / size².
+    """
+    if g is None:
+        return _over_positions(None, x, None, torch.empty_like(x), size, a, beta, k)
+    terms = _over_positions(g, x, None, torch.empty_like(x, dtype=torch.float32), size, a, beta, k)
+    return _over_positions(g, x, terms, torch.empty_like(x), size, a, beta, k)
+
+
+def _over_positions(g: Tensor | None, x: Tensor, terms: Tensor | None, y: Tensor, size, a, beta, k) -> Tensor:
+    """Run the kernel with x as (planes, height, width · step): a plane has one channel, or all if channels last."""
+    last = _channels_last(x, g)
     images, channels, height, width = y.shape
     planes, step = (images, channels) if last else (images * channels, 1)
     # A thread keeps the sums of all rows that the windows of its strip reach: 8, and 4 more if size is 5.
@@ -122,14 +89,15 @@ def _over_positions(kernel, inputs: tuple[Tensor | None, ...], y: Tensor, size, 
     vector = math.gcd(4, step)  # with 8, the two kinds of sums would not fit into the registers of a thread
     blocks = triton.cdiv(planes * width * step // vector, THREADS)
     with torch.cuda.device_of(y):
-        kernel[(blocks * strips,)](
-            *inputs, y, planes, height, width, a, k, beta, size, step, strips, strip, vector, THREADS, **OPTIONS
+        _spatial_norm[(blocks * strips,)](
+            *(g, x, terms, y, planes, height, width, a, k, beta, size, step, strips, strip, vector, THREADS), **OPTIONS
         )
     return y
 
 
-def _channels_last(*tensors: Tensor) -> bool:
-    """Whether all of them are channels last; if not, all are contiguous."""
+def _channels_last(x: Tensor, g: Tensor | None) -> bool:
+    """Whether all that are given are channels last; if not, all are contiguous."""
+    tensors = [x] if g is None else [g, x]
     for layout in (torch.channels_last, torch.contiguous_format):
         if all(each.is_contiguous(memory_format=layout) for each in tensors):
             return layout == torch.channels_last
@@ -139,6 +107,7 @@ def _channels_last(*tensors: Tensor) -> bool:
 
 @triton.jit
 def _response_norm(
+    g,
     x,
     y,
     outer,
@@ -153,59 +122,38 @@ def _response_norm(
     VECTOR: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    MARGIN: tl.constexpr = (SIZE - 1 + VECTOR - 1) // VECTOR * VECTOR
-    offset, channel, inside = _lanes(outer, inner, CHANNELS, STRIP, LANES)
-    values = _strip(x + offset, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR)
-    squares = _squares(values)
-    results = ()
-    for c in tl.static_range(STRIP):
-        s = k + a * _sum(squares, MARGIN + c - SIZE // 2, SIZE)
-        results += (values[MARGIN + c] * _inverse_powers(s, BETA)[0],)
-    _store(y + offset, results, channel, inside, inner, CHANNELS, VECTOR)
-
-
-@triton.jit
-def _response_norm_backward(
-    g,
-    x,
-    dx,
-    outer,
-    inner,
-    a,
-    k,
-    BETA: tl.constexpr,
-    SIZE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    RELU: tl.constexpr,
-    STRIP: tl.constexpr,
-    VECTOR: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    """y = x · s^(−β); with g, the gradient of x."""
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = SIZE - 1 - BEFORE
     MARGIN: tl.constexpr = (SIZE - 1 + VECTOR - 1) // VECTOR * VECTOR
     offset, channel, inside = _lanes(outer, inner, CHANNELS, STRIP, LANES)
     values = _strip(x + offset, channel, inside, inner, CHANNELS, RELU, MARGIN, STRIP, VECTOR)
-    gradients = _strip(g + offset, channel, inside, inner, CHANNELS, False, MARGIN, STRIP, VECTOR)
     squares = _squares(values)
-    scaled = ()
-    terms = ()
-    for c in tl.static_range(MARGIN - AFTER, MARGIN + STRIP + BEFORE):
-        power, inverse = _inverse_powers(k + a * _sum(squares, c - BEFORE, SIZE), BETA)
-        scaled += (gradients[c] * power,)
-        terms += (gradients[c] * power * inverse * values[c],)
     results = ()
-    for c in tl.static_range(STRIP):
-        value = values[MARGIN + c]
-        result = scaled[AFTER + c] - 2 * BETA * a * value * _sum(terms, c, SIZE)
-        results += (tl.where(value <= 0, 0.0, result) if RELU else result,)
-    _store(dx + offset, results, channel, inside, inner, CHANNELS, VECTOR)
+    if g is None:
+        for c in tl.static_range(STRIP):
+            s = k + a * _sum(squares, MARGIN + c - BEFORE, SIZE)
+            results += (values[MARGIN + c] * _inverse_powers(s, BETA)[0],)
+    else:
+        gradients = _strip(g + offset, channel, inside, inner, CHANNELS, False, MARGIN, STRIP, VECTOR)
+        scaled = ()
+        terms = ()
+        for c in tl.static_range(MARGIN - AFTER, MARGIN + STRIP + BEFORE):
+            power, inverse = _inverse_powers(k + a * _sum(squares, c - BEFORE, SIZE), BETA)
+            scaled += (gradients[c] * power,)
+            terms += (gradients[c] * power * inverse * values[c],)
+        for c in tl.static_range(STRIP):
+            value = values[MARGIN + c]
+            result = scaled[AFTER + c] - 2 * BETA * a * value * _sum(terms, c, SIZE)
+            results += (tl.where(value <= 0, 0.0, result) if RELU else result,)
+    _store(y + offset, results, channel, inside, inner, CHANNELS, VECTOR)
 
 
 @triton.jit
 def _spatial_norm(
-    x,
     g,
+    x,
+    terms,
     y,
     planes,
     height,
@@ -220,50 +168,26 @@ def _spatial_norm(
     VECTOR: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """y = x · s^(−β); with g, the terms g · x · s^(−β−1) for the backward pass."""
-    row = width * STEP
-    offset, line, position, inside = _rows(planes, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
-    sums = _row_sums(x + offset, line, position, inside, height, row, STEP, SIZE, SIZE // 2, STRIP, True)
-    for h in tl.static_range(STRIP):
-        mask = inside & (position < _end(line + h, height, row))
-        power, inverse = _inverse_powers(k + a * _sum(sums, h, SIZE), BETA)
-        result = tl.load(x + offset + h * row, mask, 0.0).to(tl.float32) * power
-        if g is not None:
-            result *= tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * inverse
-        tl.store(y + offset + h * row, result, mask)
-
-
-@triton.jit
-def _spatial_norm_backward(
-    g,
-    x,
-    terms,
-    dx,
-    planes,
-    height,
-    width,
-    a,
-    k,
-    BETA: tl.constexpr,
-    SIZE: tl.constexpr,
-    STEP: tl.constexpr,
-    STRIPS: tl.constexpr,
-    STRIP: tl.constexpr,
-    VECTOR: tl.constexpr,
-    LANES: tl.constexpr,
-):
+    """y = x · s^(−β); with g, the terms g · x · s^(−β−1) of the gradient; with both, the gradient of x."""
     BEFORE: tl.constexpr = SIZE // 2
     AFTER: tl.constexpr = SIZE - 1 - BEFORE
     row = width * STEP
     offset, line, position, inside = _rows(planes, height, width, STEP, STRIPS, STRIP, VECTOR, LANES)
     sums = _row_sums(x + offset, line, position, inside, height, row, STEP, SIZE, BEFORE, STRIP, True)
-    term_sums = _row_sums(terms + offset, line, position, inside, height, row, STEP, SIZE, AFTER, STRIP, False)
+    if terms is not None:
+        term_sums = _row_sums(terms + offset, line, position, inside, height, row, STEP, SIZE, AFTER, STRIP, False)
     for h in tl.static_range(STRIP):
         mask = inside & (position < _end(line + h, height, row))
-        power, _ = _inverse_powers(k + a * _sum(sums, h, SIZE), BETA)
-        scaled = tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * power
+        power, inverse = _inverse_powers(k + a * _sum(sums, h, SIZE), BETA)
         value = tl.load(x + offset + h * row, mask, 0.0).to(tl.float32)
-        tl.store(dx + offset + h * row, scaled - 2 * BETA * a * value * _sum(term_sums, h, SIZE), mask)
+        if terms is not None:
+            scaled = tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * power
+            result = scaled - 2 * BETA * a * value * _sum(term_sums, h, SIZE)
+        else:
+            result = value * power
+            if g is not None:
+                result *= tl.load(g + offset + h * row, mask, 0.0).to(tl.float32) * inverse
+        tl.store(y + offset + h * row, result, mask)
 
 
 @triton.jit

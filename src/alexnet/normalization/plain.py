@@ -11,51 +11,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def response_norm(x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool) -> Tensor:
-    band = _band(x, size, groups)
-    return _normalized(x.relu() if relu else x, lambda squares: _channel_product(squares, band), a, beta, k)
-
-
-def response_norm_backward(
-    g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool
-) -> Tensor:
-    band = _band(x, size, groups)
-    sums = (lambda squares: _channel_product(squares, band)), (lambda terms: _channel_product(terms, band.T))
-    if not relu:
-        return _gradient(g, x, *sums, a, beta, k)
-    return _gradient(g, x.relu(), *sums, a, beta, k).masked_fill_(x <= 0, 0)
-
-
-def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    return _normalized(x, lambda squares: _window_sums(squares, size, size // 2), a, beta, k)
-
-
-def spatial_norm_backward(g: Tensor, x: Tensor, size: int, a: float, beta: float, k: float) -> Tensor:
-    before, after = size // 2, size - 1 - size // 2
-    sums = (lambda squares: _window_sums(squares, size, before)), (lambda terms: _window_sums(terms, size, after))
-    return _gradient(g, x, *sums, a, beta, k)
-
-
 NeighborSum = Callable[[Tensor], Tensor]
 
 
-def _normalized(x: Tensor, neighbor_sum: NeighborSum, a: float, beta: float, k: float) -> Tensor:
-    """y = x · s^(−β),   s = k + a · S(x²)"""
+def response_norm(
+    x: Tensor, size: int, a: float, beta: float, k: float, groups: int, relu: bool, g: Tensor | None = None
+) -> Tensor:
+    """The normalized x or, given the gradient g of that, the gradient of x."""
+    band, positive = _band(x, size, groups), x.relu() if relu else x
+    sums = (lambda squares: _channel_product(squares, band)), (lambda terms: _channel_product(terms, band.T))
+    y = _normalized(positive, *sums, a, beta, k, g)
+    return y if g is None or not relu else y.masked_fill_(x <= 0, 0)
+
+
+def spatial_norm(x: Tensor, size: int, a: float, beta: float, k: float, g: Tensor | None = None) -> Tensor:
+    """As `response_norm`, over positions."""
+    before, after = size // 2, size - 1 - size // 2
+    sums = (lambda squares: _window_sums(squares, size, before)), (lambda terms: _window_sums(terms, size, after))
+    return _normalized(x, *sums, a, beta, k, g)
+
+
+def _normalized(
+    x: Tensor, neighbor_sum: NeighborSum, transposed_sum: NeighborSum, a: float, beta: float, k: float, g: Tensor | None
+) -> Tensor:
+    """y = x · s^(−β), s = k + a · S(x²); given g, dx = g · s^(−β) − 2 a β · x · Sᵀ(g · x · s^(−β−1)).
+
+    Sᵀ sums over the positions in whose window one is.
+    """
     wide = _at_least_float32(x)
     s = neighbor_sum(wide.square()).mul_(a).add_(k)
-    return _inverse_power(s, beta).mul_(wide).to(x.dtype)
-
-
-def _gradient(
-    g: Tensor, x: Tensor, neighbor_sum: NeighborSum, transposed_sum: NeighborSum, a: float, beta: float, k: float
-) -> Tensor:
-    """dx = g · s^(−β) − 2 a β · x · Sᵀ(g · x · s^(−β−1)), where Sᵀ sums over the positions in whose window one is."""
-    dtype, x, g = x.dtype, _at_least_float32(x), _at_least_float32(g)
-    s = neighbor_sum(x.square()).mul_(a).add_(k)
-    scaled = _inverse_power(s, beta).mul_(g)
-    terms = transposed_sum(s.reciprocal_().mul_(scaled).mul_(x))
-    return scaled.addcmul_(x, terms, value=-2 * a * beta).to(dtype)
+    if g is None:
+        return _inverse_power(s, beta).mul_(wide).to(x.dtype)
+    scaled = _inverse_power(s, beta).mul_(_at_least_float32(g))
+    terms = transposed_sum(s.reciprocal_().mul_(scaled).mul_(wide))
+    return scaled.addcmul_(wide, terms, value=-2 * a * beta).to(x.dtype)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

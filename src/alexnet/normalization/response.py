@@ -97,16 +97,10 @@ def _like(g: Tensor, x: Tensor) -> Tensor:
 
 
 _library = torch.library.Library("alexnet", "DEF")
-_CONSTANTS = {
-    "response_norm": "int size, float a, float beta, float k, int groups, bool relu",
-    "spatial_norm": "int size, float a, float beta, float k",
-}
 
 
-def _define(name: str) -> None:
-    """Register an operator with torch: kernel, gradient, shapes for tracing, and vmap."""
-    _library.define(f"{name}(Tensor x, {_CONSTANTS[name]}) -> Tensor")
-    _library.define(f"{name}_backward(Tensor g, Tensor x, {_CONSTANTS[name]}) -> Tensor")
+def _define(name: str, constants: str) -> None:
+    """Register an operator and its gradient with torch: kernels, shapes for tracing, and vmap."""
 
     def forward(x, *constants):
         x = _dense(x)
@@ -114,16 +108,20 @@ def _define(name: str) -> None:
 
     def backward(g, x, *constants):
         x = _dense(x)
-        return getattr(implementation(x), f"{name}_backward")(_like(g, x), x, *constants)
+        return getattr(implementation(x), name)(x, *constants, _like(g, x))
 
-    _library.impl(name, forward, "CompositeExplicitAutograd")
-    _library.impl(f"{name}_backward", backward, "CompositeExplicitAutograd")
-    qualified = f"alexnet::{name}"
-    torch.library.register_fake(qualified, lambda x, *constants: torch.empty_like(_dense(x)), lib=_library)
-    torch.library.register_fake(
-        f"{qualified}_backward", lambda g, x, *constants: torch.empty_like(_dense(x)), lib=_library
-    )
-    operator, gradient = getattr(torch.ops.alexnet, name), getattr(torch.ops.alexnet, f"{name}_backward")
+    def shape(*inputs):
+        x = [each for each in inputs if isinstance(each, Tensor)][-1]
+        return torch.empty_like(_dense(x))
+
+    operators = []
+    for called, tensors, run in ((name, "Tensor x", forward), (f"{name}_backward", "Tensor g, Tensor x", backward)):
+        _library.define(f"{called}({tensors}, {constants}) -> Tensor")
+        _library.impl(called, run, "CompositeExplicitAutograd")
+        operators.append(getattr(torch.ops.alexnet, called))
+        torch.library.register_fake(f"alexnet::{called}", shape, lib=_library)
+        torch.library.register_vmap(f"alexnet::{called}", _over_one_batch(operators[-1]), lib=_library)
+    gradient = operators[1]
 
     def save(ctx, inputs, output):
         x, *ctx.constants = inputs
@@ -133,9 +131,7 @@ def _define(name: str) -> None:
         (x,) = ctx.saved_tensors
         return gradient(g, x, *ctx.constants), *[None] * len(ctx.constants)
 
-    torch.library.register_autograd(qualified, differentiate, setup_context=save, lib=_library)
-    torch.library.register_vmap(qualified, _over_one_batch(operator), lib=_library)
-    torch.library.register_vmap(f"{qualified}_backward", _over_one_batch(gradient), lib=_library)
+    torch.library.register_autograd(f"alexnet::{name}", differentiate, setup_context=save, lib=_library)
 
 
 def _over_one_batch(operator: Callable[..., Tensor]) -> Callable:
@@ -152,5 +148,5 @@ def _over_one_batch(operator: Callable[..., Tensor]) -> Callable:
     return vmapped
 
 
-for _name in _CONSTANTS:
-    _define(_name)
+_define("response_norm", "int size, float a, float beta, float k, int groups, bool relu")
+_define("spatial_norm", "int size, float a, float beta, float k")
