@@ -130,8 +130,10 @@ def test_crops_are_those_of_preprocessing(mean_side, mean_follows_crop):
     color = torch.randn(7, 3, generator=generator)
     for shift, dtype in itertools.product((None, color), FLOATS):
         expected = inputs.normalized_crops(images, Crops(top, left, top > left, indices), shift)
-        given = images, indices, top, left, top > left, 19, mean, inputs.std, mean_follows_crop, shift, dtype
-        found = data.normalized_crops(*(each.to(DEVICE) if torch.is_tensor(each) else each for each in given))
+        crops = Crops(*(each.to(DEVICE) for each in (top, left, top > left, indices)))
+        settings = 19, mean.to(DEVICE), inputs.std.to(DEVICE), mean_follows_crop
+        settings += None if shift is None else shift.to(DEVICE), dtype
+        found = data.normalized_crops(images.to(DEVICE), crops.indices, crops, *settings)
         assert (found.dtype, found.stride()) == (dtype, expected.stride())
         torch.testing.assert_close(found.float().cpu(), expected, rtol=FLOATS[dtype], atol=1e-5)
 

@@ -14,7 +14,7 @@ ORDER = [
     *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]
 INSIDE = {
-    "model": ["layers", "initialization", "network", "quantization", "bundle"],
+    "model": ["layers", "network", "quantization", "bundle"],
     "data": ["progress", "storage", "source", "labels", "sources", "pack", "check", "batches"],
 }
 """The order inside of some places."""

@@ -11,7 +11,7 @@ from alexnet import Classifier, create
 from alexnet.data.batches import Batch
 from alexnet.model.bundle import read_notes
 from alexnet.model.network import AlexNet
-from alexnet.preprocessing.mixing import draw_mix
+from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
-from alexnet.preprocessing.mixing import Mix, draw_mix
+from alexnet.preprocessing.augmentation import Mix, draw_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.ema import WeightEMA
 from alexnet.training.optimizer import paper_optimizer

@@ -20,7 +20,7 @@ from alexnet.data.sources.detection import open_source
 from alexnet.device import torch_dtype
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
-from alexnet.preprocessing.mixing import draw_mix
+from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import BEST, LAST, Run
 from alexnet.session import Diverged
 from alexnet.specs.recipes import recipe

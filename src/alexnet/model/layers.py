@@ -2,9 +2,10 @@
 
 `@module_for(Operation)` registers what makes the module: a class or function that takes the operation and the shape of
 its input, without the batch dimension. Rows of a network get their initial weights from the architecture
-(`initialization.py`); every other module initializes itself, as torch's own do.
+(`initialize`); every other module initializes itself, as torch's own do.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,14 +15,25 @@ from torch import Tensor, nn
 
 from ..normalization import response_norm, spatial_norm
 from ..specs import operations as ops
-from ..specs.operations import Operation, Shape
+from ..specs.operations import Layer, Operation, Shape
 from ..specs.shapes import Placed
 
 torch.fx.wrap("response_norm")  # so that torch.fx records a call and does not look inside
 torch.fx.wrap("spatial_norm")
 
 Factory = Callable[[Operation, Shape], nn.Module]
-FACTORIES: dict[type[Operation], Factory] = {}
+FACTORIES: dict[type[Operation], Factory] = {
+    ops.Linear: lambda linear, input_shape: nn.Linear(*input_shape, linear.units),
+    ops.Activation: lambda activation, _: {"relu": nn.ReLU, "tanh": nn.Tanh}[activation.kind](),
+    ops.BatchNorm: lambda _, input_shape: nn.BatchNorm2d(input_shape[0]),
+    ops.Pool: lambda pool, _: {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[pool.kind](
+        pool.window, pool.stride, ceil_mode=pool.round_up
+    ),
+    ops.AdaptivePool: lambda pool, _: nn.AdaptiveAvgPool2d(pool.side),
+    ops.Dropout: lambda dropout, _: (nn.Dropout if dropout.rescale else PlainDropout)(dropout.rate),
+    ops.Flatten: lambda *_: nn.Flatten(),
+}
+"""What makes the module of each operation: those of torch, and below, registered, those that torch lacks."""
 
 
 def module_for(kind: type[Operation]) -> Callable[[Factory], Factory]:
@@ -47,6 +59,21 @@ def build_module(placed: Placed) -> nn.Module:
             f"@module_for({type(placed.operation).__name__})"
         )
     return factory(placed.operation, placed.input_shape)
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, layer: Layer, fan_in: int, generator: torch.Generator) -> None:
+    """Draw the weights of a row as it declares (section 5; `initW` and `initB` of the 2012 code)."""
+    if layer.std == "torch":  # nn.Conv2d and nn.Linear: uniform within 1 / √fan-in, for weights and biases
+        bound = 1 / math.sqrt(fan_in)
+        module.weight.uniform_(-bound, bound, generator=generator)
+        module.bias.uniform_(-bound, bound, generator=generator)
+        return
+    if others := dict(module.named_parameters()).keys() - {"weight", "bias"}:
+        raise TypeError(f"{layer.name} must declare how to initialize {', '.join(sorted(others))}")
+    std = math.sqrt(2 / fan_in) if layer.std == "he" else layer.std
+    module.weight.normal_(0, std, generator=generator)
+    module.bias.fill_(layer.bias)
 
 
 @module_for(ops.Conv)
@@ -86,16 +113,6 @@ class LocalConvolution(nn.Module):
         return y.permute(1, 2, 0).unflatten(2, self.sides)
 
 
-@module_for(ops.Linear)
-def linear(operation: ops.Linear, input_shape: Shape) -> nn.Module:
-    return nn.Linear(*input_shape, operation.units)
-
-
-@module_for(ops.Activation)
-def activation(operation: ops.Activation, input_shape: Shape) -> nn.Module:
-    return {"relu": nn.ReLU, "tanh": nn.Tanh}[operation.kind]()
-
-
 @module_for(ops.Norm)
 class ResponseNorm(nn.Module):
     """Local response normalization across channels (section 3.3)."""
@@ -113,39 +130,11 @@ class ResponseNorm(nn.Module):
 
 
 @module_for(ops.SpatialNorm)
-class SpatialResponseNorm(nn.Module):
+class SpatialResponseNorm(ResponseNorm):
     """Local response normalization over positions of one channel."""
-
-    def __init__(self, norm: ops.SpatialNorm, input_shape: Shape):
-        super().__init__()
-        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         return spatial_norm(x, self.norm.size, self.norm.alpha, self.norm.beta, self.norm.k)
-
-    def extra_repr(self) -> str:
-        return str(self.norm)
-
-
-@module_for(ops.BatchNorm)
-def batch_norm(operation: ops.BatchNorm, input_shape: Shape) -> nn.Module:
-    return nn.BatchNorm2d(input_shape[0])
-
-
-@module_for(ops.Pool)
-def pool(operation: ops.Pool, input_shape: Shape) -> nn.Module:
-    kind = {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[operation.kind]
-    return kind(operation.window, operation.stride, ceil_mode=operation.round_up)
-
-
-@module_for(ops.AdaptivePool)
-def adaptive_pool(operation: ops.AdaptivePool, input_shape: Shape) -> nn.Module:
-    return nn.AdaptiveAvgPool2d(operation.side)
-
-
-@module_for(ops.Dropout)
-def dropout(operation: ops.Dropout, input_shape: Shape) -> nn.Module:
-    return nn.Dropout(operation.rate) if operation.rescale else PlainDropout(operation.rate)
 
 
 class PlainDropout(nn.Module):
@@ -160,8 +149,3 @@ class PlainDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"keep={self.keep}"
-
-
-@module_for(ops.Flatten)
-def flatten(operation: ops.Flatten, input_shape: Shape) -> nn.Module:
-    return nn.Flatten()

@@ -16,8 +16,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ..specs.architecture import Architecture
 from ..specs.operations import Layer
 from ..specs.shapes import infer_shapes
-from .initialization import initialize
-from .layers import build_module
+from .layers import build_module, initialize
 
 TORCHVISION_NAMES = {
     f"{part}.{index}": name
@@ -55,14 +54,17 @@ class AlexNet(nn.Module):
         self.in_channels = in_channels
         self.input_size = architecture.input_size if input_size is None else input_size
         self.placed = infer_shapes(architecture, self.num_classes, in_channels, self.input_size)
+        generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):  # the user's generator stays as it is
             torch.random.default_generator.manual_seed(seed)
             for step in self.placed:
                 is_row = isinstance(step.operation, Layer)
                 with torch.device("meta" if is_row else "cpu"):  # the weights of rows are drawn below, once
                     module = build_module(step)
-                self.add_module(step.name, module.to_empty(device="cpu") if is_row else module)
-        initialize(self, self.placed, seed)
+                if is_row:
+                    fan_in = step.operation.fan_in(step.input_shape)
+                    initialize(module.to_empty(device="cpu"), step.operation, fan_in, generator)
+                self.add_module(step.name, module)
         self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
     def train(self, mode: bool = True) -> AlexNet:

@@ -48,13 +48,13 @@ def normalized_crops(
     """
     indices = torch.arange(len(images), device=images.device) if crops.indices is None else crops.indices
     mean_follows_crop = mean_follows_crop and len(mean) > 1
+    arguments = images, indices, crops, size, mean, std, mean_follows_crop, color, dtype
     if images.device.type == "cpu" and library() is not None:
-        return _by_kernel(images, indices, crops, size, mean, std, mean_follows_crop, color, dtype)
+        return _by_kernel(*arguments)
     if images.is_cuda and has_triton():
         from . import gpu
 
-        where = indices, crops.top, crops.left, crops.flipped
-        return gpu.normalized_crops(images, *where, size, mean, std, mean_follows_crop, color, dtype)
+        return gpu.normalized_crops(*arguments)
     pixels = _crop_and_flip(images, indices, crops, size).float()
     pixels -= _crop_and_flip(mean[None], torch.zeros_like(indices), crops, size) if mean_follows_crop else mean
     if color is not None:

@@ -8,36 +8,17 @@ from torch import Tensor
 BLOCK = 1024
 
 
-def normalized_crops(
-    images: Tensor,
-    indices: Tensor,
-    top: Tensor,
-    left: Tensor,
-    flipped: Tensor,
-    size: int,
-    mean: Tensor,
-    std: Tensor,
-    mean_follows_crop: bool,
-    color: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """See `crops.normalized_crops`; float16 is supported as well.
-
-    Args:
-        indices: of the image that each crop is cut from, (M,), int64.
-    """
-    count, side = len(top), images.shape[1]
+def normalized_crops(images, indices, crops, size, mean, std, mean_follows_crop, color, dtype) -> Tensor:
+    """As `crops.normalized_crops`, and for float16; the images that crops are cut from, (M,), are always given."""
+    count, side = len(crops.top), images.shape[1]
     mean_side = side if mean_follows_crop else size
     mean = mean.expand(mean_side, mean_side, 3)  # strides of 0 repeat a single color
-    images, indices, top, left, flipped, std = (
-        each.contiguous() for each in (images, indices, top, left, flipped, std)
-    )
+    where = (each.contiguous() for each in (images, indices, crops.top, crops.left, crops.flipped))
     color = None if color is None else color.contiguous()
     y = torch.empty((count, 3, size, size), dtype=dtype, device=images.device, memory_format=torch.channels_last)
     with torch.cuda.device_of(images):
         _crops[(count, triton.cdiv(size * size * 3, BLOCK))](
-            *(images, indices, top, left, flipped, mean, *mean.stride(), std, color, y),
-            *(side, size, mean_follows_crop, BLOCK),
+            *(*where, mean, *mean.stride(), std.contiguous(), color, y, side, size, mean_follows_crop, BLOCK)
         )
     return y
 

@@ -15,8 +15,7 @@ from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.augmentation import training_views
-from ..preprocessing.mixing import draw_mix
+from ..preprocessing.augmentation import draw_mix, training_views
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .ema import WeightEMA

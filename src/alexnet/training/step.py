@@ -12,7 +12,7 @@ from ..data.batches import Batch
 from ..device import Precision, autocast
 from ..model.layers import PlainDropout
 from ..model.network import are_watched
-from ..preprocessing.mixing import Mix
+from ..preprocessing.augmentation import Mix
 from ..specs.recipe import Recipe
 from ..specs.settings import MicroBatch
 from .optimizer import PaperSGD
