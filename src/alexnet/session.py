@@ -23,7 +23,7 @@ from .diagnosis.layers import check_row
 from .diagnosis.watch import Watch
 from .evaluation.evaluation import Evaluation
 from .evaluation.evaluation import evaluate as evaluate_images
-from .interchange.importing import import_weights, is_ours
+from .interchange.importing import import_weights
 from .model.bundle import ModelBundle
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
@@ -248,8 +248,6 @@ def facts_of(folder: Path) -> Facts:
 def load(path: str | Path) -> tuple[ModelBundle, Path]:
     """The network of a run, a saved classifier or a file of weights, and the file; ValueError if it cannot be read."""
     file = weights_file(Path(path).expanduser())
-    if is_ours(file):
-        return ModelBundle.load(file), file
     bundle, report = import_weights(file)
     if report.guessed:
         guess = f"{file} does not say how to preprocess images: {report.inputs} to alexnet import"

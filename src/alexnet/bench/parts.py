@@ -132,7 +132,7 @@ def inference(settings: Settings) -> Iterator[Result]:
     stored = torch.randint(256, (settings.batch_size, 256, 256, 3), dtype=torch.uint8, device=settings.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = write_onnx(bundle.network, Path(folder) / "network.onnx")
+            write_onnx(bundle, path := Path(folder) / "network.onnx")
         except ImportError as error:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"

@@ -25,7 +25,7 @@ def export(
 
     bundle = load(run, device="cpu").bundle
     name = run.resolve().name if run.is_dir() else run.stem
-    named = Path(name + (FORMATS[format].suffix or f"-{format}"))
+    named = Path(name + (FORMATS[format][1] or f"-{format}"))
     if output is None and named.exists():
         raise ValueError(f"{named} exists; choose another --output, or pass --output {named} to overwrite it")
     path = export_weights(bundle, output or named, format, preprocessing, source=run)

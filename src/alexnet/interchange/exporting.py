@@ -1,32 +1,21 @@
 """Networks as files of other frameworks, by the name of the format."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.bundle import FILE, ModelBundle
 from . import caffe, huggingface, keras, npy, programs, state_dict
 
-
-@dataclass(frozen=True)
-class Format:
-    suffix: str
-    """The file name's ending; empty for a folder."""
-    write: Callable[..., object]
-    files: tuple[str, ...] = ()
-    """Names of the files in a folder."""
-
-
 FORMATS = {
-    "onnx": Format(".onnx", programs.write_onnx),
-    "torch-export": Format(".pt2", programs.write_program),
-    "torchvision": Format(".pth", state_dict.write_torchvision),
-    "caffe": Format("", caffe.write, caffe.FILES),
-    "npy": Format(".npy", npy.write),
-    "keras": Format(".weights.h5", keras.write),
-    "safetensors": Format(".safetensors", ModelBundle.save),
-    "huggingface": Format("", huggingface.write, (FILE, huggingface.CONFIG)),
+    "onnx": (programs.write_onnx, ".onnx"),
+    "torch-export": (programs.write_program, ".pt2"),
+    "torchvision": (state_dict.write_torchvision, ".pth"),
+    "caffe": (caffe.write, ""),
+    "npy": (npy.write, ".npy"),
+    "keras": (keras.write, ".weights.h5"),
+    "safetensors": (ModelBundle.save, ".safetensors"),
+    "huggingface": (huggingface.write, ""),
 }
+"""How each format is written, and the ending of a file's name; empty for a folder."""
 PROGRAMS = ("onnx", "torch-export")
 """Formats that hold the computation, with or without preprocessing."""
 
@@ -50,19 +39,16 @@ def export_weights(
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    path, form = Path(path).expanduser(), FORMATS[format]
+    path, (write, suffix) = Path(path).expanduser(), FORMATS[format]
     if preprocessing and format not in PROGRAMS:
         raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")
-    if format == "keras" and not path.name.endswith(form.suffix):
-        raise ValueError(f"the name of a Keras file must end in {form.suffix}, got {path}")
-    for file in [path / name for name in form.files] or [path]:
+    if format == "keras" and not path.name.endswith(suffix):
+        raise ValueError(f"the name of a Keras file must end in {suffix}, got {path}")
+    for file in [path] if suffix else [path / name for name in (FILE, huggingface.CONFIG, *caffe.FILES)]:
         if source is not None and _is_part_of(file, Path(source).expanduser()):
             raise ValueError(f"the network was read from {file}; export it under another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if format in PROGRAMS:
-        form.write(bundle.network, path, bundle.preprocessing if preprocessing else None)
-    else:
-        form.write(bundle, path)
+    write(bundle, path, *([preprocessing] if format in PROGRAMS else []))
     return path
 
 

@@ -1,5 +1,6 @@
 """From a file of any framework to a network that is ready to predict."""
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,8 @@ from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe as find_recipe
-from . import caffe
+from . import caffe, huggingface, keras, npy, state_dict
 from .class_names import default_classes, read_classes
-from .detection import read_weights_file
 from .matching import build_network
 from .weights_file import WeightsFile
 
@@ -68,19 +68,17 @@ def import_weights(
     """
     path = Path(path).expanduser()
     path = path / FILE if path.is_dir() else path
-    if path.exists() and is_ours(path):
+    if _is_ours(path):
         if any(argument is not None for argument in (variant, classes, mean, std, input_size)):
             raise ValueError(f"{path} was saved by alexnet and needs none of variant, classes, mean, std, input_size")
         bundle = ModelBundle.load(path)
         names = tuple(bundle.network.state_dict())
         return bundle, Report("alexnet", bundle.network.architecture.name, names, "as in the file")
-    class_names = None if classes is None else read_classes(classes)
+    class_names = () if classes is None else read_classes(classes)
     try:
-        file = read_weights_file(path)
+        file = _read(path)
         class_names = class_names or file.classes or ()
         network, names = build_network(file, variant, len(class_names), input_size, strict)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     preprocessing, inputs, guessed = _preprocessing(network, file, mean, std)
@@ -89,7 +87,7 @@ def import_weights(
     return ModelBundle(network.eval(), preprocessing, class_names or default_classes(network.num_classes)), report
 
 
-def is_ours(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     """Whether `ModelBundle.load` reads a file, because this package wrote it; also True if it does not exist."""
     try:
         with safe_open(path, "pt") as file:
@@ -98,29 +96,67 @@ def is_ours(path: Path) -> bool:
         return not path.exists()
 
 
+def _read(path: Path) -> WeightsFile:
+    """Read a file whose format its first bytes tell; its name does not matter."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise ValueError("an empty file")
+    if start.startswith(state_dict.LEGACY_MAGIC):
+        return state_dict.read_torch(path)
+    if start.startswith(b"PK"):
+        return _read_archive(path)
+    if start.startswith(keras.MAGIC):
+        return keras.read(path)
+    if start.startswith(npy.MAGIC):
+        return npy.read(path)
+    if start[8:9] == b"{":
+        return huggingface.with_config(state_dict.read_safetensors(path), path.parent)
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        raise ValueError("a pickle, which is refused because it could execute arbitrary code")
+    if start.startswith(caffe.STARTS):
+        return caffe.read(path)
+    raise ValueError(
+        "not a known format; it must be PyTorch's (.pth, .pt), safetensors, Caffe's .caffemodel, an .npy of layers, or "
+        "Keras 3's (.weights.h5, .keras)"
+    )
+
+
+def _read_archive(path: Path) -> WeightsFile:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"a damaged archive: {error}") from error
+    if keras.INSIDE in names:
+        return keras.read(path)
+    if any(name.endswith("data.pkl") for name in names):
+        return state_dict.read_torch(path)
+    raise ValueError("an archive, but not PyTorch's or Keras 3's")
+
+
 def _preprocessing(
     network: AlexNet, file: WeightsFile, mean: str | Path | Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Preprocessing, str, bool]:
     """The preprocessing, in words with its source, and whether it is a guess."""
     size, architecture = network.input_size, network.architecture
     spec = find_recipe(architecture.recipe).input
-    is_fixed = file.mean is None and isinstance(spec.mean, tuple)
+    pixel_std, guessed = file.std, False
     if isinstance(mean, (str, Path)):
         pixel_mean, source = caffe.read_mean(Path(mean).expanduser()), f"from {mean}"
     elif mean is not None:
         pixel_mean, source = _color("mean", mean), "as requested"
     elif file.mean is not None:
         pixel_mean, source = file.mean, "as in the file or usual for its format"
-    elif is_fixed:
+    elif isinstance(spec.mean, tuple):
         pixel_mean, source = torch.tensor(spec.mean), f"as in the recipe {architecture.recipe}"
     else:
-        pixel_mean, source = torch.tensor(caffe.MEAN_COLOR), "a guess; to be sure, give mean and std"
+        pixel_mean, source, guessed = torch.tensor(caffe.MEAN_COLOR), "a guess; to be sure, give mean and std", True
     if std is not None:
         pixel_std = _color("std", std)
-    elif file.std is not None:
-        pixel_std = file.std
-    else:
-        pixel_std = torch.tensor(spec.std) if is_fixed and isinstance(spec.std, tuple) else torch.ones(3)
+    elif pixel_std is None:
+        is_fixed = file.mean is None and isinstance(spec.std, tuple)
+        pixel_std = torch.tensor(spec.std) if is_fixed else torch.ones(3)
     if not (pixel_std > 0).all():
         raise ValueError(f"std must be > 0, got {pixel_std.tolist()}")
     pixel_mean = pixel_mean if pixel_mean.dim() == 3 else pixel_mean.view(1, 1, 3)
@@ -131,7 +167,7 @@ def _preprocessing(
     minus = f"a mean image of {stored_size} × {stored_size}" if is_image else f"({_numbers(pixel_mean.flatten())})"
     words = f"pixels minus {minus}, divided by ({_numbers(pixel_std)}), {source}"
     preprocessing = Preprocessing(stored_size, size, pixel_mean.float(), pixel_std.float(), mean_follows_crop=is_image)
-    return preprocessing, words, mean is None and file.mean is None and not is_fixed
+    return preprocessing, words, guessed
 
 
 def _color(name: str, values: Sequence[float]) -> Tensor:

@@ -15,24 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import atomic_write
+from ..model.bundle import ModelBundle
 from ..model.layers import ResponseNorm, SpatialResponseNorm
-from ..model.network import AlexNet
-from ..preprocessing.preprocessing import Preprocessing
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
 FREE_BATCH = {0: torch.export.Dim("N")}
 
 
-def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing | None = None) -> Path:
+def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> None:
     """Write a network that maps `images`, (N, channels, side, side), float32, to `scores`, (N, classes).
 
     N is free. Images are in the network's units, as its preprocessing returns them. Inside, the output of each layer
     has the layer's name: conv1, relu1, pool1 ….
 
     Args:
-        preprocessing: center crop and normalization to put before the network, whose `images` then are stored images,
-            (N, stored_size, stored_size, 3), uint8.
+        preprocessing: whether to put center crop and normalization before the network, whose `images` then are stored
+            images, (N, stored_size, stored_size, 3), uint8.
 
     Raises:
         ImportError: the package onnxscript is not installed.
@@ -41,7 +40,7 @@ def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing 
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ImportError:
         raise ImportError("writing ONNX files needs the package onnxscript: pip install 'alexnet[export]'") from None
-    layers, example = _export_form(network, preprocessing)
+    layers, example = _export_form(bundle, preprocessing)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not needed, is not installed
@@ -63,33 +62,32 @@ def write_onnx(network: AlexNet, path: str | Path, preprocessing: Preprocessing 
     model = program.model
     model.graph.outputs[:-1] = []  # the other activations were outputs so that each would have its layer's name
     ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
-    model.ir_version, model.graph.name = IR_VERSION, network.architecture.name
-    with atomic_write(Path(path)) as temporary:
+    model.ir_version, model.graph.name = IR_VERSION, bundle.network.architecture.name
+    with atomic_write(path) as temporary:
         program.save(temporary)
-    return Path(path)
 
 
-def write_program(network: AlexNet, path: str | Path, preprocessing: Preprocessing | None = None) -> Path:
+def write_program(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> None:
     """Write a file for `torch.export.load(path).module()`, which maps the same images to the same scores."""
-    layers, example = _export_form(network, preprocessing)
+    layers, example = _export_form(bundle, preprocessing)
     with torch.no_grad():
         program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(FREE_BATCH,))
-    with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.export.save(program, file)
-    return Path(path)
 
 
-def _export_form(network: AlexNet, preprocessing: Preprocessing | None) -> tuple[OrderedDict[str, nn.Module], Tensor]:
+def _export_form(bundle: ModelBundle, preprocessing: bool) -> tuple[OrderedDict[str, nn.Module], Tensor]:
     """Layers by name, in evaluation mode on the CPU, and an example of the images that the first one takes."""
-    network = deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)
+    network = deepcopy(bundle.network).cpu().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, network.in_channels, network.input_size, network.input_size)
     layers = OrderedDict()
     for name, module in network.named_modules(remove_duplicate=False):  # a module that is used twice is two layers
         if name and "." not in name:
             layers[name] = STANDARD[type(module)](module.norm, ()) if type(module) in STANDARD else module
-    if preprocessing is not None:
-        example = torch.zeros(2, preprocessing.stored_size, preprocessing.stored_size, 3, dtype=torch.uint8)
-        layers = OrderedDict(preprocessing=preprocessing.to("cpu").center_crop) | layers
+    if preprocessing:
+        side = bundle.preprocessing.stored_size
+        example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+        layers = OrderedDict(preprocessing=bundle.preprocessing.to("cpu").center_crop) | layers
     return layers, example
 
 

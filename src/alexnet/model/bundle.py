@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,7 +29,6 @@ from ..specs.storage import from_json, to_json
 from .network import AlexNet
 from .quantization import FcPrecision, quantized_copy
 
-Content = TypeVar("Content")
 FORMAT = 1
 FILE = "model.safetensors"
 
@@ -75,22 +75,10 @@ class ModelBundle:
             extra: further tensors, under names with a dot that no parameter has (`velocity.conv1.weight`).
             notes: further facts, as JSON, under the header's "notes".
         """
-        network = self.network
-        facts = {
-            "format": FORMAT,
-            "architecture": to_json(network.architecture),
-            "in_channels": network.in_channels,
-            "input_size": network.input_size,
-            "classes": self.classes,
-            "stored_size": self.preprocessing.stored_size,
-            "crop_size": self.preprocessing.crop_size,
-            "aligned": self.preprocessing.mean_follows_crop,
-            "flip": self.preprocessing.flip,
-        }
         tensors = {"preprocessing.mean": self.preprocessing.mean, "preprocessing.std": self.preprocessing.std}
-        tensors = network.state_dict() | tensors | dict(extra or {})
+        tensors = self.network.state_dict() | tensors | dict(extra or {})
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        header = {"alexnet": json.dumps(facts), "notes": json.dumps(notes or {})}
+        header = {"alexnet": json.dumps(self.facts()), "notes": json.dumps(notes or {})}
         header["sums"] = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, header | {"head": _header_checksum(header)})
@@ -102,67 +90,78 @@ class ModelBundle:
         Raises:
             ValueError: the file is damaged, of another version, or not one of this package.
         """
-        return _read(path, cls._from_file).to(device)
+        with _open(path) as file:
+            return cls.of(json.loads(file.header.get("alexnet", "{}")), file).to(device)
+
+    def facts(self) -> dict:
+        """Everything but tensors, as JSON."""
+        network, preprocessing = self.network, self.preprocessing
+        return {
+            "format": FORMAT,
+            "architecture": to_json(network.architecture),
+            "in_channels": network.in_channels,
+            "input_size": network.input_size,
+            "classes": self.classes,
+            "stored_size": preprocessing.stored_size,
+            "crop_size": preprocessing.crop_size,
+            "aligned": preprocessing.mean_follows_crop,
+            "flip": preprocessing.flip,
+        }
 
     @classmethod
-    def _from_file(cls, file: _File) -> ModelBundle:
-        facts = json.loads(file.header.get("alexnet", "{}"))
+    def of(cls, facts: Mapping, tensors: Mapping[str, Tensor]) -> ModelBundle:
+        """A bundle of its `facts` and tensors, of which there may be others."""
         if facts.get("format") != FORMAT:
             raise ValueError(f"not a network of format {FORMAT} saved by alexnet")
         settings = from_json(facts["architecture"]), len(facts["classes"]), facts["in_channels"], facts["input_size"]
         shapes = tensor_shapes(infer_shapes(*settings))
-        names = {*shapes, "preprocessing.mean", "preprocessing.std"}
-        if missing := sorted(names - set(file.names)):
+        names = [*shapes, "preprocessing.mean", "preprocessing.std"]
+        if missing := sorted(set(names) - set(tensors)):
             raise ValueError(f"{', '.join(missing)} of {settings[0].name} are missing")
-        if any(file.shape(name) != shape for name, shape in shapes.items()):
+        *weights, mean, std = (tensors[name] for name in names)
+        if [tuple(weight.shape) for weight in weights] != list(shapes.values()):
             raise ValueError(f"it does not hold the weights of its architecture, {settings[0].name}")
-        tensors = {name: file.tensor(name) for name in names}
-        mean, std = tensors.pop("preprocessing.mean"), tensors.pop("preprocessing.std")
         flip = facts["flip"] if "flip" in facts else facts.get("mirror")  # as in files of version 0.1
         sizes = facts["stored_size"], facts["crop_size"]
         preprocessing = Preprocessing(*sizes, mean, std, mean_follows_crop=facts["aligned"], flip=flip)
         network = AlexNet(*settings)
-        network.load_state_dict(tensors)
+        network.load_state_dict(dict(zip(shapes, weights, strict=True)))
         return cls(network.eval(), preprocessing, tuple(facts["classes"]))
 
 
 def read_notes(path: Path) -> dict:
-    """The notes that a file was saved with.
-
-    Raises:
-        ValueError: as for `ModelBundle.load`.
-    """
-    return _read(path, lambda file: json.loads(file.header.get("notes", "{}")))
+    """The notes that a file was saved with; ValueError as for `ModelBundle.load`."""
+    with _open(path) as file:
+        return json.loads(file.header.get("notes", "{}"))
 
 
 def read_extra(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of a file whose names begin with `prefix`, under the rest of their names.
-
-    Raises:
-        ValueError: as for `ModelBundle.load`.
-    """
-    return _read(path, lambda file: {n[len(prefix) :]: file.tensor(n) for n in file.names if n.startswith(prefix)})
+    """The tensors of a file whose names begin with `prefix`, under the rest of their names; ValueError as above."""
+    with _open(path) as file:
+        return {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
 
 
-class _File:
-    """An open file. What is read from it is compared with its checksum; the oldest files have none."""
+class _File(Mapping):
+    """The tensors of an open file, each compared with its checksum when it is read; the oldest files have none."""
 
     def __init__(self, opened):
-        self.opened, self.names = opened, list(opened.keys())
-        self.header = dict(opened.metadata() or {})
+        self.opened, self.header = opened, dict(opened.metadata() or {})
         checksum = self.header.pop("head", None)
         if checksum != (_header_checksum(self.header) if "sums" in self.header else None):
             raise ValueError("it is damaged: the checksum of its header is wrong")
         self.checksums = json.loads(self.header.get("sums", "{}"))
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.opened.get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Tensor:
         tensor = self.opened.get_tensor(name)
         if self.checksums and self.checksums.get(name) != _checksum(tensor):
             raise ValueError(f"it is damaged: the checksum of {name} is wrong")
         return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.opened.keys())
+
+    def __len__(self) -> int:
+        return len(self.opened.keys())
 
 
 def _checksum(tensor: Tensor) -> int:
@@ -175,15 +174,12 @@ def _header_checksum(header: Mapping[str, str]) -> str:
     return str(zlib.crc32(json.dumps(header, sort_keys=True).encode()))
 
 
-def _read(path: Path, extract: Callable[[_File], Content]) -> Content:
-    """What `extract` returns for an open file.
-
-    Raises:
-        ValueError: the file does not exist, is damaged or not one of this package; the message names it.
-    """
+@contextmanager
+def _open(path: Path) -> Iterator[_File]:
+    """An open file. Whatever is wrong with it, or with what is read from it, is a ValueError that names it."""
     try:
         with safe_open(path, "pt") as opened:
-            return extract(_File(opened))
+            yield _File(opened)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; a trained network is a folder with {FILE}, or such a file") from None
     except (SafetensorError, OSError) as error:
