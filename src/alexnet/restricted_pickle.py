@@ -44,17 +44,15 @@ def load_arrays(file: BinaryIO):
 
 
 class PickledArray:
-    """A numpy array as a pickle describes it."""
+    """A call that would make a numpy array, or the type of one, and the state that the pickle then sets."""
 
     def __init__(self, *arguments):
-        self.shape, self.type, self.by_columns, self.content = (), None, False, None
-
-    def __setstate__(self, state):
-        _, self.shape, self.type, self.by_columns, self.content = state
+        self.arguments, self.state = arguments, (None,) * 5
 
     def item(self):
         """The object in an array that holds a single one, as `numpy.save` stores a dict; None in all other arrays."""
-        return self.content[0] if self.shape == () and isinstance(self.content, list) and self.content else None
+        _, shape, _, _, content, *_ = self.state
+        return content[0] if shape == () and isinstance(content, list) and content else None
 
     def to_numpy(self) -> np.ndarray:
         """The array, which shares the memory of its bytes.
@@ -62,45 +60,30 @@ class PickledArray:
         Raises:
             ValueError: it holds other numbers than unsigned bytes and floats, or its bytes do not fill its shape.
         """
-        if not isinstance(self.type, _PickledType) or self.type.name not in TYPES:
+        _, shape, described, by_columns, content, *_ = self.state
+        name, byte_order = None, None
+        if isinstance(described, PickledArray) and described.arguments:
+            name, byte_order = described.arguments[0], described.state[1]
+        if (name := name.decode("latin-1") if isinstance(name, bytes) else name) not in TYPES:
             raise ValueError(f"the numbers of an array must be of type {', '.join(TYPES)}")
-        dtype = np.dtype(self.type.byte_order + self.type.name)
-        content = self.content.to_bytes() if isinstance(self.content, _EncodedText) else self.content
-        if not isinstance(content, bytes) or not isinstance(self.shape, tuple) or len(self.shape) > 32:
+        dtype = np.dtype((">" if byte_order in (">", b">") else "=") + name)
+        content = content.encode("latin-1") if isinstance(content, str) else content
+        if not isinstance(content, bytes) or not isinstance(shape, tuple) or len(shape) > 32:
             raise ValueError("an array has no shape or no bytes")
-        if not all(isinstance(side, int) and 0 <= side < 2**63 for side in self.shape):
+        if not all(isinstance(side, int) and 0 <= side < 2**63 for side in shape):
             raise ValueError("the sides of an array must be integers >= 0")
-        if math.prod(self.shape) * dtype.itemsize != len(content):
-            raise ValueError(f"an array of shape {self.shape} cannot have {len(content):,} bytes")
-        return np.frombuffer(content, dtype).reshape(self.shape, order="F" if self.by_columns else "C")
-
-
-class _PickledType:
-    """The type of an array, as numpy abbreviates it, and its byte order."""
-
-    def __init__(self, name, *arguments):
-        self.name, self.byte_order = name.decode("latin-1") if isinstance(name, bytes) else name, "="
-
-    def __setstate__(self, state):
-        self.byte_order = ">" if state[1] in (">", b">") else "="
-
-
-class _EncodedText:
-    """Bytes as Python 3 writes them for Python 2: a string to encode. Encoded on use, as one string may serve often."""
-
-    def __init__(self, text, encoding):
-        self.text = text
-
-    def to_bytes(self) -> bytes | None:
-        return self.text.encode("latin-1") if isinstance(self.text, str) else None
+        if math.prod(shape) * dtype.itemsize != len(content):
+            raise ValueError(f"an array of shape {shape} cannot have {len(content):,} bytes")
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): PickledArray,
     ("numpy._core.multiarray", "_reconstruct"): PickledArray,
     ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-    ("numpy", "dtype"): _PickledType,
-    ("_codecs", "encode"): _EncodedText,
+    ("numpy", "dtype"): PickledArray,
+    # Bytes as Python 3 writes them for Python 2. Encoded on use, because a file may repeat one string very often.
+    ("_codecs", "encode"): lambda text, encoding: text,
     ("collections", "OrderedDict"): lambda: {},
 }
 """What a pickle may ask for, as (module, name), and what it gets instead."""
@@ -125,9 +108,9 @@ class _Unpickler(pickle._Unpickler):
 
     def load_build(self):
         state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(target, (PickledArray, _PickledType)):
+        if not isinstance(target, PickledArray) or not isinstance(state, tuple) or len(state) < 5:
             raise ValueError("it sets the state of something that is not an array")
-        target.__setstate__(state)
+        target.state = state
 
     def load_dict(self):
         items = self.pop_mark()
