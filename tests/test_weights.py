@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 import alexnet
 from alexnet import import_weights
 from alexnet.cli import main
-from alexnet.interchange.class_names import read_classes
+from alexnet.interchange.importing import read_classes
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
@@ -399,7 +399,7 @@ def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
         "cat\n dog \n\n",
         "\ufeffcat\ndog",
         '["cat", "dog"]',
-        '{"1": ["n02", "dog"], "0": ["n01", "cat"]}',
+        '{"1": ["dog", "a dog"], "0": ["cat", "a cat"]}',
         '{"1": "dog", "0": "cat"}',
         '{"dog": 1, "cat": 0}',
     ],
@@ -420,13 +420,13 @@ def test_imagenet_classes_are_named_by_wordnet_id(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"\n", "has no class names"),
-        (b'[{"a": 1}, {"b": 2}]', "has no class names"),
-        (b'"abc"', "has no class names"),
-        (b"[[], []]", "has no class names"),
-        (b'{"a": "x", "b": "y"}', "has no class names"),
-        (b'{"a": 1, "b": 1}', "has no class names"),
-        (b"cat\ndog\ncat\n", "has 'cat' twice"),
+        (b"\n", "has no usable class names"),
+        (b'[{"a": 1}, {"b": 2}]', "has no usable class names"),
+        (b'"abc"', "has no usable class names"),
+        (b"[[], []]", "has no usable class names"),
+        (b'{"a": "x", "b": "y"}', "has no usable class names"),
+        (b'{"a": 1, "b": 1}', "has no usable class names"),
+        (b"cat\ndog\ncat\n", "has no usable class names: duplicate class 'cat'"),
         (b"caf\xe9\n", "UTF-8"),
     ],
 )

@@ -1,6 +1,8 @@
 """From a file of any framework to a network that is ready to predict."""
 
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..data.labels.class_names import imagenet_class_names
+from ..data.labels.label_files import LabelFileError, read_labels
 from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe as find_recipe
 from . import caffe, huggingface, keras, npy, state_dict
-from .class_names import default_classes, read_classes
 from .matching import build_network
 from .weights_file import WeightsFile
 
@@ -84,7 +87,37 @@ def import_weights(
     preprocessing, inputs, guessed = _preprocessing(network, file, mean, std)
     names["skipped"] = file.skipped + names["skipped"]
     report = Report(file.format, network.architecture.name, inputs=inputs, guessed=guessed, **names)
-    return ModelBundle(network.eval(), preprocessing, class_names or default_classes(network.num_classes)), report
+    imagenet, count = imagenet_class_names(), network.num_classes
+    class_names = class_names or (imagenet if count == len(imagenet) else map(str, range(count)))
+    return ModelBundle(network.eval(), preprocessing, tuple(class_names)), report
+
+
+def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Class names as given, or in the order of the scores from a file with one per line or JSON.
+
+    JSON must be a list of names, or an object of names by index or of indices by name. In "n01440764 tench, Tinca
+    tinca" and in ["n01440764", "tench"], the name is the WordNet ID, as ImageNet's folders have it.
+
+    Raises:
+        ValueError: the file cannot be read or has other content, or a name is there twice.
+    """
+    names, source = classes, "classes"
+    if isinstance(classes, (str, Path)):
+        source = path = Path(classes).expanduser()
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; classes must be names or a file with names")
+        content = path.read_bytes()
+        kind = "names.json" if content.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] in (b"[", b"{", b'"') else "classes.txt"
+        try:
+            indices = read_labels(kind, content, knows_image=lambda name: False).indices or {}
+        except LabelFileError as error:
+            raise ValueError(f"{path} has no usable class names{str(error).removeprefix(kind)}") from error
+        names = [re.sub(r"^(n[0-9]{8})\s.*", r"\1", name) for name in sorted(indices, key=indices.get)]
+    if not len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"classes must be names in the order of the scores, or a file with names, got {classes!r}")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"class names must be distinct; {source} has {repeated[0]!r} twice")
+    return tuple(names)
 
 
 def _is_ours(path: Path) -> bool:
