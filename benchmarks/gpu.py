@@ -28,9 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import alexnet
-from alexnet.bench.measure import HEADER, Row
+from alexnet.bench.measure import HEADER, Row, Settings
 from alexnet.bench.parts import PARTS as BENCH_PARTS
-from alexnet.bench.parts import Settings
 from alexnet.data.batches import Batch
 from alexnet.preprocessing.augmentation import training_views
 from alexnet.preprocessing.crops import Crops

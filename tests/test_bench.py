@@ -1,30 +1,43 @@
-import contextlib
 import json
+import os
 from functools import partial
 
 import gpu
 import pytest
 import torch
 
-from alexnet.bench import measure, parts
-from alexnet.bench.measure import PeerFailed, compare
+from alexnet.bench import parts
+from alexnet.bench.measure import compare, summarized
 from alexnet.cli import main
 
 
-def test_a_row_holds_medians_of_what_was_measured_after_the_first_round(monkeypatch):
-    ours, theirs = iter([9.0, 0.2, 0.1, 0.4]), iter([9.0, 1.0, 1.0, 1.0])
-    monkeypatch.setattr(measure, "_seconds", lambda work: next(ours))
-    monkeypatch.setattr(measure, "_peer_process", lambda factory: contextlib.nullcontext(lambda: next(theirs)))
-    row = compare("task", print, "peer", print, count=100, rounds=3)
+def test_a_row_holds_medians():
+    row = summarized("task", [0.2, 0.1, 0.4], "peer", [1.0, 1.0, 1.0], 100, "images/s")
     assert (row.speedup, row.min_speedup, row.max_speedup) == (5, 2.5, 10)
     assert (row.ours, row.theirs) == ("500 images/s", "100 images/s")
 
 
-def test_a_peer_that_fails_is_a_note():
-    with pytest.raises(PeerFailed, match="ValueError: invalid literal"):
-        compare("task", print, "peer", partial(int, "no number"))
-    settings = parts.Settings(device=None, precision="fp32")
-    assert "not measured (ValueError" in settings.compare("task", print, "peer", partial(int, "no number"))
+@pytest.mark.parametrize(
+    ("peer", "reason"), [(partial(int, "no number"), "ValueError: invalid literal"), (partial(os._exit, 3), "Broken")]
+)
+def test_a_peer_that_fails_is_a_note(peer, reason):
+    assert f"task, against peer: not measured ({reason}" in compare("task", print, "peer", peer, rounds=1)
+
+
+def test_what_fails_here_is_no_note():
+    with pytest.raises(ZeroDivisionError):
+        compare("task", lambda: 1 / 0, "peer", partial(partial, print, "peer"), rounds=1)
+
+
+def test_ours_and_the_peer_run_equally_often(tmp_path):
+    count, file = [], tmp_path / "peer"
+    compare("task", partial(count.append, 1), "peer", partial(partial, _write_more, file), rounds=3)
+    assert (len(count), file.read_text()) == (5, "....")  # with warmup; ours also after the setup of the peer
+
+
+def _write_more(file):
+    with file.open("a") as opened:
+        opened.write(".")
 
 
 def test_the_operations_of_a_step_are_those_of_the_layers():

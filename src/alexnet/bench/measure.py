@@ -7,13 +7,39 @@ rather than ours.
 import gc
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
+
+import torch
+
+from ..device import Precision, torch_dtype
 
 Work = Callable[[], object]
 """One run of what is measured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how much is measured."""
+
+    device: torch.device
+    precision: Precision
+    batch_size: int = 128
+    rounds: int = 5
+    images: int = 1000
+    """JPEGs of 500 × 375 for packing and reading."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch_dtype(self.precision)
+
+    def synchronize(self) -> None:
+        """Wait for a GPU, which works asynchronously."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -37,6 +63,8 @@ class Row:
 HEADER = "task", "ours", "peer", "the peer's", "speedup", "min … max"
 RIGHT = 1, 3, 4, 5
 """Right-aligned columns."""
+Result = Row | str
+"""A string is a note: what was not measured and why, or a number without a peer."""
 
 
 def compare(
@@ -45,82 +73,54 @@ def compare(
     peer: str,
     theirs: Callable[[], Work],
     *,
+    rounds: int,
     count: int = 1,
     unit: str = "images/s",
-    rounds: int = 5,
     repeats: int = 1,
-) -> Row:
-    """Run ours and the peer alternately, after one warmup run of each.
+) -> Result:
+    """Run ours and the peer alternately, after one warmup run of each; a note if the peer fails.
 
     Args:
         theirs: called in the peer's process, returns its work; must be picklable.
         count: images per run.
         unit: "images/s", or "ms" for the time of one run.
         repeats: how often ours does the task per run, for tasks that it does too fast to measure.
-
-    Raises:
-        PeerFailed: the peer cannot be set up or run.
     """
     our_seconds: list[float] = []
     peer_seconds: list[float] = []
-    with _peer_process(theirs) as run_peer:
-        for _ in range(rounds + 1):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        for call in (partial(_set_up, theirs), *[_peer_seconds] * (rounds + 1)):
+            try:
+                peer_seconds.append(process.submit(call).result())
+            except Exception as error:
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+                return f"{task}, against {peer}: not measured ({reason})"
             gc.collect()
             our_seconds.append(_seconds(ours) / repeats)
-            gc.collect()
-            peer_seconds.append(run_peer())
-    our_seconds, peer_seconds = our_seconds[1:], peer_seconds[1:]
+    return summarized(task, our_seconds[2:], peer, peer_seconds[2:], count, unit)
+
+
+def summarized(
+    task: str, our_seconds: Sequence[float], peer: str, peer_seconds: Sequence[float], count: int, unit: str
+) -> Row:
     speedups = [b / a for a, b in zip(our_seconds, peer_seconds, strict=True)]
-    shown = [_shown(median(seconds) / count, unit) for seconds in (our_seconds, peer_seconds)]
-    return Row(task, shown[0], peer, shown[1], median(speedups), min(speedups), max(speedups))
+    ours, theirs = (_shown(median(seconds) / count, unit) for seconds in (our_seconds, peer_seconds))
+    return Row(task, ours, peer, theirs, median(speedups), min(speedups), max(speedups))
 
 
-def median_seconds(work: Work, rounds: int = 5) -> float:
+def median_seconds(work: Work, rounds: int) -> float:
     """Median time of a run, after one warmup run."""
     return median([_seconds(work) for _ in range(rounds + 1)][1:])
 
 
-class PeerFailed(Exception):
-    """A peer cannot be set up or run; the message says why."""
+def _set_up(theirs: Callable[[], Work]) -> None:
+    """In the peer's process, prepare its work."""
+    global _peer
+    _peer = theirs()
 
 
-@contextmanager
-def _peer_process(factory: Callable[[], Work]) -> Iterator[Callable[[], float]]:
-    """A function that runs a peer once, in a process of its own, and returns the seconds that the run took there."""
-    context = multiprocessing.get_context("spawn")
-    pipe, peer_pipe = context.Pipe()
-    process = context.Process(target=_serve, args=(peer_pipe, factory))
-    process.start()
-    peer_pipe.close()
-
-    def run() -> float:
-        with suppress(OSError):  # the process may have failed already and sent its error
-            pipe.send("run")
-        try:
-            answer = pipe.recv()
-        except (EOFError, OSError):
-            process.join()
-            raise PeerFailed(f"its process ended with exit code {process.exitcode}") from None
-        if isinstance(answer, str):
-            raise PeerFailed(answer)
-        return answer
-
-    try:
-        yield run
-    finally:
-        pipe.close()
-        process.join()
-
-
-def _serve(pipe, factory: Callable[[], Work]) -> None:
-    try:
-        work = factory()
-        while pipe.recv():
-            pipe.send(_seconds(work))
-    except EOFError:  # the other end is closed
-        return
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
+def _peer_seconds() -> float:
+    return _seconds(_peer)
 
 
 def _seconds(work: Work) -> float:

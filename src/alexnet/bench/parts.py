@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from itertools import count
@@ -21,7 +21,6 @@ from ..data.pack.packing import make_pack
 from ..data.pack.reading import Pack
 from ..data.pack.statistics import compute_statistics
 from ..data.sources.detection import open_source
-from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import probabilities
 from ..interchange.programs import write_onnx
 from ..kernels import library
@@ -36,44 +35,12 @@ from ..specs.variants import variant
 from ..training.optimizer import paper_optimizer
 from ..training.step import MicroBatches
 from . import peers
-from .measure import PeerFailed, Row, Work, compare, median_seconds
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where and how much is measured."""
-
-    device: torch.device
-    precision: Precision
-    batch_size: int = 128
-    rounds: int = 5
-    images: int = 1000
-    """JPEGs of 500 × 375 for packing and reading."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch_dtype(self.precision)
-
-    def synchronize(self) -> None:
-        """Wait for a GPU, which works asynchronously."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def compare(self, task: str, ours: Work, peer: str, theirs: Callable[[], Work], **options) -> Result:
-        """A row of `measure.compare`, or a note if the peer fails."""
-        try:
-            return compare(task, ours, peer, theirs, **{"rounds": self.rounds} | options)
-        except PeerFailed as failure:
-            return f"{task}, against {peer}: not measured ({failure})"
-
+from .measure import Result, Settings, compare, median_seconds
 
 DISTINCT_PHOTOS = 100
 """Photos made for packing and reading; the others are copies."""
 OUR_EPOCHS = 10
 """Epochs that ours reads while the peer reads one."""
-
-Result = Row | str
-"""A string is a note: what was not measured and why, or a number without a peer."""
 
 
 def machine(settings: Settings) -> Iterator[Result]:
@@ -99,8 +66,8 @@ def norm(settings: Settings) -> Iterator[Result]:
             settings.synchronize()
 
         task = f"norm, forward and backward, {channels} × {side} × {side}, batch 32"
-        theirs = partial(peers.norm, channels, side, str(settings.device), settings.precision)
-        yield settings.compare(task, ours, "nn.LocalResponseNorm", theirs, count=32)
+        theirs = partial(peers.norm, settings, channels, side)
+        yield compare(task, ours, "nn.LocalResponseNorm", theirs, rounds=settings.rounds, count=32)
 
 
 def step(settings: Settings) -> Iterator[Result]:
@@ -110,10 +77,8 @@ def step(settings: Settings) -> Iterator[Result]:
     views = torch.randn(size, network_side, network_side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
     labels = torch.randint(len(bundle.classes), (size,), device=settings.device)
     ours = partial(stepper.step, views.to(settings.dtype), Batch(views, labels, np.arange(size), 0))
-    stock, torchvision = (
-        partial(peers.training_step, name, size, str(settings.device), settings.precision)
-        for name in ("stock", "torchvision")
-    )
+    stock = partial(peers.training_step, settings, peers.stock_network)
+    torchvision = partial(peers.training_step, settings, peers.torchvision_layers)
     for name, theirs in (
         ("nn modules, SGD", stock),
         ("torchvision's layers (no norm), SGD", torchvision),
@@ -121,7 +86,8 @@ def step(settings: Settings) -> Iterator[Result]:
         ("nn modules, SGD, our memory setting", partial(stock, freed_kept=True)),
         ("torchvision's layers, our memory setting", partial(torchvision, freed_kept=True)),
     ):
-        yield settings.compare(f"training step of original, batch {size}", ours, name, theirs, count=size)
+        task = f"training step of original, batch {size}"
+        yield compare(task, ours, name, theirs, rounds=settings.rounds, count=size)
     peak, reached = peak_flops(settings), flops_per_image("original") * size / median_seconds(ours, settings.rounds)
     yield f"the step reaches {reached / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s: {reached / peak:.0%} of the matrix peak"
 
@@ -145,12 +111,13 @@ def inference(settings: Settings) -> Iterator[Result]:
 
             task = f"original, {size} images, one view each" if size > 1 else "original, one image, one view"
             task += f", fc layers in {fc_precision}" if fc_precision != "same" else ""
-            options = {"count": size} if size > 1 else {"unit": "ms", "rounds": 10 * settings.rounds}
-            theirs = partial(peers.probabilities, size, str(settings.device), settings.precision)
-            yield settings.compare(task, ours, "nn modules", theirs, **options)
+            options = {"count": size, "rounds": settings.rounds}
+            if size == 1:
+                options = {"unit": "ms", "rounds": 10 * settings.rounds}
+            yield compare(task, ours, "nn modules", partial(peers.probabilities, settings, size), **options)
             if path and settings.device.type == "cpu":
                 theirs = partial(peers.onnx_runtime, path, size, torch.get_num_threads())
-                yield settings.compare(task, ours, "ONNX Runtime, fp32", theirs, **options)
+                yield compare(task, ours, "ONNX Runtime, fp32", theirs, **options)
 
 
 def packing(settings: Settings) -> Iterator[Result]:
@@ -163,7 +130,8 @@ def packing(settings: Settings) -> Iterator[Result]:
             packs.append(make_pack(source, 256, folder / f"cache{len(packs)}"))
 
         task, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
-        yield settings.compare(task, ours, peer, partial(peers.packing, paths, 256, target), count=len(paths))
+        theirs = partial(peers.packing, paths, 256, target)
+        yield compare(task, ours, peer, theirs, rounds=settings.rounds, count=len(paths))
         squares = np.memmap(target, np.uint8, "r", shape=(len(paths), 256, 256, 3))
         indices = {path.relative_to(folder).as_posix(): index for index, path in enumerate(paths)}
         same = all((packs[0].images[n] == squares[indices[name]]).all() for n, name in enumerate(packs[0].names))
@@ -189,8 +157,8 @@ def reading(settings: Settings) -> Iterator[Result]:
             settings.synchronize()
 
         task, peer = "batches of crops of 224, flipped, color shifted", "DataLoader, Pillow, 2 workers"
-        theirs = partial(peers.reading, paths, size)
-        yield settings.compare(task, ours, peer, theirs, count=len(paths), repeats=OUR_EPOCHS)
+        options = {"rounds": settings.rounds, "count": len(paths), "repeats": OUR_EPOCHS}
+        yield compare(task, ours, peer, partial(peers.reading, paths, size), **options)
 
 
 def keras(settings: Settings) -> Iterator[Result]:
@@ -208,8 +176,8 @@ def keras(settings: Settings) -> Iterator[Result]:
             views = training_views(batch, chosen, bundle.preprocessing, statistics, 0, 0, dtype=settings.dtype)
             stepper.step(views, batch)
 
-    theirs = partial(peers.keras_epoch, images, settings.precision)
-    yield settings.compare("epoch of cifar-keras, batch 32", ours, "Keras with TensorFlow", theirs, count=images)
+    task, theirs = "epoch of cifar-keras, batch 32", partial(peers.keras_epoch, settings, images)
+    yield compare(task, ours, "Keras with TensorFlow", theirs, rounds=settings.rounds, count=images)
 
 
 PARTS: dict[str, Callable[[Settings], Iterator[Result]]] = {

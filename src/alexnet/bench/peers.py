@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,62 +12,62 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..device import Precision, autocast, keep_freed_memory, torch_dtype
-from .measure import Work
+from ..device import autocast, keep_freed_memory
+from .measure import Settings, Work
 
 
-def norm(channels: int, side: int, device: str, precision: Precision) -> Work:
+def norm(settings: Settings, channels: int, side: int) -> Work:
     """`nn.LocalResponseNorm`, forward and backward, on 32 images."""
     module = nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)
-    x = torch.randn(32, channels, side, side, device=device, dtype=torch_dtype(precision), requires_grad=True)
+    x = torch.randn(32, channels, side, side, device=settings.device, dtype=settings.dtype, requires_grad=True)
     g = torch.randn_like(x)
 
     def run() -> None:
-        with autocast(torch.device(device), precision):  # accumulates in float32
+        with autocast(settings.device, settings.precision):  # accumulates in float32
             y = module(x)
         y.backward(g.to(y.dtype))
         x.grad = None
-        _finish(device)
+        settings.synchronize()
 
     return run
 
 
 def training_step(
-    network: str, batch_size: int, device: str, precision: Precision, compiled: bool = False, freed_kept: bool = False
+    settings: Settings, network: Callable[[], nn.Module], compiled: bool = False, freed_kept: bool = False
 ) -> Work:
-    """A training step of NETWORKS[network] with `torch.optim.SGD`, eager or by `torch.compile`.
+    """A training step with `torch.optim.SGD`, eager or by `torch.compile`.
 
     Args:
         freed_kept: whether the C library keeps freed memory, as in our commands.
     """
     if freed_kept:
         keep_freed_memory()
-    module = NETWORKS[network]().to(device).train()
+    module = network().to(settings.device).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.001, 0.9, weight_decay=0.0005)
     forward = torch.compile(module) if compiled else module
-    views = torch.randn(batch_size, 3, 224, 224, device=device)
-    labels = torch.randint(1000, (batch_size,), device=device)
+    views = torch.randn(settings.batch_size, 3, 224, 224, device=settings.device)
+    labels = torch.randint(1000, (settings.batch_size,), device=settings.device)
 
     def run() -> None:
-        with autocast(torch.device(device), precision):
+        with autocast(settings.device, settings.precision):
             scores = forward(views)
         optimizer.zero_grad()
         F.cross_entropy(scores.float(), labels).backward()
         optimizer.step()
-        _finish(device)
+        settings.synchronize()
 
     return run
 
 
-def probabilities(view_count: int, device: str, precision: Precision) -> Work:
+def probabilities(settings: Settings, view_count: int) -> Work:
     """The softmax of the stock modules' scores."""
-    module = stock_network().to(device).eval()
-    views = torch.randn(view_count, 3, 224, 224, device=device)
+    module = stock_network().to(settings.device).eval()
+    views = torch.randn(view_count, 3, 224, 224, device=settings.device)
 
     def run() -> None:
-        with torch.inference_mode(), autocast(torch.device(device), precision):
+        with torch.inference_mode(), autocast(settings.device, settings.precision):
             module(views).float().softmax(1)
-        _finish(device)
+        settings.synchronize()
 
     return run
 
@@ -100,7 +101,7 @@ def reading(paths: list[Path], batch_size: int) -> Work:
     return lambda: [None for _ in loader]
 
 
-def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
+def keras_epoch(settings: Settings, images: int) -> Work:
     """An epoch of `cifar-keras` at batch 32 by Keras with TensorFlow."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -108,7 +109,7 @@ def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
     import tensorflow as tf
     from keras import layers
 
-    if precision == "bf16":
+    if settings.precision == "bf16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
 
     class ResponseNorm(layers.Layer):
@@ -129,50 +130,54 @@ def keras_epoch(images: int, precision: Precision, classes: int = 10) -> Work:
             layers.Conv2D(64, 3, padding="same", activation="relu"),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.Flatten(),
-            layers.Dense(classes, dtype="float32"),
+            layers.Dense(10, dtype="float32"),
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.SGD(0.001, 0.9, weight_decay=0.004), loss)
     generator = np.random.default_rng(0)
     pixels = generator.normal(size=(images, 32, 32, 3)).astype(np.float32)
-    labels = generator.integers(0, classes, images)
+    labels = generator.integers(0, 10, images)
     return lambda: network.fit(pixels, labels, batch_size=32, epochs=1, shuffle=True, verbose=0)
 
 
-def stock_network(classes: int = 1000) -> nn.Sequential:
+def stock_network() -> nn.Sequential:
     """AlexNet of stock modules: two groups, ReLU, `nn.LocalResponseNorm`, pooling."""
-
-    def layer(*convolution, groups: int = 1, norm: bool = False, pool: bool = False) -> list[nn.Module]:
-        modules: list[nn.Module] = [nn.Conv2d(*convolution, groups=groups), nn.ReLU(inplace=True)]
-        modules += [nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)] if norm else []
-        return modules + ([nn.MaxPool2d(3, 2)] if pool else [])
-
     return nn.Sequential(
-        *layer(3, 96, 11, 4, 2, norm=True, pool=True),
-        *layer(96, 256, 5, 1, 2, groups=2, norm=True, pool=True),
-        *layer(256, 384, 3, 1, 1),
-        *layer(384, 384, 3, 1, 1, groups=2),
-        *layer(384, 256, 3, 1, 1, groups=2, pool=True),
-        *_head(256 * 6 * 6, classes),
+        *_layer(3, 96, 11, 4, 2, norm=True, pool=True),
+        *_layer(96, 256, 5, 1, 2, groups=2, norm=True, pool=True),
+        *_layer(256, 384, 3, 1, 1),
+        *_layer(384, 384, 3, 1, 1, groups=2),
+        *_layer(384, 256, 3, 1, 1, groups=2, pool=True),
+        *_fully_connected(),
     )
 
 
-def torchvision_layers(classes: int = 1000) -> nn.Sequential:
+def torchvision_layers() -> nn.Sequential:
     """The layers of torchvision's AlexNet, which has no normalization."""
-    channels = 3, 64, 192, 384, 256, 256
-    kernels, strides, pads, pools = (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (1, 1, 0, 0, 1)
-    modules: list[nn.Module] = []
-    for i, kernel in enumerate(kernels):
-        modules.append(nn.Conv2d(channels[i], channels[i + 1], kernel, strides[i], pads[i]))
-        modules += [nn.ReLU(inplace=True), *([nn.MaxPool2d(3, 2)] if pools[i] else [])]
-    return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(6), *_head(256 * 6 * 6, classes))
+    return nn.Sequential(
+        *_layer(3, 64, 11, 4, 2, pool=True),
+        *_layer(64, 192, 5, 1, 2, pool=True),
+        *_layer(192, 384, 3, 1, 1),
+        *_layer(384, 256, 3, 1, 1),
+        *_layer(256, 256, 3, 1, 1, pool=True),
+        nn.AdaptiveAvgPool2d(6),
+        *_fully_connected(),
+    )
 
 
-NETWORKS = {"stock": stock_network, "torchvision": torchvision_layers}
+def _layer(*convolution, groups: int = 1, norm: bool = False, pool: bool = False) -> list[nn.Module]:
+    modules: list[nn.Module] = [nn.Conv2d(*convolution, groups=groups), nn.ReLU(inplace=True)]
+    modules += [nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0)] if norm else []
+    return modules + ([nn.MaxPool2d(3, 2)] if pool else [])
 
 
-def pillow_square(path: Path, side: int) -> np.ndarray:
+def _fully_connected() -> list[nn.Module]:
+    hidden = [nn.Dropout(), nn.Linear(256 * 6 * 6, 4096), nn.ReLU(inplace=True)]
+    return [nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, 1000)]
+
+
+def _square(path: Path, side: int = 256) -> np.ndarray:
     """Decode and resize the center square, by Pillow."""
     with Image.open(path) as image:
         shorter = min(image.size)
@@ -181,35 +186,24 @@ def pillow_square(path: Path, side: int) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, box))
 
 
-def _head(inputs: int, classes: int) -> list[nn.Module]:
-    hidden = [nn.Dropout(), nn.Linear(inputs, 4096), nn.ReLU(inplace=True)]
-    return [nn.Flatten(), *hidden, nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, classes)]
-
-
 def _pack_some(task: tuple[list[Path], int, int, Path]) -> None:
     paths, first, side, target = task
     squares = np.memmap(target, np.uint8, "r+").reshape(-1, side, side, 3)
     for index, path in enumerate(paths, first):
-        squares[index] = pillow_square(path, side)
+        squares[index] = _square(path, side)
 
 
 class _PillowFolder(Dataset):
     """Images decoded in every epoch: center square of 256, random crop of 224, random flip, a color added."""
 
-    def __init__(self, paths: list[Path], crop: int = 224, side: int = 256):
-        self.paths, self.crop, self.side = paths, crop, side
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        pixels = pillow_square(self.paths[index], self.side)
-        top, left, flipped = (int(torch.randint(n, ())) for n in (*(self.side - self.crop + 1,) * 2, 2))
-        pixels = pixels[top : top + self.crop, left : left + self.crop][:, :: -1 if flipped else 1]
+        top, left, flipped = (int(torch.randint(n, ())) for n in (33, 33, 2))
+        pixels = _square(self.paths[index])[top : top + 224, left : left + 224][:, :: -1 if flipped else 1]
         view = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float()
         return view - 120 + torch.randn(3, 1, 1), 0
-
-
-def _finish(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
