@@ -9,7 +9,7 @@ def step(epoch, batch):
 
 def test_the_training_bar_counts_images_and_is_silent_if_not_shown(capsys):
     bar = TrainingBar(2, 100, shown=False)
-    with bar:
+    with bar.progress:
         bar.step(step(1, 1))
         assert bar.progress.tasks[0].completed == 50
         bar.step(step(2, 2))

@@ -119,7 +119,7 @@ class Classifier(huggingface.HubMixin):
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
                             saved = {"output": f"{run} (Ctrl-C saves; --resume continues)"} if run else {}
                             print_facts(facts | saved)
-                        stack.enter_context(bar)
+                        stack.enter_context(bar.progress)
                     case Step():
                         bar.step(event)
                     case Epoch(row):

@@ -1,6 +1,5 @@
 """Progress bars and tables in the terminal, by rich."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
@@ -33,26 +32,21 @@ class TrainingBar:
     """Progress of a training: loss, images per second, fraction of the time spent waiting for data, time left."""
 
     def __init__(self, epochs: int, images: int, shown: bool = True):
-        self.epochs, self.images = epochs, images
+        self.epochs, self.images, self.shown, self.waited_s = epochs, images, shown, 0.0
         self.progress = _progress(TextColumn("{task.fields[status]}"), shown)
-        self.shown = shown
-        self.task = self.progress.add_task("epoch 1", total=epochs * images, status="")
-        self.speed = _Speed()
-
-    def __enter__(self):
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error):
-        self.progress.stop()
+        self.progress.add_task("epoch 1", total=epochs * images, status="")
+        (self.task,) = self.progress.tasks
 
     def step(self, step) -> None:
         """Show a `training.loop.Step`."""
-        images_per_s, waiting = self.speed.update(step.images, step.waited_s)
-        status = f"loss {step.loss:.3f}  {images_per_s:,.0f} images/s  waiting {waiting:.0%}"
-        completed = (step.epoch - 1) * self.images + min(step.batch * self.images // step.batches, self.images)
-        description = f"epoch {step.epoch}/{self.epochs}"
-        self.progress.update(self.task, completed=completed, description=description, status=status)
+        self.waited_s += step.waited_s
+        speed, waiting = self.task.speed or 0, self.waited_s / max(self.task.elapsed or 0, self.waited_s, 1e-9)
+        self.progress.update(
+            self.task.id,
+            completed=(step.epoch - 1) * self.images + min(step.batch * self.images // step.batches, self.images),
+            description=f"epoch {step.epoch}/{self.epochs}",
+            status=f"loss {step.loss:.3f}  {speed:,.0f} images/s  waiting {waiting:.0%}",
+        )
 
     def epoch(self, row: dict) -> None:
         """Print a row of history."""
@@ -85,23 +79,6 @@ def print_table(rows: Sequence[Sequence[str]], header: Sequence[str], right: Seq
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-
-
-class _Speed:
-    """Moving averages of images per second and of the fraction of time spent waiting."""
-
-    def __init__(self):
-        self.images_per_s = self.waiting = 0.0
-        self.last: float | None = None
-
-    def update(self, images: int, waited_s: float) -> tuple[float, float]:
-        now = time.perf_counter()
-        if self.last is not None and now > self.last:
-            decay = 0.9 if self.images_per_s else 0.0
-            self.images_per_s = decay * self.images_per_s + (1 - decay) * images / (now - self.last)
-            self.waiting = decay * self.waiting + (1 - decay) * min(1.0, waited_s / (now - self.last))
-        self.last = now
-        return self.images_per_s, self.waiting
 
 
 def _progress(status: ProgressColumn, shown: bool = True) -> Progress:

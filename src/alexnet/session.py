@@ -19,8 +19,7 @@ from .data.source import SPLITS, location_of
 from .data.sources.detection import open_source
 from .device import Precision, pick_device, pick_precision
 from .diagnosis.causes import Facts, diagnosed
-from .diagnosis.layers import check_row
-from .diagnosis.watch import Watch
+from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation
 from .evaluation.evaluation import evaluate as evaluate_images
 from .interchange.importing import import_weights

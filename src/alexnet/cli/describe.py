@@ -77,7 +77,7 @@ def _describe_recipes(name: str | None, output: Path | None) -> None:
         rows = [(each.name, f"{each.epochs}", f"{each.batch_size:,}", each.about) for each in shown]
         print_table(rows, ("recipe", "epochs", "batch", "what it is"), (1, 2))
     if output is not None:
-        from ..analysis.learning_rates import learning_rates_figure
+        from ..analysis.figures import learning_rates_figure
 
         learning_rates_figure(shown).savefig(output, dpi=110)
         console.print(f"\nplot: {output}", soft_wrap=True)

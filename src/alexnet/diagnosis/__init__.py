@@ -1,1 +1,1 @@
-"""What is wrong with a run (causes.py), when it is said (watch.py), and the layer statistics behind it (layers.py)."""
+"""What is wrong with a run (causes.py), when it is said, and the layer statistics behind it (layers.py)."""

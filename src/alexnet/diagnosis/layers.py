@@ -14,7 +14,6 @@ The first row also has `data`: facts about the images.
 """
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
@@ -24,8 +23,9 @@ from torch import Tensor, nn
 from ..device import autocast
 from ..runs.history import check_keys
 from ..specs.recipes import recipe
-from ..training.loop import Training
+from ..training.loop import Step, Training
 from ..training.plan import Plan
+from .causes import Diagnosis, Facts, diagnosed
 
 NEEDED = {"step": int, "loss": Real | None, "lr": Real, "inputs": Real | None, "layers": dict}
 STATISTICS = dict.fromkeys(("activations", "spread", "weights", "updates", "ratio"), Real | None)
@@ -35,14 +35,42 @@ SAMPLE = 32
 """Images of a batch that the statistics are taken of."""
 FIRST, APART = (1, 10, 100), 100
 """Steps after which a row is due, and how far apart later ones are: a row takes about half the time of a step."""
+PATIENCE = 1000
+"""Steps before an unfinished run is called stuck: docs/networks.md has how long networks take to start learning."""
 PIXELS, UNIT = 60.0, 1.0
 """Typical size of inputs: pixels of 0 … 255 minus their mean, and those divided by their standard deviation."""
 
 
-def is_due(step: int, ends_epoch: bool, is_last_epoch: bool, rows: Sequence[dict]) -> bool:
-    """Whether a row is due after this step of the run, from 1; an epoch ends with its last batch of full size."""
-    far = is_last_epoch or step - (rows[-1]["step"] if rows else 0) >= APART
-    return step in FIRST or (ends_epoch and far)
+class Watch:
+    """Adds rows of layer statistics to the progress of a training, and says once what is wrong with it."""
+
+    def __init__(self, training: Training):
+        self.training = training
+
+    def step(self, step: Step) -> bool:
+        """Right after a step, add a row if one is due or the loss is not finite; whether there is a new one."""
+        rows, plan = self.training.progress.layers, self.training.plan
+        ends_epoch = step.batch == max(1, plan.training_images // plan.recipe.batch_size)  # its last full batch
+        far = step.epoch == plan.recipe.epochs or step.step - (rows[-1]["step"] if rows else 0) >= APART
+        finite = math.isfinite(step.step_loss)
+        if finite and step.step not in FIRST and not (ends_epoch and far):
+            return False
+        row = {"epoch": step.epoch, "step": step.step, "loss": step.step_loss if finite else None, "lr": step.lr}
+        row |= {"peak_lr": plan.recipe.peak_lr()} | layer_statistics(self.training, step.views)
+        if not rows:
+            row["data"] = data_facts(plan)
+        rows.append(row)
+        return True
+
+    def epoch(self) -> Diagnosis | None:
+        """After an epoch, what is wrong; None if nothing is, if it was said before, or if it is too early to tell."""
+        progress = self.training.progress
+        is_over = progress.epoch == self.training.plan.recipe.epochs
+        if progress.diagnosed or not (is_over or progress.epochs[-1]["steps"] >= PATIENCE):
+            return None
+        diagnosis = diagnosed(Facts(progress.epochs, progress.layers))
+        progress.diagnosed = diagnosis is not None
+        return diagnosis
 
 
 @torch.no_grad()

@@ -13,8 +13,6 @@ from .metrics import Metrics, top_k_credit
 
 GRID = [step / 20 for step in range(21)]
 """Weights that the search tries: 0, 0.05 … 1."""
-MAX_PASSES = 5
-"""Largest number of passes of the search over all networks."""
 
 
 @renamed_fields(each="members", searched_on="weight_search")
@@ -50,7 +48,7 @@ def evaluate_average(
         weights = (1.0,) * len(members)
         return EnsembleEvaluation(members, averaged(members, weights), weights)
     validation = matched(validation)
-    if shared := set(_image_names(members[0])) & set(_image_names(validation[0])):
+    if shared := set(members[0].names) & set(validation[0].names):
         raise ValueError(
             f"weights cannot be searched on images that are evaluated, such as {min(shared)} ({len(shared):,} images): "
             f"search on val and evaluate on test or train, or use equal weights"
@@ -66,24 +64,27 @@ def matched(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         ValueError: images, their labels or the class names differ.
     """
     first = evaluations[0]
-    names, classes = _image_names(first), first.packed.classes
+    names, classes = first.names, first.packed.classes
     ranks = np.argsort(np.argsort(names, kind="stable"), kind="stable")
     results = [first]
     for other in evaluations[1:]:
         if differing := sorted(set(other.packed.classes) ^ set(classes)):
             shown = f"{', '.join(differing[:5])}{' …' if differing[5:] else ''}"
             raise ValueError(f"the networks must have the same classes, but differ in {shown}")
-        other_names = _image_names(other)
-        order = np.argsort(other_names, kind="stable")
-        if not np.array_equal(other_names[order], np.sort(names)):
-            differing = sorted(set(other_names) ^ set(names)) or ["how often an image occurs"]
+        order = np.argsort(other.names, kind="stable")
+        if not np.array_equal(other.names[order], np.sort(names)):
+            differing = sorted(set(other.names) ^ set(names)) or ["how often an image occurs"]
             raise ValueError(
                 f"the networks must be evaluated on the same images, but differ in {differing[0]}; name the data, or "
                 f"train them with the same split seed"
             )
         order = torch.from_numpy(order[ranks])
         columns = torch.tensor([other.packed.classes.index(name) for name in classes])
-        center, all_views = (_reordered(metrics, order, columns) for metrics in (other.center, other.all_views))
+        new_labels = torch.argsort(columns)
+        center, all_views = (
+            Metrics(metrics.probabilities[order][:, columns], new_labels[metrics.labels[order]])
+            for metrics in (other.center, other.all_views)
+        )
         if not torch.equal(center.labels, first.center.labels):
             raise ValueError("the same images have different labels for different networks")
         results.append(replace(first, center=center, all_views=all_views, view_count=other.view_count))
@@ -113,7 +114,7 @@ def searched_weights(evaluations: Sequence[Evaluation]) -> tuple[float, ...]:
     k = 5 if probabilities[0].shape[1] > 5 else 1
     weights = [0.5] * len(probabilities)
     best = before_pass = top_k_credit(_weighted_sum(probabilities, weights), labels, k).sum()
-    for _ in range(MAX_PASSES):
+    for _ in range(5):
         for index, own in enumerate(probabilities):
             others = _weighted_sum(probabilities, [*weights[:index], 0.0, *weights[index + 1 :]])
             for value in GRID:
@@ -128,13 +129,3 @@ def searched_weights(evaluations: Sequence[Evaluation]) -> tuple[float, ...]:
 
 def _weighted_sum(probabilities: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return sum(weight * each for weight, each in zip(weights, probabilities, strict=True))
-
-
-def _reordered(metrics: Metrics, order: Tensor, columns: Tensor) -> Metrics:
-    """Metrics with images and classes taken in another order, by their indices."""
-    new_labels = torch.argsort(columns)
-    return Metrics(metrics.probabilities[order][:, columns], new_labels[metrics.labels[order]])
-
-
-def _image_names(evaluation: Evaluation) -> np.ndarray:
-    return np.array([evaluation.packed.names[int(index)] for index in evaluation.indices])

@@ -1,6 +1,7 @@
 """Class probabilities by the center crop and by the mean over all views, in one pass (sections 4.1 and 6)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class Evaluation:
         splits = set(self.packed.splits[self.indices].tolist())
         return SPLITS[splits.pop()] if len(splits) == 1 else "all images"
 
+    @cached_property
+    def names(self) -> np.ndarray:
+        """Names of the images, (N,)."""
+        return np.array([self.packed.names[index] for index in self.indices.tolist()])
+
     def summary(self) -> dict[str, dict[str, float]]:
         """The metrics by name, for JSON."""
         return {"center": self.center.summary(), "all_views": self.all_views.summary()}
@@ -61,7 +67,7 @@ def probabilities(
     by_view = bundle.for_inference(precision)(crop(images, torch_dtype(precision))).float().softmax(1)
     if not all_views:
         return by_view, None
-    by_view = by_view.unflatten(0, (len(images), preprocessing.view_count))
+    by_view = by_view.unflatten(0, (len(images), -1))
     return by_view[:, CENTER], by_view.mean(1)
 
 

@@ -37,13 +37,12 @@ def ensemble_rows(ensemble: EnsembleEvaluation, names: Sequence[str]) -> list[li
 def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[list[str]]:
     """The changes of the numbers in `error_rows`; of errors and accuracies, in percentage points."""
     rows = []
-    for views, after, reference in (
-        ("center crop", evaluation.center, before.center),
-        ("all views", evaluation.all_views, before.all_views),
-    ):
+    for views in ("center", "all_views"):
+        after, reference = getattr(evaluation, views), getattr(before, views)
         top1, top5 = 100 * (after.top1 - reference.top1), 100 * (after.top5 - reference.top5)
         points = [f"{points + 0.0:+.1f}" for points in (-top1, -top5, top1, top5)]
-        rows.append([f"change with {cause}, {views}", *points, f"{after.loss - reference.loss:+.3f}"])
+        name = f"change with {cause}, {'center crop' if views == 'center' else 'all views'}"
+        rows.append([name, *points, f"{after.loss - reference.loss:+.3f}"])
     return rows
 
 
