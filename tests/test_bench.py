@@ -10,6 +10,8 @@ from alexnet.bench import parts
 from alexnet.bench.measure import compare, summarized
 from alexnet.cli import main
 
+ONE_ROUND = parts.Settings(torch.device("cpu"), "fp32", rounds=1)
+
 
 def test_a_row_holds_medians():
     row = summarized("task", [0.2, 0.1, 0.4], "peer", [1.0, 1.0, 1.0], 100, "images/s")
@@ -21,17 +23,17 @@ def test_a_row_holds_medians():
     ("peer", "reason"), [(partial(int, "no number"), "ValueError: invalid literal"), (partial(os._exit, 3), "Broken")]
 )
 def test_a_peer_that_fails_is_a_note(peer, reason):
-    assert f"task, against peer: not measured ({reason}" in compare("task", print, "peer", peer, rounds=1)
+    assert f"task, against peer: not measured ({reason}" in compare(ONE_ROUND, "task", print, "peer", peer)
 
 
 def test_what_fails_here_is_no_note():
     with pytest.raises(ZeroDivisionError):
-        compare("task", lambda: 1 / 0, "peer", partial(partial, print, "peer"), rounds=1)
+        compare(ONE_ROUND, "task", lambda: 1 / 0, "peer", partial(partial, print, "peer"))
 
 
 def test_ours_and_the_peer_run_equally_often(tmp_path):
     count, file = [], tmp_path / "peer"
-    compare("task", partial(count.append, 1), "peer", partial(partial, _write_more, file), rounds=3)
+    compare(ONE_ROUND, "task", partial(count.append, 1), "peer", partial(partial, _write_more, file), rounds=3)
     assert (len(count), file.read_text()) == (5, "....")  # with warmup; ours also after the setup of the peer
 
 

@@ -36,11 +36,6 @@ class Settings:
     def dtype(self) -> torch.dtype:
         return torch_dtype(self.precision)
 
-    def synchronize(self) -> None:
-        """Wait for a GPU, which works asynchronously."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
 
 @dataclass(frozen=True)
 class Row:
@@ -68,12 +63,13 @@ Result = Row | str
 
 
 def compare(
+    settings: Settings,
     task: str,
     ours: Work,
     peer: str,
     theirs: Callable[[], Work],
     *,
-    rounds: int,
+    rounds: int = 1,
     count: int = 1,
     unit: str = "images/s",
     repeats: int = 1,
@@ -81,6 +77,7 @@ def compare(
     """Run ours and the peer alternately, after one warmup run of each; a note if the peer fails.
 
     Args:
+        rounds: times those of the settings.
         theirs: called in the peer's process, returns its work; must be picklable.
         count: images per run.
         unit: "images/s", or "ms" for the time of one run.
@@ -89,7 +86,7 @@ def compare(
     our_seconds: list[float] = []
     peer_seconds: list[float] = []
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        for call in (partial(_set_up, theirs), *[_peer_seconds] * (rounds + 1)):
+        for call in (partial(_set_up, theirs), *[_peer_seconds] * (rounds * settings.rounds + 1)):
             try:
                 peer_seconds.append(process.submit(call).result())
             except Exception as error:
@@ -126,6 +123,8 @@ def _peer_seconds() -> float:
 def _seconds(work: Work) -> float:
     started = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():  # a GPU works asynchronously
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 

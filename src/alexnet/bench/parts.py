@@ -1,7 +1,5 @@
 """The parts of `alexnet bench`: each yields rows of ours against a peer, and notes."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,7 +47,7 @@ def machine(settings: Settings) -> Iterator[Result]:
     yield f"matrix products: {peak_flops(settings) / 1e9:,.0f} GFLOP/s in {settings.precision}"
     values = torch.empty(64_000_000, device=settings.device).normal_()
     target = torch.empty_like(values)
-    seconds = median_seconds(lambda: (target.copy_(values), settings.synchronize()), settings.rounds)
+    seconds = median_seconds(lambda: target.copy_(values), settings.rounds)
     yield f"copies: {2 * values.nbytes / seconds / 1e9:,.1f} GB/s, read and written"
 
 
@@ -63,11 +61,10 @@ def norm(settings: Settings) -> Iterator[Result]:
         def ours(x=x, g=g):
             response_norm(x).backward(g)
             x.grad = None
-            settings.synchronize()
 
         task = f"norm, forward and backward, {channels} × {side} × {side}, batch 32"
         theirs = partial(peers.norm, settings, channels, side)
-        yield compare(task, ours, "nn.LocalResponseNorm", theirs, rounds=settings.rounds, count=32)
+        yield compare(settings, task, ours, "nn.LocalResponseNorm", theirs, count=32)
 
 
 def step(settings: Settings) -> Iterator[Result]:
@@ -86,8 +83,7 @@ def step(settings: Settings) -> Iterator[Result]:
         ("nn modules, SGD, our memory setting", partial(stock, freed_kept=True)),
         ("torchvision's layers, our memory setting", partial(torchvision, freed_kept=True)),
     ):
-        task = f"training step of original, batch {size}"
-        yield compare(task, ours, name, theirs, rounds=settings.rounds, count=size)
+        yield compare(settings, f"training step of original, batch {size}", ours, name, theirs, count=size)
     peak, reached = peak_flops(settings), flops_per_image("original") * size / median_seconds(ours, settings.rounds)
     yield f"the step reaches {reached / 1e9:,.0f} of {peak / 1e9:,.0f} GFLOP/s: {reached / peak:.0%} of the matrix peak"
 
@@ -104,20 +100,14 @@ def inference(settings: Settings) -> Iterator[Result]:
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
         for size, fc_precision in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
             used = replace(bundle, fc_precision=fc_precision)
-
-            def ours(used=used, images=stored[:size]):
-                probabilities(used, images, all_views=False, precision=settings.precision)
-                settings.synchronize()
-
+            ours = partial(probabilities, used, stored[:size], all_views=False, precision=settings.precision)
             task = f"original, {size} images, one view each" if size > 1 else "original, one image, one view"
             task += f", fc layers in {fc_precision}" if fc_precision != "same" else ""
-            options = {"count": size, "rounds": settings.rounds}
-            if size == 1:
-                options = {"unit": "ms", "rounds": 10 * settings.rounds}
-            yield compare(task, ours, "nn modules", partial(peers.probabilities, settings, size), **options)
+            options = {"count": size} if size > 1 else {"unit": "ms", "rounds": 10}
+            yield compare(settings, task, ours, "nn modules", partial(peers.probabilities, settings, size), **options)
             if path and settings.device.type == "cpu":
                 theirs = partial(peers.onnx_runtime, path, size, torch.get_num_threads())
-                yield compare(task, ours, "ONNX Runtime, fp32", theirs, **options)
+                yield compare(settings, task, ours, "ONNX Runtime, fp32", theirs, **options)
 
 
 def packing(settings: Settings) -> Iterator[Result]:
@@ -130,8 +120,7 @@ def packing(settings: Settings) -> Iterator[Result]:
             packs.append(make_pack(source, 256, folder / f"cache{len(packs)}"))
 
         task, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
-        theirs = partial(peers.packing, paths, 256, target)
-        yield compare(task, ours, peer, theirs, rounds=settings.rounds, count=len(paths))
+        yield compare(settings, task, ours, peer, partial(peers.packing, paths, 256, target), count=len(paths))
         squares = np.memmap(target, np.uint8, "r", shape=(len(paths), 256, 256, 3))
         indices = {path.relative_to(folder).as_posix(): index for index, path in enumerate(paths)}
         same = all((packs[0].images[n] == squares[indices[name]]).all() for n, name in enumerate(packs[0].names))
@@ -154,11 +143,10 @@ def reading(settings: Settings) -> Iterator[Result]:
                 epoch = next(epochs)
                 for batch in read_batches(packed, epoch_order(indices, 0, epoch, "epoch"), size, settings.device):
                     training_views(batch, chosen, preprocessing, statistics, 0, epoch, dtype=settings.dtype)
-            settings.synchronize()
 
         task, peer = "batches of crops of 224, flipped, color shifted", "DataLoader, Pillow, 2 workers"
-        options = {"rounds": settings.rounds, "count": len(paths), "repeats": OUR_EPOCHS}
-        yield compare(task, ours, peer, partial(peers.reading, paths, size), **options)
+        options = {"count": len(paths), "repeats": OUR_EPOCHS}
+        yield compare(settings, task, ours, peer, partial(peers.reading, paths, size), **options)
 
 
 def keras(settings: Settings) -> Iterator[Result]:
@@ -177,7 +165,7 @@ def keras(settings: Settings) -> Iterator[Result]:
             stepper.step(views, batch)
 
     task, theirs = "epoch of cifar-keras, batch 32", partial(peers.keras_epoch, settings, images)
-    yield compare(task, ours, "Keras with TensorFlow", theirs, rounds=settings.rounds, count=images)
+    yield compare(settings, task, ours, "Keras with TensorFlow", theirs, count=images)
 
 
 PARTS: dict[str, Callable[[Settings], Iterator[Result]]] = {
@@ -189,7 +177,7 @@ def peak_flops(settings: Settings) -> float:
     """Floating-point operations per second of a product of large matrices."""
     side = 4096
     a, b = (torch.randn(side, side, device=settings.device, dtype=settings.dtype) for _ in range(2))
-    return 2 * side**3 / median_seconds(lambda: (a @ b, settings.synchronize()), settings.rounds)
+    return 2 * side**3 / median_seconds(lambda: a @ b, settings.rounds)
 
 
 def flops_per_image(name: str) -> float:

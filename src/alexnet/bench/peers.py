@@ -27,7 +27,6 @@ def norm(settings: Settings, channels: int, side: int) -> Work:
             y = module(x)
         y.backward(g.to(y.dtype))
         x.grad = None
-        settings.synchronize()
 
     return run
 
@@ -54,7 +53,6 @@ def training_step(
         optimizer.zero_grad()
         F.cross_entropy(scores.float(), labels).backward()
         optimizer.step()
-        settings.synchronize()
 
     return run
 
@@ -67,7 +65,6 @@ def probabilities(settings: Settings, view_count: int) -> Work:
     def run() -> None:
         with torch.inference_mode(), autocast(settings.device, settings.precision):
             module(views).float().softmax(1)
-        settings.synchronize()
 
     return run
 

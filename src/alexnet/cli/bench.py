@@ -1,3 +1,5 @@
+import platform
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,8 +28,6 @@ def bench(
         precision: Type of convolutions and matrix products, ours and the peers'.
         output: File to append the table to, as Markdown.
     """
-    import platform
-
     import torch
 
     from ..bench.measure import HEADER, RIGHT, Row
@@ -67,9 +67,6 @@ def bench(
 
 def processor() -> str:
     """Model name of the processor, if the system knows it."""
-    import platform
-
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    named = re.search(r"model name\s*:\s*(.*)", info.read_text(encoding="utf-8")) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
