@@ -2,10 +2,12 @@
 
 The architecture is read from the file itself, layer by layer, so that bvlc_alexnet, CaffeNet and networks derived from
 them are told apart. Caffe's convolutions round sizes down and its pooling rounds up, its LRN divides alpha by the
-window, and its images are BGR.
+window, and its images are BGR. Needs Google's `protobuf` (`pip install 'alexnet[caffe]'`), not Caffe.
 """
 
+import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,65 @@ from ..specs.architecture import Architecture
 from ..specs.operations import Activation, AdaptivePool, Conv, Dropout, Flatten, Linear, Norm, Pool
 from ..specs.shapes import Placed
 from ..specs.variants import VARIANTS
-from .caffe_schema import V1_TYPES, array_message, message_classes, parse, parse_array
 from .matching import computation
 from .weights_file import Layers, WeightsFile, bgr_layers_of, named_tensors, swap_colors
 
+SCHEMA = """
+message BlobShape { repeated int64 dim = 1; }
+message BlobProto {
+  int64 num = 1; int64 channels = 2; int64 height = 3; int64 width = 4; BlobShape shape = 7;
+  repeated bytes data = 5; repeated bytes double_data = 8;
+}
+message ConvolutionParameter {
+  uint32 num_output = 1; bool bias_term = 2; repeated uint32 pad = 3; repeated uint32 kernel_size = 4;
+  uint32 group = 5 [default = 1]; repeated uint32 stride = 6; bytes weight_filler = 7; bytes bias_filler = 8;
+  int32 engine = 15;
+}
+message DataParameter { uint32 crop_size = 5; }
+message DropoutParameter { float dropout_ratio = 1 [default = 0.5]; }
+message InnerProductParameter {
+  uint32 num_output = 1; bool bias_term = 2; bytes weight_filler = 3; bytes bias_filler = 4;
+}
+message InputParameter { BlobShape shape = 1; }
+message LRNParameter {
+  uint32 local_size = 1 [default = 5]; float alpha = 2 [default = 1]; float beta = 3 [default = 0.75];
+  int32 norm_region = 4; float k = 5 [default = 1]; int32 engine = 6;
+}
+message PoolingParameter {
+  int32 pool = 1; uint32 kernel_size = 2; uint32 stride = 3 [default = 1]; uint32 pad = 4; int32 engine = 11;
+}
+message ReLUParameter { int32 engine = 2; }
+message TransformationParameter { uint32 crop_size = 3; }
+message LayerParameter {
+  string name = 1; string type = 2; repeated string bottom = 3; repeated string top = 4; repeated bytes blobs = 7;
+  TransformationParameter transform_param = 100; ConvolutionParameter convolution_param = 106;
+  DataParameter data_param = 107; DropoutParameter dropout_param = 108;
+  InnerProductParameter inner_product_param = 117; LRNParameter lrn_param = 118;
+  PoolingParameter pooling_param = 121; ReLUParameter relu_param = 123; InputParameter input_param = 143;
+}
+message V1LayerParameter {
+  bytes layer = 1; string name = 4; int32 type = 5; repeated bytes blobs = 6;
+  ConvolutionParameter convolution_param = 10; DataParameter data_param = 11; DropoutParameter dropout_param = 12;
+  InnerProductParameter inner_product_param = 17; LRNParameter lrn_param = 18; PoolingParameter pooling_param = 19;
+  ReLUParameter relu_param = 30; TransformationParameter transform_param = 36;
+}
+message NetParameter {
+  string name = 1; repeated bytes layers = 2; repeated int64 input_dim = 4; BlobShape input_shape = 8;
+  repeated bytes layer = 100;
+}
+"""
+"""The messages of caffe.proto that describe networks like AlexNet.
+
+Repeated messages are declared as bytes, which have the same encoding and are parsed one by one: otherwise a small file
+of very many empty messages would fill the memory. So are arrays, which then become numpy's without a Python number for
+each value.
+"""
+V1_TYPES = {
+    **{1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 9: "HDF5Data", 12: "ImageData"},
+    **{14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split"},
+    **{23: "TanH", 24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence"},
+}
+"""Types of layers before 2015, which were numbers."""
 PASSED_OVER = {
     *("Accuracy", "Data", "DummyData", "Flatten", "HDF5Data", "ImageData", "Input", "MemoryData", "Silence"),
     *("Softmax", "SoftmaxWithLoss", "Split", "WindowData"),
@@ -38,7 +95,7 @@ MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 
 def read(path: Path) -> WeightsFile:
     """Read a `.caffemodel`."""
-    net = parse("NetParameter", path.read_bytes())
+    net = _parse("NetParameter", path.read_bytes())
     typed_layers = _typed_layers(net)
     layers: Layers = {layer.name: _weights(layer, kind) for layer, kind in typed_layers if kind in WEIGHTED}
     if not layers:
@@ -58,7 +115,7 @@ def read_mean(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             is_npy = file.read(6) == b"\x93NUMPY"
-        values = np.load(path, allow_pickle=False) if is_npy else parse_array(path.read_bytes())
+        values = np.load(path, allow_pickle=False) if is_npy else _parse_array(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; mean must be a color or a file with a mean image") from None
     except ValueError as error:
@@ -74,19 +131,19 @@ def read_mean(path: Path) -> Tensor:
 
 def write(bundle: ModelBundle, folder: Path) -> None:
     """Write FILES, for BGR images minus the mean."""
-    net = message_classes()["NetParameter"](name=bundle.network.architecture.name)
+    net = _message_classes()["NetParameter"](name=bundle.network.architecture.name)
     from google.protobuf.text_format import MessageToString
 
     layers = bgr_layers_of(bundle, "Caffe")
     text = MessageToString(net)
     for layer in _described(bundle.network):
         text += f"layer {{\n{MessageToString(layer, indent=2)}}}\n"
-        layer.blobs.extend(map(array_message, layers.get(layer.name, ())))
+        layer.blobs.extend(map(_array_message, layers.get(layer.name, ())))
         net.layer.append(layer.SerializeToString())
     side = bundle.preprocessing.stored_size
     mean = bundle.preprocessing.mean.cpu().expand(side, side, 3).numpy()[..., ::-1].transpose(2, 0, 1)
     data = [np.ascontiguousarray(mean, "<f4").tobytes()]
-    mean_blob = message_classes()["BlobProto"](num=1, channels=3, height=side, width=side, data=data)
+    mean_blob = _message_classes()["BlobProto"](num=1, channels=3, height=side, width=side, data=data)
     folder.mkdir(parents=True, exist_ok=True)
     contents = net.SerializeToString(), text.encode(), mean_blob.SerializeToString()
     for name, content in zip(FILES, contents, strict=True):
@@ -98,8 +155,8 @@ def _typed_layers(net) -> list[tuple]:
     """The layers of a network, old and new, each with its type."""
     if len(net.layer) + len(net.layers) > 1000:
         raise ValueError("a network of more than 1,000 layers")
-    typed = [(layer, layer.type) for layer in (parse("LayerParameter", content) for content in net.layer)]
-    for layer in (parse("V1LayerParameter", content) for content in net.layers):
+    typed = [(layer, layer.type) for layer in (_parse("LayerParameter", content) for content in net.layer)]
+    for layer in (_parse("V1LayerParameter", content) for content in net.layers):
         if layer.HasField("layer"):
             raise ValueError("a Caffe network from before 2014; upgrade it with Caffe's upgrade_net_proto_binary")
         typed.append((layer, V1_TYPES.get(layer.type, f"number {layer.type}")))
@@ -109,7 +166,7 @@ def _typed_layers(net) -> list[tuple]:
 def _weights(layer, kind: str) -> tuple[np.ndarray, np.ndarray]:
     if len(layer.blobs) not in (1, 2):
         raise ValueError(f"{layer.name} must have weights and perhaps biases, got {len(layer.blobs)} blobs")
-    weight, *biases = map(parse_array, layer.blobs)
+    weight, *biases = map(_parse_array, layer.blobs)
     if kind == "InnerProduct" and weight.ndim == 4:  # before 2015
         weight = weight.reshape(weight.shape[-2:])
     if weight.ndim != (4 if kind == "Convolution" else 2):
@@ -207,7 +264,7 @@ def _decimal(value: float) -> float:
 
 def _described(network: AlexNet) -> list:
     """The network as Caffe's layers without weights, from the image to the probabilities."""
-    layer = message_classes()["LayerParameter"]
+    layer = _message_classes()["LayerParameter"]
     shape = {"dim": [1, *network.placed[0].input_shape]}
     described = [layer(name="data", type="Input", top=["data"], input_param={"shape": shape})]
     for step in network.placed:
@@ -243,3 +300,53 @@ def _settings(step: Placed) -> dict:
         case AdaptivePool() if step.input_shape[1] == operation.side:
             return {}
     raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
+
+
+@cache
+def _message_classes() -> dict[str, type]:
+    """The class of each message, by name."""
+    try:
+        from google.protobuf import descriptor_pb2, message_factory
+    except ImportError:
+        raise ImportError("Caffe files need the package protobuf: pip install 'alexnet[caffe]'") from None
+    types = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
+    field_pattern = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[default = (.+?)\])?;"
+    for name, fields in re.findall(r"message (\w+) {(.*?)}", SCHEMA, re.DOTALL):
+        message = file.message_type.add(name=name)
+        for repeated, declared, field, number, default in re.findall(field_pattern, fields):
+            label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
+            added = message.field.add(name=field, number=int(number), label=label, default_value=default or None)
+            if declared[0].isupper():
+                added.type, added.type_name = types.TYPE_MESSAGE, f".caffe.{declared}"
+            else:
+                added.type = getattr(types, f"TYPE_{declared.upper()}")
+    classes = message_factory.GetMessages([file])
+    return {message.name: classes[f"caffe.{message.name}"] for message in file.message_type}
+
+
+def _parse(name: str, content: bytes):
+    message = _message_classes()[name]
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message.FromString(content)
+    except DecodeError as error:
+        raise ValueError(f"Caffe's {name} in it is damaged: {error}") from error
+
+
+def _parse_array(blob: bytes) -> np.ndarray:
+    """Parse a BlobProto, whose shape is four sides before 2015 and any number later."""
+    message = _parse("BlobProto", blob)
+    sides = (message.num, message.channels, message.height, message.width)
+    shape = tuple(message.shape.dim) if message.HasField("shape") else tuple(side or 1 for side in sides)
+    chunks, dtype = (message.data, np.dtype("<f4")) if message.data else (message.double_data, np.dtype("<f8"))
+    content = b"".join(chunks)
+    if np.prod(shape, dtype=object) * dtype.itemsize != len(content):
+        raise ValueError(f"a blob of shape {shape} has {len(content):,} bytes of {dtype}")
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _array_message(array: np.ndarray) -> bytes:
+    blob = _message_classes()["BlobProto"]
+    return blob(shape={"dim": array.shape}, data=[np.ascontiguousarray(array, "<f4").tobytes()]).SerializeToString()

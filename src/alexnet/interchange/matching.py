@@ -53,8 +53,12 @@ def build_network(
     counters = ".num_batches_tracked"  # of batch norm, which predictions do not depend on
     new = tuple(name for name in shapes if name not in loaded and not name.endswith(counters))
     if strict and new:
+        expected, found = " × ".join(map(str, shapes[new[0]])), tensors.get(new[0])
+        misfit = f"it has no {new[0]} ({expected}), but {_listed(tensors)}"
+        if found is not None:
+            misfit = f"{new[0]} must be {expected} for this network, got {' × '.join(map(str, found.shape))}"
         advice = "to initialize it instead: import_weights(…, strict=False), alexnet import --partial"
-        raise ValueError(f"{_misfit(new[0], shapes, tensors)} ({advice})")
+        raise ValueError(f"{misfit} ({advice})")
     if not loaded:
         raise ValueError(f"it has no weights of {architecture.name}")
     if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):
@@ -116,8 +120,7 @@ def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
 
 def _as_wide_as(architecture: Architecture, tensors: dict[str, Tensor]) -> Architecture:
     """The network with the channels, groups and units of the tensors."""
-    changes: dict[str, dict] = {}
-    channels = CHANNELS
+    changes, channels = {}, CHANNELS
     for row in architecture.layers:
         weight = tensors.get(f"{row.name}.weight")
         if weight is not None and weight.dim() == 4 and min(weight.shape) > 0 and hasattr(row, "groups"):
@@ -134,13 +137,6 @@ def _fits_images_of(size: int, architecture: Architecture, tensors: dict[str, Te
         return False
     shapes = _shapes(architecture, 1, CHANNELS, size)
     return all(shapes[name][1:] == tensor.shape[1:] for name, tensor in tensors.items())
-
-
-def _misfit(name: str, shapes: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]) -> str:
-    expected = " × ".join(map(str, shapes[name]))
-    if name not in tensors:
-        return f"it has no {name} ({expected}), but {_listed(tensors)}"
-    return f"{name} must be {expected} for this network, got {' × '.join(map(str, tensors[name].shape))}"
 
 
 def _channels(architecture: Architecture, tensors: dict[str, Tensor]) -> int:

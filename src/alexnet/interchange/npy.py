@@ -5,7 +5,6 @@ BGR images. A pickle is a program; `restricted_pickle` reads this one without ru
 """
 
 import mmap
-import re
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +55,9 @@ def write(bundle: ModelBundle, path: Path) -> None:
 def _content(path: Path):
     """The value of the pickle that follows the header of an .npy file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        content.seek(len(MAGIC))
-        version = content.read(2)
-        length = int.from_bytes(content.read(2 if version[:1] == b"\x01" else 4), "little")
-        if not re.search(rb"'descr':\s*'\|O", content.read(length)):
+        is_first = np.lib.format.read_magic(content) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+        if not read_header(content)[2].hasobject:
             raise ValueError("an .npy file of plain numbers; weights must be a dict of layers")
         try:
             return load_arrays(content)

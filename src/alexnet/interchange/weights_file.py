@@ -88,7 +88,7 @@ def channels_last(layers: Layers) -> Layers:
             converted[name], channels = (weight.transpose(2, 3, 1, 0), bias), len(weight)
         else:
             by_channel = weight.reshape(len(weight), channels, -1)  # (units, channels, rows × columns)
-            converted[name], channels = (by_channel.transpose(0, 2, 1).reshape(weight.shape).T, bias), 1
+            converted[name], channels = (by_channel.transpose(2, 1, 0).reshape(weight.T.shape), bias), 1
     return converted
 
 
@@ -103,8 +103,8 @@ def channels_first(layers: Layers) -> Layers:
         elif len(weight) % channels:
             raise ValueError(f"{name} reads {len(weight)} values, not a multiple of the {channels} channels")
         else:
-            by_position = weight.T.reshape(weight.shape[1], len(weight) // channels, channels)
-            converted[name], channels = (by_position.transpose(0, 2, 1).reshape(weight.T.shape), bias), 1
+            by_position = weight.reshape(-1, channels, weight.shape[1])  # (rows × columns, channels, units)
+            converted[name], channels = (by_position.transpose(2, 1, 0).reshape(weight.T.shape), bias), 1
     return converted
 
 
