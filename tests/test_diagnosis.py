@@ -75,7 +75,7 @@ def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, ca
     with pytest.raises(SystemExit):
         main(["doctor", str(tmp_path / "run")])
     printed = " ".join(capsys.readouterr().out.split())
-    assert " ".join(str(found).split()) in printed and "conv1" in printed
+    assert " ".join(str(found).replace("recipe=…", "--recipe").split()) in printed and "conv1" in printed
 
 
 @pytest.mark.parametrize(("variant", "lr", "ends"), [("cifar-18", 100.0, Diverged), ("small", 30.0, None)])
@@ -124,9 +124,45 @@ def test_one_class_that_is_hard_to_beat(tmp_path):
     assert found.cause == "dominant-class" and "91% of the training images are cat" in found.evidence
 
 
-def test_a_run_that_is_too_short(tmp_path):
+def test_a_run_that_is_too_short(tmp_path, capsys):
+    """In Python, advice names arguments; on the command line, flags. It stands below the line of the epoch."""
     data = write_noise(tmp_path / "data", {"a": 40, "b": 40})
-    assert found_in(data, tmp_path / "run", epochs=3).cause == "few-steps"
+    found = found_in(data, tmp_path / "run", epochs=3, verbose=True)
+    assert found.cause == "few-steps" and found.evidence == (
+        "12 steps are few: networks take 30 to 800 to start learning"
+    )
+    assert found.remedy == (
+        "more epochs (epochs=125 takes about 500 steps), smaller batches (batch_size=…), or a network that has learned "
+        "from other images (pretrained=…)"
+    )
+    lines = capsys.readouterr().out.splitlines()
+    (symptom,) = (number for number, line in enumerate(lines) if line.startswith("It "))
+    assert lines[symptom - 1].startswith("epoch 3/3") and "Likely cause: 12 steps are few" in lines[symptom + 1]
+    with pytest.raises(SystemExit):
+        main(["doctor", str(tmp_path / "run")])
+    flags = "(--epochs 125 takes about 500 steps), smaller batches (--batch-size), or a network that has learned from"
+    assert flags in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("steps", range(1, 21))
+@pytest.mark.parametrize("change", [{"loss": 9.0}, {"layers": {"conv1": {"ratio": 1e-9, "dead": 1.0}}}])
+def test_few_steps_come_before_the_learning_rate(steps, change):
+    row = LINE | {"step": steps, "data": DATA | {"guess": 1.0, "lr_factor": 2.0}} | change
+    found = diagnosed(Facts([EPOCH | {"epoch": steps, "steps": steps}], [row]))
+    assert found.cause == "few-steps" and "learning rate" not in str(found) and "lr=" not in str(found)
+    assert found.symptom.startswith(f"It does not learn: after {steps} step{'s' * (steps > 1)} the loss is ")
+    assert diagnosed(Facts([], [row | {"loss": None}])).cause == "high-lr"
+
+
+def test_nobody_is_told_to_omit_what_was_not_given():
+    slow = LINE | {"loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
+    for lr_factor, remedy in ((1.0, "a higher learning rate than 0.1"), (0.5, ", or omit lr=…")):
+        row = slow | {"data": DATA | {"guess": 9.0, "lr_factor": lr_factor}}
+        assert diagnosed(Facts([], [row])).remedy.endswith(remedy)
+    small = LINE | {"loss": 9.0, "inputs": 0.1}
+    for has_own, remedy in ((True, ""), (False, "the network's own recipe (omit recipe=…), or ")):
+        found = diagnosed(Facts([], [small | {"data": DATA | {"has_own_inputs": has_own}}]))
+        assert found.remedy == f"{remedy}images with more contrast"
 
 
 def test_sizes_of_layers_are_those_of_their_tensors():
@@ -195,7 +231,7 @@ def test_errors_with_other_names_for_the_classes():
 
 SIZES = {"activations": 1.0, "spread": 1.0, "weights": 0.01, "updates": 1e-5, "ratio": 1e-3, "dead": 0.1}
 DATA = {"classes": 10, "guess": math.log(10), "largest": 0.1, "largest_class": "a", "spread": 60.0, "inputs": 60.0}
-LINE = {"step": 1, "loss": 1.0, "lr": 0.1, "inputs": 60.0, "layers": {"conv1": SIZES}, "data": DATA}
+LINE = {"step": 50, "loss": 1.0, "lr": 0.1, "inputs": 60.0, "layers": {"conv1": SIZES}, "data": DATA}
 EPOCH = {"epoch": 1, "steps": 240, "train_loss": 1.0, "train_error": 0.3}
 
 
@@ -228,7 +264,7 @@ def test_what_helps_is_told_from_the_highest_rate():
     lines = [LINE | {"lr": lr, "peak_lr": 0.3, "loss": 9.0} for lr in (0.3, 0.003)]
     for rows in (lines, [{key: line[key] for key in line if key != "peak_lr"} for line in lines]):
         found = diagnosed(Facts([], rows))
-        assert found.remedy.endswith("--lr 0.03") and "up to 0.3" in found.evidence
+        assert found.remedy.endswith("lr=0.03") and "up to 0.3" in found.evidence
     slow = LINE | {"lr": 1e-8, "peak_lr": 1e-6, "loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
     slow["data"] = DATA | {"guess": 9.0}
     assert "a higher learning rate than 1e-06" in diagnosed(Facts([], [slow])).remedy

@@ -18,7 +18,7 @@ from .data.pack.reading import Pack, describe_splits
 from .data.source import SPLITS, location_of
 from .data.sources.detection import open_source
 from .device import Precision, pick_device, pick_precision
-from .diagnosis.causes import Facts, diagnosed
+from .diagnosis.causes import Diagnosis, Facts, diagnosed
 from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation
 from .evaluation.evaluation import evaluate as evaluate_images
@@ -138,13 +138,16 @@ class _Session:
         board = TensorBoard(self.run, training.progress.epochs)
         with CtrlC() as ctrl_c, closing(board), closing(train(training)) as events:
             for event in events:
+                diagnosis = None
                 match event:
                     case Step():
                         self._step(event)
                     case Epoch(row):
-                        self._epoch(row)
+                        diagnosis = self._epoch(row)
                         board.epoch(row)
                 yield event
+                if diagnosis:  # after the line of the epoch
+                    self.notify(str(diagnosis))
                 if isinstance(event, Step) and (ctrl_c.pressed or self.checkpoints.is_due()):
                     self.checkpoints.save()
                 if ctrl_c.pressed:
@@ -173,14 +176,15 @@ class _Session:
         if step.notice:
             self.notify(step.notice)
 
-    def _epoch(self, row: dict) -> None:
+    def _epoch(self, row: dict) -> Diagnosis | None:
+        """Save, and return what is wrong."""
         self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
-        if diagnosis := self.watch.epoch():
-            self.notify(str(diagnosis))
+        diagnosis = self.watch.epoch()
         self.checkpoints.save()
         if self.run is None and self.has_test and row.get("val_error", math.inf) < self.best_error:
             self.best_error = row["val_error"]
             self.best_state = {name: tensor.clone() for name, tensor in self.training.network.state_dict().items()}
+        return diagnosis
 
     def _check_finite(self, loss: float, where: str, lr: float) -> None:
         if not math.isfinite(loss):

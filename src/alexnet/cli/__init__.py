@@ -7,6 +7,7 @@ import sys
 
 import tyro
 
+from ..specs.settings import named_as_flags
 from .bench import bench
 from .check import check
 from .describe import describe
@@ -33,6 +34,7 @@ COMMANDS = {
 }
 
 
+@named_as_flags()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that the arguments ask for, by default those of the process."""
     try:

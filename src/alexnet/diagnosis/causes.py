@@ -4,14 +4,19 @@ Everything it looks at is in the history and the layer statistics of a run, so a
 long afterwards.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ..specs.settings import option
+
 NEAR = 0.95
 """A loss of at least this fraction of that of guessing is no better than guessing."""
-FEW = 200
-"""Steps in which a network may have learned nothing yet."""
+FEW, TOO_FEW = 200, 20
+"""Steps in which a network may have learned nothing yet, and in which hardly any has."""
+ENOUGH = 500
+"""Steps in which most networks have started to learn."""
 APART = 10.0
 """Inputs this many times smaller or larger than those that a network is made for are the wrong ones."""
 ALIKE = 2.0
@@ -52,7 +57,7 @@ class Facts:
     def __str__(self) -> str:
         loss = "not finite" if self.loss is None else f"{self.loss:.3g}"
         size = "not finite" if self.now["inputs"] is None else f"{self.now['inputs']:.2g}"
-        return f"after {self.steps:,} steps: loss {loss}, guessing gives {self.data['guess']:.3g}; input RMS {size}"
+        return f"after {_steps(self.steps)}: loss {loss}, guessing gives {self.data['guess']:.3g}; input RMS {size}"
 
     @property
     def data(self) -> dict:
@@ -76,21 +81,11 @@ class Facts:
         return None if self.now["loss"] is None else self.last_epoch.get("train_loss", self.now["loss"])
 
     @property
-    def guessing_error(self) -> float:
-        """Training error of always answering the largest class."""
-        return 1 - self.data["largest"]
-
-    @property
-    def val_guessing_error(self) -> float:
-        """Validation error of always answering the largest class of the training images."""
-        largest = self.data.get("largest_in_val")  # older runs lack it
-        return self.guessing_error if largest is None else 1 - largest
-
-    @property
-    def has_started_learning(self) -> bool:
-        """Whether errors are clearly below those of guessing, whatever the loss."""
-        guessing = {"train_error": self.guessing_error, "val_error": self.val_guessing_error}
-        return any(self.last_epoch.get(key, 1) < BETTER * error for key, error in guessing.items())
+    def guessing(self) -> dict[str, float]:
+        """Errors of always answering the largest class of the training images, by key of the history."""
+        train = self.data["largest"]
+        val = self.data.get("largest_in_val")  # older runs lack it
+        return {"train_error": 1 - train, "val_error": 1 - (train if val is None else val)}
 
     @property
     def peak_lr(self) -> float:
@@ -115,17 +110,18 @@ def diagnosed(facts: Facts) -> Diagnosis | None:
 
 def _symptom(facts: Facts) -> tuple[str | None, tuple[str, ...]]:
     """What is wrong, and which causes that can have."""
-    loss, guess, last, steps = facts.loss, facts.data["guess"], facts.last_epoch, f"after {facts.steps:,} steps"
+    loss, guess, last, guessing = facts.loss, facts.data["guess"], facts.last_epoch, facts.guessing
+    steps = f"after {_steps(facts.steps)}"
     if loss is None:
         return f"The loss is no longer finite, {steps}", ("large-inputs", "high-lr")
     val_loss = last.get("val_loss")
     if min(loss, loss if val_loss is None else val_loss) >= NEAR * guess:
         return f"It does not learn: {steps} the loss is {loss:.3g}, and guessing gives {guess:.3g}", NO_LEARNING
     fraction = last.get("val_largest_answer", 0)
-    if fraction >= 0.99 and last["val_error"] > 0.9 * facts.val_guessing_error:
+    if fraction >= 0.99 and last["val_error"] > 0.9 * guessing["val_error"]:
         return f"It predicts one class for {fraction:.0%} of the validation images, {steps}", NO_LEARNING
     train, val = last.get("train_error", 1), last.get("val_error", 0)
-    if train <= 0.5 * facts.guessing_error and val > 0.95 * facts.val_guessing_error:  # only the training images
+    if train <= 0.5 * guessing["train_error"] and val > 0.95 * guessing["val_error"]:  # only the training images
         errors = f"{train:.0%} on the training images, but {val:.0%} on the validation images"
         return f"The error is {errors}, as if guessing", ("class-order", "labels")
     return None, ()
@@ -140,14 +136,18 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
 
     size, made_for = facts.now["inputs"], data["inputs"]
     inputs = f"inputs have an RMS of {size or 0:.2g}, but the initial weights are made for about {made_for:g}, so"
-    remedy = "the network's own recipe (omit --recipe)"
+    own_recipe = "" if data.get("has_own_inputs") else f"the network's own recipe (omit {option('recipe')}), or "
     if size is not None and size * APART <= made_for:
         evidence = f"{inputs} hardly any signal reaches the last layer"
-        yield "small-inputs", evidence, f"{remedy}, or images with more contrast"
+        yield "small-inputs", evidence, f"{own_recipe}images with more contrast"
     if size is not None and size >= APART * made_for:
-        yield "large-inputs", f"{inputs} the first steps are far too large", remedy
+        evidence = f"{inputs} the first steps are far too large"
+        yield "large-inputs", evidence, f"{own_recipe}images of the usual contrast"
 
-    lower = f"a tenth of the learning rate, --lr {peak_lr / 10:.2g}"
+    if facts.steps <= TOO_FEW:
+        yield "few-steps", *_few_steps(facts)
+
+    lower = f"a tenth of the learning rate, {option('lr', f'{peak_lr / 10:.2g}')}"
     if facts.loss is None or facts.loss > 1.5 * data["guess"]:
         yield "high-lr", f"the learning rate, up to {peak_lr:.2g}, is too high", lower
     dead = {name: statistics.get("dead") or 0.0 for name, statistics in facts.now["layers"].items()}
@@ -159,7 +159,8 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
     if (ratio := facts.usual_ratio) < SLOW:
         usual = "a thousandth is usual"
         evidence = f"in half of the layers a step changes the weights by less than {ratio:.1g} of their size; {usual}"
-        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}, or omit --lr"
+        omit = f", or omit {option('lr')}" if data.get("lr_factor", 1) != 1 else ""
+        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}{omit}"
 
     error, renamed = last.get("val_error", 1), last.get("val_error_renamed", 1)
     if renamed <= 0.5 * error:
@@ -173,12 +174,27 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
         yield "dominant-class", f"{evidence} class is hard to beat", remedy
 
     if facts.steps < FEW:
-        yield "few-steps", f"{facts.steps} steps are few: networks take 30 to 800 to start learning", "more --epochs"
-    elif facts.has_started_learning:
+        yield "few-steps", *_few_steps(facts)
+    elif any(last.get(key, 1) < BETTER * error for key, error in facts.guessing.items()):  # whatever the loss
         below = "errors are already below those of guessing"
         evidence = f"{below}: it has started to learn, but steps are too few or too small"
-        yield "few-steps", evidence, f"more --epochs, or a higher learning rate than {peak_lr:.2g}"
+        yield "few-steps", evidence, f"more epochs ({option('epochs')}), or a higher learning rate than {peak_lr:.2g}"
 
     fine = "images, inputs, learning rate and units are as they should be"
     evidence = f"{fine}, so the labels may not match the images"
     yield "labels", evidence, "look at some images with their labels, and at how the two were matched"
+
+
+def _few_steps(facts: Facts) -> tuple[str, str]:
+    """Evidence and remedy."""
+    epochs = math.ceil(ENOUGH * facts.last_epoch.get("epoch", 1) / facts.steps)
+    are = "is" if facts.steps == 1 else "are"
+    return (
+        f"{_steps(facts.steps)} {are} few: networks take 30 to 800 to start learning",
+        f"more epochs ({option('epochs', epochs)} takes about {ENOUGH} steps), smaller batches "
+        f"({option('batch_size')}), or a network that has learned from other images ({option('pretrained')})",
+    )
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count:,} steps"

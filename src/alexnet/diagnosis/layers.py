@@ -113,13 +113,14 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
 
 def data_facts(plan: Plan) -> dict:
     """Facts about the images: number of classes, the loss of guessing by class frequency in nats, the largest class and
-    its fraction of train and of val (None without val), how much pixels differ from image to image (0 … 255), and the
-    size of inputs that the network is made for."""
+    its fraction of train and of val (None without val), how much pixels differ from image to image (0 … 255); and the
+    size of inputs that the network is made for, whether its own recipe made these, and the factor on the recipe's
+    learning rates (1 unless `lr` is set)."""
     packed = plan.packed
     train, val = packed.indices("train"), packed.indices("val")
     frequencies = np.bincount(packed.labels[train], minlength=len(packed.classes)) / len(train)
     sample = packed.images[np.unique(train[np.linspace(0, len(train) - 1, 2 * SAMPLE).astype(np.int64)])]
-    pixels = recipe(plan.architecture.recipe).input.std == "one"
+    inputs = recipe(plan.architecture.recipe).input
     return {
         "classes": len(packed.classes),
         "guess": -sum(frequency * math.log(frequency) for frequency in frequencies.tolist() if frequency),
@@ -127,7 +128,9 @@ def data_facts(plan: Plan) -> dict:
         "largest_in_val": np.mean(packed.labels[val] == frequencies.argmax()).item() if len(val) else None,
         "largest_class": packed.classes[frequencies.argmax()],
         "spread": sample.std(0, dtype=np.float64).mean().item(),
-        "inputs": PIXELS if pixels else UNIT,
+        "inputs": PIXELS if inputs.std == "one" else UNIT,
+        "has_own_inputs": plan.transfer is not None or plan.recipe.input == inputs,
+        "lr_factor": plan.recipe.lr_factor,
     }
 
 

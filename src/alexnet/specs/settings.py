@@ -7,7 +7,8 @@ read this file.
 import ast
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
@@ -151,6 +152,26 @@ def check_setting(name: str, value: object) -> None:
     fits, must_be = CHECKS[name]
     if value is not None and not fits(value):
         raise ValueError(f"{name} must be {must_be}, got {value!r}")
+
+
+_spoken = {"flags": False}
+
+
+@contextmanager
+def named_as_flags() -> Iterator[None]:
+    """While a command runs, messages name settings as flags."""
+    _spoken["flags"] = True
+    try:
+        yield
+    finally:
+        _spoken["flags"] = False
+
+
+def option(name: str, value: object = "…") -> str:
+    """How the reader of a message gives a setting: `--batch-size 16` to a command, `batch_size=16` in Python."""
+    if not _spoken["flags"]:
+        return f"{name}={value}"
+    return f"--{name.replace('_', '-')}" + ("" if value == "…" else f" {value}")
 
 
 def help_of(settings: type) -> dict[str, str]:
