@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -26,22 +26,20 @@ from .console import TrainingBar, console, print_facts, progress_bar
 from .data.pack.reading import Pack
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
-from .evaluation.evaluation import Evaluation, probabilities
+from .evaluation.evaluation import Evaluation
+from .evaluation.prediction import Prediction, predict_each
 from .interchange import huggingface
 from .model.bundle import FILE as MODEL_FILE
 from .model.bundle import ModelBundle
 from .model.network import AlexNet
 from .model.quantization import FcPrecision
-from .preprocessing.images import ImageLike, stored_image
+from .preprocessing.images import ImageLike, each_image, holds_many
 from .runs.history import History
-from .runs.run import Run
+from .runs.run import Run, is_run
 from .specs.architecture import Architecture
 from .specs.settings import TrainSettings
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
-
-AT_A_TIME = 50
-"""Images predicted at a time; up to ten times as many views."""
 
 
 class Classifier(huggingface.HubMixin):
@@ -187,41 +185,65 @@ class Classifier(huggingface.HubMixin):
             track=progress_bar if verbose else None,
         )
 
-    def predict(self, image: ImageLike | Sequence[ImageLike], all_views: bool = True) -> np.ndarray:
+    def predict(self, image: ImageLike | Iterable[ImageLike], all_views: bool = True) -> np.ndarray:
         """Probabilities of all classes, in the order of `classes`.
 
         Args:
-            image: a path, URL, Pillow image or array (height, width[, 3]); or a list of such.
+            image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, an array (height, width[,
+                channels]) or a tensor ([channels,] height, width), uint8 or floats of 0 … 1. Or many: a folder, for all
+                images below it, sorted by path; a pattern such as `photos/*.jpg`; a batch, as a tensor or an array of
+                four dimensions; a list or any other iterable of all these.
             all_views: average over ten views (ten-crop), as in section 4.1, or use the center crop only.
 
         Returns:
-            (classes,), or (images, classes) for a list.
+            (classes,), or (images, classes) for many.
 
         Raises:
-            ValueError: an image cannot be read.
+            ValueError: an image cannot be read; `predict_each` returns the others.
         """
-        if not isinstance(image, (list, tuple)):
-            return self.predict([image], all_views)[0]
-        bundle = self._ready()
-        batches = []
-        for start in range(0, len(image), AT_A_TIME):
-            side = bundle.preprocessing.stored_size
-            stored = np.stack([stored_image(each, side) for each in image[start : start + AT_A_TIME]])
-            center, mean = probabilities(bundle, torch.from_numpy(stored).to(self.device), all_views, self.precision)
-            batches.append((mean if all_views else center).cpu().numpy())
-        return np.concatenate(batches) if batches else np.empty((0, len(self.classes)), np.float32)
+        many, rows = holds_many(image), []
+        for prediction in self.predict_each(image, all_views):
+            if prediction.error:
+                raise prediction.error
+            rows.append(prediction.probabilities)
+        if not many:
+            return rows[0]
+        return np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32)
 
-    def predict_n(self, image: ImageLike, n: int = 5, all_views: bool = True) -> list[tuple[str, float]]:
-        """The n most likely classes with their probabilities, most likely first.
+    @overload
+    def predict_n(self, image: ImageLike, n: int = 5, all_views: bool = True) -> list[tuple[str, float]]: ...
+
+    @overload
+    def predict_n(
+        self, image: Iterable[ImageLike], n: int = 5, all_views: bool = True
+    ) -> list[list[tuple[str, float]]]: ...
+
+    def predict_n(self, image, n=5, all_views=True):
+        """The n most likely classes with their probabilities, most likely first; for many images, a list of these.
+
+        Args:
+            image: as for `predict`.
 
         Raises:
-            ValueError: n is below 1, or the image cannot be read.
+            ValueError: n is below 1, or an image cannot be read.
         """
-        if n < 1:
-            raise ValueError(f"n must be >= 1, got {n}")
-        predicted = self.predict(image, all_views)
-        best = np.argsort(-predicted, kind="stable")[:n]  # ties are in the order of classes
-        return [(self.classes[label], float(predicted[label])) for label in best]
+        many = holds_many(image)
+        best = [prediction.top(n) for prediction in self.predict_each(image, all_views)]
+        return best if many else best[0]
+
+    def predict_each(self, images: ImageLike | Iterable[ImageLike], all_views: bool = True) -> Iterator[Prediction]:
+        """A `Prediction` for each image, in order, also for those that cannot be read, which have an `error`.
+
+            for prediction in classifier.predict_each("photos"):
+                print(prediction.image, prediction.error or prediction.top(3))
+
+        Images are decoded ahead, by as many threads as there are processors, and predicted in batches.
+
+        Args:
+            images: as for `predict`; an iterable is read as predictions are taken.
+        """
+        named = each_image(images, is_run)
+        return predict_each(self._ready(), named, all_views, self.precision)
 
     def save(self, folder: str | Path) -> Path:
         """Write network, preprocessing and class names into a folder; `alexnet.load` reads it.

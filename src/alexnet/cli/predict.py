@@ -1,13 +1,33 @@
+import contextlib
+import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
+from tyro.constructors import PrimitiveConstructorSpec
 
 from ..specs.settings import InferenceSettings
 from .flags import print_json
+
+if TYPE_CHECKING:
+    from ..evaluation.prediction import Prediction
+
+
+def _table(texts: list[str]) -> Path:
+    if len(texts) > 1:
+        raise ValueError(f"one FILE must follow, or none, got {' '.join(texts)}; images stand before --csv")
+    return Path(texts[0] if texts else "-")
+
+
+Table = Annotated[
+    Path | None,
+    tyro.conf.arg(name="csv"),
+    PrimitiveConstructorSpec("*", "[FILE]", _table, lambda table: table is None, lambda _: []),
+]
 
 
 def predict(
@@ -16,6 +36,7 @@ def predict(
     /,
     top: int = 5,
     views: Literal["all", "center"] = "all",
+    table: Table = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     *,
     settings: InferenceSettings,
@@ -24,44 +45,78 @@ def predict(
 
     Args:
         run: Folder of a run, a saved classifier, or a file of weights.
-        images: Files, folders (all images below them) or URLs.
+        images: Files, folders, patterns such as 'photos/*.jpg', URLs, or - for the bytes of an image on standard input.
         top: How many classes to print for each.
         views: Average over all ten views (ten-crop), or use the center crop alone.
+        table: Write CSV: path, class, probability of each image, then the next classes (no FILE: standard output).
         as_json: Print a line of JSON for each image.
     """
+    if top < 1:
+        raise ValueError(f"--top must be >= 1, got {top}")
+    if table and as_json:
+        raise ValueError("--csv or --json must be given alone, got both")
+    if table and table.is_dir():
+        raise ValueError(f"--csv must be a file, got the folder {table}")
+    if table and not table.parent.is_dir():
+        raise ValueError(f"--csv must be in an existing folder, got {table}")
+    if not images:
+        raise ValueError("IMAGE must be a file, a folder, a pattern, a URL or -, got none")
+
     from ..classifier import load
-    from ..console import console
-    from ..data.labels.class_names import readable_class_name
+    from ..console import progress_bar
+    from ..device import keep_freed_memory
+    from ..preprocessing.images import each_image
+    from ..runs.run import is_run
 
     classifier = load(run, settings.device, settings.precision, settings.fc_precision)
-    paths, failed = list(_all_images(images)), 0
-    if not paths:
-        raise ValueError(f"no images found in {', '.join(images) or 'the arguments'}")
-    for path in paths:
-        try:
-            predictions = classifier.predict_n(path, top, all_views=views == "all")
-        except ValueError as error:
-            failed += 1
-            print(f"alexnet: {error}", file=sys.stderr)
-            continue
-        if as_json:
-            classes = [{"name": name, "probability": probability} for name, probability in predictions]
-            print_json({"image": path, "classes": classes})
+    keep_freed_memory()
+    files = [file for _, file in each_image([sys.stdin.buffer if each == "-" else each for each in images], is_run)]
+    failed, counts = 0, repeat(1, len(files))
+    with contextlib.ExitStack() as stack:
+        if table:
+            show = _table_writer(table, min(top, len(classifier.classes)), stack)
+            counts = progress_bar("predicting")(counts, len(files)) if str(table) != "-" else counts
         else:
-            console.print(path, style="bold", soft_wrap=True)
-            for name, probability in predictions:
-                console.print(f"  {probability:6.1%}  {readable_class_name(name)}")
+            show = _print_json if as_json else _print
+        for prediction, _ in zip(classifier.predict_each(files, views == "all"), counts, strict=False):
+            if prediction.error:
+                failed += 1
+                print(f"alexnet: {prediction.error}", file=sys.stderr)
+            if table or not prediction.error:
+                show(prediction, top)
     if failed:
         raise SystemExit(1)
 
 
-def _all_images(images: Iterable[str]) -> Iterable[str]:
-    """Each file and URL as given, and every image below each folder."""
-    from ..data.sources.detection import image_files
-    from ..runs.run import is_run
+def _print(prediction: "Prediction", top: int) -> None:
+    from ..console import console
+    from ..data.labels.class_names import readable_class_name
 
-    for image in images:
-        if Path(image).is_dir():
-            yield from map(str, image_files(Path(image), is_run))
-        else:
-            yield image
+    console.print(prediction.image, style="bold", soft_wrap=True)
+    for name, probability in prediction.top(top):
+        console.print(f"  {probability:6.1%}  {readable_class_name(name)}")
+
+
+def _print_json(prediction: "Prediction", top: int) -> None:
+    classes = [{"name": name, "probability": probability} for name, probability in prediction.top(top)]
+    print_json({"image": prediction.image, "classes": classes})
+
+
+def _table_writer(table: Path, columns: int, stack: contextlib.ExitStack) -> Callable[["Prediction", int], None]:
+    """A function that appends a row. A file is complete when the stack is closed; if it fails before, there is none."""
+    from ..files import atomic_write
+
+    file = sys.stdout
+    if str(table) != "-":
+        temporary = stack.enter_context(atomic_write(table))
+        file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+    writer = csv.writer(file, lineterminator="\n")
+    ranks = [""] + [f" {rank}" for rank in range(2, columns + 1)]
+    writer.writerow(("image", *(f"{name}{rank}" for rank in ranks for name in ("class", "probability"))))
+
+    def append(prediction: "Prediction", top: int) -> None:
+        best = [("", "")] * columns if prediction.error else prediction.top(top)
+        cells = (cell for name, value in best for cell in (name, f"{value:.6g}" if name else value))
+        writer.writerow((prediction.image, *cells))
+
+    return append

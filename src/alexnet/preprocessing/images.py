@@ -1,39 +1,81 @@
-"""A single image, given as a path, URL, Pillow image or array, as the stored pixels that a network expects."""
+"""Images that users hand over, of any kind, as the stored pixels that a network expects."""
 
+import glob
 import io
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..data.pack.resizing import stored_square
+from ..data.sources.detection import image_files
 from ..data.storage.download import fetch_bytes, redact
+from ..data.storage.image_formats import open_image
+from ..data.storage.trees import SkipFolder
 
 MAX_BYTES = 100_000_000
-"""Largest image that is fetched from a URL."""
+"""Largest image that is fetched from a URL or read from a stream."""
 
-ImageLike = str | Path | Image.Image | np.ndarray
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+_OPENING = threading.Lock()
+"""For `open_image`, which changes the filters of warnings, and these belong to all threads."""
+
+
+def holds_many(images: ImageLike | Iterable[ImageLike]) -> bool:
+    """Whether it stands for any number of images: a folder, a pattern, a batch or an iterable; and not for one."""
+    if isinstance(images, (str, Path)):
+        return "://" not in str(images) and (Path(images).expanduser().is_dir() or _is_pattern(images))
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim in (1, 4)
+    return isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray)) and not hasattr(images, "read")
+
+
+def each_image(
+    images: ImageLike | Iterable[ImageLike], skip_folder: SkipFolder | None = None
+) -> Iterator[tuple[str, ImageLike]]:
+    """Every image with its name: its path or URL, or "image 3", counted from 0, or nothing if it is the only one.
+
+    Args:
+        images: an image; a folder, for all images below it; a pattern such as `photos/*.jpg`; a batch, (N, height,
+            width, channels) as an array or (N, channels, height, width) as a tensor; or an iterable of all these.
+
+    Raises:
+        ValueError: there is no image in a folder, or none that a pattern matches.
+    """
+    names = map("image {}".format, itertools.count()) if holds_many(images) else itertools.repeat("")
+    yield from _named(images, skip_folder, names)
 
 
 def stored_image(image: ImageLike, side: int) -> np.ndarray:
     """An image as a pack would store it, (side, side, 3), uint8.
 
     Args:
-        image: a path, an http(s) URL, a Pillow image, or an array of shape (height, width[, 1, 3 or 4]), uint8 or
-            floats of 0 … 1.
+        image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, an array of shape (height,
+            width[, 1, 3 or 4]) or a tensor of shape ([1, 3 or 4,] height, width), uint8 or floats of 0 … 1.
 
     Raises:
         ValueError: it cannot be read as an image.
+        TypeError: it is none of these.
     """
+    if isinstance(image, Tensor):
+        image = _from_tensor(image)
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     if isinstance(image, Image.Image):
-        return stored_square(image, side)
-    source, name = Path(image).expanduser(), image
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        source, name = io.BytesIO(fetch_bytes(image, MAX_BYTES)), redact(image)
+        name = image.filename if getattr(image, "filename", "") else "the Pillow image"
+    else:
+        image, name = _source(image)
     try:
-        with Image.open(source) as opened:
+        if isinstance(image, Image.Image):
+            return stored_square(image, side)
+        with _OPENING:
+            opened = open_image(image)
+        with opened:
             return stored_square(opened, side)
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
@@ -41,8 +83,59 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
 
 
+def _named(images, skip_folder: SkipFolder | None, names: Iterator[str]) -> Iterator[tuple[str, ImageLike]]:
+    if isinstance(images, (str, Path)) and holds_many(images):
+        path = Path(images).expanduser()
+        paths = [path] if path.is_dir() else map(Path, sorted(glob.glob(str(path), recursive=True)))
+        files = [file for path in paths for file in (image_files(path, skip_folder) if path.is_dir() else [path])]
+        if not files:
+            raise ValueError(f"no images found in {images}")
+        yield from ((str(file), file) for file in files)
+    elif holds_many(images):
+        for image in images:
+            yield from _named(image, skip_folder, names)
+    else:
+        position = next(names)
+        name = images if isinstance(images, (str, Path)) else None
+        name = name or getattr(images, "filename", None) or getattr(images, "name", None)
+        yield str(name) if isinstance(name, (str, Path)) else position, images
+
+
+def _is_pattern(path: str | Path) -> bool:
+    return glob.has_magic(str(path)) and not Path(path).expanduser().exists()
+
+
+def _source(image: str | Path | bytes | BinaryIO) -> tuple[Path | BinaryIO, str]:
+    """What Pillow opens, and its name in messages."""
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return io.BytesIO(fetch_bytes(image, MAX_BYTES)), redact(image)
+    if isinstance(image, (str, Path)):
+        return Path(image).expanduser(), str(image)
+    if isinstance(image, (bytes, bytearray)):
+        return io.BytesIO(image), "the bytes"
+    if not hasattr(image, "read"):
+        raise TypeError(
+            "an image must be a path, a URL, bytes, a file object, a Pillow image, an array or a tensor, got "
+            f"{type(image).__name__}"
+        )
+    content = image.read(MAX_BYTES + 1)
+    if not isinstance(content, bytes):
+        raise ValueError("a file object must be opened in binary mode, as in open(path, 'rb'), got text")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"a file object must have <= {MAX_BYTES:,} bytes, got more")
+    return io.BytesIO(content), "the file object"
+
+
+def _from_tensor(image: Tensor) -> np.ndarray:
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3, 4)):
+        raise ValueError(f"an image tensor must have shape ([1, 3 or 4,] height, width), got {tuple(image.shape)}")
+    image = image.detach().cpu()
+    image = image.float() if image.is_floating_point() else image
+    return (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
+
+
 def _from_array(pixels: np.ndarray) -> Image.Image:
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or not pixels.size:
         raise ValueError(f"an image array must have shape (height, width[, 1, 3 or 4]), got {pixels.shape}")
     if np.issubdtype(pixels.dtype, np.floating):
         if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):

@@ -1,0 +1,79 @@
+"""Classes of images without labels: decoded ahead by threads, predicted in batches, each with its result or error."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from ..device import Precision, processors
+from ..model.bundle import ModelBundle
+from ..preprocessing.images import ImageLike, stored_image
+from .evaluation import BATCH_SIZE, probabilities
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image."""
+
+    image: str
+    """Its path or URL; else "image 3", counted from 0, or nothing if it is the only one."""
+    classes: tuple[str, ...]
+    probabilities: np.ndarray | None
+    """The probability of every class, (classes,), float32; None if the image cannot be read."""
+    error: ValueError | None = None
+    """Why it cannot be read."""
+
+    def top(self, n: int = 5) -> list[tuple[str, float]]:
+        """The n most likely classes with their probabilities, most likely first, ties in the order of the classes.
+
+        Raises:
+            ValueError: n is below 1, or the image cannot be read.
+        """
+        if n < 1:
+            raise ValueError(f"n must be >= 1, got {n}")
+        if self.probabilities is None:
+            raise self.error or ValueError(f"{self.image} has no probabilities")
+        best = np.argsort(-self.probabilities, kind="stable")[:n]
+        return [(self.classes[label], float(self.probabilities[label])) for label in best]
+
+
+def predict_each(
+    bundle: ModelBundle, images: Iterable[tuple[str, ImageLike]], all_views: bool = True, precision: Precision = "fp32"
+) -> Iterator[Prediction]:
+    """A prediction for each named image, in order; see `Classifier.predict_each`."""
+    images, side = iter(images), bundle.preprocessing.stored_size
+    batch_size = BATCH_SIZE if all_views else 4 * BATCH_SIZE
+    reading: deque[list[tuple[str, Future[np.ndarray | ValueError]]]] = deque()
+    with ThreadPoolExecutor(processors(), "images") as pool:  # Pillow decodes without holding Python's lock
+        try:
+            while batch := list(islice(images, batch_size)):
+                reading.append([(name, pool.submit(_read, name, image, side)) for name, image in batch])
+                if len(reading) > 1:
+                    yield from _predicted(bundle, reading.popleft(), all_views, precision)
+            while reading:
+                yield from _predicted(bundle, reading.popleft(), all_views, precision)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(name: str, image: ImageLike, side: int) -> np.ndarray | ValueError:
+    try:
+        return stored_image(image, side)
+    except ValueError as error:
+        return error if isinstance(image, str) or name in str(error) else ValueError(f"{name}: {error}")
+
+
+def _predicted(bundle: ModelBundle, batch: list, all_views: bool, precision: Precision) -> Iterator[Prediction]:
+    read = [(name, future.result()) for name, future in batch]
+    stored, rows = [result for _, result in read if isinstance(result, np.ndarray)], iter(())
+    if stored:
+        device = next(bundle.network.parameters()).device
+        center, mean = probabilities(bundle, torch.from_numpy(np.stack(stored)).to(device), all_views, precision)
+        rows = iter((center if mean is None else mean).cpu().numpy())
+    for name, result in read:
+        failed = isinstance(result, ValueError)
+        yield Prediction(name, bundle.classes, None if failed else next(rows), result if failed else None)
