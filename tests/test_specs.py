@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import alexnet
+from alexnet.cli import COMMANDS, main
 from alexnet.specs import schedules
 from alexnet.specs.recipe import ColorShift, Recipe
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.schedules import ReduceOnPlateau
 from alexnet.specs.storage import from_json, to_json
-from alexnet.specs.variants import VARIANTS
+from alexnet.specs.variants import VARIANTS, variant
 
 
 def rates_at(name, epoch, errors=()):
@@ -367,3 +369,22 @@ def test_recipes_stored_by_version_0_1_still_load(stored, expected):
         lr_scale={"conv1": 0},
         new_layers=("fc8",),
     )
+
+
+def test_a_wrong_name_gets_the_nearest_right_one(tmp_path, capsys):
+    for function, ending in (
+        (lambda: alexnet.create("orignal"), "got 'orignal'; did you mean 'original'?"),
+        (lambda: recipe("Caffee"), "got 'Caffee'; did you mean 'caffe'?"),
+        (lambda: alexnet.export_weights(None, tmp_path, "keras3"), "got 'keras3'; did you mean 'keras'?"),
+        (lambda: alexnet.create("half").features(torch.zeros(1, 3, 224, 224), ["con1"]), "did you mean 'conv1'?"),
+        (lambda: variant("half").with_layers(fc9={}), "did you mean 'fc8'?"),
+        (lambda: alexnet.TrainSettings.of(None, {"epoch": 1}), "no setting 'epoch'; did you mean 'epochs'?"),
+    ):
+        with pytest.raises((ValueError, KeyError, TypeError)) as error:
+            function()
+        assert error.value.args[0].endswith(ending)
+    with pytest.raises(SystemExit):
+        main(["trian", "photos"])
+    commands = ", ".join(COMMANDS)
+    expected = f"alexnet: the command must be one of {commands}, got 'trian'; did you mean 'train'?\n"
+    assert capsys.readouterr().err == expected

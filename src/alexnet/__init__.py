@@ -16,7 +16,7 @@ _MODULES = {
     "Classifier": "classifier",
     "evaluate_together": "classifier",
     "load": "classifier",
-    "create": "model.network",
+    "create": "session",
     "export_weights": "interchange.exporting",
     "import_weights": "interchange.importing",
     "response_norm": "normalization",

@@ -148,7 +148,7 @@ class Classifier(huggingface.HubMixin):
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
         notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
-        track = progress_bar("packing") if verbose else None
+        track = progress_bar if verbose else None
         with contextlib.closing(session.fit(data, replace(settings, **defaults), notify, track)) as events:
             for event in events:
                 match event:
@@ -265,9 +265,11 @@ class Classifier(huggingface.HubMixin):
     def load(
         cls, path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
     ) -> Classifier:
-        """A classifier from a saved folder, the folder of a run, or a file of weights.
+        """A classifier from weights: a run, a saved folder, a file, or public ones, which are downloaded once.
 
-        Files of other frameworks are read if they leave no doubt; `import_weights` reports more, and takes more.
+        "torchvision", "caffe" and "caffenet" are the public weights of these networks; an https URL and
+        hf://OWNER/REPO[/FILE] are downloaded, too. Files of other frameworks are read if they leave no doubt;
+        `import_weights` reports more, and takes more.
 
         Args:
             fc_precision: precision of the fully connected layers, which hold most of the weights: the "same" as the
@@ -278,7 +280,7 @@ class Classifier(huggingface.HubMixin):
             ValueError: there is nothing to load, or `fc_precision` is another word.
         """
         classifier = cls(device=device, precision=precision)
-        bundle, file = session.load(path)
+        bundle, file = session.load(path, progress_bar("downloading"))
         classifier.bundle = replace(bundle.to(classifier.device), fc_precision=fc_precision)
         classifier._architecture = bundle.network.architecture
         classifier.run = file.parent
@@ -304,7 +306,7 @@ class Classifier(huggingface.HubMixin):
 def load(
     path: str | Path, device: str = "auto", precision: str = "auto", fc_precision: FcPrecision = "same"
 ) -> Classifier:
-    """The classifier of a saved folder, of a run or of a file of weights; see `Classifier.load`."""
+    """The classifier of a run, a saved folder, a file, "torchvision", a URL …; see `Classifier.load`."""
     return Classifier.load(path, device, precision, fc_precision)
 
 

@@ -15,6 +15,7 @@ import torch
 from .analysis.report import write_report
 from .data.pack.packing import PackOptions, make_pack
 from .data.pack.reading import Pack, describe_splits
+from .data.progress import Track
 from .data.source import SPLITS, location_of
 from .data.sources.detection import open_source
 from .device import Precision, pick_device, pick_precision
@@ -23,18 +24,22 @@ from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation
 from .evaluation.evaluation import evaluate as evaluate_images
 from .interchange.importing import import_weights
+from .interchange.public_weights import PUBLIC, local_weights
 from .model.bundle import ModelBundle
+from .model.network import AlexNet
+from .model.network import create as create_network
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.resume import resumed
 from .runs.run import Run, is_run, record_of, weights_file
 from .runs.tensorboard import TensorBoard
+from .specs.architecture import Architecture
 from .specs.settings import ResolvedSettings, TrainSettings
 from .specs.storage import from_json
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
-from .training.transfer import Pretrained
+from .training.transfer import Pretrained, Transfer
 
 
 class Diverged(ValueError):
@@ -69,7 +74,10 @@ Event = Start | Step | Epoch | Finish
 
 
 def fit(
-    data: str | Path, settings: TrainSettings, notify: Callable[[str], object] = lambda text: None, track=None
+    data: str | Path,
+    settings: TrainSettings,
+    notify: Callable[[str], object] = lambda text: None,
+    track: Callable[[str], Track] | None = None,
 ) -> Iterator[Event]:
     """Train as the settings ask, and write everything that belongs to a run, one event at a time.
 
@@ -77,7 +85,7 @@ def fit(
 
     Args:
         notify: receives what the user should know.
-        track: as for `make_pack`.
+        track: as for `evaluate`.
 
     Raises:
         ValueError: a setting or the data set does not fit; the message says which, and what it must be.
@@ -92,8 +100,9 @@ def fit(
             run = Run.interrupted(_folder(settings), location, variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        source = open_source(data, settings.split_seed or 0, track, is_run)
-        plan = make_plan(source, settings, _pretrained(settings.pretrained, run), track, notify)
+        source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run)
+        pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
+        plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
         resolved = _resolve(settings, plan, location)
         record = record_of(resolved)
         if run:
@@ -248,14 +257,59 @@ def facts_of(folder: Path) -> Facts:
     return Facts(run.history(), rows)
 
 
-def load(path: str | Path) -> tuple[ModelBundle, Path]:
-    """The network of a run, a saved classifier or a file of weights, and the file; ValueError if it cannot be read."""
-    file = weights_file(Path(path).expanduser())
+def load(weights: str | Path, track: Track | None = None) -> tuple[ModelBundle, Path]:
+    """The network of a run, a saved classifier, a file, or whatever else `local_weights` finds, and its file.
+
+    Args:
+        track: shows the progress of a download.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    file = weights_file(local_weights(weights, track))
     bundle, report = import_weights(file)
     if report.guessed:
         guess = f"{file} does not say how to preprocess images: {report.inputs} to alexnet import"
         print(f"alexnet: {guess}", file=sys.stderr)
     return bundle, file
+
+
+def create(
+    name: str | Architecture,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    input_size: int | None = None,
+    seed: int = 0,
+    pretrained: bool | str | Path = False,
+) -> AlexNet:
+    """A network by name, with initial or with pretrained weights.
+
+    Args:
+        name: one of `alexnet.variants()`, or an architecture of your own.
+        input_size: side of the images, pixels; by default the variant's own.
+        seed: of the initial weights; the same seed gives the same weights on every machine.
+        pretrained: True for the public weights of torchvision, caffe or caffenet, which are downloaded once; or weights
+            of the same network, as `alexnet.load` takes them. The last layer is new if the number of classes differs.
+            Images must be preprocessed as for these weights (`alexnet.load(…).bundle.preprocessing`).
+
+    Raises:
+        ValueError: no variant has that name, the images are too small for a layer, or the weights do not fit.
+    """
+    network = create_network(name, num_classes, in_channels, input_size, seed)
+    if pretrained is False:
+        return network
+    architecture = network.architecture
+    if pretrained is True and architecture.name not in PUBLIC:
+        others = ", ".join(PUBLIC)
+        raise ValueError(f"pretrained=True needs a network with public weights ({others}), got {architecture.name!r}")
+    bundle, file = load(architecture.name if pretrained is True else pretrained)
+    classes = bundle.classes if len(bundle.classes) == num_classes else range(num_classes)
+    shapes = {each: tuple(tensor.shape) for each, tensor in network.state_dict().items()}
+    transfer = Transfer.to(architecture, shapes, [*map(str, classes)], Pretrained(bundle, file, ""))
+    if unfit := [layer for layer in transfer.new if layer != architecture.layers[-1].name]:
+        raise ValueError(f"{', '.join(unfit)} of {architecture.name} do not fit the weights in {file}")
+    transfer.copy_weights(network)
+    return network
 
 
 def _folder(settings: TrainSettings) -> Path | None:
@@ -298,7 +352,7 @@ def _resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSett
     )
 
 
-def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
+def _pretrained(path: str | Path | None, run: Run | None, track: Track | None) -> Pretrained | None:
     """The network to fine-tune. A resumed run needs its file only until the first checkpoint, which holds all of it.
 
     Raises:
@@ -311,7 +365,7 @@ def _pretrained(path: str | Path | None, run: Run | None) -> Pretrained | None:
         for checkpoint in run.checkpoints():
             with contextlib.suppress(ValueError):  # it is damaged
                 return Pretrained(ModelBundle.load(checkpoint), Path(path), record["pretrained_sha256"], True)
-    bundle, file = load(path)
+    bundle, file = load(path, track)
     pretrained = Pretrained.of(bundle, file)
     if run and pretrained.sha256 != record.get("pretrained_sha256"):
         started_with = record.get("pretrained") or "new weights"

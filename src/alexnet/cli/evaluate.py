@@ -9,7 +9,7 @@ from .flags import print_json
 
 
 def evaluate(
-    run: Positional[Path],
+    run: Positional[str],
     more: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA|RUN")] = (),
     /,
     data: str | None = None,
@@ -24,7 +24,7 @@ def evaluate(
     """Evaluate a trained network or an ensemble: top-1 and top-5 errors by the center crop and by ten views (ten-crop).
 
     Args:
-        run: Folder of a run, a saved classifier, or a file of weights.
+        run: A run, a saved classifier, a file of weights, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
         more: The data; with --average, further networks.
         data: As for `alexnet train` (default: what it was trained on).
         split: Split to evaluate on (default: test if there is one, else val, else all images).
@@ -44,14 +44,14 @@ def evaluate(
     if average:
         if settings.fc_precision != "same":
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
-        return _evaluate_ensemble([str(run), *more], data, split, weights, table, as_json, settings)
+        return _evaluate_ensemble([run, *more], data, split, weights, table, as_json, settings)
     if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
         raise ValueError("evaluate takes one network and one data set; use --average for several networks")
     _evaluate_one(run, more[0] if more else data, split, table, as_json, settings)
 
 
 def _evaluate_one(
-    run: Path, data: str | None, split: str | None, table: Path | None, as_json: bool, settings: InferenceSettings
+    run: str, data: str | None, split: str | None, table: Path | None, as_json: bool, settings: InferenceSettings
 ) -> None:
     from ..classifier import load
     from ..console import console, print_table

@@ -5,7 +5,7 @@ from tyro.conf import Positional
 
 
 def export(
-    run: Positional[Path],
+    run: Positional[str],
     /,
     format: Literal["onnx", "torch-export", "torchvision", "caffe", "npy", "keras", "safetensors", "huggingface"],
     output: Path | None = None,
@@ -14,7 +14,7 @@ def export(
     """Write a trained network for another framework.
 
     Args:
-        run: Folder of a run, a saved classifier, or a file of weights.
+        run: A run, a saved classifier, a file of weights, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
         format: Format of the file; docs/weights.md describes each.
         output: File, or folder for caffe and huggingface (default: named after the run, in the current folder).
         preprocessing: For onnx and torch-export: include center crop and normalization; the input is then uint8 pixels.
@@ -24,7 +24,7 @@ def export(
     from ..interchange.exporting import FORMATS, export_weights
 
     bundle = load(run, device="cpu").bundle
-    name = run.resolve().name if run.is_dir() else run.stem
+    name = Path(run).resolve().name if Path(run).is_dir() else Path(run).stem
     named = Path(name + (FORMATS[format][1] or f"-{format}"))
     if output is None and named.exists():
         raise ValueError(f"{named} exists; choose another --output, or pass --output {named} to overwrite it")

@@ -21,7 +21,7 @@ FORMER_FLAGS = {
     "predict": {"--connected": "--fc-precision"},
 }
 """Flags of version 0.1, and today's."""
-METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH", "pretrained": "RUN|FILE"}
+METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH", "pretrained": "WEIGHTS"}
 METAVARS |= dict.fromkeys(("name", "variant", "recipe"), "NAME")
 """What stands for the value of a flag or argument in the help, where its type says too little."""
 FLAG_TYPES = ConstructorRegistry()

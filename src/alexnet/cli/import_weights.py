@@ -6,7 +6,7 @@ from tyro.conf import Positional
 
 
 def import_weights(
-    path: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")],
+    path: Annotated[Positional[str], tyro.conf.arg(metavar="FILE")],
     /,
     output: Path,
     variant: str | None = None,
@@ -19,7 +19,8 @@ def import_weights(
     """Convert weights from torchvision, PyTorch, Caffe, TensorFlow, Keras or Hugging Face to a classifier.
 
     Args:
-        path: A file, whose format is detected from its content, or a folder with model.safetensors.
+        path: A file, whose format is detected from its content, a folder with model.safetensors, torchvision, caffe,
+            caffenet, a URL or hf://OWNER/REPO.
         output: Folder for the classifier, which evaluate, predict and export accept.
         variant: Which network it is (default: what the file tells; `alexnet describe` lists them).
         classes: File with the class names, one per line or as JSON (default: those in the file; else ImageNet's if

@@ -31,7 +31,7 @@ Table = Annotated[
 
 
 def predict(
-    run: Positional[Path],
+    run: Positional[str],
     images: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE")],
     /,
     top: int = 5,
@@ -44,7 +44,7 @@ def predict(
     """Classify images.
 
     Args:
-        run: Folder of a run, a saved classifier, or a file of weights.
+        run: A run, a saved classifier, a file of weights, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
         images: Files, folders, patterns such as 'photos/*.jpg', URLs, or - for the bytes of an image on standard input.
         top: How many classes to print for each.
         views: Average over all ten views (ten-crop), or use the center crop alone.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..model.bundle import FILE, ModelBundle
+from ..specs.names import not_one_of
 from . import caffe, huggingface, keras, npy, programs, state_dict
 
 FORMATS = {
@@ -38,7 +39,7 @@ def export_weights(
         ImportError: a package that writes the format is not installed.
     """
     if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+        raise ValueError(not_one_of("format", format, FORMATS))
     path, (write, suffix) = Path(path).expanduser(), FORMATS[format]
     if preprocessing and format not in PROGRAMS:
         raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")

@@ -40,11 +40,32 @@ def local_folder(model_id: str, **options) -> Path:
     """A local folder, or weights and config downloaded from the Hub."""
     if unknown := sorted(options.keys() - HUB_OPTIONS):
         raise ValueError(f"from_pretrained has no option {', '.join(unknown)}")
-    if Path(model_id).is_dir():
-        return Path(model_id)
-    from huggingface_hub import snapshot_download
+    return Path(model_id) if Path(model_id).is_dir() else download(model_id, **options)
 
-    return Path(snapshot_download(model_id, allow_patterns=[FILE, CONFIG], **options))
+
+def download(address: str, **options) -> Path:
+    """Get OWNER/REPO[@REVISION][/FILE] of the Hub into its cache: that file, or a folder of weights and config.
+
+    Raises:
+        ValueError: it cannot be downloaded, or the repository has no weights under their usual name.
+        ImportError: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import hf_hub_download, snapshot_download
+    except ImportError:
+        raise ImportError(NEEDED) from None
+    owner, repo, *file = address.split("/", 2)
+    repo, _, revision = repo.partition("@")
+    options |= {"revision": revision} if revision else {}
+    try:
+        if file:
+            return Path(hf_hub_download(f"{owner}/{repo}", file[0], **options))
+        folder = Path(snapshot_download(f"{owner}/{repo}", allow_patterns=[FILE, CONFIG], **options))
+    except Exception as error:  # of many kinds, also those of its HTTP library
+        raise ValueError(f"hf://{address} cannot be downloaded: {error}") from error
+    if not (folder / FILE).exists():
+        raise ValueError(f"hf://{address} has no {FILE}; name one of its files, as in hf://{address}/FILE")
+    return folder
 
 
 def write(bundle: ModelBundle, folder: Path) -> None:

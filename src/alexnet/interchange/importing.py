@@ -19,6 +19,7 @@ from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe as find_recipe
 from . import caffe, huggingface, keras, npy, state_dict
 from .matching import build_network
+from .public_weights import local_weights
 from .weights_file import WeightsFile
 
 
@@ -56,7 +57,7 @@ def import_weights(
     """Load weights from torchvision, PyTorch, Caffe, TensorFlow (.npy), Keras or Hugging Face.
 
     Args:
-        path: a file; or a folder with model.safetensors and perhaps config.json.
+        path: a file; a folder with model.safetensors and perhaps config.json; or what `local_weights` can download.
         variant: which network it is, if the file does not say and the shapes fit several. Widths may differ.
         classes: class names in the order of the scores, or a file with them (`read_classes`). Default: the file's;
             else ImageNet's if there are 1,000, else "0", "1", ….
@@ -69,7 +70,7 @@ def import_weights(
         ValueError: the file cannot be read, is of no known format, fits no variant or several. The message says which.
         ImportError: a package that reads the format is not installed.
     """
-    path = Path(path).expanduser()
+    path = local_weights(path)
     path = path / FILE if path.is_dir() else path
     if _is_ours(path):
         if any(argument is not None for argument in (variant, classes, mean, std, input_size)):
@@ -121,7 +122,7 @@ def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether `ModelBundle.load` reads a file, because this package wrote it; also True if it does not exist."""
+    """Whether `ModelBundle.load` reads a file, because this package wrote it; also True for a folder without one."""
     try:
         with safe_open(path, "pt") as file:
             return "alexnet" in (file.metadata() or {})

@@ -53,10 +53,10 @@ def build_network(
     counters = ".num_batches_tracked"  # of batch norm, which predictions do not depend on
     new = tuple(name for name in shapes if name not in loaded and not name.endswith(counters))
     if strict and new:
-        expected, found = " × ".join(map(str, shapes[new[0]])), tensors.get(new[0])
+        expected, actual = " × ".join(map(str, shapes[new[0]])), tensors.get(new[0])
         misfit = f"it has no {new[0]} ({expected}), but {_listed(tensors)}"
-        if found is not None:
-            misfit = f"{new[0]} must be {expected} for this network, got {' × '.join(map(str, found.shape))}"
+        if actual is not None:
+            misfit = f"{new[0]} must be {expected} for this network, got {' × '.join(map(str, actual.shape))}"
         advice = "to initialize it instead: import_weights(…, strict=False), alexnet import --partial"
         raise ValueError(f"{misfit} ({advice})")
     if not loaded:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..specs.architecture import Architecture
+from ..specs.names import not_one_of
 from ..specs.operations import Layer
 from ..specs.shapes import infer_shapes
 from .layers import build_module, initialize
@@ -110,7 +111,7 @@ class AlexNet(nn.Module):
     def _own_name(self, name: str) -> str:
         own = TORCHVISION_NAMES.get(name, name)
         if own not in (names := dict(self._named_steps())):
-            raise KeyError(f"{self.architecture.name} has no layer {name!r}, but {', '.join(names)}")
+            raise KeyError(not_one_of(f"a layer of {self.architecture.name}", name, names))
         return own
 
 

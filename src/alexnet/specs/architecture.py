@@ -12,6 +12,7 @@ normalization). An operation written out in a row, such as `Pool("mean")`, holds
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from .names import not_one_of
 from .operations import Activation, BatchNorm, Dropout, Layer, Norm, Operation, Pool, SpatialNorm
 
 WORDS = ("relu", "norm", "spatial_norm", "pool", "dropout")
@@ -71,7 +72,7 @@ class Architecture:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"{self.name} has no layer {name!r}, but {', '.join(layer.name for layer in self.layers)}")
+        raise KeyError(not_one_of(f"a layer of {self.name}", name, [layer.name for layer in self.layers]))
 
     def with_layers(self, **changes: dict) -> Self:
         """This network with fields of the named layers replaced: `with_layers(conv2={"pad": 1})`."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .names import not_one_of
 from .recipe import PRETRAINED, ColorShift, Input, Recipe
 from .schedules import (
     NEW,
@@ -288,5 +289,5 @@ def recipe(name: str) -> Recipe:
         ValueError: no recipe has that name.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+        raise ValueError(not_one_of("recipe", name, RECIPES))
     return RECIPES[name]

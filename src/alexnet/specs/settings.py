@@ -10,12 +10,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from .architecture import Architecture
+from .names import did_you_mean
 from .recipe import Check, Recipe, is_integer, is_real
 
 MicroBatch = int | Literal["auto"] | None
@@ -31,8 +31,9 @@ class TrainSettings:
     """How to train it; `alexnet describe --recipes` lists them (default: the network's own, or fine-tune with
     --pretrained)."""
     pretrained: str | Path | None = None
-    """Run, saved classifier or file of weights to fine-tune. Layers of the same name and shape are copied; the last one
-    only if the classes are the same (default: train from scratch)."""
+    """Weights to fine-tune: a run, a saved classifier, a file, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
+    Layers of the same name and shape are copied; the last one only if the classes are the same (default: train from
+    scratch)."""
     freeze: tuple[str, ...] = ()
     """Layers to freeze: their weights are not trained."""
     lr_scale: Mapping[str, float] | None = None
@@ -90,9 +91,7 @@ class TrainSettings:
         """
         known = [field.name for field in fields(cls)]
         for name in overrides.keys() - set(known):
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f", only {', '.join(known)}"
-            raise TypeError(f"there is no setting {name!r}{hint}")
+            raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
         return replace(settings or cls(), **overrides)
 
     @property

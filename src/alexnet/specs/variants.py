@@ -9,6 +9,7 @@ computerhistory/AlexNet-Source-Code, which "the 2012 code" means throughout this
 from dataclasses import replace
 
 from .architecture import Architecture
+from .names import not_one_of
 from .operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 
 
@@ -270,5 +271,5 @@ def variant(name: str | Architecture) -> Architecture:
     if isinstance(name, Architecture):
         return name
     if name not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}")
+        raise ValueError(not_one_of("variant", name, VARIANTS))
     return VARIANTS[name]

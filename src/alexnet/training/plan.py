@@ -13,6 +13,7 @@ from ..data.source import Source
 from ..device import fits_memory
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
+from ..specs.names import did_you_mean
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
 from ..specs.recipes import recipe as find_recipe
@@ -147,7 +148,8 @@ def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Trans
 def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
     """Refuse learning-rate factors of layers that do not exist, or that freeze all."""
     if unknown := [name for name in recipe.lr_scale if name not in layers]:
-        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}")
+        near = did_you_mean(unknown[0], layers)
+        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
     if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
         raise ValueError("at least one layer must be trained, but all are frozen")
 

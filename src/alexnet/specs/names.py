@@ -1,0 +1,15 @@
+"""What to say to a name that there is not: what there is, and which is nearest."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The nearest known name, as the end of a message; empty if none is near."""
+    near = get_close_matches(str(name).lower(), known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def not_one_of(kind: str, name: object, known: Iterable[str]) -> str:
+    """The message for a name that is none of those known."""
+    return f"{kind} must be one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}"
