@@ -35,7 +35,6 @@ from .runs.run import Run, is_run, record_of, weights_file
 from .runs.tensorboard import TensorBoard
 from .specs.architecture import Architecture
 from .specs.settings import ResolvedSettings, TrainSettings
-from .specs.storage import from_json
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
@@ -129,7 +128,7 @@ class _Session:
         notify: Callable[[str], object],
     ):
         self.training, self.run, self.record, self.notify = training, run, record, notify
-        self.is_resumed, self.has_test = settings.resume, training.plan.has_test
+        self.is_resumed, self.keeps_best = settings.resume, training.plan.keeps_best
         self.checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
         self.watch = Watch(training)
         self.best_state, self.best_error = None, math.inf
@@ -165,12 +164,16 @@ class _Session:
     def finish(self) -> Finish:
         """Choose the weights and, for a run, evaluate them and write the report and the results."""
         training, history = self.training, History(self.training.progress.epochs)
+        progress, patience = training.progress, training.plan.recipe.patience
+        if progress.is_stalled(patience) and progress.epoch < training.plan.recipe.epochs:
+            since = f"no lower validation error for {patience} epochs, since epoch {progress.best_epoch}"
+            self.notify(f"stopped early, after epoch {progress.epoch}: {since}, whose weights are kept")
         if self.run is None:
             if self.best_state:
                 training.network.load_state_dict(self.best_state)
             training.network.requires_grad_(True)
             return Finish(training.bundle, history)
-        weights, pack = self.run.choose_weights(self.has_test), training.plan.packed
+        weights, pack = self.run.choose_weights(training.plan.keeps_best), training.plan.packed
         bundle = ModelBundle.load(weights, training.device)
         evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
         report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
@@ -190,7 +193,7 @@ class _Session:
         self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
         diagnosis = self.watch.epoch()
         self.checkpoints.save()
-        if self.run is None and self.has_test and row.get("val_error", math.inf) < self.best_error:
+        if self.run is None and self.keeps_best and row.get("val_error", math.inf) < self.best_error:
             self.best_error = row["val_error"]
             self.best_state = {name: tensor.clone() for name, tensor in self.training.network.state_dict().items()}
         return diagnosis
@@ -319,15 +322,9 @@ def _folder(settings: TrainSettings) -> Path | None:
 
 def _settings_of(run: Run, settings: TrainSettings) -> TrainSettings:
     """The settings that a run was started with, where nothing else is asked now."""
-    record = run.record()
-    settings = replace(
-        settings,
-        variant=settings.variant or from_json(record["architecture"]),
-        recipe=settings.recipe or from_json(record["recipe"]),
-        precision=record["precision"] if settings.precision == "auto" else settings.precision,
-    )
-    names = [name for name in ("seed", "split_seed", "micro_batch", "jpeg", "pretrained") if name in record]
-    return replace(settings, **{name: record[name] for name in names if getattr(settings, name) is None})
+    same, default = vars(TrainSettings.of_run(run.record())), vars(TrainSettings())
+    not_given = [name for name, value in vars(settings).items() if value == default[name]]
+    return replace(settings, **{name: same[name] for name in not_given})
 
 
 def _resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSettings:

@@ -38,15 +38,15 @@ COMMANDS = {
 @named_as_flags()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that the arguments ask for, by default those of the process."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = with_todays_flags(sys.argv[1:] if arguments is None else arguments)
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(not_one_of("the command", arguments[0], COMMANDS))
         tyro.extras.subcommand_cli_from_dict(
-            {name: as_command(command) for name, command in COMMANDS.items()},
+            {name: as_command(command, arguments) for name, command in COMMANDS.items()},
             prog="alexnet",
             description="The whole of AlexNet: train, evaluate, predict, inspect.",
-            args=with_todays_flags(arguments),
+            args=arguments,
             config=(tyro.conf.DisallowNone,),
             registry=FLAG_TYPES,
         )

@@ -8,11 +8,12 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from ..specs.reading import parsed
 from ..specs.settings import help_of
 
 FORMER_FLAGS = {
@@ -22,7 +23,9 @@ FORMER_FLAGS = {
 }
 """Flags of version 0.1, and today's."""
 METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH", "pretrained": "WEIGHTS"}
-METAVARS |= dict.fromkeys(("name", "variant", "recipe"), "NAME")
+METAVARS |= dict.fromkeys(("name", "variant"), "NAME") | dict.fromkeys(("mean", "std"), "R G B")
+METAVARS |= {"recipe": "NAME|FILE", "config": "FILE", "lr_scale": "LAYER=FACTOR ...", "set": "FIELD=VALUE ..."}
+METAVARS |= {"milestones": "EPOCH ...", "class_weights": "balanced|CLASS=FACTOR ..."}
 """What stands for the value of a flag or argument in the help, where its type says too little."""
 FLAG_TYPES = ConstructorRegistry()
 
@@ -31,18 +34,27 @@ def print_json(value: dict) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def as_command(function: Callable) -> Callable:
+def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
     """The function with annotations that tyro makes flags of: a dataclass becomes a flag per field, described by the
-    docstring below it, and no default is printed where it is None."""
+    docstring below it, and no default is printed where it is None.
+
+    Args:
+        arguments: what was typed, for `given`.
+    """
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
     function.__annotations__ = {
-        name: Annotated[_flags_of(hint), tyro.conf.arg(name="")]
+        name: Annotated[_flags_of(hint, arguments), tyro.conf.arg(name="")]
         if dataclasses.is_dataclass(hint)
         else _flag(name, hint)
         for name, hint in hints.items()
     }
     return function
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """The fields of settings whose flags were typed, also those with the default value."""
+    return {name: getattr(settings, name) for name in type(settings).typed}
 
 
 def with_todays_flags(arguments: Sequence[str]) -> list[str]:
@@ -61,8 +73,8 @@ def with_todays_flags(arguments: Sequence[str]) -> list[str]:
     return todays
 
 
-def _flags_of(settings: type) -> type:
-    """A subclass whose fields are annotated for tyro."""
+def _flags_of(settings: type, arguments: Sequence[str]) -> type:
+    """A subclass whose fields are annotated for tyro, and which knows the flags that were `typed`."""
     hints, helps = get_type_hints(settings), help_of(settings)
     fields = [
         (
@@ -72,7 +84,10 @@ def _flags_of(settings: type) -> type:
         )
         for field in dataclasses.fields(settings)
     ]
-    return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), frozen=True)
+    flags = {argument.partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
+    typed = [name for name in hints if flags & {f"__{name}", f"__no_{name}"}]
+    space = {"typed": typed}
+    return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), namespace=space, frozen=True)
 
 
 def _flag(name: str, hint: Any, help: str | None = None) -> Any:
@@ -86,30 +101,40 @@ def _flag(name: str, hint: Any, help: str | None = None) -> Any:
 
 
 def _typed(hint: Any) -> Any:
-    """The part of a union that can be typed on a command line: not a declaration, and no path where text will do."""
+    """The part of a union that can be typed on a command line: not a declaration, and text alone where it will do."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
     kinds = [kind for kind in get_args(hint) if not dataclasses.is_dataclass(kind)]
-    return reduce(or_, [kind for kind in kinds if not (kind is Path and str in kinds)])
+    others = (Path, Mapping) if str in kinds else ()
+    return reduce(or_, [kind for kind in kinds if kind not in others and get_origin(kind) not in others])
 
 
 @FLAG_TYPES.primitive_rule
-def _factors_by_layer(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """conv3=0.1 conv4=0.5"""
-    if get_origin(info.type) is not Mapping:
+def _values_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """conv3=0.1 conv4=0.5, or a word alone that stands for such values: balanced"""
+    kinds = get_args(info.type) if get_origin(info.type) in (Union, UnionType) else [info.type]
+    mapping = next((kind for kind in kinds if get_origin(kind) is Mapping), None)
+    if mapping is None:
         return None
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    _, value_type = get_args(mapping)
 
-    def parse(texts: list[str]) -> dict[str, float]:
-        pairs = [text.partition("=")[::2] for text in texts]
+    def parse(texts: list[str]) -> dict[str, Any] | str:
+        if len(texts) == 1 and texts[0] in words:
+            return texts[0]
+        pairs = [text.partition("=") for text in texts]
         try:
-            return {layer: float(factor) for layer, factor in pairs}
+            if not all(equals for _, equals, _ in pairs):
+                raise ValueError
+            return {name: float(value) if value_type is float else parsed(value) for name, _, value in pairs}
         except ValueError:
-            raise ValueError(f"must be layers and factors, as in conv3=0.1, got {' '.join(texts)}") from None
+            shape = "names and numbers, as in conv3=0.1" if value_type is float else "fields and values, mixup=0.2"
+            raise ValueError(f"must be {' or '.join([*words, shape])}, got {' '.join(texts)}") from None
 
     return PrimitiveConstructorSpec(
         nargs="*",
-        metavar="LAYER=FACTOR",
+        metavar="|".join([*words, "NAME=VALUE ..."]),
         instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, Mapping),
-        str_from_instance=lambda factors: [f"{layer}={factor}" for layer, factor in factors.items()],
+        is_instance=lambda value: value is None or value in words or isinstance(value, Mapping),
+        str_from_instance=lambda values: [f"{name}={value}" for name, value in (values or {}).items()],
     )

@@ -1,6 +1,7 @@
 from tyro.conf import Positional
 
 from ..specs.settings import TrainSettings
+from .flags import given
 
 
 def train(data: Positional[str], /, settings: TrainSettings) -> None:
@@ -17,6 +18,7 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     from ..device import keep_freed_memory
     from ..evaluation.tables import ERROR_HEADER, error_rows
 
+    settings = TrainSettings.of(None, given(settings)) if settings.config else settings
     keep_freed_memory()
     classifier = Classifier()
     classifier.fit(data, replace(settings, output=settings.output or "auto"))

@@ -149,10 +149,9 @@ class Run:
             raise ValueError(f"{self.folder / chosen}, the weights of this run, is missing; name another file")
         return next((self.folder / name for name in (chosen, LAST) if name and (self.folder / name).exists()), None)
 
-    def choose_weights(self, has_test: bool) -> Path:
-        """Record which weights are the result: the best by validation error, or the last if no test split could tell
-        how much choosing by that error flatters them."""
-        chosen = BEST if has_test and (self.folder / BEST).exists() else LAST
+    def choose_weights(self, keeps_best: bool) -> Path:
+        """Record which weights are the result: the best by validation error, or the last."""
+        chosen = BEST if keeps_best and (self.folder / BEST).exists() else LAST
         self.update({"weights": chosen})
         return self.folder / chosen
 

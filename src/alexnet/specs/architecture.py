@@ -80,6 +80,10 @@ class Architecture:
             self.layer(name)
         return replace(self, layers=tuple(replace(row, **changes.get(row.name, {})) for row in self.layers))
 
+    def with_input(self, size: int) -> Self:
+        """This network for crops of that size, from images that are larger in proportion."""
+        return replace(self, input_size=size, stored_size=round(self.stored_size * size / self.input_size))
+
     def without(self, *names: str) -> Self:
         """This network without the named layers and the steps that follow them."""
         for name in names:

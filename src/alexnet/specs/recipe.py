@@ -85,6 +85,11 @@ CHECKS: dict[str, Check] = {
         lambda x: _are_factors(x.values() if isinstance(x, Mapping) else [x]),
         ">= 0, one for all layers or by layer",
     ),
+    "patience": (lambda x: x is None or is_integer(x, 1), "an integer >= 1, or None"),
+    "class_weights": (
+        lambda x: x in (None, "balanced") or (isinstance(x, Mapping) and _are_factors(x.values())),
+        "'balanced', or weights >= 0 by class",
+    ),
     "lr_scale": (lambda x: isinstance(x, Mapping) and _are_factors(x.values()), "factors >= 0 by layer"),
     "crop_scale": (lambda x: x is None or _is_crop_scale(x), "two fractions, 0 < smallest <= largest <= 1, or None"),
     "shuffle": (lambda x: x in ("epoch", "once", "blocks"), "epoch, once or blocks"),
@@ -144,11 +149,18 @@ class Recipe:
     than memory, a new order of blocks of neighbors, shuffled within a few blocks."""
     label_smoothing: float = 0.0
     """Fraction of each label that is spread over all classes."""
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    """Factors on the losses of images, by their class; a class that is not named has 1. balanced: training images /
+    (classes · training images of the class), so that every class weighs as much. Errors on val and test are counted as
+    ever."""
     mixup: float = 0.0
     """Mixup: average every image of a batch with another one, with weights from Beta(mixup, mixup). 0 is off."""
     cutmix: float = 0.0
     """CutMix: paste a window of another image of the batch, with an area from Beta(cutmix, cutmix). 0 is off. With
     mixup as well, each batch gets one of the two."""
+    patience: int | None = None
+    """Early stopping: end the training after this many epochs without a lower validation error, with the weights of
+    the best epoch."""
     ema_decay: float | None = None
     """EMA of the weights, which is what is validated and saved: after each step t, average ← d · average + (1 − d) ·
     weights, with d = min(ema_decay, (1 + t) / (10 + t))."""

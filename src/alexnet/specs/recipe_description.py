@@ -20,6 +20,7 @@ def recipe_in_words(recipe: Recipe) -> str:
     switches = {"horizontal flips": recipe.flip, "color shift": recipe.color_shift}
     switches |= {"mixup": recipe.mixup, "CutMix": recipe.cutmix, "label smoothing": recipe.label_smoothing}
     switches |= {"gradient clipping": recipe.max_grad_norm, "EMA of the weights": recipe.ema_decay}
+    switches |= {"class weights": recipe.class_weights, f"patience of {recipe.patience} epochs": recipe.patience}
     parts += [name for name, value in switches.items() if value]
     return ", ".join(parts)
 
@@ -52,6 +53,8 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         "mixup": recipe.mixup and _mixing(recipe.mixup, recipe.cutmix),
         "CutMix": recipe.cutmix and _mixing(recipe.cutmix, recipe.mixup),
         "label smoothing": recipe.label_smoothing and f"{recipe.label_smoothing:g}",
+        "class weights": _class_weights(recipe.class_weights),
+        "early stopping": recipe.patience and f"after {recipe.patience} epochs without a lower validation error",
         "order": {"epoch": "new every epoch", "once": "the same every epoch", "blocks": "new every epoch, in blocks"}[
             recipe.shuffle
         ],
@@ -71,6 +74,12 @@ def _weight_decay(recipe: Recipe) -> str:
     if isinstance(recipe.weight_decay, Mapping):
         return ", ".join(f"{decay:g} of {layer}" for layer, decay in recipe.weight_decay.items())
     return f"{recipe.weight_decay:g}"
+
+
+def _class_weights(weights: str | Mapping[str, float] | None) -> str | None:
+    if not isinstance(weights, Mapping):
+        return weights
+    return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
 def _mixing(alpha: float, other: float) -> str:

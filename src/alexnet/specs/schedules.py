@@ -5,7 +5,7 @@ new schedule is one more subclass of `Schedule`; a recipe uses it, and nothing e
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -178,7 +178,41 @@ class StepDecay(Schedule):
         return [drop * self.interval for drop in range(1, math.ceil(1 / self.interval - EPSILON))]
 
     def description(self) -> str:
+        if self.interval >= 1:
+            return f"constant {self.initial_lr:g}"
         return f"from {self.initial_lr:g}, times {self.factor:g} after every {self.interval:.0%} of the run"
+
+
+@dataclass(frozen=True)
+class MultiStepDecay(Schedule):
+    """The learning rate is multiplied by `factor` at given epochs, like `torch.optim.lr_scheduler.MultiStepLR`."""
+
+    initial_lr: float
+    milestones: tuple[float, ...]
+    """Epochs at which the learning rate drops."""
+    epochs: float
+    """Length of the run in whose epochs they are given."""
+    factor: float = 0.1
+    bias_lr_factor: float = 1.0
+    """Learning rate of the biases, as a multiple of that of the weights."""
+
+    def __post_init__(self):
+        inside = [0, *self.milestones, self.epochs]
+        if not self.milestones or inside != sorted(set(inside)):
+            listed = " ".join(f"{epoch:g}" for epoch in self.milestones)
+            raise ValueError(f"milestones must be increasing epochs > 0 and < {self.epochs:g}, got {listed}")
+
+    def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
+        epoch = fraction_done * self.epochs + EPSILON
+        lr = self.initial_lr * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+        return LearningRates(lr, lr * self.bias_lr_factor)
+
+    def breakpoints(self) -> list[float]:
+        return [milestone / self.epochs for milestone in self.milestones]
+
+    def description(self) -> str:
+        listed = ", ".join(f"{milestone:g}" for milestone in self.milestones)
+        return f"from {self.initial_lr:g}, times {self.factor:g} after epochs {listed} of {self.epochs:g}"
 
 
 @renamed_fields(biases="bias_lr_factor", peak="peak_lr", warm="warmup")
@@ -278,3 +312,15 @@ class LateChanges(Schedule):
         changes |= {f"{layer} frozen": epoch for layer, epoch in self.frozen_from.items()}
         listed = ", ".join(f"{change} from epoch {epoch:g}" for change, epoch in changes.items())
         return f"{self.schedule.description()}; {listed} of {self.epochs:g}"
+
+
+SCHEDULES: dict[str, Callable[[float, float, float], Schedule]] = {
+    "constant": lambda lr, biases, gamma: StepDecay(lr, interval=1.0, bias_lr_factor=biases),
+    "step": lambda lr, biases, gamma: StepDecay(lr, interval=1 / 3, factor=gamma, bias_lr_factor=biases),
+    "plateau": lambda lr, biases, gamma: ReduceOnPlateau(lr, factor=gamma),
+    "linear": lambda lr, biases, gamma: SmoothDecay(lr, 1000, "linear", bias_lr_factor=biases),
+    "exponential": lambda lr, biases, gamma: SmoothDecay(lr, 1000, "exponential", bias_lr_factor=biases),
+    "cosine": lambda lr, biases, gamma: SmoothDecay(lr, 1000, "cosine", bias_lr_factor=biases),
+    "warmup-linear": lambda lr, biases, gamma: LinearWarmupDecay(lr, bias_lr_factor=biases),
+}
+"""Schedules that a setting names, made from the peak learning rate, the bias_lr_factor and the factor of a drop."""

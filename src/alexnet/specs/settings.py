@@ -6,6 +6,7 @@ read this file.
 
 import ast
 import inspect
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from typing import Any, Literal, Self
 
 from .architecture import Architecture
 from .names import did_you_mean
+from .reading import read_table, with_fields, with_schedule
+from .recipe import CHECKS as RECIPE_CHECKS
 from .recipe import Check, Recipe, is_integer, is_real
+from .storage import from_json
 
 MicroBatch = int | Literal["auto"] | None
 
@@ -27,9 +31,9 @@ class TrainSettings:
 
     variant: str | Architecture | None = None
     """Network to train; `alexnet describe` lists them (default: that of --pretrained, or by the size of the images)."""
-    recipe: str | Recipe | None = None
-    """How to train it; `alexnet describe --recipes` lists them (default: the network's own, or fine-tune with
-    --pretrained)."""
+    recipe: str | Path | Recipe | Mapping[str, Any] | None = None
+    """How to train it: a name (`alexnet describe --recipes` lists them), or a .json or .toml file of a recipe's fields,
+    or the run.json of a run (default: the network's own, or fine-tune with --pretrained)."""
     pretrained: str | Path | None = None
     """Weights to fine-tune: a run, a saved classifier, a file, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
     Layers of the same name and shape are copied; the last one only if the classes are the same (default: train from
@@ -44,12 +48,45 @@ class TrainSettings:
     """Images per step (default: the recipe's)."""
     lr: float | None = None
     """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
+    schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None = None
+    """Learning rates over the run, from the peak on: step drops them twice, at equal intervals; plateau drops them when
+    the validation error stops falling; linear, exponential and cosine end at 1/1000 (default: the recipe's)."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the learning rate is multiplied by --gamma, such as 25 50 75 (default: the recipe's schedule)."""
+    gamma: float | None = None
+    """Factor of each drop of the learning rate, for --milestones and the schedules step and plateau (default: 0.1)."""
+    weight_decay: float | None = None
+    """Weight decay (L2) of all layers (default: the recipe's)."""
+    momentum: float | None = None
+    """Momentum of SGD (default: the recipe's)."""
+    label_smoothing: float | None = None
+    """Fraction of each label that is spread over all classes (default: the recipe's)."""
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    """Factors on the losses of images by class, such as cat=2 dog=0.5; balanced: all classes weigh the same (default:
+    the recipe's, none)."""
+    patience: int | None = None
+    """Early stopping: end after this many epochs without a lower validation error, with the weights of the best epoch
+    (default: the recipe's, never)."""
+    set: Mapping[str, Any] | None = None
+    """Any other fields of the recipe, such as mixup=0.2 color_shift=none schedule.warmup=0.1; docs/settings.md lists
+    them."""
     flip: bool | None = None
     """Random horizontal flips; switch them off where left and right differ, as in digits (default: the recipe's)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of red, green and blue that is subtracted from the input, of colors of 0 ... 255, or of 0 ... 1 if none is
+    above 1 (default: the recipe's, which computes it from the training images)."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation by which the input is divided, in the units of --mean (default: the recipe's)."""
+    crop_size: int | None = None
+    """Side of the network's input, pixels; the size of the stored images follows in proportion (default: the
+    network's own)."""
     seed: int | None = None
     """Seed of the initial weights, order, crops and dropout (default: 0)."""
     split_seed: int | None = None
     """Seed of the train/val/test split of a data set that has none (default: 0)."""
+    config: str | Path | None = None
+    """A .json or .toml file of settings by these names, or the run.json of a run, to repeat it; what is given beside it
+    overrides it."""
     output: str | Path | None = None
     """Folder for weights, history and report; auto takes the next free runs/DATA-VARIANT-1, -2 ... (default: auto; in
     Python, nothing is written)."""
@@ -78,7 +115,7 @@ class TrainSettings:
     def __post_init__(self):
         for name in CHECKS:
             check_setting(name, getattr(self, name))
-        if both := set(self.freeze) & set(self.lr_scale or {}):
+        if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
 
     @classmethod
@@ -92,7 +129,51 @@ class TrainSettings:
         known = [field.name for field in fields(cls)]
         for name in overrides.keys() - set(known):
             raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
-        return replace(settings or cls(), **overrides)
+        file = overrides.get("config")
+        return replace(settings or (cls.read(file) if file else cls()), **overrides)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The settings of a .json or .toml file, or those of a run, by its run.json, which repeat it.
+
+        Raises:
+            ValueError: there is no such file or setting, or a value does not fit.
+        """
+        table = read_table(path)
+        try:
+            return cls.of_run(table) if "architecture" in table else with_fields(cls(), table)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def of_run(cls, record: Mapping[str, Any]) -> Self:
+        """The settings that repeat a run, by what its run.json says."""
+        names = ("seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
+        same = {name: record[name] for name in names if name in record}
+        return cls(variant=from_json(record["architecture"]), recipe=from_json(record["recipe"]), **same)
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with all that the settings replace in it.
+
+        Raises:
+            ValueError: what they ask for does not fit together, or a field is unknown or of another type.
+        """
+        shared = {field.name for field in fields(self)} & {field.name for field in fields(Recipe)}
+        asked = {name: getattr(self, name) for name in shared - {"schedule", "lr_scale"}}
+        recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
+        recipe = with_schedule(recipe, self.schedule, self.milestones, self.gamma)
+        recipe = with_fields(recipe, self.set or {})
+        if self.mean or self.std:
+            unit = 255.0 if max(self.mean or self.std) <= 1 else 1.0
+            given = {"mean": self.mean, "std": self.std}
+            given = {name: tuple(unit * value for value in values) for name, values in given.items() if values}
+            recipe = replace(recipe, input=replace(recipe.input, **given))
+        if self.lr_factors:
+            recipe = replace(recipe, lr_scale=self.lr_factors)
+        peak_lr = recipe.peak_lr()
+        if self.lr is not None and not math.isclose(self.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
+            recipe = replace(recipe, lr_factor=recipe.lr_factor * self.lr / peak_lr)
+        return recipe
 
     @property
     def lr_factors(self) -> dict[str, float]:
@@ -135,7 +216,12 @@ class ResolvedSettings:
     architecture: Architecture
 
 
-CHECKS: dict[str, Check] = {
+_SHARED = ("epochs", "batch_size", "flip", "weight_decay", "momentum", "label_smoothing", "patience", "class_weights")
+CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
+    "mean": (lambda mean: _are_colors(mean, 0), "three numbers >= 0, of red, green and blue"),
+    "std": (lambda std: _are_colors(std, 1e-6), "three numbers > 0, of red, green and blue"),
+    "gamma": (lambda gamma: is_real(gamma) and gamma > 0, "> 0"),
+    "crop_size": (lambda size: is_integer(size, 1), "an integer >= 1"),
     "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),
     "seed": (lambda seed: is_integer(seed, 0) and seed < 2**63, "an integer from 0 to 2**63 - 1"),
     "split_seed": (lambda seed: is_integer(seed, 0), "an integer >= 0"),
@@ -171,6 +257,10 @@ def option(name: str, value: object = "…") -> str:
     if not _spoken["flags"]:
         return f"{name}={value}"
     return f"--{name.replace('_', '-')}" + ("" if value == "…" else f" {value}")
+
+
+def _are_colors(values: Any, least: float) -> bool:
+    return isinstance(values, (tuple, list)) and len(values) == 3 and all(is_real(x) and x >= least for x in values)
 
 
 def help_of(settings: type) -> dict[str, str]:

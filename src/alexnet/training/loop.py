@@ -53,7 +53,8 @@ class Training:
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
         self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
         self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
-        self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch)
+        weights = plan.class_weights and torch.tensor(plan.class_weights, device=self.device)
+        self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch, weights)
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
 
@@ -102,7 +103,8 @@ class Epoch:
 
 
 def train(training: Training) -> Iterator[Step | Epoch]:
-    """Train on the train split, from `training.progress` to the last epoch, validating after every epoch.
+    """Train on the train split, from `training.progress` to the last epoch, validating after every epoch; with
+    `patience`, to the last of so many epochs without a lower validation error.
 
     The network changes in place. Between steps it holds the weights; after an epoch, and when the generator ends or is
     closed, their EMA where the recipe asks for one. That is also what is validated.
@@ -113,7 +115,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
     plan, recipe, seed = training.plan, training.plan.recipe, training.seed
     train_indices, crop_size = plan.packed.indices("train"), plan.architecture.input_size
     dtype, gpus = torch_dtype(training.precision), [training.device] if training.device.type == "cuda" else []
-    while training.progress.epoch < recipe.epochs:
+    while training.progress.epoch < recipe.epochs and not training.progress.is_stalled(recipe.patience):
         progress, started, total_waited_s = training.progress, time.perf_counter(), 0.0
         seen_before = progress.seen  # by an interrupted run
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)

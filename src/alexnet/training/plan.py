@@ -1,9 +1,11 @@
 """What to train on what, and how: settings and a data set become a plan in which nothing is left open."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
 
 from ..data.check import check_source
 from ..data.pack.packing import PackOptions, make_pack
@@ -14,9 +16,9 @@ from ..device import fits_memory
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.names import did_you_mean
+from ..specs.reading import find_recipe
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
-from ..specs.recipes import recipe as find_recipe
 from ..specs.settings import TrainSettings
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import variant as find_variant
@@ -59,6 +61,21 @@ class Plan:
         return len(self.packed.indices("test")) > 0
 
     @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best epoch are the result: where other images tell how good they are, or where the
+        training ends when they get no better."""
+        return self.has_test or self.recipe.patience is not None
+
+    @cached_property
+    def class_weights(self) -> list[float] | None:
+        """Factors on the losses of images, by the index of their class."""
+        classes, given = self.packed.classes, self.recipe.class_weights
+        if given is None or isinstance(given, Mapping):
+            return given and [given.get(name, 1.0) for name in classes]
+        counts = np.bincount(self.packed.labels[self.packed.indices("train")], minlength=len(classes))
+        return [self.training_images / (len(classes) * count) if count else 1.0 for count in counts.tolist()]
+
+    @property
     def training_images(self) -> int:
         return len(self.packed.indices("train"))
 
@@ -80,7 +97,8 @@ class Plan:
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled in blocks, as {gigabytes:,.0f} GB of images may not fit in memory"
         if not self.has_test:
-            facts["errors on"] = f"{self.packed.reported_split}, with the last weights, as there is no test split"
+            weights = "best weights, which it chooses" if self.recipe.patience else "last weights"
+            facts["errors on"] = f"{self.packed.reported_split}, with the {weights}, as there is no test split"
         if unreadable := self.packed.unreadable:
             first = self.packed.names[next(iter(unreadable))]
             facts["skipped"] = f"{len(unreadable)} images that cannot be read, the first is {first}"
@@ -108,10 +126,20 @@ def make_plan(
         architecture = pretrained.architecture
     else:
         architecture = find_variant(settings.variant or default_variant(source.typical_side()))
+    if settings.crop_size:
+        try:
+            infer_shapes(architecture, input_size=settings.crop_size)
+        except ValueError as error:
+            raise ValueError(f"crop_size {settings.crop_size} does not fit: {error}") from None
+        architecture = architecture.with_input(settings.crop_size)
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
     recipe = _recipe(settings, architecture, transfer)
     _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in shapes))
+    if isinstance(recipe.class_weights, Mapping):
+        for name in recipe.class_weights:
+            if name not in source.classes:
+                raise ValueError(f"class_weights must name classes, got {name!r}{did_you_mean(name, source.classes)}")
     options = PackOptions(settings.jpeg, settings.workers, settings.strict)
     for finding in check_source(source, architecture.stored_size, options, brief=True).findings:
         if finding.level == "error":
@@ -119,30 +147,29 @@ def make_plan(
         if finding.level == "warning":
             notify(f"{source.name}: {finding}; see alexnet check")
     packed = make_pack(source, architecture.stored_size, None, options, track, notify)
-    epochs = recipe.epochs if settings.epochs else recipe.epochs_for(len(packed.indices("train")))
+    if recipe.patience and not len(packed.indices("val")):
+        raise ValueError(f"patience needs a val split, but {packed.name} has {describe_splits(packed)}")
+    is_given = settings.epochs or "epochs" in (settings.set or {})
+    epochs = recipe.epochs if is_given else recipe.epochs_for(len(packed.indices("train")))
     shuffle = recipe.shuffle if fits_memory(packed.images.nbytes) else "blocks"
     recipe = replace(recipe, epochs=epochs, shuffle=shuffle, min_steps=0)  # settled, also for a run that resumes
+    if settings.milestones:  # they are epochs of this run, however long it is
+        recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
     return Plan(packed, architecture, recipe, transfer)
 
 
 def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Transfer | None) -> Recipe:
     """The recipe that was asked for, with the settings that override it."""
     own = "fine-tune" if transfer else architecture.recipe
-    recipe = settings.recipe if isinstance(settings.recipe, Recipe) else find_recipe(settings.recipe or own)
-    shared = {field.name for field in fields(TrainSettings)} & {field.name for field in fields(Recipe)} - {"lr_scale"}
-    asked = {name: getattr(settings, name) for name in shared}
-    changes = {name: value for name, value in asked.items() if value is not None}
-    if settings.lr_factors:
-        changes["lr_scale"] = settings.lr_factors
-    peak_lr = recipe.peak_lr()
-    if settings.lr is not None and not math.isclose(settings.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
-        changes["lr_factor"] = recipe.lr_factor * settings.lr / peak_lr
+    recipe = settings.applied_to(find_recipe(settings.recipe or own))
+    if transfer and (settings.mean or settings.std):
+        raise ValueError("mean and std must be left out with pretrained: its weights expect those that they had")
     if transfer:
-        changes["input"] = PRETRAINED
-        changes["new_layers"] = transfer.new if recipe.new_layers is None else recipe.new_layers
-    elif recipe.input == PRETRAINED:
+        new_layers = transfer.new if recipe.new_layers is None else recipe.new_layers
+        return replace(recipe, input=PRETRAINED, new_layers=new_layers)
+    if recipe.input == PRETRAINED:
         raise ValueError(f"the recipe {recipe.name} needs pretrained weights: pretrained must name a network, got None")
-    return replace(recipe, **changes)
+    return recipe
 
 
 def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:

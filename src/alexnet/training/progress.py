@@ -53,6 +53,10 @@ class Progress:
         validated = [(row["val_error"], row["epoch"]) for row in self.epochs if "val_error" in row]
         return min(validated)[1] if validated else None
 
+    def is_stalled(self, patience: int | None) -> bool:
+        """Whether the last so many epochs were no better than the best one."""
+        return patience is not None and self.best_epoch is not None and self.epoch - self.best_epoch >= patience
+
     @property
     def is_best(self) -> bool:
         """Whether the weights of this moment are those of the best epoch."""

@@ -33,6 +33,8 @@ class MicroBatches:
     Args:
         network: in training mode at each step.
         micro_batch: images per micro-batch; "auto" takes as many as fit into memory, None the entire batch.
+        class_weights: factors on the losses of images by their class, (classes,); the mean loss is over all images
+            alike, so that micro-batches still add up.
 
     Attributes:
         micro_batch_size: images per micro-batch, None if batches are not split. A resumed run sets what "auto" found.
@@ -49,9 +51,10 @@ class MicroBatches:
         recipe: Recipe,
         precision: Precision,
         micro_batch: MicroBatch = None,
+        class_weights: Tensor | None = None,
     ):
         self.network, self.optimizer, self.recipe, self.precision = network, optimizer, recipe, precision
-        self.micro_batch = micro_batch
+        self.micro_batch, self.class_weights = micro_batch, class_weights
         self.micro_batch_size = None if micro_batch in (None, "auto") else int(micro_batch)
         self.notice: str | None = None
         self._forward: Callable[[Tensor], Tensor] | None = None
@@ -106,7 +109,6 @@ class MicroBatches:
     def _gradient(self, views: Tensor, labels: Tensor, mix: Mix | None, size: int) -> Tensor:
         """Accumulate the gradient of the mean loss over micro-batches; the loss and the number correct, (2,)."""
         self.optimizer.zero_grad()
-        smoothing = self.recipe.label_smoothing
         views, partner_labels = (mix.apply(views), labels[mix.partners]) if mix else (views, labels)
         statistics = torch.zeros(2, device=views.device)
         for start in range(0, len(views), size):
@@ -114,14 +116,21 @@ class MicroBatches:
             with autocast(views.device, self.precision):
                 scores = self._forward(views[rows])
             scores = scores.float()
-            loss = F.cross_entropy(scores, labels[rows], label_smoothing=smoothing)
+            loss = self._loss(scores, labels[rows])
             if mix:
-                partner_loss = F.cross_entropy(scores, partner_labels[rows], label_smoothing=smoothing)
-                loss = mix.weight * loss + (1 - mix.weight) * partner_loss
+                loss = mix.weight * loss + (1 - mix.weight) * self._loss(scores, partner_labels[rows])
             loss = loss * (len(scores) / len(views))
             loss.backward()
             statistics += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels[rows]).sum()])
         return statistics
+
+    def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        if self.class_weights is None:
+            return F.cross_entropy(scores, labels, label_smoothing=smoothing)
+        # With reduction="mean", torch would divide by the weights of these labels.
+        loss = F.cross_entropy(scores, labels, self.class_weights, reduction="sum", label_smoothing=smoothing)
+        return loss / len(labels)
 
     def _split(self, tried: int, fitting: int, device: torch.device) -> None:
         """From now on, split batches into micro-batches of the size that fits, if they may be split."""

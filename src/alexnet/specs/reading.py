@@ -1,0 +1,204 @@
+"""Declarations from files and from text: recipes and settings that a user writes, or that a run wrote.
+
+A file is JSON or TOML, and holds fields by name. A recipe may say on which one it is based:
+
+    base = "modern"
+    mixup = 0
+    color_shift = {std = 0.2}
+    schedule = "cosine"
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from . import recipes
+from .names import did_you_mean, not_one_of
+from .recipe import Check, Recipe, is_integer, is_real
+from .schedules import SCHEDULES, MultiStepDecay, Schedule
+from .storage import from_json
+
+SUFFIXES = (".json", ".toml")
+FITS: dict[type, Check] = {
+    int: (lambda value: is_integer(value, -(2**63)), "an integer"),
+    float: (is_real, "a number"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    str: (lambda value: isinstance(value, str), "text"),
+    NoneType: (lambda value: value is None, "none"),
+}
+"""Whether a value of a file or of text is of a type, and that type in words."""
+TEXTS = {"True": True, "False": False, "None": None, "none": None}
+
+
+def find_recipe(recipe: str | Path | Recipe | Mapping[str, Any]) -> Recipe:
+    """A recipe by name, of a file of its fields or of a run.json, of a table of its fields, or as it is.
+
+    Raises:
+        ValueError: there is none of that name, or a field is unknown or of another type.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return _based(recipe, "a recipe of your own")
+    if Path(recipe).suffix not in SUFFIXES:
+        return recipes.recipe(str(recipe))
+    table = read_table(recipe)
+    table = table.get("recipe", table) if "architecture" in table else table  # what a run wrote
+    try:
+        return from_json(table) if "is" in table else _based(table, Path(recipe).stem)
+    except ValueError as error:
+        raise ValueError(f"{recipe}: {error}") from error
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The contents of a JSON or TOML file.
+
+    Raises:
+        ValueError: it does not exist, has another suffix, or is neither.
+    """
+    path = Path(path).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must be a .json or .toml file")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} must hold fields by name, got {str(table)[:40]}")
+    return table
+
+
+def with_fields(declared: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:
+    """A recipe, or a part of one, with fields replaced by name; `color_shift.std` is a field of a field.
+
+    Args:
+        changes: values by field; a schedule may be one of SCHEDULES, with the learning rate that there was.
+        prefix: what stands before the names of fields in error messages.
+
+    Raises:
+        ValueError: there is no such field, or the value is of another type or out of range.
+    """
+    hints = get_type_hints(type(declared))
+    for path, value in changes.items():
+        name, _, inner = path.partition(".")
+        if name not in hints:
+            raise ValueError(f"{type(declared).__name__} has no field {name!r}{did_you_mean(name, hints)}")
+        current = getattr(declared, name)
+        if inner or (isinstance(value, Mapping) and "is" not in value and _kind_in(hints[name], current)):
+            kind = _kind_in(hints[name], current)
+            if kind is None:
+                raise ValueError(f"{prefix}{name} has no fields, got {prefix}{path}")
+            parts = {inner: value} if inner else value
+            value = with_fields(current if is_dataclass(current) else kind(), parts, f"{prefix}{name}.")
+        if name == "schedule" and isinstance(value, str):
+            declared = with_schedule(declared, value)
+        else:
+            declared = replace(declared, **{name: typed(hints[name], value, prefix + name)})
+    return declared
+
+
+def with_schedule(
+    recipe: Recipe, name: str | None, milestones: Sequence[float] = (), gamma: float | None = None
+) -> Recipe:
+    """A recipe with a schedule by name, or with drops at milestones, that starts from the learning rates of its own.
+
+    Args:
+        milestones: epochs at which the learning rate is multiplied by gamma.
+
+    Raises:
+        ValueError: there is no such schedule, or the three do not fit together.
+    """
+    first, peak_lr = recipe.schedule.learning_rates(0, []), replace(recipe, lr_factor=1.0, lr_scale={}).peak_lr()
+    biases = first.biases / first.weights if first.weights else 1.0
+    if name is not None and name not in SCHEDULES:
+        raise ValueError(not_one_of("schedule", name, SCHEDULES))
+    if milestones and name not in (None, "step"):
+        raise ValueError(f"milestones must be left out with schedule {name}, or schedule must be step")
+    if gamma is not None and not milestones and name not in ("step", "plateau"):
+        raise ValueError("gamma must be left out without milestones, or schedule must be step or plateau")
+    factor = 0.1 if gamma is None else gamma
+    if milestones:
+        return replace(recipe, schedule=MultiStepDecay(peak_lr, tuple(milestones), recipe.epochs, factor, biases))
+    return replace(recipe, schedule=SCHEDULES[name](peak_lr, biases, factor)) if name else recipe
+
+
+def parsed(text: str) -> Any:
+    """What a text on the command line stands for: JSON, or values with commas between them, or itself."""
+    try:
+        return TEXTS[text] if text in TEXTS else json.loads(text)
+    except ValueError:
+        return [parsed(each.strip()) for each in text.split(",")] if "," in text else text
+
+
+def typed(hint: Any, value: Any, name: str) -> Any:
+    """A value of a file or of text as the type of a field.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]:
+        try:
+            return _typed(kind, value, name)
+        except TypeError:
+            continue
+    raise ValueError(f"{name} must be {_in_words(hint)}, got {value!r}")
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """As `typed`, for a type that is not a union; TypeError if it is of another type."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        arguments = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        if len(value) == len(arguments):
+            return tuple(_typed(each, part, name) for each, part in zip(arguments, value, strict=True))
+    elif origin is Mapping and isinstance(value, Mapping) and "is" not in value:
+        return {str(key): typed(arguments[1], part, name) for key, part in value.items()}
+    elif origin is Literal:
+        if not isinstance(value, (list, dict)) and value in arguments:
+            return value
+    elif kind is Any or (kind in FITS and FITS[kind][0](value)):
+        return value
+    elif isinstance(kind, type) and kind not in FITS:
+        value = from_json(value) if isinstance(value, dict) and "is" in value else value
+        if isinstance(value, kind):
+            return value
+    raise TypeError
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(each) for each in arguments)
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin is tuple:
+        return "a list" if arguments[-1] is ... else f"{len(arguments)} values"
+    if origin is Mapping:
+        return "values by name"
+    return FITS[hint][1] if hint in FITS else f"a {getattr(hint, '__name__', 'value')}"
+
+
+def _kind_in(hint: Any, current: Any) -> type | None:
+    """The dataclass whose fields a value has; None for what takes a table as it is."""
+    kinds = [type(current), *get_args(hint), hint] if Mapping not in map(get_origin, get_args(hint)) else []
+    return next((kind for kind in kinds if isinstance(kind, type) and is_dataclass(kind)), None)
+
+
+def _based(table: Mapping[str, Any], name: str) -> Recipe:
+    """A recipe from its fields, which may replace those of another one."""
+    table = {"name": name, "about": f"By {name}."} | dict(table)
+    if "base" in table:
+        return with_fields(find_recipe(table.pop("base")), table)
+    if not isinstance(table.get("schedule"), Mapping):
+        raise ValueError("a recipe must have a base, the name of another one, or a schedule with all of its fields")
+    if missing := table.keys() - {field.name for field in fields(Recipe)}:
+        raise ValueError(f"Recipe has no field {min(missing)!r}{did_you_mean(min(missing), get_type_hints(Recipe))}")
+    schedule = typed(Schedule, table.pop("schedule"), "schedule")
+    return with_fields(Recipe(table.pop("name"), table.pop("about"), schedule), table)
