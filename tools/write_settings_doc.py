@@ -1,10 +1,12 @@
-"""Write docs/settings.md from the declaration of the settings, `alexnet.specs.settings`.
+"""Write docs/settings.md and specs/overrides.py from the declaration of the settings, `alexnet.specs.settings`.
 
     python tools/write_settings_doc.py
 
-A test compares the file with what this would write.
+A test compares the files with what this would write.
 """
 
+import ast
+import inspect
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -12,7 +14,9 @@ from pathlib import Path
 from alexnet.specs.recipe import Recipe
 from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
 
-FILE = Path(__file__).parent.parent / "docs" / "settings.md"
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "docs" / "settings.md"
+OVERRIDES = ROOT / "src" / "alexnet" / "specs" / "overrides.py"
 PAGE = """# Settings
 
 Written by `python tools/write_settings_doc.py`; edit `src/alexnet/specs/settings.py` or `recipe.py` instead. Section
@@ -45,6 +49,15 @@ def page() -> str:
     return PAGE.format(
         training=settings_table(TrainSettings), inference=settings_table(InferenceSettings), recipe=recipe_table()
     )
+
+
+def overrides_module() -> str:
+    """The contents of specs/overrides.py: the fields of TrainSettings with their types, as they are declared."""
+    head, marker, _ = OVERRIDES.read_text(encoding="utf-8").partition("total=False):\n")
+    (body,) = (node.body for node in ast.parse(inspect.getsource(TrainSettings)).body)
+    declared = [node for node in body if isinstance(node, ast.AnnAssign)]
+    lines = (f"    {node.target.id}: {ast.unparse(node.annotation)}\n" for node in declared)
+    return head + marker + "".join(lines).replace("'", '"')
 
 
 def settings_table(settings: type) -> str:
@@ -81,3 +94,4 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(page(), encoding="utf-8")
+    OVERRIDES.write_text(overrides_module(), encoding="utf-8")

@@ -10,12 +10,30 @@ Nothing here is imported before it is used, because importing torch takes second
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
+    from .classifier import Classifier as Classifier
+    from .classifier import evaluate_together as evaluate_together
+    from .classifier import load as load
+    from .evaluation.prediction import Prediction as Prediction
+    from .interchange.exporting import export_weights as export_weights
+    from .interchange.importing import import_weights as import_weights
+    from .normalization import response_norm as response_norm
+    from .normalization import spatial_norm as spatial_norm
+    from .session import Finish as Finish
+    from .session import Start as Start
+    from .session import create as create
+    from .specs.settings import TrainSettings as TrainSettings
+    from .training.loop import Epoch as Epoch
+    from .training.loop import Step as Step
 
 __version__ = "0.2.0"
 _MODULES = {
     "Classifier": "classifier",
     "evaluate_together": "classifier",
     "load": "classifier",
+    "Prediction": "evaluation.prediction",
     "create": "session",
     "export_weights": "interchange.exporting",
     "import_weights": "interchange.importing",
@@ -44,10 +62,12 @@ def recipes() -> list[str]:
     return list(RECIPES)
 
 
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
+
+    def __getattr__(name: str):
+        if name not in _MODULES:
+            raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, Unpack, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from .preprocessing.images import ImageLike, each_image, holds_many
 from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
+from .specs.overrides import Overrides
 from .specs.settings import TrainSettings
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
@@ -84,7 +85,12 @@ class Classifier(huggingface.HubMixin):
 
     @renamed(mirror="flip", layer_scale="lr_scale")
     def fit(
-        self, data: str | Path, settings: TrainSettings | None = None, *, verbose: bool = True, **overrides: Any
+        self,
+        data: str | Path,
+        settings: TrainSettings | None = None,
+        *,
+        verbose: bool = True,
+        **overrides: Unpack[Overrides],
     ) -> History:
         """Train on labeled images, validating after every epoch, from scratch or from a pretrained network.
 
@@ -127,8 +133,8 @@ class Classifier(huggingface.HubMixin):
         raise AssertionError("training ends with Finish")
 
     def fit_events(
-        self, data: str | Path, settings: TrainSettings | None = None, **overrides: Any
-    ) -> Iterator[session.Event]:
+        self, data: str | Path, settings: TrainSettings | None = None, **overrides: Unpack[Overrides]
+    ) -> Generator[session.Event, None, None]:
         """Train as `fit` does, one event at a time, printing nothing: `Start`, then each `Step` and `Epoch`, `Finish`.
 
             with contextlib.closing(classifier.fit_events("photos", epochs=5)) as events:
@@ -143,7 +149,7 @@ class Classifier(huggingface.HubMixin):
 
     def _events(
         self, data: str | Path, settings: TrainSettings | None, overrides: dict, verbose: bool
-    ) -> Iterator[session.Event]:
+    ) -> Generator[session.Event, None, None]:
         settings = TrainSettings.of(settings, overrides)
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
@@ -231,7 +237,9 @@ class Classifier(huggingface.HubMixin):
         best = [prediction.top(n) for prediction in self.predict_each(image, all_views)]
         return best if many else best[0]
 
-    def predict_each(self, images: ImageLike | Iterable[ImageLike], all_views: bool = True) -> Iterator[Prediction]:
+    def predict_each(
+        self, images: ImageLike | Iterable[ImageLike], all_views: bool = True
+    ) -> Generator[Prediction, None, None]:
         """A `Prediction` for each image, in order, also for those that cannot be read, which have an `error`.
 
             for prediction in classifier.predict_each("photos"):

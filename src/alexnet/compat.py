@@ -3,12 +3,16 @@
 import functools
 import warnings
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+Called = TypeVar("Called", bound=Callable[..., Any])
+Class = TypeVar("Class")
 
 
-def renamed(**todays_names: str) -> Callable[[Callable], Callable]:
+def renamed(**todays_names: str) -> Callable[[Called], Called]:
     """A decorator: arguments may be given by their former names, with a warning that has today's."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Called) -> Called:
         @functools.wraps(function)
         def with_todays_names(*args, **kwargs):
             for former in todays_names.keys() & kwargs.keys():
@@ -21,11 +25,11 @@ def renamed(**todays_names: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def renamed_fields(**todays_names: str) -> Callable[[type], type]:
+def renamed_fields(**todays_names: str) -> Callable[[type[Class]], type[Class]]:
     """A decorator of dataclasses: fields may be given and read by their former names, with a warning; files that hold
     the former names load (`specs.storage`)."""
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: type[Class]) -> type[Class]:
         def __getattr__(self, name: str):
             if name not in todays_names:
                 raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")

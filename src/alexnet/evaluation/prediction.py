@@ -1,7 +1,7 @@
 """Classes of images without labels: decoded ahead by threads, predicted in batches, each with its result or error."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -43,7 +43,7 @@ class Prediction:
 
 def predict_each(
     bundle: ModelBundle, images: Iterable[tuple[str, ImageLike]], all_views: bool = True, precision: Precision = "fp32"
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """A prediction for each named image, in order; see `Classifier.predict_each`."""
     images, side = iter(images), bundle.preprocessing.stored_size
     batch_size = BATCH_SIZE if all_views else 4 * BATCH_SIZE

@@ -5,6 +5,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMER_KEYS = {"rate": "lr", "highest_rate": "peak_lr", "right": "correct", "at_a_time": "micro_batch_size"}
 FORMER_KEYS |= {"from": "pretrained", "from_sha256": "pretrained_sha256"}
@@ -27,13 +31,22 @@ class History(Sequence):
     def __len__(self) -> int:
         return len(self.epochs)
 
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[dict[str, Any]]: ...
+
     def __getitem__(self, key):
         if key in FORMER_KEYS:
             warnings.warn(f"{key} is now called {FORMER_KEYS[key]}", FutureWarning, stacklevel=2)
             key = FORMER_KEYS[key]
         return [epoch.get(key) for epoch in self.epochs] if isinstance(key, str) else self.epochs[key]
 
-    def plot(self, path: str | Path | None = None):
+    def plot(self, path: str | Path | None = None) -> "Figure":
         """Loss and error by epoch, training and validation; a matplotlib figure, also written to `path`."""
         from matplotlib.figure import Figure
 
