@@ -6,17 +6,24 @@ A test compares the files with what this would write.
 """
 
 import ast
+import builtins
 import inspect
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from alexnet.specs import settings as declaration
 from alexnet.specs.recipe import Recipe
 from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "settings.md"
 OVERRIDES = ROOT / "src" / "alexnet" / "specs" / "overrides.py"
+HEAD = [
+    '"""The keywords of `Classifier.fit`, for type checkers; written by `python tools/write_settings_doc.py`."""',
+    "",
+]
+CLASS = ["", "", "class Overrides(TypedDict, total=False):"]
 PAGE = """# Settings
 
 Written by `python tools/write_settings_doc.py`; edit `src/alexnet/specs/settings.py` or `recipe.py` instead. Section
@@ -53,11 +60,23 @@ def page() -> str:
 
 def overrides_module() -> str:
     """The contents of specs/overrides.py: the fields of TrainSettings with their types, as they are declared."""
-    head, marker, _ = OVERRIDES.read_text(encoding="utf-8").partition("total=False):\n")
-    (body,) = (node.body for node in ast.parse(inspect.getsource(TrainSettings)).body)
+    module = ast.parse(inspect.getsource(declaration))
+    (body,) = (node.body for node in module.body if getattr(node, "name", "") == "TrainSettings")
     declared = [node for node in body if isinstance(node, ast.AnnAssign)]
-    lines = (f"    {node.target.id}: {ast.unparse(node.annotation)}\n" for node in declared)
-    return head + marker + "".join(lines).replace("'", '"')
+    used = {name.id for node in declared for name in ast.walk(node.annotation) if isinstance(name, ast.Name)}
+    imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
+    origins = {alias.name: "." * node.level + node.module for node in imports for alias in node.names}
+    names: dict[str, list[str]] = {"typing": ["TypedDict"]}
+    for name in used - set(dir(builtins)):
+        names.setdefault(origins.get(name, ".settings"), []).append(name)
+    lines = [f"from {origin} import {', '.join(sorted(names[origin]))}" for origin in sorted(names, key=_import_order)]
+    lines.insert(sum(not origin.startswith(".") for origin in names), "")
+    fields = (f"    {node.target.id}: {ast.unparse(node.annotation)}" for node in declared)
+    return "\n".join([*HEAD, *lines, *CLASS, *fields, ""]).replace("'", '"')
+
+
+def _import_order(origin: str) -> tuple[bool, str]:
+    return origin.startswith("."), origin
 
 
 def settings_table(settings: type) -> str:

@@ -7,6 +7,7 @@ import sys
 
 import tyro
 
+from .. import __version__
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -39,13 +40,15 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that the arguments ask for, by default those of the process."""
     arguments = with_todays_flags(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        return print(f"alexnet {__version__}")
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(not_one_of("the command", arguments[0], COMMANDS))
         tyro.extras.subcommand_cli_from_dict(
             {name: as_command(command, arguments) for name, command in COMMANDS.items()},
             prog="alexnet",
-            description="The whole of AlexNet: train, evaluate, predict, inspect.",
+            description="The whole of AlexNet: train, evaluate, predict, inspect. --version prints the version.",
             args=arguments,
             config=(tyro.conf.DisallowNone,),
             registry=FLAG_TYPES,

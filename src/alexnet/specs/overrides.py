@@ -1,8 +1,8 @@
-"""The keywords of `Classifier.fit`, for type checkers and editors, written by `python tools/write_settings_doc.py`."""
+"""The keywords of `Classifier.fit`, for type checkers; written by `python tools/write_settings_doc.py`."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .architecture import Architecture
 from .recipe import Recipe
@@ -11,16 +11,29 @@ from .settings import MicroBatch
 
 class Overrides(TypedDict, total=False):
     variant: str | Architecture | None
-    recipe: str | Recipe | None
+    recipe: str | Path | Recipe | Mapping[str, Any] | None
     pretrained: str | Path | None
     freeze: tuple[str, ...]
     lr_scale: Mapping[str, float] | None
     epochs: int | None
     batch_size: int | None
     lr: float | None
+    schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None
+    milestones: tuple[float, ...]
+    gamma: float | None
+    weight_decay: float | None
+    momentum: float | None
+    label_smoothing: float | None
+    class_weights: Literal["balanced"] | Mapping[str, float] | None
+    patience: int | None
+    set: Mapping[str, Any] | None
     flip: bool | None
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    crop_size: int | None
     seed: int | None
     split_seed: int | None
+    config: str | Path | None
     output: str | Path | None
     resume: bool
     allow_changes: bool
