@@ -9,18 +9,8 @@ import pytest
 import alexnet
 
 ORDER = [
-    *(
-        "__version__",
-        "compat",
-        "specs",
-        "files",
-        "restricted_pickle",
-        "device",
-        "counter_rng",
-        "kernels",
-        "normalization",
-        "data",
-    ),
+    "__version__",
+    *("compat", "specs", "files", "restricted_pickle", "device", "counter_rng", "kernels", "normalization", "data"),
     *("preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis"),
     *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]
