@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import sys
+from errno import ENAMETOOLONG
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -16,6 +18,8 @@ from PIL import Image
 import alexnet
 from alexnet.cli import main
 from alexnet.preprocessing import images as reading
+
+LONG = "x" * 300
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,7 @@ def test_many_images_in_one_call(classifier, photos):
     np.testing.assert_allclose(classifier.predict([pixels[0], photos / "more", tensors[2]]), expected, rtol=1e-5)
     np.testing.assert_allclose(classifier.predict(f"{photos}/*d.png"), expected[2:], rtol=1e-5)
     np.testing.assert_allclose(classifier.predict(f"{photos}/**/*e*.png"), expected, rtol=1e-5)
+    np.testing.assert_allclose(classifier.predict(sorted(os.scandir(photos), key=os.fspath)), expected, rtol=1e-5)
     assert classifier.predict([]).shape == (0, 3)
     single, many = classifier.predict_n(paths[0], 2), classifier.predict_n(photos, 2)
     assert len(many) == 3 and many[0][0][0] == single[0][0]
@@ -124,6 +129,8 @@ def test_an_image_that_cannot_be_read_loses_no_other(classifier, photos):
         (io.BytesIO(b"0" * 11), "a file object must have <= 10 bytes, got more"),
         ("nowhere/*.png", "no images found in nowhere/*.png"),
         ("nowhere.png", "nowhere.png does not exist"),
+        ("~nobody.png", "~nobody.png does not exist"),
+        (LONG, f"{LONG} cannot be read as an image: {OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG), LONG)}"),
     ],
 )
 def test_errors_name_what_is_wrong(classifier, image, message, monkeypatch):

@@ -5,6 +5,8 @@ import io
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
+from os import PathLike, fspath
+from os.path import exists, expanduser, isdir
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,15 +23,16 @@ from ..data.storage.trees import SkipFolder
 MAX_BYTES = 100_000_000
 """Largest image that is fetched from a URL or read from a stream."""
 
-ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
+ImageLike = str | PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor
 _OPENING = threading.Lock()
 """For `open_image`, which changes the filters of warnings, and these belong to all threads."""
 
 
 def holds_many(images: ImageLike | Iterable[ImageLike]) -> bool:
     """Whether it stands for any number of images: a folder, a pattern, a batch or an iterable; and not for one."""
-    if isinstance(images, (str, Path)):
-        return "://" not in str(images) and (Path(images).expanduser().is_dir() or _is_pattern(images))
+    if isinstance(images, (str, PathLike)):
+        path = expanduser(images)
+        return "://" not in fspath(images) and (isdir(path) or (glob.has_magic(path) and not exists(path)))
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim in (1, 4)
     return isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray)) and not hasattr(images, "read")
@@ -84,9 +87,9 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
 
 
 def _named(images, skip_folder: SkipFolder | None, names: Iterator[str]) -> Iterator[tuple[str, ImageLike]]:
-    if isinstance(images, (str, Path)) and holds_many(images):
-        path = Path(images).expanduser()
-        paths = [path] if path.is_dir() else map(Path, sorted(glob.glob(str(path), recursive=True)))
+    if isinstance(images, (str, PathLike)) and holds_many(images):
+        path = expanduser(images)
+        paths = map(Path, [path] if isdir(path) else sorted(glob.glob(path, recursive=True)))
         files = [file for path in paths for file in (image_files(path, skip_folder) if path.is_dir() else [path])]
         if not files:
             raise ValueError(f"no images found in {images}")
@@ -96,21 +99,17 @@ def _named(images, skip_folder: SkipFolder | None, names: Iterator[str]) -> Iter
             yield from _named(image, skip_folder, names)
     else:
         position = next(names)
-        name = images if isinstance(images, (str, Path)) else None
+        name = images if isinstance(images, (str, PathLike)) else None
         name = name or getattr(images, "filename", None) or getattr(images, "name", None)
-        yield str(name) if isinstance(name, (str, Path)) else position, images
+        yield fspath(name) if isinstance(name, (str, PathLike)) else position, images
 
 
-def _is_pattern(path: str | Path) -> bool:
-    return glob.has_magic(str(path)) and not Path(path).expanduser().exists()
-
-
-def _source(image: str | Path | bytes | BinaryIO) -> tuple[Path | BinaryIO, str]:
+def _source(image: str | PathLike[str] | bytes | BinaryIO) -> tuple[str | BinaryIO, str]:
     """What Pillow opens, and its name in messages."""
     if isinstance(image, str) and image.startswith(("http://", "https://")):
         return io.BytesIO(fetch_bytes(image, MAX_BYTES)), redact(image)
-    if isinstance(image, (str, Path)):
-        return Path(image).expanduser(), str(image)
+    if isinstance(image, (str, PathLike)):
+        return expanduser(image), fspath(image)
     if isinstance(image, (bytes, bytearray)):
         return io.BytesIO(image), "the bytes"
     if not hasattr(image, "read"):
