@@ -43,9 +43,6 @@ def labeled_source(
     Classes are the folders of train/ that hold images, sorted; or the labels that label files give to the images of
     train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Missing splits are held
     out from train. Without train/, the other splits can be evaluated on, but not trained on.
-
-    Raises:
-        ValueError: labels contradict one another.
     """
     assignment = _Assignment(tree.name, images)
     findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]

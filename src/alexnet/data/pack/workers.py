@@ -116,10 +116,15 @@ class _Worker:
         started = time.monotonic()
         try:
             process = self._started()
-            with _kill_after(TIMEOUT_S, process):
+            timer = threading.Timer(TIMEOUT_S, process.kill)
+            timer.daemon = True
+            timer.start()
+            try:
                 pickle.dump(chunk, process.stdin)
                 process.stdin.flush()
                 reply = pickle.load(process.stdout)
+            finally:
+                timer.cancel()
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             code, timed_out = self.close(), time.monotonic() - started >= TIMEOUT_S
             if len(chunk) > 1 and not self.killed:
@@ -158,14 +163,3 @@ class _Worker:
             )
             self.process.stdin.write(self.task)
         return self.process
-
-
-@contextlib.contextmanager
-def _kill_after(seconds: float, process: subprocess.Popen) -> Iterator[None]:
-    timer = threading.Timer(seconds, process.kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -39,11 +39,7 @@ class ArrayReader(ImageReader):
 def array_source(
     tree: Tree, layout: str, parse: ArrayParser, files: Iterable[ArrayFile], classes: Iterable[str], split_seed: int
 ) -> Source:
-    """The source of several files of arrays; missing splits are held out from train.
-
-    Raises:
-        ValueError: a label has no class.
-    """
+    """The source of several files of arrays; missing splits are held out from train."""
     files, classes = sorted(files, key=lambda file: file.split), tuple(classes)
     labels = np.concatenate([file.labels for file in files]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):

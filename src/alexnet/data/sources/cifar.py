@@ -27,11 +27,7 @@ FILES = {
 
 
 def cifar_source(tree: Tree, split_seed: int = 0) -> Source | None:
-    """CIFAR-10, or CIFAR-100 with its 100 fine classes; None if the tree is neither.
-
-    Raises:
-        ValueError: a file is damaged or missing.
-    """
+    """CIFAR-10, or CIFAR-100 with its 100 fine classes; None if the tree is neither."""
     indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
     for (version, classes), (training, test, meta) in FILES.items():
         if not indices.keys() >= {training[0], test} or (version == "python" and meta not in indices):

@@ -26,9 +26,6 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
     """The labeled images of a tree, with classes and splits as `labeled_source` assigns them.
 
     Label files are those in the tree and `labels`.
-
-    Raises:
-        ValueError: there are no images, or a label file is damaged.
     """
     image_folders = {name.rpartition("/")[0] for name in tree.files if is_image_file(name)}
     root = _data_root(image_folders)

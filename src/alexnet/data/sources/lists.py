@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from reprlib import repr as short
 
@@ -23,11 +22,7 @@ HEADING = "# images of "
 
 
 def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source]) -> Source:
-    """The images in a list, relative to its folder or in the data set that its first line names and `open_data` opens.
-
-    Raises:
-        ValueError: the file is not a list, is damaged, or none of its images exists.
-    """
+    """The images in a list, relative to its folder or in the data set that its first line names and `open_data` opens."""
     if path.stat().st_size > MAX_LABEL_FILE_BYTES:
         raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
     content = path.read_bytes()
@@ -80,7 +75,10 @@ def _listed_tree(path: Path, listed: LabelFile) -> Tree:
             f"{path}: none of its {len(files):,} images exists, first {short(files[0])}; paths are relative to the "
             f"folder of the list, {folder}"
         )
-    return Tree(path.stem, files, sizes, digest.hexdigest(), partial(open_regular_file, folder), files.__getitem__)
+    fingerprint = digest.hexdigest()
+    return Tree(
+        path.stem, files, sizes, fingerprint, open_regular_file, lambda index: os.path.join(folder, files[index])
+    )
 
 
 def _subset(path: Path, listed: LabelFile, source: Source) -> Source:

@@ -30,11 +30,7 @@ def list_remote(url: str) -> Iterator[tuple[str, int]]:
 
 
 def open_remote(url: str) -> BinaryIO:
-    """Open a file of a remote store for reading.
-
-    Raises:
-        ValueError: as `list_remote`.
-    """
+    """Open a file of a remote store for reading."""
     try:
         store, path = _open_store(url)
         return store.open(path, "rb")

@@ -43,11 +43,7 @@ class Tree:
 
 
 def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
-    """The files below a local folder, sorted by path; links are followed.
-
-    Raises:
-        ValueError: a folder cannot be read.
-    """
+    """The files below a local folder, sorted by path; links are followed."""
     sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
 
     def paths() -> Iterator[str]:
@@ -57,12 +53,14 @@ def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
             yield path
 
     files = StringTable.from_strings(paths())
-    name, opener = root.resolve().name or "root", partial(open_regular_file, str(root))
-    return Tree(name, files, np.array(sizes, np.int64), digest.hexdigest(), opener, files.__getitem__)
+    name, fingerprint = root.resolve().name or "root", digest.hexdigest()
+    return Tree(
+        name, files, np.array(sizes, np.int64), fingerprint, open_regular_file, lambda index: f"{root}/{files[index]}"
+    )
 
 
 def archive_tree(path: Path, cache: Path, track: Track | None = None) -> Tree:
-    """The files in a zip or tar file, in its order; arguments are those of `Archive`."""
+    """The files in a zip or tar file, in its order, as `Archive` reads it."""
     archive = Archive(path, cache, track)
     visible = array("q", (index for index, name in enumerate(archive.names) if not _is_hidden(name)))
     files, indices = StringTable.from_strings(archive.names[index] for index in visible), np.array(visible, np.int64)
@@ -75,11 +73,7 @@ def archive_tree(path: Path, cache: Path, track: Track | None = None) -> Tree:
 
 
 def remote_tree(url: str) -> Tree:
-    """The files below a folder of a remote store, sorted by path.
-
-    Raises:
-        ValueError: the folder cannot be listed.
-    """
+    """The files below a folder of a remote store, sorted by path."""
     scheme, _, path = url.partition("://")
     root = f"{path.strip('/')}/"
     listed = ((file.partition("://")[2].lstrip("/").removeprefix(root), size) for file, size in list_remote(url))
@@ -87,8 +81,8 @@ def remote_tree(url: str) -> Tree:
     files = StringTable.from_strings(file for file, _ in visible)
     sizes = np.array([-1 if size is None else size for _, size in visible], np.int64)
     fingerprint = hashlib.sha256(repr((url, visible)).encode("utf-8", "surrogateescape")).hexdigest()
-    opener = partial(_open_below_url, f"{scheme}://{root}")
-    return Tree(root.split("/")[-2], files, sizes, fingerprint, opener, files.__getitem__)
+    name = root.split("/")[-2]
+    return Tree(name, files, sizes, fingerprint, open_remote, lambda index: f"{scheme}://{root}{files[index]}")
 
 
 def joined_tree(name: str, trees: Mapping[str, Tree]) -> Tree:
@@ -136,13 +130,8 @@ def read_up_to(file: BinaryIO, max_bytes: int) -> bytes:
     return b"".join(blocks)
 
 
-def open_regular_file(root: str, path: str) -> BinaryIO:
-    """Open the file at a path from a folder, or at an absolute path.
-
-    Raises:
-        OSError: it cannot be opened, or is a folder, a pipe, which would block, or a device, which may never end.
-    """
-    path = os.path.join(root, path)
+def open_regular_file(path: str) -> BinaryIO:
+    """Open a file; OSError if it is a folder, a pipe, which would block, or a device, which may never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", path)
     return open(path, "rb")
@@ -194,10 +183,6 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _is_hidden(path: str) -> bool:
     return path.startswith((".", "__MACOSX")) or "/." in path or "/__MACOSX" in path
-
-
-def _open_below_url(root: str, path: str) -> BinaryIO:
-    return open_remote(root + path)
 
 
 def _open_joined(openers: dict[str, FileOpener], location: tuple[str, Any]) -> BinaryIO:
