@@ -66,16 +66,12 @@ class CheckReport:
 
     def summary(self) -> dict:
         """The report as JSON."""
-        by_split = [dict(zip(SPLITS, row, strict=True)) for row in (self.counts.sum(0).tolist(), *self.counts.tolist())]
-        return {
-            "name": self.source.name,
-            "layout": self.source.layout,
-            "looked_at": self.checked,
-            "images": by_split[0],
-            "classes": dict(zip(self.source.classes, by_split[1:], strict=True)),
-            "findings": [vars(finding) for finding in self.findings],
-            **self.facts,
-        }
+        images, *classes = (
+            dict(zip(SPLITS, row, strict=True)) for row in np.vstack([self.counts.sum(0), self.counts]).tolist()
+        )
+        about = {"name": self.source.name, "layout": self.source.layout, "looked_at": self.checked, "images": images}
+        by_class = dict(zip(self.source.classes, classes, strict=True))
+        return about | {"classes": by_class, "findings": [vars(each) for each in self.findings]} | self.facts
 
 
 def check_source(

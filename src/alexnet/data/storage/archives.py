@@ -45,8 +45,6 @@ IN_TAR = 255
 """The `method` of members of a tar file; those of a zip file have ZIP_STORED or ZIP_DEFLATED."""
 MEMBER = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "u1")])
 """Where a member begins in the file, its bytes there, and its bytes decompressed."""
-Member = tuple[int, int, int, int, int]
-"""One row of MEMBER."""
 
 
 class Archive:
@@ -69,10 +67,8 @@ class Archive:
     def __init__(self, path: Path, cache: Path, track: Track | None = None):
         archive_type = _detect_type(path)
         if archive_type is None:
-            raise ValueError(
-                f"{path} is not an archive; it must be a zip file, or a tar file, plain or compressed by gzip, bzip2 "
-                "or xz"
-            )
+            kinds = "a zip file, or a tar file, plain or compressed by gzip, bzip2 or xz"
+            raise ValueError(f"{path} is not an archive; it must be {kinds}")
         self.path = path
         status = path.stat()
         identity = str(path.resolve()), status.st_size, status.st_mtime_ns
@@ -88,21 +84,18 @@ class Archive:
                     self._list(archive_type, listing, track)
         with np.load(listing) as tables:
             self._members = tables["members"]
+            self.sizes = self._members["size"]
+            """Bytes of each file, int64."""
             self.names = tuple(tables["names"].tobytes().decode().split("\0")) if len(self._members) else ()
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """Bytes of each file, int64."""
-        return self._members["size"]
-
-    def member(self, index: int) -> Member:
-        """Location of names[index], for `read` and `open`."""
+    def member(self, index: int) -> tuple[int, ...]:
+        """Location of names[index], for `read` and `open`: a row of MEMBER."""
         return self._members[index].item()
 
-    def open(self, member: Member) -> BinaryIO:
+    def open(self, member: tuple[int, ...]) -> BinaryIO:
         return io.BytesIO(self.read(member))
 
-    def read(self, member: Member) -> bytes:
+    def read(self, member: tuple[int, ...]) -> bytes:
         """Content of a member.
 
         Raises:
@@ -125,7 +118,7 @@ class Archive:
         return content
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"names": (), "_members": None}
+        return self.__dict__ | {"names": (), "sizes": None, "_members": None}
 
     def _list(self, archive_type: bytes, listing: Path, track: Track | None) -> None:
         with contextlib.ExitStack() as stack:
@@ -266,9 +259,8 @@ def _tar_files(file: io.FileIO, start: int, end: int) -> Iterator[tuple[str, int
             archive.members.clear()  # a million of them would stay in memory
             after = archive.offset
             if info.issparse() or not (info.isreg() or info.isdir()):
-                raise ValueError(
-                    f"{info.name!r} is a link, a device or a sparse file; only files and folders are allowed"
-                )
+                problem = "is a link, a device or a sparse file; only files and folders are allowed"
+                raise ValueError(f"{info.name!r} {problem}")
             if not info.offset < info.offset_data <= info.offset_data + info.size * info.isreg() <= after:
                 raise ValueError(f"the header of {info.name!r} is damaged")
             if after > end:

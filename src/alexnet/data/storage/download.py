@@ -8,6 +8,7 @@ stored. By hand, because neither `pooch` nor `fsspec` resumes downloads, notices
 import base64
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from ...files import atomic_write, file_lock
 from ..progress import Track, run_tracked
@@ -151,17 +151,15 @@ class _Transfer:
             start, total = _extent(response)
             etag = response.headers.get("ETag", "")  # identifies this version of the file, and so does the date
             validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+            expected = self._arrived(), record.get("size"), record.get("validator")
             if not start:
                 self.part.unlink(missing_ok=True)
                 _write_record(self.part, {"url": self.address.redacted, "validator": validator, "size": total})
-            elif (start, total) != (self._arrived(), record.get("size")) or validator not in (
-                None,
-                record["validator"],
-            ):
+            elif (start, total, validator or expected[2]) != expected:
                 raise _FileChanged("the file on the server has changed")
             with open(self.part, "ab") as file:
                 blocks = _blocks(response, start, total, self.max_bytes)
-                run_tracked(_write_blocks(blocks, file, start), total, self.track)
+                run_tracked(itertools.chain([start], map(file.write, blocks)), total, self.track)
 
     def _arrived(self) -> int:
         """Bytes of the partial file."""
@@ -226,14 +224,6 @@ def _blocks(response: http.client.HTTPResponse, start: int, total: int | None, m
         raise _ConnectionLost(f"{str(error) or type(error).__name__} after {arrived:,} bytes") from error
     if total is not None and arrived != total:
         raise _ConnectionLost(f"only {arrived:,} of {total:,} bytes arrived")
-
-
-def _write_blocks(blocks: Iterator[bytes], file: BinaryIO, start: int) -> Iterator[int]:
-    if start:
-        yield start
-    for block in blocks:
-        file.write(block)
-        yield len(block)
 
 
 def _is_cached(path: Path, sha256: str | None) -> bool:

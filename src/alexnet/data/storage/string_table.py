@@ -41,9 +41,7 @@ class StringTable(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         end = self._ends[index]  # raises IndexError
         index = int(index) % len(self)
         start = self._ends[index - 1] + 1 if index else 0
