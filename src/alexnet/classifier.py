@@ -24,6 +24,8 @@ from . import session
 from .compat import renamed
 from .console import TrainingBar, console, print_facts, progress_bar
 from .data.pack.reading import Pack
+from .data.source import Data
+from .data.sources.detection import hold
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
 from .evaluation.evaluation import Evaluation
@@ -38,7 +40,7 @@ from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
 from .specs.overrides import Overrides
-from .specs.settings import TrainSettings
+from .specs.settings import LabelMaps, TrainSettings
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
 
@@ -86,7 +88,7 @@ class Classifier(huggingface.HubMixin):
     @renamed(mirror="flip", layer_scale="lr_scale")
     def fit(
         self,
-        data: str | Path,
+        data: Data,
         settings: TrainSettings | None = None,
         *,
         verbose: bool = True,
@@ -99,7 +101,9 @@ class Classifier(huggingface.HubMixin):
         ends as `alexnet train` does: with weights, history, results and report in that folder.
 
         Args:
-            data: "emoji", or the path or URL of a folder, a list or an archive of labeled images (docs/data.md).
+            data: "emoji"; the path or URL of a folder, a list or an archive of labeled images; or what is in memory:
+                arrays (X, y), a list of (image, label), a data frame, a data set of PyTorch or of Hugging Face, or a
+                dict of such by split (docs/data.md).
             settings: see `TrainSettings` for all of them.
             verbose: whether to print what happens.
             overrides: settings by name, such as `epochs=5`.
@@ -133,7 +137,7 @@ class Classifier(huggingface.HubMixin):
         raise AssertionError("training ends with Finish")
 
     def fit_events(
-        self, data: str | Path, settings: TrainSettings | None = None, **overrides: Unpack[Overrides]
+        self, data: Data, settings: TrainSettings | None = None, **overrides: Unpack[Overrides]
     ) -> Generator[session.Event, None, None]:
         """Train as `fit` does, one event at a time, printing nothing: `Start`, then each `Step` and `Epoch`, `Finish`.
 
@@ -148,7 +152,7 @@ class Classifier(huggingface.HubMixin):
         return self._events(data, settings, overrides, verbose=False)
 
     def _events(
-        self, data: str | Path, settings: TrainSettings | None, overrides: dict, verbose: bool
+        self, data: Data, settings: TrainSettings | None, overrides: dict, verbose: bool
     ) -> Generator[session.Event, None, None]:
         settings = TrainSettings.of(settings, overrides)
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
@@ -167,7 +171,13 @@ class Classifier(huggingface.HubMixin):
                 yield event
 
     def evaluate(
-        self, data: str | Path | None = None, split: str | None = None, all_views: bool = True, verbose: bool = True
+        self,
+        data: Data | None = None,
+        split: str | None = None,
+        all_views: bool = True,
+        verbose: bool = True,
+        labels: str | Path | None = None,
+        label_indices: str | Path | None = None,
     ) -> Evaluation:
         """Top-1 and top-5 errors on labeled images.
 
@@ -176,6 +186,7 @@ class Classifier(huggingface.HubMixin):
             split: "train", "val" or "test"; if None, test if there is one, else val; all images of a folder without
                 splits on which it was not trained.
             all_views: whether to average over ten views (ten-crop) as well.
+            labels, label_indices: as for `fit`; those of the run for what it was trained on, if None.
 
         Raises:
             ValueError: the data or the split does not exist, or has classes that the network does not know.
@@ -184,6 +195,7 @@ class Classifier(huggingface.HubMixin):
             self._ready(),
             data,
             split,
+            maps=LabelMaps(labels, label_indices),
             all_views=all_views,
             precision=self.precision,
             run=self.run and Run(self.run),
@@ -320,7 +332,7 @@ def load(
 
 def evaluate_together(
     networks: Sequence[Classifier | str | Path],
-    data: str | Path | None = None,
+    data: Data | None = None,
     split: str | None = None,
     weights: Literal["equal", "search"] = "equal",
     verbose: bool = True,
@@ -341,6 +353,7 @@ def evaluate_together(
         raise ValueError("networks must have at least one, got none")
     if weights not in ("equal", "search"):
         raise ValueError(f"weights must be 'equal' or 'search', got {weights!r}")
+    data = data if data is None else hold(data)
     evaluations, validation = [], []
     for each in networks:
         classifier = each if isinstance(each, Classifier) else load(each)

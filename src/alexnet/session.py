@@ -16,8 +16,9 @@ from .analysis.report import write_report
 from .data.pack.packing import PackOptions, make_pack
 from .data.pack.reading import Pack, describe_splits
 from .data.progress import Track
-from .data.source import SPLITS, location_of
-from .data.sources.detection import open_source
+from .data.source import SPLITS, Data
+from .data.sources.detection import hold, location_of, open_source
+from .data.sources.memory import InMemory
 from .device import Precision, pick_device, pick_precision
 from .diagnosis.causes import Diagnosis, Facts, diagnosed
 from .diagnosis.layers import Watch, check_row
@@ -34,7 +35,7 @@ from .runs.resume import resumed
 from .runs.run import Run, is_run, record_of, weights_file
 from .runs.tensorboard import TensorBoard
 from .specs.architecture import Architecture
-from .specs.settings import ResolvedSettings, TrainSettings
+from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
@@ -73,7 +74,7 @@ Event = Start | Step | Epoch | Finish
 
 
 def fit(
-    data: str | Path,
+    data: Data,
     settings: TrainSettings,
     notify: Callable[[str], object] = lambda text: None,
     track: Callable[[str], Track] | None = None,
@@ -93,13 +94,14 @@ def fit(
     if settings.resume and settings.output is None:
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
     with contextlib.ExitStack() as stack:
+        data = hold(data, track and track("reading"))
         run, location = None, location_of(data)
         if settings.resume:
             variant = getattr(settings.variant, "name", settings.variant)
             run = Run.interrupted(_folder(settings), location, variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run)
+        source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
         pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
         plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
         resolved = _resolve(settings, plan, location)
@@ -207,9 +209,10 @@ class _Session:
 
 def evaluate(
     bundle: ModelBundle,
-    data: str | Path | None = None,
+    data: Data | None = None,
     split: str | None = None,
     *,
+    maps: LabelMaps = LabelMaps(),
     all_views: bool = True,
     precision: Precision = "fp32",
     run: Run | None = None,
@@ -219,17 +222,19 @@ def evaluate(
     """Count errors on labeled images, as `Classifier.evaluate` does.
 
     Args:
+        maps: for what the run was trained on, its own if None.
         run: the run that the network comes from.
         fitted: what the network was trained on by this process: name and pack.
         track: given a title, a function that wraps an iterable of batches or counts.
     """
     record = run.record() if run else {}
-    if fitted and (data is None or (location_of(data) == fitted[0] and not record)):
+    data = data if data is None else hold(data, track and track("reading"))
+    if fitted and maps == LabelMaps() and (data is None or (location_of(data) == fitted[0] and not record)):
         packed, has_splits = fitted[1], True
     elif data is None and "data" not in record:
         raise ValueError("data must be given, as this classifier does not know what it was trained on")
     else:
-        packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, run, track)
+        packed, has_splits = _evaluation_pack(bundle, record["data"] if data is None else data, maps, run, track)
     indices = evaluation_images(packed, split, has_splits)
     return evaluate_images(bundle, packed, indices, all_views, precision, track and track("evaluating"))
 
@@ -334,6 +339,8 @@ def _resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSett
         data=location,
         images=plan.packed.checksum,
         jpeg=settings.jpeg,
+        labels=settings.labels and location_of(settings.labels),
+        label_indices=settings.label_indices and location_of(settings.label_indices),
         pretrained=str(source.file) if source else None,
         pretrained_sha256=source.sha256 if source else None,
         variant=plan.architecture.name,
@@ -370,10 +377,15 @@ def _pretrained(path: str | Path | None, run: Run | None, track: Track | None) -
     return pretrained
 
 
-def _evaluation_pack(bundle: ModelBundle, data: str | Path, run: Run | None, track) -> tuple[Pack, bool]:
+def _evaluation_pack(
+    bundle: ModelBundle, data: str | Path | InMemory, maps: LabelMaps, run: Run | None, track
+) -> tuple[Pack, bool]:
     """Images with the classes of the network, and whether their splits mean anything to it."""
-    source, record = open_source(data, skip_folder=is_run), run.record() if run else {}
+    record = run.record() if run else {}
     is_own = location_of(data) == record.get("data")
+    if is_own and maps == LabelMaps():
+        maps = LabelMaps(record.get("labels"), record.get("label_indices"))
+    source = open_source(data, 0, None, is_run, maps)
     if unknown := sorted(set(source.classes) - set(bundle.classes)):
         raise ValueError(
             f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"

@@ -1,9 +1,11 @@
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
+from ..specs.settings import LabelMaps
 from .flags import print_json
 
 
@@ -16,6 +18,8 @@ def check(
     strict: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     workers: int | None = None,
+    *,
+    maps: LabelMaps,
 ) -> None:
     """Report what a data set holds and what is wrong with it. The exit status is 1 if something must be fixed first.
 
@@ -33,14 +37,14 @@ def check(
     from ..data.check import check_source
     from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
-    from ..data.source import SPLITS, location_of
-    from ..data.sources.detection import detect_source
+    from ..data.source import SPLITS
+    from ..data.sources.detection import detect_source, location_of
     from ..data.sources.lists import write_list
     from ..runs.run import is_run
     from ..specs.variants import variant
     from ..training.plan import default_variant
 
-    source = detect_source(data, track=progress_bar("reading"), skip_folder=is_run)
+    source = detect_source(data, 0, progress_bar("reading"), is_run, maps)
     size = variant(default_variant(source.typical_side())).stored_size if size is None else size
     report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("checking"))
     if fix is not None:
@@ -63,6 +67,7 @@ def check(
         checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
         console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
         if fix is not None:
-            console.print(f"next:   alexnet train {fix}  ({len(kept):,} images)", soft_wrap=True)
+            arguments = shlex.quote(str(fix)) + source.arguments.removeprefix(shlex.quote(data))
+            console.print(f"next:   alexnet train {arguments}  ({len(kept):,} images)", soft_wrap=True)
     if {finding.level for finding in report.findings} & ({"error", "warning"} if strict else {"error"}):
         raise SystemExit(1)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..specs.settings import InferenceSettings
+from ..specs.settings import InferenceSettings, LabelMaps
 from .flags import print_json
 
 
@@ -19,6 +19,7 @@ def evaluate(
     table: Annotated[Path | None, tyro.conf.arg(name="csv")] = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     *,
+    maps: LabelMaps,
     settings: InferenceSettings,
 ) -> None:
     """Evaluate a trained network or an ensemble: top-1 and top-5 errors by the center crop and by ten views (ten-crop).
@@ -42,16 +43,24 @@ def evaluate(
         raise ValueError(f"--csv must be in an existing folder, got {table}")
     keep_freed_memory()
     if average:
+        if maps != LabelMaps():
+            raise ValueError("--labels and --label-indices must not be given with --average; give a list as the data")
         if settings.fc_precision != "same":
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
         return _evaluate_ensemble([run, *more], data, split, weights, table, as_json, settings)
     if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
         raise ValueError("evaluate takes one network and one data set; use --average for several networks")
-    _evaluate_one(run, more[0] if more else data, split, table, as_json, settings)
+    _evaluate_one(run, more[0] if more else data, split, table, as_json, maps, settings)
 
 
 def _evaluate_one(
-    run: str, data: str | None, split: str | None, table: Path | None, as_json: bool, settings: InferenceSettings
+    run: str,
+    data: str | None,
+    split: str | None,
+    table: Path | None,
+    as_json: bool,
+    maps: LabelMaps,
+    settings: InferenceSettings,
 ) -> None:
     from ..classifier import load
     from ..console import console, print_table
@@ -60,10 +69,11 @@ def _evaluate_one(
 
     device, precision, fc_precision = settings.device, settings.precision, settings.fc_precision
     classifier = load(run, device, precision, fc_precision)
-    evaluation = classifier.evaluate(data, split, verbose=not as_json)
+    given = {"verbose": not as_json, **vars(maps)}
+    evaluation = classifier.evaluate(data, split, **given)
     unquantized = None
     if fc_precision != "same":
-        unquantized = load(run, device, precision).evaluate(data, split, verbose=not as_json)
+        unquantized = load(run, device, precision).evaluate(data, split, **given)
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
     if as_json:

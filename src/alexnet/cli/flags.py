@@ -25,6 +25,7 @@ FORMER_FLAGS = {
 METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH", "pretrained": "WEIGHTS"}
 METAVARS |= dict.fromkeys(("name", "variant"), "NAME") | dict.fromkeys(("mean", "std"), "R G B")
 METAVARS |= {"recipe": "NAME|FILE", "config": "FILE", "lr_scale": "LAYER=FACTOR ...", "set": "FIELD=VALUE ..."}
+METAVARS |= dict.fromkeys(("labels", "label_indices"), "FILE|URL")
 METAVARS |= {"milestones": "EPOCH ...", "class_weights": "balanced|CLASS=FACTOR ..."}
 """What stands for the value of a flag or argument in the help, where its type says too little."""
 FLAG_TYPES = ConstructorRegistry()

@@ -1,5 +1,7 @@
 from tyro.conf import Positional
 
+from ..specs.settings import LabelMaps
+
 
 def pack(
     data: Positional[str],
@@ -9,6 +11,8 @@ def pack(
     workers: int | None = None,
     strict: bool = False,
     verify: bool = False,
+    *,
+    maps: LabelMaps,
 ) -> None:
     """Decode, resize and crop all images once, into the one file that training reads; `train` does this by itself.
 
@@ -18,7 +22,7 @@ def pack(
         jpeg: JPEG quality, 1 to 95, at which they are stored (default: raw pixels, about ten times as large as JPEG of
             quality 90, and no work to read).
         workers: Number of processes that decode (default: one per core).
-        strict: Fail if any image cannot be read, instead of skipping up to 1%.
+        strict: Fail if any image cannot be read, instead of skipping up to five or 1%.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """
     from ..console import console, progress_bar
@@ -29,7 +33,7 @@ def pack(
 
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    source = open_source(data, track=progress_bar("reading"), skip_folder=is_run)
+    source = open_source(data, 0, progress_bar("reading"), is_run, maps)
     options = PackOptions(jpeg, workers, strict)
     packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=console.print)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)

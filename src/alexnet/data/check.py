@@ -98,18 +98,20 @@ def check_source(
     counts = np.zeros((len(source.classes), len(SPLITS)), np.int64)
     np.add.at(counts, (source.labels, source.splits), 1)
     facts = _facts(source, side, seconds_per_image, counts[:, TRAIN])
-    limit = len(indices) if brief else max_unreadable(count, options.strict)  # packing will count them all
+    limit = max_unreadable(count, options.strict)
     images = dict(zip(indices.tolist(), inspected, strict=True))
     failed = {index: each for index, each in images.items() if isinstance(each, Failed)}
     readable = {index: each for index, each in images.items() if isinstance(each, ImageInfo)}
     empty = 0 if source.sizes is None else sum(source.sizes[index] == 0 for index in failed)
-    unreadable = f" cannot be read{f' ({empty:,} of size 0)' if empty else ''}; at most {limit:,} may be skipped"
+    unreadable = f" cannot be read{f' ({empty:,} of size 0)' if empty else ''}"
+    unreadable += "" if brief else f"; at most {limit:,} may be skipped"
     reasons = [f"{source.names[index]}: {each.reason}" for index, each in failed.items()]
     duplicates, dropped = _duplicate_findings(source, readable)
     findings = [
         *source.findings,
         *_class_findings(source, counts),
-        *_group("error" if len(failed) > limit else "warning", reasons, "image", unreadable),
+        # Packing will count them all, and then stop or say which are skipped.
+        *_group("note" if brief else "error" if len(failed) > limit else "warning", reasons, "image", unreadable),
         *_trait_findings(source, readable, side),
         *duplicates,
     ]

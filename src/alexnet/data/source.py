@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,16 @@ TRAIN, VAL, TEST = range(3)
 """Indices into SPLITS, as tables store them."""
 
 Level = Literal["error", "warning", "note"]
+
+
+class Indexed(Protocol):
+    """Labeled images in memory; docs/data.md lists the kinds."""
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+Data = str | Path | Indexed
+"""What can be trained and evaluated on: a path, a URL, "emoji", or labeled images in memory."""
 
 
 class ImageReader(ABC):
@@ -91,6 +101,8 @@ class Source:
     """Classes that only fill gaps between the indices of others; no image has them."""
     findings: tuple[Finding, ...] = field(default=(), compare=False)
     """Found while reading folders and label files."""
+    arguments: str = ""
+    """What names the data set on a command line, quoted for the shell; "" if it is in memory."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,12 +130,6 @@ class Source:
         for finding in self.findings:
             if finding.level == "error":
                 raise ValueError(finding.text)
-
-
-def location_of(data: str | Path) -> str:
-    """What is recorded of where data is: an absolute path, so that it holds from every folder."""
-    is_word = str(data) == "emoji" or "://" in str(data)
-    return str(data) if is_word else str(Path(data).expanduser().resolve())
 
 
 def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,7 +26,22 @@ MicroBatch = int | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class LabelMaps:
+    """Files that label images, wherever they and the images are."""
+
+    labels: str | Path | None = None
+    """File or URL of a map from images to labels (JSON, CSV or text); it counts instead of the folders of images
+    (default: the folders, or label files beside the images)."""
+    label_indices: str | Path | None = None
+    """File or URL of a map from labels to class indices (JSON), or a list of the classes (default: sorted)."""
+
+    def __post_init__(self):
+        for name in filter(vars(self).__contains__, CHECKS):
+            check_setting(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TrainSettings(LabelMaps):
     """What a user asks of a training. None leaves the choice to the recipe, the data or the machine."""
 
     variant: str | Architecture | None = None
@@ -110,11 +125,10 @@ class TrainSettings:
     workers: int | None = None
     """Number of processes that decode images (default: one per core)."""
     strict: bool = False
-    """Fail if any image cannot be read, instead of skipping up to 1%."""
+    """Fail if any image cannot be read, instead of skipping up to five or 1%."""
 
     def __post_init__(self):
-        for name in CHECKS:
-            check_setting(name, getattr(self, name))
+        super().__post_init__()
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
 
@@ -148,7 +162,7 @@ class TrainSettings:
     @classmethod
     def of_run(cls, record: Mapping[str, Any]) -> Self:
         """The settings that repeat a run, by what its run.json says."""
-        names = ("seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
+        names = ("labels", "label_indices", "seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
         same = {name: record[name] for name in names if name in record}
         return cls(variant=from_json(record["architecture"]), recipe=from_json(record["recipe"]), **same)
 
@@ -202,6 +216,8 @@ class ResolvedSettings:
     images: int
     """Checksum of names, classes, labels, splits and pixels."""
     jpeg: int | None
+    labels: str | None
+    label_indices: str | None
     pretrained: str | None
     pretrained_sha256: str | None
     variant: str
@@ -227,6 +243,7 @@ CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
     "split_seed": (lambda seed: is_integer(seed, 0), "an integer >= 0"),
     "checkpoint_minutes": (lambda minutes: is_real(minutes) and minutes >= 0, ">= 0"),
     "micro_batch": (lambda size: size == "auto" or is_integer(size, 1), "an integer >= 1, or 'auto'"),
+    **dict.fromkeys(("labels", "label_indices"), (lambda file: isinstance(file, (str, Path)), "a path or a URL")),
     "workers": (lambda workers: is_integer(workers, 1), "an integer >= 1"),
     "jpeg": (lambda quality: is_integer(quality, 1) and quality <= 95, "an integer from 1 to 95"),
 }
@@ -266,7 +283,8 @@ def _are_colors(values: Any, least: float) -> bool:
 def help_of(settings: type) -> dict[str, str]:
     """The docstring below each field of a dataclass, by name, on one line."""
     (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(settings))).body)
-    return {
+    inherited = help_of(settings.__base__) if is_dataclass(settings.__base__) else {}
+    return inherited | {
         field.target.id: " ".join(text.value.value.split())
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)

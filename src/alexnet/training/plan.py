@@ -11,7 +11,7 @@ from ..data.check import check_source
 from ..data.pack.packing import PackOptions, make_pack
 from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.source import Source
+from ..data.source import Source, counted
 from ..device import fits_memory
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
@@ -101,7 +101,8 @@ class Plan:
             facts["errors on"] = f"{self.packed.reported_split}, with the {weights}, as there is no test split"
         if unreadable := self.packed.unreadable:
             first = self.packed.names[next(iter(unreadable))]
-            facts["skipped"] = f"{len(unreadable)} images that cannot be read, the first is {first}"
+            count = counted(len(unreadable), "image")
+            facts["skipped"] = f"{count} that cannot be read, the first is {first} (all are in left_out.csv)"
         return facts
 
 
@@ -145,7 +146,8 @@ def make_plan(
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
-            notify(f"{source.name}: {finding}; see alexnet check")
+            more = f"; see alexnet check {source.arguments}" if source.arguments else ""
+            notify(f"{source.name}: {finding}{more}")
     packed = make_pack(source, architecture.stored_size, None, options, track, notify)
     if recipe.patience and not len(packed.indices("val")):
         raise ValueError(f"patience needs a val split, but {packed.name} has {describe_splits(packed)}")

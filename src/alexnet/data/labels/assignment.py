@@ -44,12 +44,13 @@ def labeled_source(
     train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Missing splits are held
     out from train. Without train/, the other splits can be evaluated on, but not trained on.
     """
-    assignment = _Assignment(tree.name, images)
+    assignment = _Assignment(tree.name, images, files)
     findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]
     has_splits = bool((assignment.splits < UNSPLIT).any())
     assignment.splits[assignment.splits == UNSPLIT] = TRAIN
     used = assignment.used_labels()
-    classes, unused, class_of = assignment.classes(used)
+    first = next(iter(used.values()), set())
+    classes, unused, class_of = class_table(tree.name, set().union(*used.values()), first, assignment.indices)
     findings += assignment.class_findings(used, classes, class_of)
     labels = np.array([class_of.get(label, NONE) for label in assignment.labels], np.int64)
     kept = np.flatnonzero(labels != NONE)
@@ -73,20 +74,49 @@ def labeled_source(
     )
 
 
+def class_table(
+    name: str, labels: set[Label], of_train: set[Label], declared: Mapping[str, int] | None
+) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
+    """The classes, those that only fill gaps between indices, and the class index of each label, or NONE.
+
+    Args:
+        labels: all that images have.
+        of_train: those that define the classes, unless `declared` gives the index of each.
+    """
+    if declared is not None:
+        names = {index: label for label, index in declared.items()}
+    elif all(isinstance(label, int) for label in of_train):
+        names = {label: str(label) for label in labels if isinstance(label, int)}
+    else:
+        names = dict(enumerate(sorted(map(str, of_train))))
+    if names and (min(names) < 0 or max(names) >= 10 * len(names) + 100):
+        raise ValueError(
+            f"{name}: class indices must start at 0 and have few gaps, because each has an output; got "
+            f"{min(names)} to {max(names):,} for {len(names):,} labels"
+        )
+    gaps = {index: f"unused {index}" for index in range(max(names, default=0)) if index not in names}
+    classes = tuple(label for _, label in sorted((names | gaps).items()))
+    index_of = {label: index for index, label in enumerate(classes)}
+    index_of |= {index: index for index in range(len(classes))}
+    class_of = {label: index_of.get(str(label), index_of.get(label, NONE)) for label in labels}
+    return classes, frozenset(gaps.values()), class_of
+
+
 class _Assignment:
     """The split and the label of each image: the name of its class, an index, or None."""
 
-    def __init__(self, root: str, images: ImageFiles):
+    def __init__(self, root: str, images: ImageFiles, label_files: Sequence[LabelFile]):
         self.root, self.images, self.splits = root, images, images.splits.copy()
         self.labels = np.array([*images.folder_names, None], object)[images.folders]  # None is at NONE
-        self.indices: Mapping[str, int] | None = None
+        declaring = next((file for file in label_files if file.indices), None)
+        self.indices = declaring and declaring.indices
         """Class indices that a file declares."""
+        self.declared_by = declaring.name if declaring else None
         self.files: list[str] = []
         """Names of the files that labeled images."""
 
     def add_label_files(self, files: Sequence[LabelFile]) -> list[Finding]:
         """Label the images that are not in the folder of a class; ValueError if an image has two labels."""
-        self.indices = next((file.indices for file in files if file.indices), None)
         lookups = [_Lookup(file) for file in files if file.rows]
         for image in np.flatnonzero(self.images.folders == NONE).tolist():
             path = self.images.paths[image]
@@ -135,27 +165,6 @@ class _Assignment:
         labels = {split: set(self.labels[self.splits == split]) - {None} for split in range(len(SPLITS))}
         return {split: used for split, used in labels.items() if used}
 
-    def classes(self, used: dict[int, set[Label]]) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
-        """The classes, those that only fill gaps between indices, and the class index of each label, or NONE."""
-        labels, in_first = set().union(*used.values()), next(iter(used.values()), set())
-        if self.indices is not None:
-            names = {index: name for name, index in self.indices.items()}
-        elif all(isinstance(label, int) for label in in_first):
-            names = {label: str(label) for label in labels if isinstance(label, int)}
-        else:
-            names = dict(enumerate(sorted(map(str, in_first))))
-        if names and (min(names) < 0 or max(names) >= 10 * len(names) + 100):
-            raise ValueError(
-                f"{self.root}: class indices must start at 0 and have few gaps, because each has an output; got "
-                f"{min(names)} to {max(names):,} for {len(names):,} labels"
-            )
-        gaps = {index: f"unused {index}" for index in range(max(names, default=0)) if index not in names}
-        classes = tuple(name for _, name in sorted((names | gaps).items()))
-        index_of = {name: index for index, name in enumerate(classes)}
-        index_of |= {index: index for index in range(len(classes))}
-        class_of = {label: index_of.get(str(label), index_of.get(label, NONE)) for label in labels}
-        return classes, frozenset(gaps.values()), class_of
-
     def class_findings(
         self, used: dict[int, set[Label]], classes: Sequence[str], class_of: dict[Label, int]
     ) -> Iterator[Finding]:
@@ -166,7 +175,8 @@ class _Assignment:
         for split, labels in used.items():
             for label in sorted({str(label) for label in labels if class_of[label] == NONE}):
                 folder = f"{self.root}/{SPLITS[split]}/{label}"
-                yield Finding("error", f"{folder} is not a class of {SPLITS[min(used)]}/, which has {known}")
+                declared = self.declared_by or f"{SPLITS[min(used)]}/"
+                yield Finding("error", f"{folder} is not a class of {declared}, which has {known}")
 
     def layout(self) -> str:
         """The layout in words."""
@@ -183,7 +193,7 @@ class _Lookup:
     def __init__(self, file: LabelFile):
         self.name = file.name
         path = PurePosixPath(file.name)
-        words = (*path.parts[:-1], re.split(r"[_\-. ]", path.stem)[0])
+        words = () if file.is_given else (*path.parts[:-1], re.split(r"[_\-. ]", path.stem)[0])
         self.split = next((split for word in words if (split := split_of(word))), None)
         """The split that the file or its folder is named after."""
         self.rows: dict[str, Row] = {}

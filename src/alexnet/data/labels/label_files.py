@@ -63,6 +63,8 @@ class LabelFile:
     name: str
     rows: tuple[Row, ...] = ()
     indices: Mapping[str, int] | None = None
+    is_given: bool = False
+    """Whether the user named it; its labels then count more than folders."""
 
 
 def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile:
@@ -157,7 +159,7 @@ def _checked_indices(items: Iterable[tuple[int, str]]) -> dict[str, int]:
     indices: dict[str, int] = {}
     labels: dict[int, str] = {}
     for index, label in items:
-        _check_label(label)
+        check_label(label)
         if label in indices:
             raise LabelFileError(f"duplicate class {short(label)}")
         if index in labels:
@@ -173,7 +175,7 @@ def _from_records(records: Iterable[tuple[int, object]]) -> Iterator[Row]:
     for line, record in records:
         if not isinstance(record, dict):
             raise LabelFileError(f"must be like {{'image': …, 'label': …}}, got {short(record)}", line)
-        columns = _columns_by_header(list(record))
+        columns = columns_by_header(list(record))
         if columns is None:
             raise error(f"must have an image and a label, got {short(list(record))}", line)
         yield _row(list(record.values()), columns, line)
@@ -183,7 +185,7 @@ def _from_records(records: Iterable[tuple[int, object]]) -> Iterator[Row]:
 def _from_table(text: str, knows_image: KnowsImage) -> Iterator[Row]:
     lines = _split_lines(text)
     line, fields = next(lines, (0, []))
-    columns = _columns_by_header(fields)
+    columns = columns_by_header(fields)
     if columns is None:
         columns, lines = _columns_by_content(fields, knows_image), chain([(line, fields)], lines)
     if columns is None:
@@ -232,7 +234,7 @@ def _split_at_space(line: str) -> list[str]:
     return [before, after]
 
 
-def _columns_by_header(fields: list[str]) -> dict[str, int] | None:
+def columns_by_header(fields: list[str]) -> dict[str, int] | None:
     """Indices of the image, label and split columns; None if the fields are not a header."""
     header = [field.strip().lower() for field in fields]
     first_names = {column: next(filter(header.__contains__, names), None) for column, names in COLUMN_NAMES.items()}
@@ -258,7 +260,7 @@ def _row(values: Sequence, columns: dict[str, int], line: int = 0) -> Row:
         raise LabelFileError(f"the image must be a path, a name or an integer, got {short(image)}", line)
     if len(str(image)) > MAX_PATH or "\0" in str(image) or not is_text(str(image)):
         raise LabelFileError(f"{short(image)} is not a valid path", line)
-    _check_label(label, line, "" if line else f" for {short(image)}")
+    check_label(label, line, "" if line else f" for {short(image)}")
     if "split" not in columns or len(values) <= columns["split"]:
         return Row(str(image), label, None, line)
     word = str(values[columns["split"]])
@@ -268,7 +270,7 @@ def _row(values: Sequence, columns: dict[str, int], line: int = 0) -> Row:
     return Row(str(image), label, split, line)
 
 
-def _check_label(label: object, line: int = 0, image: str = "") -> None:
+def check_label(label: object, line: int = 0, image: str = "") -> None:
     if not isinstance(label, (str, int)) or isinstance(label, bool) or label == "":
         raise LabelFileError(f"a label must be a name or an integer, got {short(label)}{image}", line)
     if len(str(label)) > MAX_LABEL or not is_text(str(label)):

@@ -31,8 +31,8 @@ from .reading import UNREADABLE, VERSION, Pack, crc32_of, encode_header, open_pa
 from .resizing import stored_square
 from .workers import Failed, run_task
 
-MAX_UNREADABLE = 0.01
-"""Fraction of images that may be unreadable."""
+MAX_UNREADABLE, FEW_UNREADABLE = 0.01, 5
+"""Fraction of images that may be unreadable, and how many may be in small data sets."""
 LOG_S = 2.0
 """Seconds between entries in the log."""
 
@@ -84,7 +84,6 @@ def make_pack(
                 _write_pack(source, side, path, options, track)
                 pack = open_pack(path)
     _check_unreadable(source, pack.unreadable, len(source), options.strict)
-    _check_classes(source, pack)
     return pack
 
 
@@ -131,30 +130,43 @@ def _write_pack(source: Source, side: int, path: Path, options: PackOptions, tra
 
 
 def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, strict: bool) -> None:
-    """Raise ValueError if too many of the first `done` images of a source cannot be read."""
-    count = len(source)
-    if len(unreadable) <= max_unreadable(count, strict):
+    """Raise ValueError if too many of the first `done` images of a source cannot be read, or all of a class."""
+    count, limit = len(source), max_unreadable(len(source), strict)
+    if len(unreadable) > limit:
+        images = f"{len(unreadable)} of {'' if done == count else 'the first '}{done:,} images cannot be read"
+        allowed = "none may be skipped (--strict)" if strict else f"at most {limit:,} may be skipped"
+        raise ValueError(f"{source.name}: {images}, {allowed}. {_remedy(source)}\n  {_reasons(source, unreadable)}")
+    if done < count:
         return
-    limit = "none may be skipped (--strict)" if strict else f"at most {MAX_UNREADABLE:.0%} of {count:,} may be skipped"
-    first = "\n  ".join(f"{source.names[index]}: {reason}" for index, reason in list(unreadable.items())[:5])
-    images = f"{'' if done == count else 'the first '}{done:,} images"
-    raise ValueError(f"{source.name}: {len(unreadable)} of {images} cannot be read; {limit}. The first:\n  {first}")
-
-
-def _check_classes(source: Source, pack: Pack) -> None:
-    """Raise ValueError if no training image of a class could be read."""
-    is_readable = np.ones(len(source), bool)
-    is_readable[list(pack.unreadable)] = False
+    is_readable = np.ones(count, bool)
+    is_readable[list(unreadable)] = False
     present = set(source.labels[is_readable & (source.splits == TRAIN)].tolist())
     used = ((label, name) for label, name in enumerate(source.classes) if name not in source.unused_classes)
     empty = [name for label, name in used if label not in present]
     if empty and present:
-        raise ValueError(f"{source.name}: no readable training image in class {', '.join(empty)}")
+        of_class = {index: why for index, why in unreadable.items() if source.classes[source.labels[index]] in empty}
+        lines = _reasons(source, of_class)
+        raise ValueError(f"{source.name}: no training image of class {', '.join(empty)} can be read:\n  {lines}")
 
 
 def max_unreadable(count: int, strict: bool) -> int:
     """How many of `count` images may be unreadable."""
-    return 0 if strict else max(1, int(MAX_UNREADABLE * count))
+    return 0 if strict else max(FEW_UNREADABLE, int(MAX_UNREADABLE * count))
+
+
+def _remedy(source: Source) -> str:
+    if not source.arguments:
+        return "Leave these out:"
+    return (
+        f"`alexnet check {source.arguments} --fix kept.csv` lists the others, and `alexnet train kept.csv` trains on "
+        "them. These cannot be read:"
+    )
+
+
+def _reasons(source: Source, unreadable: Mapping[int, str]) -> str:
+    """The first images that cannot be read, and why, a line for each."""
+    lines = [f"{source.names[index]}: {reason}" for index, reason in [*unreadable.items()][:10]]
+    return "\n  ".join([*lines, "…"] if len(unreadable) > 10 else lines)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,41 @@ def array_source(
     )
 
 
+def image_array(array: Any, batch: bool = False) -> np.ndarray:
+    """Pixels as uint8, (height, width[, 3 or 4]), from an array or a tensor of one image, or of a batch.
+
+    Args:
+        array: uint8, floats from 0 to 1, or any numbers if they are all whole and from 0 to 255; channels last, or
+            first if only that makes sense.
+
+    Raises:
+        ValueError: its shape or its values are not those of images.
+    """
+    pixels = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    axes = pixels.ndim - batch
+    channels = (1, 3, 4)
+    if axes == 3 and pixels.shape[-1] not in channels and pixels.shape[-3] in channels:
+        pixels = np.moveaxis(pixels, -3, -1)
+    if axes not in (2, 3) or (axes == 3 and pixels.shape[-1] not in channels) or 0 in pixels.shape[batch:]:
+        shape = "(images, height, width[, 1, 3 or 4])" if batch else "(height, width[, 1, 3 or 4])"
+        raise ValueError(f"an image array must have shape {shape}, got {pixels.shape}")
+    if axes == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    return pixels if pixels.dtype == np.uint8 else _as_bytes(pixels)
+
+
+def _as_bytes(pixels: np.ndarray) -> np.ndarray:
+    if not np.issubdtype(pixels.dtype, np.number) or np.iscomplexobj(pixels):
+        raise ValueError(f"an image array must be uint8, or floats from 0 to 1, got {pixels.dtype}")
+    least, most = pixels.min(initial=0), pixels.max(initial=0)
+    if np.issubdtype(pixels.dtype, np.floating) and 0 <= least <= most <= 1:
+        return (pixels * 255).round().astype(np.uint8)
+    if 0 <= least <= most <= 255 and (pixels == (as_bytes := pixels.astype(np.uint8))).all():
+        return as_bytes
+    must_be = "uint8, floats from 0 to 1, or whole numbers from 0 to 255"
+    raise ValueError(f"an image array must be {must_be}, got {pixels.dtype} from {least:g} to {most:g}")
+
+
 @lru_cache(maxsize=2)
 def _pixels(open_file: FileOpener, parse: ArrayParser, file: Any) -> np.ndarray:
     with open_file(file) as opened:

@@ -1,11 +1,18 @@
 """Opens a data set, whatever its kind: detects the kind of source by what is there."""
 
+import itertools
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ...files import cache_folder
+from ...specs.settings import LabelMaps
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
+from ..labels.label_files import LabelFile, read_labels
 from ..progress import Track
-from ..source import Source
+from ..source import Data, Source
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, redact
 from ..storage.image_formats import is_image_file
@@ -17,6 +24,7 @@ from .folders import folder_source
 from .idx import IMAGE_FILE, idx_source
 from .imagenet import imagenet_source
 from .lists import list_source
+from .memory import PREFIX, InMemory, memory_source
 
 EXPECTED = (
     "a data set must be a folder with train/ and val/, each with a folder per class or with a list beside its images; "
@@ -30,35 +38,62 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 """Suffixes that mark a file of a remote store as an archive."""
 
 
-def open_source(
-    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder | None = None
-) -> Source:
+def open_source(data: Data, *arguments: Any, **named: Any) -> Source:
     """A data set to train on; arguments as for `detect_source`.
 
     Raises:
         ValueError: there is no data set of a known layout, or it has an error that must be fixed first.
     """
-    source = detect_source(data, split_seed, track, skip_folder)
+    source = detect_source(data, *arguments, **named)
     source.raise_errors()
     return source
 
 
 def detect_source(
-    data: str | Path, split_seed: int = 0, track: Track | None = None, skip_folder: SkipFolder | None = None
+    data: Data,
+    split_seed: int = 0,
+    track: Track | None = None,
+    skip_folder: SkipFolder | None = None,
+    maps: LabelMaps = LabelMaps(),
 ) -> Source:
     """A data set, with its errors in `findings`.
 
     Args:
-        data: "emoji", a path or a URL.
+        data: "emoji", a path, a URL, or images in memory.
         split_seed: seed of splits that are held out from train.
+        maps: label files that the user named.
 
     Raises:
         ValueError: there is no data set of a known layout, or it cannot be read.
     """
+    data = hold(data, track)
     try:
-        return _open(data, split_seed, track, skip_folder, ())
+        opener = _Opener(split_seed, track, skip_folder, _given_files(maps))
+        source = opener.open(data)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
         raise ValueError(f"{data} cannot be read: {error}") from error
+    if isinstance(data, InMemory):
+        return source
+    flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
+    words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
+    return replace(source, arguments=shlex.join(map(str, words)))
+
+
+def hold(data: Data, track: Track | None = None) -> str | Path | InMemory:
+    """Data as it is opened: a path, a URL or "emoji" as it is, and what is in memory read once.
+
+    Raises:
+        ValueError: it is neither, or an image in memory or its label is not valid.
+    """
+    return data if isinstance(data, (str, Path, InMemory)) else InMemory(data, track)
+
+
+def location_of(data: str | Path | InMemory) -> str:
+    """What is recorded of where data is: an absolute path, so that it holds from every folder; or its hash."""
+    if isinstance(data, InMemory):
+        return data.location
+    is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
+    return str(data) if is_word else str(Path(data).expanduser().resolve())
 
 
 def image_files(folder: Path, skip_folder: SkipFolder | None = None) -> list[Path]:
@@ -66,39 +101,84 @@ def image_files(folder: Path, skip_folder: SkipFolder | None = None) -> list[Pat
     return [folder / name for name in folder_tree(folder, skip_folder).files if is_image_file(name)]
 
 
-def _open(
-    data: str | Path, split_seed: int, track: Track | None, skip_folder: SkipFolder, lists: tuple[Path, ...]
-) -> Source:
-    """As `detect_source`; `lists` are the lists that have led here."""
-    name = str(data)
-    if name == "emoji":  # a folder of that name is ./emoji
-        return emoji_source()
-    cache = cache_folder() / "archives"
-    if "://" in name:
-        return _tree_source(_tree_of_url(name, cache, track), split_seed)
-    path = Path(data).expanduser()
-    if name and path.is_dir():
-        source = imagenet_source(path, cache, split_seed, track)
-        return source or _tree_source(folder_tree(path, skip_folder), split_seed)
-    if not path.is_file():
-        problem = "is not a file or folder" if name and path.exists() else "does not exist"
-        raise ValueError(f"{name or 'an empty name'} {problem}; {EXPECTED}")
-    if is_archive(path):
-        return _tree_source(archive_tree(path, cache, track), split_seed)
-    if IMAGE_FILE.fullmatch(path.name):
-        return _tree_source(folder_tree(path.parent, skip_folder), split_seed)
-    if path.suffix.lower() in LABEL_SUFFIXES:
-        if path.resolve() in lists:
-            raise ValueError(f"{path} is a list of images of itself")
-        lists = (*lists, path.resolve())
-        return list_source(path, split_seed, lambda data: _open(data, split_seed, track, skip_folder, lists))
-    raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
+@dataclass(frozen=True)
+class _Opener:
+    """How data is opened; see `detect_source`."""
+
+    split_seed: int
+    track: Track | None
+    skip_folder: SkipFolder | None
+    label_files: Sequence[LabelFile]
+    """Those that the user named."""
+
+    def open(self, data: str | Path | InMemory, lists: tuple[Path, ...] = ()) -> Source:
+        """As `detect_source`; `lists` are the lists that have led here."""
+        has_labels = any(file.rows for file in self.label_files)
+        if isinstance(data, InMemory) and not has_labels:
+            return memory_source(data, self.split_seed, self.label_files)
+        name = str(data)
+        if name.startswith(PREFIX):
+            raise ValueError(f"{name} was in memory of the process that trained on it; data must be given again")
+        if name == "emoji" and not self.label_files:  # a folder of that name is ./emoji
+            return emoji_source()
+        if name == "emoji" or isinstance(data, InMemory):
+            raise ValueError("labels must be for images in a folder, an archive or a store; these have labels")
+        cache = cache_folder() / "archives"
+        if "://" in name:
+            return self._tree_source(_tree_of_url(name, cache, self.track))
+        path = Path(data).expanduser()
+        if name and path.is_dir():
+            source = None if has_labels else imagenet_source(path, cache, self.split_seed, self.track)
+            return source or self._tree_source(folder_tree(path, self.skip_folder))
+        if not path.is_file():
+            problem = "is not a file or folder" if name and path.exists() else "does not exist"
+            raise ValueError(f"{name or 'an empty name'} {problem}; {EXPECTED}")
+        if is_archive(path):
+            return self._tree_source(archive_tree(path, cache, self.track))
+        if IMAGE_FILE.fullmatch(path.name):
+            return self._tree_source(folder_tree(path.parent, self.skip_folder))
+        if path.suffix.lower() in LABEL_SUFFIXES:
+            if path.resolve() in lists:
+                raise ValueError(f"{path} is a list of images of itself")
+            lists = (*lists, path.resolve())
+            return list_source(path, self.split_seed, self.label_files, lambda data: self.open(data, lists))
+        raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
+
+    def _tree_source(self, tree: Tree) -> Source:
+        """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
+        may_be_arrays = len(tree.files) <= MAX_ARRAY_FILES and not self.label_files
+        source = may_be_arrays and (cifar_source(tree, self.split_seed) or idx_source(tree, self.split_seed))
+        return source or folder_source(tree, self.split_seed, self.label_files)
 
 
-def _tree_source(tree: Tree, split_seed: int) -> Source:
-    """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
-    source = len(tree.files) <= MAX_ARRAY_FILES and (cifar_source(tree, split_seed) or idx_source(tree, split_seed))
-    return source or folder_source(tree, split_seed)
+def _given_files(maps: LabelMaps) -> list[LabelFile]:
+    """The label files that the user named, read."""
+    files = []
+    for setting, location in (("labels", maps.labels), ("label_indices", maps.label_indices)):
+        if location is None:
+            continue
+        path = _local_file(str(location), cache_folder() / "labels")
+        name = str(location).partition("?")[0].rpartition("/")[2]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{setting}: {location} cannot be read: {error.strerror}") from error
+        names_images = setting == "labels"
+        file = read_labels(name, content, lambda key, answer=names_images: answer)
+        if setting == "labels" and not file.rows:
+            raise ValueError(f"labels must map images to labels, as in {{'cat1.jpg': 'cat'}}, got {name}")
+        if setting == "label_indices" and file.indices is None:
+            raise ValueError(f"label_indices must map labels to indices, as in {{'cat': 0}}, got {name}")
+        files.append(replace(file, is_given=True))
+    return files
+
+
+def _local_file(location: str, cache: Path) -> Path:
+    """The file at a path, or the cached copy of a file at a URL."""
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return Path(location).expanduser()
+    return download(location, cache) if scheme in SCHEMES else download_remote(location, cache)
 
 
 def _tree_of_url(url: str, cache: Path, track: Track | None) -> Tree:

@@ -14,7 +14,7 @@ from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
 from ..source import SPLITS, Finding, Source, counted
-from ..storage.image_formats import SUFFIXES, is_image_file
+from ..storage.image_formats import SUFFIXES, is_helped, is_image_file, passed_over
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
 
@@ -25,9 +25,15 @@ GENERIC_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "
 def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] = ()) -> Source:
     """The labeled images of a tree, with classes and splits as `labeled_source` assigns them.
 
-    Label files are those in the tree and `labels`.
+    Label files are `labels` and, unless the user named some, those in the tree.
     """
-    image_folders = {name.rpartition("/")[0] for name in tree.files if is_image_file(name)}
+    image_folders: set[str] = set()
+    others: list[str] = []
+    for name in tree.files:
+        if is_image_file(name):
+            image_folders.add(name.rpartition("/")[0])
+        else:
+            others.append(name)
     root = _data_root(image_folders)
     split_folders = {top for folder in image_folders if split_of(top := f"{folder}/"[len(root) :].partition("/")[0])}
     indices, splits, folders = array("q"), bytearray(), array("q")
@@ -51,7 +57,8 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         else:
             outside.append(index)
     if not indices:
-        raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))})")
+        instead = f"; it has {', '.join(filter(None, passed_over(others)))}" if others else ""
+        raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))}){instead}")
     findings = []
     if outside:
         first = tree.files[outside[0]][len(root) :]
@@ -70,8 +77,33 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         used = set(images.folders[in_split].tolist())
         if len(used) == 1 and used != {NONE} and images.folder_names[min(used)].lower() in GENERIC_FOLDERS:
             images.folders[in_split] = NONE
-    in_tree = list(_read_label_files(tree, images, label_files)) if (images.folders == NONE).any() else []
+    if given := [file for file in labels if file.is_given and file.rows]:
+        images.folders[:] = NONE
+    in_tree = list(_read_label_files(tree, images, label_files)) if not given and (images.folders == NONE).any() else []
+    findings += _imageless(tree, root, image_folders, {*others} - {root + file.name for file in in_tree})
     return labeled_source(tree, images, [*labels, *in_tree], findings, split_seed)
+
+
+def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str]) -> Iterator[Finding]:
+    """What has vanished: files that are no images, by kind, and folders of classes or splits that hold none."""
+
+    def folder_of_class(folder: str) -> str:
+        parts = folder.removeprefix(root).split("/")
+        return "/".join(parts[: 2 if split_of(parts[0]) else 1])
+
+    helped, harmless = passed_over(others)
+    suspicious = {*tree.empty_folders, *(name.rpartition("/")[0] for name in others if is_helped(name))}
+    full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in image_folders)}
+    empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
+    texts = [f"passed over {helped}"] if helped else []
+    if empty:
+        texts.append(
+            f"no image in {counted(len(empty), 'folder')}: {', '.join(empty[:10])}{' …' if empty[10:] else ''}"
+        )
+    if texts:
+        yield Finding("warning", "; ".join(texts))
+    if harmless:
+        yield Finding("note", f"passed over {harmless}")
 
 
 def _data_root(folders: set[str]) -> str:

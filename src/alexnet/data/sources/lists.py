@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
@@ -21,8 +21,14 @@ HEADING = "# images of "
 """Begins a list of images of another data set, by their names there; the data set follows."""
 
 
-def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source]) -> Source:
-    """The images in a list, relative to its folder or in the data set that its first line names and `open_data` opens."""
+def list_source(
+    path: Path, split_seed: int, label_files: Sequence[LabelFile], open_data: Callable[[str], Source]
+) -> Source:
+    """The images in a list, relative to its folder, or in the data set that its first line names and `open_data` opens.
+
+    Args:
+        label_files: those that the user named.
+    """
     if path.stat().st_size > MAX_LABEL_FILE_BYTES:
         raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
     content = path.read_bytes()
@@ -39,10 +45,12 @@ def list_source(path: Path, split_seed: int, open_data: Callable[[str], Source])
         except ValueError as error:
             raise ValueError(f"{path} lists images of another data set: {error}") from error
         return _subset(path, listed, source)
+    if any(file.rows for file in label_files):
+        raise ValueError(f"labels must be for images in a folder, an archive or a store; {path} has labels of its own")
     tree = _listed_tree(path, listed)
     count = len(tree.files)
     images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
-    return replace(labeled_source(tree, images, [listed], [], split_seed), layout=f"a list, {path.name}")
+    return replace(labeled_source(tree, images, [listed, *label_files], [], split_seed), layout=f"a list, {path.name}")
 
 
 def write_list(path: Path, source: Source, indices: Iterable[int], data: str) -> None:

@@ -1,12 +1,15 @@
 """Which image files are read, and how they are opened safely."""
 
+import contextlib
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from os import PathLike
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names. It knows more formats, but some of them call other programs or are hardly ever tested."""
 SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO")),
@@ -17,6 +20,29 @@ SUFFIXES = {
     **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "GIF", "AVIF")},
 }
 """Suffixes of image files, and the formats that each stands for."""
+HELP = {
+    suffix: remedy
+    for suffixes, remedy in (
+        (".heic .heif .hif", "to read them, pip install 'alexnet[heic]'"),
+        (".mov .mp4 .m4v .avi .mkv .webm .mpg .wmv .3gp", "videos; save frames as images"),
+        (".cr2 .cr3 .nef .arw .dng .raf .orf .rw2 .pef", "raw photos; save them as JPEG"),
+        (".psd .xcf .svg .eps .ai .jxl .ico .tga .exr .dcm", "save them as PNG"),
+        (".pdf .docx .pptx", "save their pages as images"),
+        (".zip .tar .gz .tgz .bz2 .xz .7z .rar", "archives; unpack them"),
+    )
+    for suffix in suffixes.split()
+}
+"""Suffixes of files that people take for images, and what to do about them."""
+
+with warnings.catch_warnings(action="ignore"):  # an older Pillow warns that it does not know this feature
+    if not features.check("avif"):
+        HELP[".avif"] = "to read them, pip install --upgrade pillow"
+        del SUFFIXES[".avif"]
+with contextlib.suppress(ImportError):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    SUFFIXES |= dict.fromkeys((".heic", ".heif", ".hif"), ("HEIF",))
 
 
 def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
@@ -36,6 +62,24 @@ def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
 def is_image_file(path: str) -> bool:
     """Whether a path has the suffix of an image."""
     return _suffix(path) in SUFFIXES
+
+
+def is_helped(path: str) -> bool:
+    """Whether a path has a suffix of HELP, and so was probably meant to be an image."""
+    return _suffix(path) in HELP
+
+
+def passed_over(paths: Iterable[str]) -> tuple[str, str]:
+    """Files that are no images, counted by kind in words: those that HELP can help with, and the others."""
+    counts = Counter(_suffix(path.rpartition("/")[2]) for path in paths)
+    helped, others = [], []
+    for suffix, count in counts.most_common():
+        files = " ".join(filter(None, (f"{count:,}", suffix[1:].upper(), "file" if count == 1 else "files")))
+        if suffix in HELP:
+            helped.append(f"{files} ({HELP[suffix]})")
+        else:
+            others.append(files)
+    return ", ".join(helped), ", ".join(others)
 
 
 def has_wrong_suffix(path: str, format: str | None) -> bool:

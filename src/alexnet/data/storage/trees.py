@@ -40,14 +40,17 @@ class Tree:
     open: FileOpener
     locate: Callable[[int], Any]
     """Location of the file at an index into `files`."""
+    empty_folders: tuple[str, ...] = ()
+    """Paths of folders that hold nothing, where the storage has such."""
 
 
 def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
     """The files below a local folder, sorted by path; links are followed."""
     sizes, digest = array("q"), hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape"))
+    empty: list[str] = []
 
     def paths() -> Iterator[str]:
-        for path, status in _walk(str(root), skip_folder):
+        for path, status in _walk(str(root), skip_folder, empty):
             sizes.append(status.st_size)
             digest.update(file_state(path, status))
             yield path
@@ -55,7 +58,13 @@ def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
     files = StringTable.from_strings(paths())
     name, fingerprint = root.resolve().name or "root", digest.hexdigest()
     return Tree(
-        name, files, np.array(sizes, np.int64), fingerprint, open_regular_file, lambda index: f"{root}/{files[index]}"
+        name,
+        files,
+        np.array(sizes, np.int64),
+        fingerprint,
+        open_regular_file,
+        lambda index: f"{root}/{files[index]}",
+        tuple(empty),
     )
 
 
@@ -142,8 +151,8 @@ def file_state(path: str, status: os.stat_result) -> bytes:
     return f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
 
 
-def _walk(root: str, skip_folder: SkipFolder | None) -> Iterator[tuple[str, os.stat_result]]:
-    """Path from `root` and status of each regular file, folder by folder in sorted order."""
+def _walk(root: str, skip_folder: SkipFolder | None, empty: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Path from `root` and status of each regular file, folder by folder in sorted order; adds to `empty` folders."""
     levels = [("", _scan(root), [_identity(root)], 0)]
     while levels:
         prefix, entries, parents, links = levels[-1]
@@ -165,7 +174,9 @@ def _walk(root: str, skip_folder: SkipFolder | None) -> Iterator[tuple[str, os.s
             links += entry.is_symlink()
             if links > MAX_NESTED_LINKS:
                 raise ValueError(f"{entry.path}: links in links must be <= {MAX_NESTED_LINKS} deep, got {links}")
-            levels.append((f"{prefix}{entry.name}/", _scan(entry.path), [*parents, identity], links))
+            path, entries = f"{prefix}{entry.name}", list(_scan(entry.path))
+            empty += [] if entries else [path]
+            levels.append((f"{path}/", iter(entries), [*parents, identity], links))
 
 
 def _scan(folder: str) -> Iterator[os.DirEntry]:
