@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
 from ..specs.names import not_one_of
 from . import caffe, huggingface, keras, npy, programs, state_dict
+from .weights_file import classes_path
 
 FORMATS = {
     "onnx": (programs.write_onnx, ".onnx"),
@@ -20,18 +22,21 @@ FORMATS = {
 PROGRAMS = ("onnx", "torch-export")
 """Formats that hold the computation, with or without preprocessing."""
 
+NAMELESS = ("torchvision", "caffe", "npy", "keras")
+"""Formats that cannot hold class names, which stand beside the weights, in `classes_path`."""
+
 
 def export_weights(
     bundle: ModelBundle, path: str | Path, format: str, preprocessing: bool = False, source: str | Path | None = None
 ) -> Path:
-    """Write a network for another framework.
+    """Write a network for another framework, with its class names inside or beside it.
 
     Args:
         path: a file; a folder for caffe and huggingface.
         format: one of FORMATS.
         preprocessing: for onnx and torch-export: whether to include the center crop and normalization. The input is
             then stored images, (N, stored_size, stored_size, 3), uint8, instead of preprocessed ones, (N, channels,
-            side, side), float32.
+            side, side), float32; an ONNX file then also has the output `probabilities`.
         source: file or folder that the network was read from, which is never overwritten.
 
     Raises:
@@ -50,6 +55,10 @@ def export_weights(
             raise ValueError(f"the network was read from {file}; export it under another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write(bundle, path, *([preprocessing] if format in PROGRAMS else []))
+    if format in NAMELESS:
+        weights = path if suffix else path / caffe.FILES[0]
+        with atomic_write(classes_path(weights)) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in bundle.classes), encoding="utf-8")
     return path
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
+from ..data.labels.class_names import readable_class_name
 from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
 from .weights_file import WeightsFile
 
-CONFIG = "config.json"
+CONFIG, CARD = "config.json", "README.md"
 NEEDED = "the Hub needs the package huggingface_hub: pip install 'alexnet[hub]'"
 
 try:
@@ -69,7 +70,7 @@ def download(address: str, **options) -> Path:
 
 
 def write(bundle: ModelBundle, folder: Path) -> None:
-    """Write the bundle, and the facts that other libraries look for as JSON."""
+    """Write the bundle, the facts that other libraries look for as JSON, and a model card if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     bundle.save(folder / FILE)
     config = {
@@ -83,6 +84,40 @@ def write(bundle: ModelBundle, folder: Path) -> None:
     }
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not (folder / CARD).exists():  # it may be written by hand
+        with atomic_write(folder / CARD) as temporary:
+            temporary.write_text(_model_card(bundle), encoding="utf-8")
+
+
+def _model_card(bundle: ModelBundle) -> str:
+    """README.md as the Hub shows it: tags, what the network is, how to load it, its classes."""
+    architecture, inputs = bundle.network.architecture, bundle.preprocessing
+    mean, std = (", ".join(f"{each:.4g}" for each in color) for color in (inputs.mean_color, inputs.std.tolist()))
+    return f"""\
+---
+library_name: alexnet
+pipeline_tag: image-classification
+tags:
+- alexnet
+- image-classification
+---
+
+# AlexNet: {architecture.name}
+
+{architecture.about} For {len(bundle.classes)} classes.
+
+```python
+import alexnet
+
+classifier = alexnet.load("hf://OWNER/REPO")  # or a local copy of this folder
+classifier.predict_n("image.jpg", 3)
+```
+
+Images: shorter side resized to {inputs.stored_size} pixels, central square, crops of {inputs.crop_size} × \
+{inputs.crop_size}; RGB pixels of 0 … 255, minus the mean ({mean}), divided by the standard deviation ({std}).
+
+Classes, in the order of the scores: {", ".join(map(readable_class_name, bundle.classes))}
+"""
 
 
 def with_config(file: WeightsFile, folder: Path) -> WeightsFile:

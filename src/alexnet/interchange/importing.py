@@ -17,10 +17,10 @@ from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe as find_recipe
-from . import caffe, huggingface, keras, npy, state_dict
+from . import caffe, huggingface, keras, npy, programs, state_dict
 from .matching import build_network
 from .public_weights import local_weights
-from .weights_file import WeightsFile
+from .weights_file import WeightsFile, classes_path
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def import_weights(
     Args:
         path: a file; a folder with model.safetensors and perhaps config.json; or what `local_weights` can download.
         variant: which network it is, if the file does not say and the shapes fit several. Widths may differ.
-        classes: class names in the order of the scores, or a file with them (`read_classes`). Default: the file's;
-            else ImageNet's if there are 1,000, else "0", "1", ….
+        classes: class names in the order of the scores, or a file with them (`read_classes`). Default: the file's, or
+            those in NAME.classes.txt beside it; else ImageNet's if there are 1,000, else "0", "1", ….
         mean: subtracted from pixels of 0 to 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: standard deviation, RGB, that pixels are divided by after that.
         input_size: side of the images that the network sees, pixels. Default: the file's, else the variant's.
@@ -72,15 +72,16 @@ def import_weights(
     """
     path = local_weights(path)
     path = path / FILE if path.is_dir() else path
-    if _is_ours(path):
+    if (bundle := _ours(path)) is not None:
         if any(argument is not None for argument in (variant, classes, mean, std, input_size)):
             raise ValueError(f"{path} was saved by alexnet and needs none of variant, classes, mean, std, input_size")
-        bundle = ModelBundle.load(path)
         names = tuple(bundle.network.state_dict())
         return bundle, Report("alexnet", bundle.network.architecture.name, names, "as in the file")
     class_names = () if classes is None else read_classes(classes)
     try:
         file = _read(path)
+        if not (class_names or file.classes) and classes_path(path).exists():
+            class_names = read_classes(classes_path(path))
         class_names = class_names or file.classes or ()
         network, names = build_network(file, variant, len(class_names), input_size, strict)
     except ValueError as error:
@@ -121,13 +122,18 @@ def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether `ModelBundle.load` reads a file, because this package wrote it; also True for a folder without one."""
+def _ours(path: Path) -> ModelBundle | None:
+    """The bundle of a file that this package wrote; None for other files."""
+    if not path.exists():
+        return ModelBundle.load(path)  # which says what must exist
+    with path.open("rb") as file:
+        if file.read(1) == programs.ONNX_START:
+            return programs.read_onnx(path)
     try:
         with safe_open(path, "pt") as file:
-            return "alexnet" in (file.metadata() or {})
+            return ModelBundle.load(path) if "alexnet" in (file.metadata() or {}) else None
     except (SafetensorError, OSError):
-        return not path.exists()
+        return None
 
 
 def _read(path: Path) -> WeightsFile:

@@ -1,17 +1,26 @@
 """A network as a program for other runtimes: an ONNX file, or a file of torch.export.
 
 Both are made from one form of the network, a sequence of its layers in their declared order in which normalizations are
-standard operations, so that neither this package nor its kernels are needed to run the file.
+standard operations, so that neither this package nor its kernels are needed to run the file. Both carry the class names
+and the preprocessing, as JSON. An ONNX file can be read back as the same network.
 """
 
+import base64
+import json
 import logging
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ..files import atomic_write
@@ -20,6 +29,8 @@ from ..model.layers import ResponseNorm, SpatialResponseNorm
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
+ONNX_START = b"\x08"
+"""First byte of an ONNX file, whose first field is its version."""
 FREE_BATCH = {0: torch.export.Dim("N")}
 
 
@@ -27,11 +38,11 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
     """Write a network that maps `images`, (N, channels, side, side), float32, to `scores`, (N, classes).
 
     N is free. Images are in the network's units, as its preprocessing returns them. Inside, the output of each layer
-    has the layer's name: conv1, relu1, pool1 ….
+    has the layer's name: conv1, relu1, pool1 …. The metadata are those of `metadata`.
 
     Args:
         preprocessing: whether to put center crop and normalization before the network, whose `images` then are stored
-            images, (N, stored_size, stored_size, 3), uint8.
+            images, (N, stored_size, stored_size, 3), uint8, and a softmax behind it, with the output `probabilities`.
 
     Raises:
         ImportError: the package onnxscript is not installed.
@@ -41,6 +52,10 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
     except ImportError:
         raise ImportError("writing ONNX files needs the package onnxscript: pip install 'alexnet[export]'") from None
     layers, example = _export_form(bundle, preprocessing)
+    outputs = ["scores"]
+    if preprocessing:
+        layers["probabilities"] = nn.Softmax(1)
+        outputs.append("probabilities")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision, which is not needed, is not installed
@@ -51,7 +66,7 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
                 _AllActivations(layers).eval(),
                 (example,),
                 input_names=["images"],
-                output_names=[*list(layers)[:-1], "scores"],
+                output_names=[*list(layers)[: -len(outputs)], *outputs],
                 dynamic_shapes=(FREE_BATCH,),
                 opset_version=OPSET,
                 dynamo=True,
@@ -60,9 +75,12 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
     finally:
         logger.setLevel(level)
     model = program.model
-    model.graph.outputs[:-1] = []  # the other activations were outputs so that each would have its layer's name
+    model.graph.outputs[
+        : -len(outputs)
+    ] = []  # the other activations were outputs so that each would have its layer's name
     ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
     model.ir_version, model.graph.name = IR_VERSION, bundle.network.architecture.name
+    model.metadata_props.update(metadata(bundle, preprocessing), alexnet=_facts(bundle, model.graph.initializers))
     with atomic_write(path) as temporary:
         program.save(temporary)
 
@@ -73,7 +91,67 @@ def write_program(bundle: ModelBundle, path: Path, preprocessing: bool = False) 
     with torch.no_grad():
         program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(FREE_BATCH,))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file)
+        extra_files = {f"{name}.json": text for name, text in metadata(bundle, preprocessing).items()}
+        torch.export.save(program, file, extra_files=extra_files)
+
+
+def read_onnx(path: Path) -> ModelBundle:
+    """Read back the network of a file that `write_onnx` wrote.
+
+    Raises:
+        ValueError: the file is damaged, or was written by another program.
+        ImportError: the package onnx is not installed.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise ImportError("reading ONNX files needs the package onnx: pip install 'alexnet[export]'") from None
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"{path} is a damaged ONNX file: {error}") from error
+    facts = next((each.value for each in model.metadata_props if each.key == "alexnet"), None)
+    if facts is None:
+        raise ValueError(f"{path} is an ONNX file that alexnet did not write; import the file that it was made from")
+    constants = {each.name: each for each in model.graph.initializer}
+    try:
+        facts = json.loads(facts)
+        tensors = load_tensors(base64.b64decode(facts["tensors"]))
+        for name in facts["constants"]:
+            array = np.frombuffer(constants[name].raw_data, "<f4").reshape(constants[name].dims)
+            tensors[name] = torch.from_numpy(array.copy())
+        return ModelBundle.of(facts, tensors)
+    except (KeyError, TypeError, ValueError, SafetensorError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read back: {error!r}") from error
+
+
+def metadata(bundle: ModelBundle, preprocessing: bool) -> dict[str, str]:
+    """What a file says about its network, for people and programs: variant and version, and as JSON `classes` and
+    `preprocessing`: shorter side resized to `stored_size`, central square, center crop, (pixels − `mean`) / `std`."""
+    inputs = bundle.preprocessing
+    steps = {
+        "included": preprocessing,
+        "stored_size": inputs.stored_size,
+        "crop_size": inputs.crop_size,
+        "colors": "RGB, 0 to 255",
+        "mean": inputs.mean_color,
+        "std": inputs.std.tolist(),
+    }
+    facts = {"classes": json.dumps(bundle.classes, ensure_ascii=False), "preprocessing": json.dumps(steps)}
+    return facts | {
+        "variant": bundle.network.architecture.name,
+        "alexnet_version": import_module("alexnet").__version__,
+    }
+
+
+def _facts(bundle: ModelBundle, constants: Mapping) -> str:
+    """What `read_onnx` needs besides the constants of the graph, where the exporter omits zeros and repetitions."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in bundle.tensors().items()}
+    values = {name: tensors[name].numpy() for name in bundle.network.state_dict() if name in constants}
+    held = [name for name, value in values.items() if np.array_equal(constants[name].const_value.numpy(), value)]
+    others = save_tensors({name: tensor for name, tensor in tensors.items() if name not in held})
+    return json.dumps(bundle.facts() | {"constants": held, "tensors": base64.b64encode(others).decode()})
 
 
 def _export_form(bundle: ModelBundle, preprocessing: bool) -> tuple[OrderedDict[str, nn.Module], Tensor]:

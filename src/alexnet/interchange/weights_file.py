@@ -7,6 +7,7 @@ channels), fully connected (inputs, units), and the first reads (row, column, ch
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,6 +44,11 @@ class WeightsFile:
     std: Tensor | None = None
     """Standard deviation of the colors, RGB, 0 to 255, (3,)."""
     classes: tuple[str, ...] | None = None
+
+
+def classes_path(weights: Path) -> Path:
+    """The class names beside a file that cannot hold them: net.classes.txt of net.pth and of net.weights.h5."""
+    return weights.with_name(f"{weights.stem.removesuffix('.weights')}.classes.txt")
 
 
 def named_tensors(layers: Layers) -> dict[str, Tensor]:

@@ -75,8 +75,7 @@ class ModelBundle:
             extra: further tensors, under names with a dot that no parameter has (`velocity.conv1.weight`).
             notes: further facts, as JSON, under the header's "notes".
         """
-        tensors = {"preprocessing.mean": self.preprocessing.mean, "preprocessing.std": self.preprocessing.std}
-        tensors = self.network.state_dict() | tensors | dict(extra or {})
+        tensors = self.tensors() | dict(extra or {})
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         header = {"alexnet": json.dumps(self.facts()), "notes": json.dumps(notes or {})}
         header["sums"] = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
@@ -107,6 +106,11 @@ class ModelBundle:
             "aligned": preprocessing.mean_follows_crop,
             "flip": preprocessing.flip,
         }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights and the preprocessing, by name."""
+        inputs = self.preprocessing
+        return {**self.network.state_dict(), "preprocessing.mean": inputs.mean, "preprocessing.std": inputs.std}
 
     @classmethod
     def of(cls, facts: Mapping, tensors: Mapping[str, Tensor]) -> ModelBundle:

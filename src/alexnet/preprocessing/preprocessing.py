@@ -74,6 +74,11 @@ class Preprocessing:
         return replace(self, stored_size=stored_size, crop_size=crop_size, mean=mean, flip=flip)
 
     @property
+    def mean_color(self) -> list[float]:
+        """Red, green and blue that are subtracted, on average over a mean image."""
+        return self.mean.mean((0, 1)).tolist()
+
+    @property
     def margin(self) -> int:
         """Largest offset of a crop."""
         return self.stored_size - self.crop_size
