@@ -84,7 +84,7 @@ def write(bundle: ModelBundle, folder: Path) -> None:
     }
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not (folder / CARD).exists():  # it may be written by hand
+    if not (folder / CARD).exists():  # one that people wrote stays
         with atomic_write(folder / CARD) as temporary:
             temporary.write_text(_model_card(bundle), encoding="utf-8")
 
