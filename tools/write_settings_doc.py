@@ -61,8 +61,9 @@ def page() -> str:
 def overrides_module() -> str:
     """The contents of specs/overrides.py: the fields of TrainSettings with their types, as they are declared."""
     module = ast.parse(inspect.getsource(declaration))
-    (body,) = (node.body for node in module.body if getattr(node, "name", "") == "TrainSettings")
-    declared = [node for node in body if isinstance(node, ast.AnnAssign)]
+    classes = {node.name: node.body for node in module.body if isinstance(node, ast.ClassDef)}
+    lines_of = (classes.get(parent.__name__, ()) for parent in reversed(TrainSettings.__mro__))
+    declared = [node for lines in lines_of for node in lines if isinstance(node, ast.AnnAssign)]
     used = {name.id for node in declared for name in ast.walk(node.annotation) if isinstance(name, ast.Name)}
     imports = [node for node in module.body if isinstance(node, ast.ImportFrom)]
     origins = {alias.name: "." * node.level + node.module for node in imports for alias in node.names}

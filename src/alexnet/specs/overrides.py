@@ -10,6 +10,8 @@ from .settings import MicroBatch
 
 
 class Overrides(TypedDict, total=False):
+    labels: str | Path | None
+    label_indices: str | Path | None
     variant: str | Architecture | None
     recipe: str | Path | Recipe | Mapping[str, Any] | None
     pretrained: str | Path | None
