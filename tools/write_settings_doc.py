@@ -85,7 +85,8 @@ def settings_table(settings: type) -> str:
     for name, text in help_of(settings).items():
         default = default_of(settings, name)
         shown = f" Default: {default}." if default and "default:" not in text else ""
-        rows.append((f"`{name}`", f"`--{name.replace('_', '-')}`", text + shown))
+        flag = f"`--{name.replace('_', '-')}`" if name != "augment" else "Python only"
+        rows.append((f"`{name}`", flag, text + shown))
     return table(rows)
 
 

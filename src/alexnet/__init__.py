@@ -32,6 +32,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "Classifier": "classifier",
     "evaluate_together": "classifier",
+    "find_lr": "classifier",
     "load": "classifier",
     "Prediction": "evaluation.prediction",
     "create": "session",

@@ -43,6 +43,7 @@ from .specs.overrides import Overrides
 from .specs.settings import LabelMaps, TrainSettings
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
+from .training.range_test import RangeTest
 
 
 class Classifier(huggingface.HubMixin):
@@ -361,3 +362,31 @@ def evaluate_together(
         if weights == "search":
             validation.append(classifier.evaluate(data, "val", verbose=verbose))
     return evaluate_average(evaluations, validation or None)
+
+
+def find_lr(
+    data: str | Path,
+    settings: TrainSettings | None = None,
+    *,
+    steps: int = 100,
+    verbose: bool = True,
+    **overrides: Any,
+) -> RangeTest:
+    """A learning-rate range test: train while the learning rate grows, from 1/1000 to 100 times that of the recipe.
+
+        test = alexnet.find_lr("photos", variant="small")
+        test.suggestion  # a tenth of the learning rate at which the smoothed loss is lowest
+        test.plot("find-lr.png")
+
+    Nothing is kept of the training. The test ends early when the smoothed loss is four times as high as at best.
+
+    Args:
+        data, settings, overrides: as for `Classifier.fit`.
+        steps: how many to take.
+
+    Raises:
+        ValueError: a setting or the data set does not fit, or steps is below 10.
+    """
+    notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
+    settings = TrainSettings.of(settings, overrides)
+    return session.find_lr(data, settings, steps, notify, progress_bar if verbose else None)

@@ -39,6 +39,7 @@ from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
+from .training.range_test import RangeTest, range_test
 from .training.transfer import Pretrained, Transfer
 
 
@@ -101,6 +102,11 @@ def fit(
             run = Run.interrupted(_folder(settings), location, variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
+        if isinstance(settings.augment, str):
+            raise ValueError(
+                f"augment must be the function {settings.augment}, with which this run was trained: only its name is "
+                "stored, so give it again, in Python"
+            )
         source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
         pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
         plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
@@ -112,10 +118,29 @@ def fit(
             run = Run.create(_folder(settings), plan.name)
             stack.enter_context(run.lock())
         chosen = resolved.seed, resolved.device, resolved.precision, resolved.micro_batch
-        session = _Session(Training(plan, *chosen), run, record, settings, notify)
+        session = _Session(Training(plan, *chosen, settings.augment), run, record, settings, notify)
         yield Start(plan, resolved, session.training.bundle, run)
         yield from session.train()
         yield session.finish()
+
+
+def find_lr(
+    data: str | Path, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None
+) -> RangeTest:
+    """A learning-rate range test; nothing is written.
+
+    Raises:
+        ValueError: as for `fit`; or steps is too small.
+    """
+    if steps < 10:
+        raise ValueError(f"steps must be >= 10, got {steps}")
+    data = hold(data, track and track("reading"))
+    source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
+    pretrained = _pretrained(settings.pretrained, None, track and track("downloading"))
+    plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
+    chosen = _resolve(settings, plan, location_of(data))
+    training = Training(plan, chosen.seed, chosen.device, chosen.precision, chosen.micro_batch, settings.augment)
+    return range_test(training, steps, track and track("range test"))
 
 
 class _Session:
@@ -334,9 +359,11 @@ def _settings_of(run: Run, settings: TrainSettings) -> TrainSettings:
 
 def _resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSettings:
     device = pick_device(settings.device)
+    augment = settings.augment if hasattr(settings.augment, "__qualname__") else type(settings.augment)
     source = plan.transfer and plan.transfer.source
     return ResolvedSettings(
         data=location,
+        augment=f"{augment.__module__}.{augment.__qualname__}" if settings.augment else None,
         images=plan.packed.checksum,
         jpeg=settings.jpeg,
         labels=settings.labels and location_of(settings.labels),

@@ -16,6 +16,7 @@ from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .find_lr import find_lr
 from .flags import FLAG_TYPES, as_command, with_todays_flags
 from .import_weights import import_weights
 from .pack import pack
@@ -27,6 +28,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "describe": describe,
+    "find-lr": find_lr,
     "check": check,
     "pack": pack,
     "doctor": doctor,

@@ -28,6 +28,8 @@ METAVARS |= {"recipe": "NAME|FILE", "config": "FILE", "lr_scale": "LAYER=FACTOR 
 METAVARS |= dict.fromkeys(("labels", "label_indices"), "FILE|URL")
 METAVARS |= {"milestones": "EPOCH ...", "class_weights": "balanced|CLASS=FACTOR ..."}
 """What stands for the value of a flag or argument in the help, where its type says too little."""
+WITHOUT = {"find_lr": "epochs lr schedule milestones gamma patience output resume allow_changes checkpoint_minutes"}
+"""By command: the fields of its settings that are no flags of it; those that hold functions are flags of none."""
 FLAG_TYPES = ConstructorRegistry()
 
 
@@ -45,7 +47,7 @@ def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
     function.__annotations__ = {
-        name: Annotated[_flags_of(hint, arguments), tyro.conf.arg(name="")]
+        name: Annotated[_flags_of(hint, arguments, WITHOUT.get(function.__name__, "")), tyro.conf.arg(name="")]
         if dataclasses.is_dataclass(hint)
         else _flag(name, hint)
         for name, hint in hints.items()
@@ -74,13 +76,19 @@ def with_todays_flags(arguments: Sequence[str]) -> list[str]:
     return todays
 
 
-def _flags_of(settings: type, arguments: Sequence[str]) -> type:
+def _flags_of(settings: type, arguments: Sequence[str], without: str) -> type:
     """A subclass whose fields are annotated for tyro, and which knows the flags that were `typed`."""
     hints, helps = get_type_hints(settings), help_of(settings)
+    hints = {
+        name: Annotated[hint, tyro.conf.Fixed, tyro.conf.Suppress]
+        if name in without.split() or Callable in map(get_origin, get_args(hint))
+        else _flag(name, _typed(hint), helps[name])
+        for name, hint in hints.items()
+    }
     fields = [
         (
             field.name,
-            _flag(field.name, _typed(hints[field.name]), helps[field.name]),
+            hints[field.name],
             dataclasses.field(default=field.default),
         )
         for field in dataclasses.fields(settings)

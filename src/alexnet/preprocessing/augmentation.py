@@ -3,6 +3,7 @@
 Random crops, horizontal flips and color shift (section 4.1), mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,23 @@ def training_views(
     offsets = torch.from_numpy((drawn[:, :2] * (preprocessing.margin + 1)).astype(np.int64)).to(device)
     crops = Crops(offsets[:, 0], offsets[:, 1], flipped)
     return preprocessing.normalized_crops(batch.images, crops, shifts, divisor, dtype)
+
+
+def augmented(images: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+    """Stored images, (N, side, side, 3), uint8, after a user's own augmentation.
+
+    Args:
+        augment: takes and returns (N, 3, side, side), uint8.
+
+    Raises:
+        ValueError: it returns something else.
+    """
+    before = images.permute(0, 3, 1, 2)
+    after = augment(before)
+    kinds = [(tuple(each.shape), each.dtype) if isinstance(each, Tensor) else type(each) for each in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"augment must return a tensor of {kinds[0][0]}, torch.uint8, got {kinds[1]}")
+    return after.permute(0, 2, 3, 1).contiguous()
 
 
 def random_windows(drawn: np.ndarray, crop_scale: tuple[float, float], crop_ratio: float) -> np.ndarray:

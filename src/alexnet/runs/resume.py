@@ -12,7 +12,7 @@ from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
 from .run import Run, record_of
 
-MATHEMATICS = ("architecture", "recipe", "seed", "precision")
+MATHEMATICS = ("architecture", "recipe", "seed", "precision", "augment")
 """Settings that a resumed run shares with the one that was interrupted, besides the images."""
 ROUNDING = ("device", "threads", "micro_batch", "versions")
 """Settings that may change; sums are then rounded differently."""

@@ -8,7 +8,7 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
@@ -99,6 +99,10 @@ class TrainSettings(LabelMaps):
     """Seed of the initial weights, order, crops and dropout (default: 0)."""
     split_seed: int | None = None
     """Seed of the train/val/test split of a data set that has none (default: 0)."""
+    augment: Callable[[Any], Any] | str | None = None
+    """Your own augmentation, a function in Python: takes the stored images of a batch, a tensor (N, 3, side, side) of
+    uint8 on the device, and returns such a tensor, before crops, flips and color shift. Only its name is stored, so
+    that it must be given again to resume."""
     config: str | Path | None = None
     """A .json or .toml file of settings by these names, or the run.json of a run, to repeat it; what is given beside it
     overrides it."""
@@ -163,7 +167,7 @@ class TrainSettings(LabelMaps):
     def of_run(cls, record: Mapping[str, Any]) -> Self:
         """The settings that repeat a run, by what its run.json says."""
         names = ("labels", "label_indices", "seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
-        same = {name: record[name] for name in names if name in record}
+        same = {name: record[name] for name in (*names, "augment") if name in record}
         return cls(variant=from_json(record["architecture"]), recipe=from_json(record["recipe"]), **same)
 
     def applied_to(self, recipe: Recipe) -> Recipe:
@@ -213,6 +217,8 @@ class ResolvedSettings:
     """What a training really does: nothing is left open. The first part of run.json."""
 
     data: str
+    augment: str | None
+    """Name of the user's own augmentation."""
     images: int
     """Checksum of names, classes, labels, splits and pixels."""
     jpeg: int | None

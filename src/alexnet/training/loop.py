@@ -3,9 +3,9 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.augmentation import draw_mix, training_views
+from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .ema import WeightEMA
@@ -31,6 +31,7 @@ class Training:
     Args:
         seed: seed of the initial weights, order, crops and dropout.
         micro_batch: images per forward and backward pass; the whole batch if None, as many as fit in memory if "auto".
+        augment: a user's own augmentation of stored images, before all others.
 
     Raises:
         ValueError: a network with batch norm cannot be trained in micro-batches.
@@ -43,7 +44,9 @@ class Training:
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
         micro_batch: MicroBatch = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
     ):
+        self.augment = augment
         self.plan, self.seed, self.device, self.precision = plan, seed, torch.device(device), precision
         self.network = AlexNet(plan.architecture, len(plan.packed.classes), seed=seed)
         for layer, factor in plan.recipe.lr_scale.items():
@@ -62,6 +65,24 @@ class Training:
         """Those of a batch of the current epoch, from 0."""
         fraction_done = (self.progress.epoch + batch / self.batches_per_epoch) / self.plan.recipe.epochs
         return self.plan.recipe.learning_rates(fraction_done, self.progress.val_errors)
+
+    def take_step(self, batch: Batch, lrs: LearningRates) -> tuple[float, int, Tensor]:
+        """Augment a batch, at the position of `progress`, and update the weights once.
+
+        Returns:
+            The mean loss, nats; how many images were classified correctly; what the network saw, (N, channels, side,
+            side).
+        """
+        recipe, epoch, seed = self.plan.recipe, self.progress.epoch, self.seed
+        self.optimizer.set_learning_rates(lrs)
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(step_seed(seed, epoch, self.progress.batch))  # for dropout
+            if self.augment:
+                batch = replace(batch, images=augmented(batch.images, self.augment))
+            draws = seed, epoch, lrs.color_shift, torch_dtype(self.precision)
+            views = training_views(batch, recipe, self.bundle.preprocessing, self.plan.statistics, *draws)
+            mix = draw_mix(batch, self.plan.architecture.input_size, recipe, seed, epoch)
+            return *self.stepper.step(views, batch, mix), views
 
 
 @dataclass(frozen=True)
@@ -113,8 +134,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         OutOfMemory: a step does not fit into memory, and may not be split.
     """
     plan, recipe, seed = training.plan, training.plan.recipe, training.seed
-    train_indices, crop_size = plan.packed.indices("train"), plan.architecture.input_size
-    dtype, gpus = torch_dtype(training.precision), [training.device] if training.device.type == "cuda" else []
+    train_indices = plan.packed.indices("train")
     while training.progress.epoch < recipe.epochs and not training.progress.is_stalled(recipe.patience):
         progress, started, total_waited_s = training.progress, time.perf_counter(), 0.0
         seen_before = progress.seen  # by an interrupted run
@@ -125,13 +145,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
             for batch, waited_s in _timed(reader):
                 total_waited_s += waited_s
                 lrs = training.learning_rates(progress.batch)
-                training.optimizer.set_learning_rates(lrs)
-                with torch.random.fork_rng(gpus):
-                    torch.manual_seed(step_seed(seed, progress.epoch, progress.batch))  # for dropout
-                    draws = seed, progress.epoch, lrs.color_shift, dtype
-                    views = training_views(batch, recipe, training.bundle.preprocessing, plan.statistics, *draws)
-                    mix = draw_mix(batch, crop_size, recipe, seed, progress.epoch)
-                    loss, correct = training.stepper.step(views, batch, mix)
+                loss, correct, views = training.take_step(batch, lrs)
                 training.ema.update(progress.epoch * training.batches_per_epoch + progress.batch + 1)
                 progress.count(loss, correct, len(batch.labels))
                 progress.micro_batch_size = training.stepper.micro_batch_size

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ..specs.settings import TrainSettings
+from .flags import given
+
+
+def find_lr(
+    data: Positional[str], /, settings: TrainSettings, steps: int = 100, plot: Path = Path("find-lr.png")
+) -> None:
+    """Find a learning rate: train for a few steps while it grows, plot the loss, and suggest one. Leaves no run behind.
+
+    Args:
+        data: As for `alexnet train`.
+        steps: Steps to take; the test ends earlier when the loss grows to four times its lowest.
+        plot: File for the picture: .png, .svg, .pdf ...
+    """
+    from .. import find_lr
+    from ..console import console
+
+    settings = TrainSettings.of(None, given(settings)) if settings.config else settings
+    test = find_lr(data, settings, steps=steps)
+    test.plot(plot)
+    console.print(f"\n{test}\nplot: {plot}", soft_wrap=True)
+    if test.suggestion is not None:
+        console.print(f"next: alexnet train {data} --lr {test.suggestion:.2g}, with the same flags", soft_wrap=True)
