@@ -44,8 +44,8 @@ Flags of `alexnet evaluate` and `alexnet predict`; keywords of `alexnet.load`.
 
 ## Recipes
 
-Fields of `alexnet.specs.recipe.Recipe`. `alexnet describe --recipe NAME` prints those of a recipe. Python can replace
-some of them; [training.md](training.md#for-accuracy-rather-than-history) has an example.
+Fields of `alexnet.specs.recipe.Recipe`. `alexnet describe --recipe NAME` prints those of a recipe. `--set FIELD=VALUE`
+replaces them; [training.md](training.md#changing-a-recipe) has examples.
 
 {recipe}
 """

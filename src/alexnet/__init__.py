@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
     from .classifier import Classifier as Classifier
     from .classifier import evaluate_together as evaluate_together
+    from .classifier import find_lr as find_lr
     from .classifier import load as load
     from .evaluation.prediction import Prediction as Prediction
     from .interchange.exporting import export_weights as export_weights

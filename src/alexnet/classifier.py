@@ -370,7 +370,7 @@ def find_lr(
     *,
     steps: int = 100,
     verbose: bool = True,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> RangeTest:
     """A learning-rate range test: train while the learning rate grows, from 1/1000 to 100 times that of the recipe.
 

@@ -16,7 +16,7 @@ def find_lr(
         steps: Steps to take; the test ends earlier when the loss grows to four times its lowest.
         plot: File for the picture: .png, .svg, .pdf ...
     """
-    from .. import find_lr
+    from ..classifier import find_lr
     from ..console import console
 
     settings = TrainSettings.of(None, given(settings)) if settings.config else settings

@@ -1,6 +1,6 @@
 """The keywords of `Classifier.fit`, for type checkers; written by `python tools/write_settings_doc.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -35,6 +35,7 @@ class Overrides(TypedDict, total=False):
     crop_size: int | None
     seed: int | None
     split_seed: int | None
+    augment: Callable[[Any], Any] | str | None
     config: str | Path | None
     output: str | Path | None
     resume: bool

@@ -218,7 +218,7 @@ class ResolvedSettings:
 
     data: str
     augment: str | None
-    """Name of the user's own augmentation."""
+    """Name of the `augment` function."""
     images: int
     """Checksum of names, classes, labels, splits and pixels."""
     jpeg: int | None
