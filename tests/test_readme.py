@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "alexnet"
 README, SETTINGS = ROOT / "README.md", ROOT / "docs" / "settings.md"
 PAGES = [README, *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "RESULTS.md", ROOT / "CHANGELOG.md"]
-COMMAND = re.compile(r"(?:^ {4}|`|&& |\| )alexnet ([\w-]+)([^`|#\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^ {4}|`|&& |\| )alexnet (\w[\w-]*)([^`|#\n]*)", re.MULTILINE)
 FLAG = re.compile(r"--[a-z][a-z0-9-]*")
 pytestmark = pytest.mark.skipif(not README.exists(), reason="needs the checkout")
 

@@ -365,7 +365,7 @@ def evaluate_together(
 
 
 def find_lr(
-    data: str | Path,
+    data: Data,
     settings: TrainSettings | None = None,
     *,
     steps: int = 100,

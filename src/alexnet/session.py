@@ -125,7 +125,7 @@ def fit(
 
 
 def find_lr(
-    data: str | Path, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None
+    data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None
 ) -> RangeTest:
     """A learning-rate range test; nothing is written.
 
