@@ -111,6 +111,9 @@ def test_an_image_that_cannot_be_read_loses_no_other(classifier, photos):
     np.testing.assert_allclose(predictions[4].probabilities, classifier.predict(images[4]), rtol=1e-5)
     with pytest.raises(ValueError, match=r"gone\.png does not exist"):
         predictions[3].top(1)
+    assert repr(predictions[3]) == f"Prediction('{photos}/gone.png': {photos}/gone.png does not exist)"
+    shares = ", ".join(f"{name} {probability:.1%}" for name, probability in classifier.predict_n(images[0]))
+    assert repr(predictions[0]) == f"Prediction('{photos}/red.png': {shares})"
     with pytest.raises(ValueError, match="image 1: the bytes cannot be read"):
         classifier.predict(images)
 

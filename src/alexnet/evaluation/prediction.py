@@ -15,7 +15,7 @@ from ..preprocessing.images import ImageLike, stored_image
 from .evaluation import BATCH_SIZE, probabilities
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What a network says of an image."""
 
@@ -39,6 +39,10 @@ class Prediction:
             raise self.error or ValueError(f"{self.image} has no probabilities")
         best = np.argsort(-self.probabilities, kind="stable")[:n]
         return [(self.classes[label], float(self.probabilities[label])) for label in best]
+
+    def __repr__(self) -> str:
+        result = self.error or ", ".join(f"{name} {probability:.1%}" for name, probability in self.top(3))
+        return f"Prediction({self.image!r}: {result})"
 
 
 def predict_each(
