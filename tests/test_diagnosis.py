@@ -137,7 +137,7 @@ def test_a_run_that_is_too_short(tmp_path, capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     (symptom,) = (number for number, line in enumerate(lines) if line.startswith("It "))
-    assert lines[symptom - 1].startswith("epoch 3/3") and "Likely cause: 12 steps are few" in lines[symptom + 1]
+    assert lines[symptom - 1].startswith("      3/3 ") and "Likely cause: 12 steps are few" in lines[symptom + 1]
     with pytest.raises(SystemExit):
         main(["doctor", str(tmp_path / "run")])
     flags = "(--epochs 125 takes about 500 steps), smaller batches (--batch-size), or a network that has learned from"

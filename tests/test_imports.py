@@ -10,9 +10,9 @@ import alexnet
 
 ORDER = [
     "__version__",
-    *("compat", "specs", "files", "restricted_pickle", "device", "counter_rng", "kernels", "normalization", "data"),
-    *("preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs", "diagnosis", "analysis"),
-    *("session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
+    *("compat", "specs", "files", "notebook", "restricted_pickle", "device", "counter_rng", "kernels"),
+    *("normalization", "data", "preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs"),
+    *("diagnosis", "analysis", "session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
 ]
 INSIDE = {
     "model": ["layers", "network", "quantization", "bundle"],

@@ -13,7 +13,6 @@ import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
@@ -22,7 +21,8 @@ import torch
 
 from . import session
 from .compat import renamed
-from .console import TrainingBar, console, print_facts, progress_bar
+from .console import TrainingBar, print_facts, print_text, progress_bar
+from .data.labels.class_names import readable_class_name
 from .data.pack.reading import Pack
 from .data.source import Data
 from .data.sources.detection import hold
@@ -35,6 +35,7 @@ from .model.bundle import FILE as MODEL_FILE
 from .model.bundle import ModelBundle
 from .model.network import AlexNet
 from .model.quantization import FcPrecision
+from .notebook import html_table
 from .preprocessing.images import ImageLike, each_image, holds_many
 from .runs.history import History
 from .runs.run import Run, is_run
@@ -72,6 +73,20 @@ class Classifier(huggingface.HubMixin):
         self.report: Path | None = None
         """The report of that training, an HTML file."""
         self._fitted: tuple[str, Pack] | None = None  # what this object was trained on
+
+    def __repr__(self) -> str:
+        return f"Classifier({', '.join(self._facts().values())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(list(self._facts().items()))
+
+    def _facts(self) -> dict[str, str]:
+        if self.bundle is None:
+            return {"network": getattr(self._architecture, "name", "any network"), "classes": "not trained yet"}
+        classes = self.bundle.classes
+        named = ", ".join(map(readable_class_name, classes[:5])) + (" …" if len(classes) > 5 else "")
+        facts = {"network": self.bundle.network.architecture.name, "classes": f"{len(classes)} classes: {named}"}
+        return facts | ({"run": str(self.run)} if self.run else {}) | {"device": str(self.device)}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -158,7 +173,7 @@ class Classifier(huggingface.HubMixin):
         settings = TrainSettings.of(settings, overrides)
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
-        notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
+        notify = print_text if verbose else lambda text: None
         track = progress_bar if verbose else None
         with contextlib.closing(session.fit(data, replace(settings, **defaults), notify, track)) as events:
             for event in events:

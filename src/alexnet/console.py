@@ -1,6 +1,9 @@
 """Progress bars and tables in the terminal, by rich."""
 
+import textwrap
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -8,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(highlight=False, markup=False, emoji=False)  # file and class names are printed verbatim
-if not console.is_terminal:
-    console.width = 120  # a file or a pipe has no width of its own
+if not (console.is_terminal or console.is_jupyter):
+    console.width = 80  # a file or a pipe has no width of its own
 
 
 def progress_bar(title: str):
@@ -23,9 +26,13 @@ def progress_bar(title: str):
             task = progress.add_task(title, total=total)
             for item in items:
                 yield item
-                progress.advance(task, item if isinstance(item, int) else len(item.labels))
+                progress.update(task, advance=item if isinstance(item, int) else len(item.labels))
 
     return show
+
+
+EPOCH = "{:>9} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}"
+"""Columns of the line that an epoch prints."""
 
 
 class TrainingBar:
@@ -33,6 +40,7 @@ class TrainingBar:
 
     def __init__(self, epochs: int, images: int, shown: bool = True):
         self.epochs, self.images, self.shown, self.waited_s = epochs, images, shown, 0.0
+        self.has_header = False
         self.progress = _progress(TextColumn("{task.fields[status]}"), shown)
         self.progress.add_task("epoch 1", total=epochs * images, status="")
         (self.task,) = self.progress.tasks
@@ -49,38 +57,84 @@ class TrainingBar:
         )
 
     def epoch(self, row: dict) -> None:
-        """Print a row of history."""
+        """Print a row of history, the first one below the names of the columns."""
         if not self.shown:
             return
-        validation = ""
+        if not self.has_header:
+            self.has_header = True
+            console.print(EPOCH.format("epoch", "lr", "loss", "error", "val loss", "val error", "images/s", "left"))
+        validation = ("", "")
         if "val_error" in row:
-            validation = f"  validation: loss {row['val_loss']:.3f}, top-1 error {row['val_error']:6.1%}"
-        width = len(str(self.epochs))
-        console.print(
-            f"epoch {row['epoch']:>{width}}/{self.epochs}  lr {row['lr']:.2g}  loss {row['train_loss']:.3f}, "
-            f"error {row['train_error']:6.1%}{validation}  {row['images_per_s']:,.0f} images/s",
-            soft_wrap=True,
-        )
+            validation = f"{row['val_loss']:.3f}", f"{row['val_error']:.1%}"
+        left_s = row["elapsed_s"] * (self.epochs - row["epoch"])
+        train = f"{row['lr']:.2g}", f"{row['train_loss']:.3f}", f"{row['train_error']:.1%}"
+        speed = f"{row['images_per_s']:,.0f}", str(timedelta(seconds=round(left_s)))
+        console.print(EPOCH.format(f"{row['epoch']}/{self.epochs}", *train, *validation, *speed))
+
+
+def print_text(text: str, style: str | None = None) -> None:
+    """Print text, wrapped between words with a hanging indent; a long word, such as a path, stays whole."""
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        options = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+        wrapped = textwrap.wrap(line, console.width, **options)
+        console.print("\n".join(wrapped), style=style, soft_wrap=True)
 
 
 def print_facts(facts: dict[str, str]) -> None:
     """Print names and values in two columns."""
-    grid = Table.grid(padding=(0, 2))
+    width = max(map(len, facts)) + 2
+    options = {"subsequent_indent": " " * width, "break_long_words": False, "break_on_hyphens": False}
     for name, value in facts.items():
-        grid.add_row(Text(name, "bold"), Text(value))
-    console.print(grid)
+        lines = textwrap.wrap(f"{name:<{width}}{value}", console.width, **options)
+        text = Text("\n".join(lines))
+        text.stylize("bold", 0, len(name))
+        console.print(text, soft_wrap=True)
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str], right: Sequence[int] = ()) -> None:
-    """Print a table; `right` are the indices of right-aligned columns."""
+    """Print a table; `right` are the indices of right-aligned columns, whose names have a line per word."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, name in enumerate(header):
-        table.add_column(name, justify="right" if column in right else "left", no_wrap=column in right)
+        justify, shown = ("right", name.replace(" ", "\n")) if column in right else ("left", name)
+        table.add_column(shown, justify=justify, no_wrap=column in right)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
 
 
+class _NotebookProgress(Progress):
+    """A bar of HTML in the output of a notebook's cell: rich's own needs ipywidgets."""
+
+    output = html = None
+    shown_at = 0.0
+
+    def start(self) -> None:
+        from IPython.display import HTML, display
+
+        self.html, self.output = HTML, display(HTML(""), display_id=True)
+
+    def stop(self) -> None:
+        self.output.update(self.html(""))
+
+    def refresh(self) -> None:
+        if self.output is None:  # not started
+            return
+        (task,) = self.tasks
+        status = task.fields.get("status") or f"{task.completed:,.0f}/{task.total:,.0f}"
+        left = "" if task.time_remaining is None else f"{timedelta(seconds=round(task.time_remaining))} left"
+        bar = f"<progress value='{task.completed}' max='{task.total}'></progress>"
+        self.output.update(self.html(f"{task.description} {bar} {status} {left}"))
+
+    def update(self, *task, **changes) -> None:
+        super().update(*task, **changes)
+        if (now := time.monotonic()) > self.shown_at + 0.2:
+            self.shown_at = now
+            self.refresh()
+
+
 def _progress(status: ProgressColumn, shown: bool = True) -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), status, TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+    kind = _NotebookProgress if shown and console.is_jupyter else Progress
+    is_shown = shown and (console.is_terminal or console.is_jupyter)
+    return kind(*columns, console=console, transient=True, disable=not is_shown)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import nn
 
 from ..evaluation.metrics import Metrics
+from ..notebook import Figure
 from ..specs.recipe import Recipe
 from ..specs.recipe_description import spans
 from ..specs.schedules import NEW

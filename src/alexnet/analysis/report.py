@@ -5,15 +5,14 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ..data.labels.class_names import readable_class_name
 from ..data.pack.reading import describe_splits
 from ..diagnosis.causes import Facts, diagnosed
-from ..evaluation.evaluation import Evaluation
+from ..evaluation.evaluation import ERROR_HEADER, Evaluation
 from ..evaluation.metrics import Metrics
-from ..evaluation.tables import CLASS_HEADER, ERROR_HEADER, class_rows, error_rows
+from ..evaluation.tables import CLASS_HEADER, class_rows
 from ..model.bundle import ModelBundle
+from ..notebook import Figure, html_table
 from ..runs.history import History
 from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
 
@@ -66,7 +65,7 @@ def write_report(
         f"<h1>{title}</h1>",
         html_table(list(_facts(record, evaluation).items())),
         "<h2>Errors</h2>",
-        html_table(error_rows(evaluation), ERROR_HEADER),
+        html_table(evaluation.rows(), ERROR_HEADER),
         *_diagnosis(history, layer_rows),
         *(_saved(folder / name, heading, figure) for name, (heading, figure) in figures.items()),
         "<h2>Errors by class</h2>",
@@ -111,16 +110,3 @@ def _facts(record: Mapping, evaluation: Evaluation) -> dict[str, str]:
         "weights": record["weights"],
         "errors on": f"{evaluation.split}, {len(evaluation.indices):,} images",
     }
-
-
-def html_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """An HTML table, with numbers aligned to the right."""
-
-    def cell(text: str) -> str:
-        is_number = text[:1].isdigit() and text[-1:] in "0123456789%"
-        attribute = ' class="number"' if is_number else ""
-        return f"<td{attribute}>{html.escape(text)}</td>"
-
-    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in header) + "</tr>"] if header else []
-    lines += ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"

@@ -56,8 +56,6 @@ class Row:
 
 
 HEADER = "task", "ours", "peer", "the peer's", "speedup", "min … max"
-RIGHT = 1, 3, 4, 5
-"""Right-aligned columns."""
 Result = Row | str
 """A string is a note: what was not measured and why, or a number without a peer."""
 

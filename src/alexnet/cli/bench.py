@@ -30,9 +30,9 @@ def bench(
     """
     import torch
 
-    from ..bench.measure import HEADER, RIGHT, Row
+    from ..bench.measure import HEADER, Row
     from ..bench.parts import PARTS, Settings
-    from ..console import console, print_table
+    from ..console import print_text
     from ..device import describe_device, keep_freed_memory, pick_device, pick_precision
 
     if unknown := [part for part in parts if part not in PARTS]:
@@ -45,19 +45,20 @@ def bench(
     settings = Settings(where, pick_precision(precision, where), batch_size, rounds, images)
     about = f"{describe_device(where, settings.precision)}; {processor()}; torch {torch.__version__}"
     title = f"{about}, Python {platform.python_version()}; medians of {rounds} rounds"
-    console.print(title, soft_wrap=True)
-    rows, notes = [], []
+    print_text(title)
+    rows, notes, last = [], [], None
     for part in parts or PARTS:
-        measured = list(PARTS[part](settings))
-        rows += [row.cells() for row in measured if isinstance(row, Row)]
-        notes += [note for note in measured if not isinstance(note, Row)]
-        console.print(f"{part} measured", style="dim")
-    console.print()
-    if rows:
-        print_table(rows, HEADER, RIGHT)
-        console.print()
-    for note in notes:
-        console.print(note, soft_wrap=True)
+        for result in PARTS[part](settings):
+            if isinstance(result, Row):
+                rows.append(result.cells())
+                if result.task != last:
+                    last = result.task
+                    print_text(f"\n{last}", style="bold")
+                extent = f"{result.min_speedup:.2f} … {result.max_speedup:.2f}×"
+                print_text(f"  {result.speedup:.2f}×  {result.ours} against {result.theirs}, {result.peer} ({extent})")
+            else:
+                notes.append(result)
+                print_text(f"\n{result}")
     if output:
         table = [HEADER, ("---",) * len(HEADER), *rows]
         lines = [title, "", *(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {note}" for note in notes), ""]

@@ -33,7 +33,7 @@ def check(
         as_json: Print JSON.
         workers: Number of processes that decode images (default: one per core).
     """
-    from ..console import console, print_facts, print_table, progress_bar
+    from ..console import console, print_facts, print_table, print_text, progress_bar
     from ..data.check import check_source
     from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
@@ -61,7 +61,7 @@ def check(
         print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
         console.print()
         for finding in report.findings:
-            console.print(f"{finding.level}: {finding.text}", soft_wrap=True)
+            print_text(f"{finding.level}: {finding.text}")
             for example in finding.examples:
                 console.print(f"    {example}", soft_wrap=True)
         checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"

@@ -1,3 +1,4 @@
+import textwrap
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -25,8 +26,8 @@ def describe(
         recipes: List all recipes.
         output: File to plot the learning rates of the recipe, or of all recipes, to: .png, .svg, .pdf ...
     """
-    from ..console import console, print_facts, print_table
-    from ..specs.description import HEAD, NUMBERS, differences, layer_rows, totals
+    from ..console import console, print_facts, print_table, print_text
+    from ..specs.description import differences, layer_rows, totals
     from ..specs.shapes import infer_shapes
     from ..specs.variants import VARIANTS, variant
 
@@ -48,20 +49,25 @@ def describe(
     architecture = variant(name)
     placed = infer_shapes(architecture, num_classes, in_channels, input_size)
     side = placed[0].input_shape[1]
-    console.print(f"{name}: {architecture.about}", style="bold")
+    print_text(f"{name}: {architecture.about}", style="bold")
     console.print(f"Sees {in_channels} × {side} × {side}; trained by the recipe {architecture.recipe}.\n")
-    print_table(layer_rows(placed), HEAD, NUMBERS)
+    width = max(28, console.width - 52)  # what the numbers leave
+    rows = [
+        (textwrap.fill(f"{layer}: {operation}", width, subsequent_indent="  "), *numbers)
+        for layer, operation, *numbers in layer_rows(placed)
+    ]
+    print_table(rows, ("layer", "output", "parameters", "multiply- adds", "receptive field"), (1, 2, 3, 4))
     console.print()
     print_facts(totals(placed))
     if name != "paper":
         console.print("\nHow it differs from paper", style="bold")
         for sentence in differences(architecture):
-            console.print(f"  {sentence}")
+            print_text(f"  {sentence}")
 
 
 def _describe_recipes(name: str | None, output: Path | None) -> None:
     """One recipe, or a list of all."""
-    from ..console import console, print_facts, print_table
+    from ..console import console, print_facts, print_table, print_text
     from ..specs.recipe_description import SPAN_HEAD, recipe_facts, span_rows
     from ..specs.recipes import RECIPES, recipe
 
@@ -69,7 +75,7 @@ def _describe_recipes(name: str | None, output: Path | None) -> None:
         raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
     shown = [recipe(name)] if name else list(RECIPES.values())
     if name:
-        console.print(f"{name}: {shown[0].about}\n", style="bold")
+        print_text(f"{name}: {shown[0].about}\n", style="bold")
         print_facts(recipe_facts(shown[0]))
         console.print()
         print_table(span_rows(shown[0]), SPAN_HEAD)

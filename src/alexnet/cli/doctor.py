@@ -16,7 +16,7 @@ def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name
     """
     from dataclasses import asdict
 
-    from ..console import console, print_table
+    from ..console import print_table, print_text
     from ..diagnosis.causes import diagnosed
     from ..diagnosis.layers import HEAD, layer_table
     from ..session import facts_of
@@ -26,8 +26,8 @@ def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name
     if as_json:
         print_json({"diagnosis": asdict(diagnosis) if diagnosis else None, "layers": facts.now})
     else:
-        console.print(f"{facts}\n")
+        print_text(f"{facts}\n")
         print_table(layer_table(facts.now), HEAD, range(1, len(HEAD)))
-        console.print(f"\n{diagnosis or 'It learns.'}", soft_wrap=True)
+        print_text(f"\n{diagnosis or 'It learns.'}")
     if diagnosis:
         raise SystemExit(1)

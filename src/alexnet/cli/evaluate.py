@@ -65,7 +65,8 @@ def _evaluate_one(
     from ..classifier import load
     from ..console import console, print_table
     from ..data.labels.class_names import readable_class_name
-    from ..evaluation.tables import CLASS_HEADER, ERROR_HEADER, change_rows, class_rows, error_rows, write_probabilities
+    from ..evaluation.evaluation import ERROR_HEADER
+    from ..evaluation.tables import CLASS_HEADER, change_rows, class_rows, write_probabilities
 
     device, precision, fc_precision = settings.device, settings.precision, settings.fc_precision
     classifier = load(run, device, precision, fc_precision)
@@ -82,7 +83,7 @@ def _evaluate_one(
             views |= {"fc_precision": fc_precision, "same": unquantized.summary()}
         return print_json({"data": evaluation.packed.name, "split": evaluation.split} | views)
     console.print(f"{evaluation.packed.name}, {evaluation.split}: {len(evaluation.indices):,} images\n")
-    rows = error_rows(evaluation)
+    rows = evaluation.rows()
     if unquantized:
         rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
     print_table(rows, ERROR_HEADER, (1, 2, 3, 4, 5))
@@ -100,7 +101,7 @@ def _evaluate_ensemble(
     settings: InferenceSettings,
 ) -> None:
     from ..classifier import evaluate_together, load
-    from ..console import console, print_table
+    from ..console import console, print_table, print_text
     from ..evaluation.tables import ENSEMBLE_HEADER, ensemble_rows, write_probabilities
 
     networks = [load(run, settings.device, settings.precision) for run in runs]
@@ -120,9 +121,8 @@ def _evaluate_ensemble(
     console.print(f"{average.packed.name}, {average.split}: {len(average.indices):,} images, all views\n")
     print_table(ensemble_rows(ensemble, runs), ENSEMBLE_HEADER, (1, 2, 3, 4))
     if searched_on:
-        console.print(
+        print_text(
             f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. The error "
             f"there, top-1 {1 - searched_on.all_views.top1:.1%} and top-5 {1 - searched_on.all_views.top5:.1%}, is too "
-            f"low, because the weights are fitted to these images.",
-            soft_wrap=True,
+            f"low, because the weights are fitted to these images."
         )

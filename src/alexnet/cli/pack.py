@@ -25,7 +25,7 @@ def pack(
         strict: Fail if any image cannot be read, instead of skipping up to five or 1%.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """
-    from ..console import console, progress_bar
+    from ..console import console, print_text, progress_bar
     from ..data.pack.packing import PackOptions, make_pack
     from ..data.pack.reading import damaged_images, describe_splits
     from ..data.sources.detection import open_source
@@ -35,7 +35,7 @@ def pack(
         raise ValueError(f"size must be >= 1, got {size}")
     source = open_source(data, 0, progress_bar("reading"), is_run, maps)
     options = PackOptions(jpeg, workers, strict)
-    packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=console.print)
+    packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=print_text)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (damaged := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(

@@ -16,7 +16,7 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     from ..classifier import Classifier
     from ..console import console, print_table
     from ..device import keep_freed_memory
-    from ..evaluation.tables import ERROR_HEADER, error_rows
+    from ..evaluation.evaluation import ERROR_HEADER
 
     settings = TrainSettings.of(None, given(settings)) if settings.config else settings
     keep_freed_memory()
@@ -24,6 +24,6 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     classifier.fit(data, replace(settings, output=settings.output or "auto"))
     evaluation = classifier.evaluation
     console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
-    print_table(error_rows(evaluation), ERROR_HEADER, (1, 2, 3, 4, 5))
+    print_table(evaluation.rows(), ERROR_HEADER, (1, 2, 3, 4, 5))
     next_command = f"alexnet predict {classifier.run} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

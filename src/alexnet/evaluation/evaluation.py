@@ -1,5 +1,6 @@
 """Class probabilities by the center crop and by the mean over all views, in one pass (sections 4.1 and 6)."""
 
+import html
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,9 +14,11 @@ from ..data.pack.packing import Pack
 from ..data.source import SPLITS
 from ..device import Precision, torch_dtype
 from ..model.bundle import ModelBundle
+from ..notebook import html_table
 from ..preprocessing.preprocessing import CENTER
 from .metrics import Metrics
 
+ERROR_HEADER = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
 BATCH_SIZE = 50
 """Images per batch, with up to ten views each; four times as many if only the center is evaluated."""
 
@@ -45,6 +48,23 @@ class Evaluation:
     def names(self) -> np.ndarray:
         """Names of the images, (N,)."""
         return np.array([self.packed.names[index] for index in self.indices.tolist()])
+
+    def rows(self) -> list[list[str]]:
+        """A row for the center crop and one for all views, with the columns of ERROR_HEADER."""
+        by_views = {"center crop": self.center, f"{self.view_count} views": self.all_views}
+        return [
+            [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
+            for name, m in by_views.items()
+            if m is not None
+        ]
+
+    def __repr__(self) -> str:
+        top1 = ", ".join(f"{accuracy} with {name}" for name, _, _, accuracy, *_ in self.rows())
+        return f"Evaluation({self.packed.name}, {self.split}, {len(self.indices):,} images: top-1 accuracy {top1})"
+
+    def _repr_html_(self) -> str:
+        title = html.escape(f"{self.packed.name}, {self.split}: {len(self.indices):,} images")
+        return f"<p>{title}</p>{html_table(self.rows(), ERROR_HEADER)}"
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The metrics by name, for JSON."""

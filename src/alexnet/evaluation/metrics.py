@@ -78,6 +78,9 @@ class Metrics:
                 correct += count
         return correct / len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Metrics({len(self.labels):,} images, top-1 accuracy {self.top1:.1%}, top-5 accuracy {self.top5:.1%})"
+
     def summary(self) -> dict[str, float]:
         """Image count, loss, accuracies and errors by name, for JSON."""
         return {

@@ -9,19 +9,8 @@ from .ensembles import EnsembleEvaluation
 from .evaluation import Evaluation
 from .metrics import Metrics
 
-ERROR_HEADER = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
 ENSEMBLE_HEADER = ("network", "weight", "top-1 error", "top-5 error", "loss")
 CLASS_HEADER = ("class", "images", "correct", "most often confused with")
-
-
-def error_rows(evaluation: Evaluation) -> list[list[str]]:
-    """A row for the center crop and one for all views, with the columns of ERROR_HEADER."""
-    by_views = {"center crop": evaluation.center, f"{evaluation.view_count} views": evaluation.all_views}
-    return [
-        [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
-        for name, m in by_views.items()
-        if m is not None
-    ]
 
 
 def ensemble_rows(ensemble: EnsembleEvaluation, names: Sequence[str]) -> list[list[str]]:
@@ -35,7 +24,7 @@ def ensemble_rows(ensemble: EnsembleEvaluation, names: Sequence[str]) -> list[li
 
 
 def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[list[str]]:
-    """The changes of the numbers in `error_rows`; of errors and accuracies, in percentage points."""
+    """The changes of the numbers in `Evaluation.rows`; of errors and accuracies, in percentage points."""
     rows = []
     for views in ("center", "all_views"):
         after, reference = getattr(evaluation, views), getattr(before, views)

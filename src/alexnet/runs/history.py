@@ -46,9 +46,26 @@ class History(Sequence):
             key = FORMER_KEYS[key]
         return [epoch.get(key) for epoch in self.epochs] if isinstance(key, str) else self.epochs[key]
 
+    def __repr__(self) -> str:
+        last = ", ".join(f"{key} {value:.3g}" for key, value in self._shown(-1).items()) if len(self) else "none"
+        return f"History({len(self)} epochs, the last: {last})"
+
+    def _repr_html_(self) -> str:
+        from ..notebook import html_table
+
+        rows = [self._shown(index) for index in range(len(self))]
+        rows = rows if len(rows) <= 20 else [*rows[:5], dict.fromkeys(rows[0]), *rows[-14:]]
+        cells = [["…" if value is None else f"{value:.4g}" for value in row.values()] for row in rows]
+        return html_table(cells, list(rows[0]) if rows else ["no epochs"])
+
+    def _shown(self, index: int) -> dict:
+        """What a reader wants to know of an epoch."""
+        names = "epoch", "train_loss", "train_error", "val_loss", "val_error", "lr"
+        return {name: self.epochs[index][name] for name in names if name in self.epochs[index]}
+
     def plot(self, path: str | Path | None = None) -> "Figure":
         """Loss and error by epoch, training and validation; a matplotlib figure, also written to `path`."""
-        from matplotlib.figure import Figure
+        from ..notebook import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
         loss, error = figure.subplots(1, 2)

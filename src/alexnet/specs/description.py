@@ -7,13 +7,9 @@ from .operations import Layer, Operation
 from .shapes import Placed
 from .variants import PAPER
 
-HEAD = ("layer", "operation", "output", "parameters", "multiply-adds", "receptive field")
-NUMBERS = (2, 3, 4, 5)
-"""Columns of HEAD that hold numbers."""
-
 
 def layer_rows(placed: list[Placed]) -> list[tuple[str, ...]]:
-    """A row for each operation, in the columns of HEAD."""
+    """A row for each operation: layer, operation, output, parameters, multiply-adds, receptive field."""
     return [
         (
             step.name,
