@@ -1,4 +1,5 @@
 import csv
+import shlex
 from collections import Counter
 from importlib.resources import files
 
@@ -180,9 +181,42 @@ def test_few_unreadable_images_are_skipped_and_many_are_an_error(tmp_path):
     packed = make_pack(open_source(root), 8)
     assert [packed.names[number] for number in packed.unreadable] == ["red/07.png"]
     assert sum(len(packed.indices(split)) for split in SPLITS) == 149
-    for number in range(5):
+    for number in range(4):
         (root / "blue" / f"{number:02}.png").write_bytes((root / "blue" / f"{number:02}.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"5 of the first 16 images cannot be read; at most 1% of 150 may be skipped"):
+    assert len(make_pack(open_source(root), 8).unreadable) == 5
+    (root / "blue" / "04.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="6 of the first 112 images cannot be read") as caught:
+        make_pack(open_source(root), 8)
+    problem = "not an image of a known format, or its header is damaged"
+    assert str(caught.value).splitlines() == [
+        "many: 6 of the first 112 images cannot be read; at most 5 may be skipped. To leave them out: "
+        f"alexnet check {root} --fix kept.csv && alexnet train kept.csv",
+        *(f"  blue/{number:02}.png: {problem}" for number in range(5)),
+        f"  red/07.png: {problem}",
+    ]
+
+
+def test_commands_in_messages_are_quoted_for_the_shell(tmp_path, monkeypatch):
+    from conftest import write_colors
+
+    root = write_colors(tmp_path / "Fotos für's Büro", 3)
+    for path in root.rglob("0[01].png"):
+        path.write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="6 of 9 images cannot be read") as caught:
+        make_pack(open_source("Fotos für's Büro"), 8)
+    first = str(caught.value).splitlines()[0]
+    command = first.partition("To leave them out: ")[2].split(" && ")[0]
+    assert shlex.split(command) == ["alexnet", "check", "Fotos für's Büro", "--fix", "kept.csv"]
+
+
+def test_a_class_of_which_no_image_can_be_read_is_an_error(tmp_path):
+    from conftest import write_colors
+
+    root = write_colors(tmp_path / "colors", 3)
+    for path in (root / "red").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"colors: no training image of class red can be read:\n  red/00.png: not an"):
         make_pack(open_source(root), 8)
 
 

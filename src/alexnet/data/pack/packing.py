@@ -135,7 +135,9 @@ def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, 
     if len(unreadable) > limit:
         images = f"{len(unreadable)} of {'' if done == count else 'the first '}{done:,} images cannot be read"
         allowed = "none may be skipped (--strict)" if strict else f"at most {limit:,} may be skipped"
-        raise ValueError(f"{source.name}: {images}, {allowed}. {_remedy(source)}\n  {_reasons(source, unreadable)}")
+        commands = f"alexnet check {source.arguments} --fix kept.csv && alexnet train kept.csv"
+        remedy = f". To leave them out: {commands}" if source.arguments else ""
+        raise ValueError(f"{source.name}: {images}; {allowed}{remedy}\n  {_reasons(source, unreadable)}")
     if done < count:
         return
     is_readable = np.ones(count, bool)
@@ -152,15 +154,6 @@ def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, 
 def max_unreadable(count: int, strict: bool) -> int:
     """How many of `count` images may be unreadable."""
     return 0 if strict else max(FEW_UNREADABLE, int(MAX_UNREADABLE * count))
-
-
-def _remedy(source: Source) -> str:
-    if not source.arguments:
-        return "Leave these out:"
-    return (
-        f"`alexnet check {source.arguments} --fix kept.csv` lists the others, and `alexnet train kept.csv` trains on "
-        "them. These cannot be read:"
-    )
 
 
 def _reasons(source: Source, unreadable: Mapping[int, str]) -> str:
