@@ -140,15 +140,13 @@ def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, 
         raise ValueError(f"{source.name}: {images}; {allowed}{remedy}\n  {_reasons(source, unreadable)}")
     if done < count:
         return
+    of_train = source.splits == TRAIN
     is_readable = np.ones(count, bool)
     is_readable[list(unreadable)] = False
-    present = set(source.labels[is_readable & (source.splits == TRAIN)].tolist())
-    used = ((label, name) for label, name in enumerate(source.classes) if name not in source.unused_classes)
-    empty = [name for label, name in used if label not in present]
-    if empty and present:
-        of_class = {index: why for index, why in unreadable.items() if source.classes[source.labels[index]] in empty}
-        lines = _reasons(source, of_class)
-        raise ValueError(f"{source.name}: no training image of class {', '.join(empty)} can be read:\n  {lines}")
+    if lost := set(source.labels[of_train].tolist()) - set(source.labels[of_train & is_readable].tolist()):
+        classes = ", ".join(source.classes[label] for label in sorted(lost))
+        reasons = _reasons(source, {index: why for index, why in unreadable.items() if source.labels[index] in lost})
+        raise ValueError(f"{source.name}: no training image of class {classes} can be read:\n  {reasons}")
 
 
 def max_unreadable(count: int, strict: bool) -> int:
