@@ -42,9 +42,9 @@ CLASSIFY = {
     ),
     "caffe": (
         "from pathlib import Path",
-        "import caffe",
-        f"network = caffe.Net($prototxt, $weights, caffe.TEST)\n{READ_CLASSES}",
-        'probabilities = network.forward(data=images[:, ::-1])["prob"][0]  # BGR',
+        'import cv2  # pip install "opencv-python<5"',
+        f"network = cv2.dnn.readNetFromCaffe($prototxt, $weights)\n{READ_CLASSES}",
+        "network.setInput(np.ascontiguousarray(images[:, ::-1]))  # BGR\nprobabilities = network.forward()[0]",
     ),
 }
 """By format: modules of Python and packages to import, how to load the network and its classes, and how to run it."""
