@@ -402,6 +402,6 @@ def find_lr(
     Raises:
         ValueError: a setting or the data set does not fit, or steps is below 10.
     """
-    notify = partial(console.print, soft_wrap=True) if verbose else lambda text: None
+    notify = print_text if verbose else lambda text: None
     settings = TrainSettings.of(settings, overrides)
     return session.find_lr(data, settings, steps, notify, progress_bar if verbose else None)
