@@ -124,9 +124,7 @@ def fit(
         yield session.finish()
 
 
-def find_lr(
-    data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None
-) -> RangeTest:
+def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None) -> RangeTest:
     """A learning-rate range test; nothing is written.
 
     Raises:

@@ -87,7 +87,8 @@ class InMemory:
                     name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"{split or part.name}#{row}"
                     image, label = _location(image), _label(label)
                 except Exception as error:  # a data set may raise anything
-                    raise ValueError(f"{where}: {error or type(error).__name__}") from error
+                    problem = str(error).removeprefix(": ") or type(error).__name__
+                    raise ValueError(f"{where}: {problem}") from error
                 about = label, split or (part.splits and part.splits[row])
                 if self.names.setdefault(name, about) != about:
                     raise ValueError(f"{where}: {name} has two labels or two splits")
