@@ -12,7 +12,8 @@ ORDER = [
     "__version__",
     *("compat", "specs", "files", "notebook", "restricted_pickle", "device", "counter_rng", "kernels"),
     *("normalization", "data", "preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs"),
-    *("diagnosis", "analysis", "session", "experiments", "bench", "console", "classifier", "cli", "__main__"),
+    *("diagnosis", "analysis", "session", "experiments", "bench", "console", "classifier"),
+    *("optim", "schedules", "cli", "__main__"),
 ]
 INSIDE = {
     "model": ["layers", "network", "quantization", "bundle"],

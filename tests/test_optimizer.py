@@ -12,7 +12,7 @@ from alexnet.training.optimizer import PaperSGD, paper_optimizer
 def one_weight(value, lr, weight_decay, momentum=0.9):
     weight = nn.Parameter(torch.tensor([value], dtype=torch.float64))
     groups = [{"params": [weight], "name": "conv1.weight", "weight_decay": weight_decay, "lr": lr}]
-    return weight, PaperSGD(groups, momentum)
+    return weight, PaperSGD(groups, momentum=momentum)
 
 
 def test_two_steps_by_hand():
@@ -36,7 +36,7 @@ def test_equals_sgd_while_the_learning_rate_is_constant():
     theirs.load_state_dict(ours.state_dict())
     groups = [{"params": [p], "name": n, "weight_decay": 0.01, "lr": 0.1} for n, p in ours.named_parameters()]
     optimizers = [
-        (ours, PaperSGD(groups, 0.9)),
+        (ours, PaperSGD(groups)),
         (theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)),
     ]
     for _ in range(5):

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
+    from . import optim as optim
+    from . import schedules as schedules
     from .classifier import Classifier as Classifier
     from .classifier import evaluate_together as evaluate_together
     from .classifier import find_lr as find_lr
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from .interchange.importing import import_weights as import_weights
     from .normalization import response_norm as response_norm
     from .normalization import spatial_norm as spatial_norm
+    from .preprocessing.transform import transform as transform
     from .session import Finish as Finish
     from .session import Start as Start
     from .session import create as create
@@ -35,6 +38,9 @@ _MODULES = {
     "evaluate_together": "classifier",
     "find_lr": "classifier",
     "load": "classifier",
+    "optim": None,
+    "schedules": None,
+    "transform": "preprocessing.transform",
     "Prediction": "evaluation.prediction",
     "create": "session",
     "export_weights": "interchange.exporting",
@@ -69,7 +75,8 @@ if not TYPE_CHECKING:  # else a type checker would take any name for one of ours
     def __getattr__(name: str):
         if name not in _MODULES:
             raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+        module = import_module(f".{_MODULES[name] or name}", __name__)
+        return getattr(module, name) if _MODULES[name] else module
 
 
 def __dir__() -> list[str]:

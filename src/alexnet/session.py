@@ -315,6 +315,13 @@ def create(
 ) -> AlexNet:
     """A network by name, with initial or with pretrained weights.
 
+        network = alexnet.create("small", num_classes=10)
+        optimizer = alexnet.optim.PaperSGD(network.parameters(), lr=0.01)
+        for images, labels in loader:  # as alexnet.transform("small", train=True) gives them
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+
     Args:
         name: one of `alexnet.variants()`, or an architecture of your own.
         input_size: side of the images, pixels; by default the variant's own.

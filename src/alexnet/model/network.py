@@ -15,7 +15,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ..specs.architecture import Architecture
 from ..specs.names import not_one_of
-from ..specs.operations import Layer
+from ..specs.operations import Layer, Linear
 from ..specs.shapes import infer_shapes
 from .layers import build_module, initialize
 
@@ -77,10 +77,29 @@ class AlexNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        modules = [module for _, module in self._named_steps()]
-        for module in modules if _is_traced(x) else _pool_before_relu(modules):
-            x = module(x)
+        images, modules = x, [module for _, module in self._named_steps()]
+        try:
+            for module in modules if _is_traced(x) else _pool_before_relu(modules):
+                x = module(x)
+        except (RuntimeError, IndexError):
+            self._check_shape(tuple(images.shape[1:]))
+            raise
         return x
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError, naming the layer, for images that a network of this declaration cannot take."""
+        name, channels, side = self.architecture.name, self.in_channels, self.input_size
+        if len(shape) != 3 or shape[0] != channels:
+            raise ValueError(
+                f"{name}: images must be (N, {channels}, {side}, {side}), got (N, {', '.join(map(str, shape))})"
+            )
+        for size in sorted(shape[1:]):  # too small for a layer, which is named, or else for one after the flatten
+            given = infer_shapes(self.architecture, self.num_classes, channels, size)
+            for ours, theirs in zip(self.placed, given, strict=True):
+                if isinstance(ours.operation, Linear) and ours.input_shape != theirs.input_shape:
+                    sizes = f"images must have {side} × {side} pixels, got {shape[1]} × {shape[2]}"
+                    remedy = "Resize them, or create the network with their input_size"
+                    raise ValueError(f"{name}: {sizes}, of which {ours.name} would read too many or too few. {remedy}")
 
     def features(self, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations by layer, in the order in which they are computed: conv1, …, relu1, pool1, … fc6, relu6, … fc8.

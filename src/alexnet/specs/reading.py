@@ -129,6 +129,14 @@ def with_schedule(
     return replace(recipe, schedule=SCHEDULES[name](peak_lr, biases, factor)) if name else recipe
 
 
+def pixel_units(*colors: Sequence[float] | None) -> list[tuple[float, ...] | None]:
+    """A mean and a std of red, green and blue for colors of 0 … 255, given for these or, where no value of the first is
+    above 1, for colors of 0 … 1."""
+    first = next(values for values in colors if values)
+    unit = 255.0 if max(first) <= 1 else 1.0
+    return [values and tuple(unit * value for value in values) for values in colors]
+
+
 def parsed(text: str) -> Any:
     """What a text on the command line stands for: JSON, or values with commas between them, or itself."""
     try:

@@ -14,6 +14,11 @@ from ..compat import renamed_fields
 from .schedules import NEW, LearningRates, Schedule
 
 
+def peak_lr(schedule: "Schedule | Recipe") -> float:
+    """The highest learning rate of the weights."""
+    return max(schedule.learning_rates(percent / 100, []).weights for percent in range(100))
+
+
 @dataclass(frozen=True)
 class Input:
     """From pixels of 0 … 255 to the network's input: (pixels − mean) / std."""
@@ -208,7 +213,7 @@ class Recipe:
 
     def peak_lr(self) -> float:
         """The highest learning rate of the weights, which `--lr` sets."""
-        return max(self.learning_rates(percent / 100, []).weights for percent in range(100))
+        return peak_lr(self)
 
     def weight_decay_of(self, layer: str) -> float:
         """Weight decay of a layer's weights."""

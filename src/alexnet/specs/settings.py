@@ -17,9 +17,9 @@ from typing import Any, Literal, Self
 
 from .architecture import Architecture
 from .names import did_you_mean
-from .reading import read_table, with_fields, with_schedule
+from .reading import pixel_units, read_table, with_fields, with_schedule
 from .recipe import CHECKS as RECIPE_CHECKS
-from .recipe import Check, Recipe, is_integer, is_real
+from .recipe import Check, Input, Recipe, is_integer, is_real
 from .storage import from_json
 
 MicroBatch = int | Literal["auto"] | None
@@ -182,10 +182,8 @@ class TrainSettings(LabelMaps):
         recipe = with_schedule(recipe, self.schedule, self.milestones, self.gamma)
         recipe = with_fields(recipe, self.set or {})
         if self.mean or self.std:
-            unit = 255.0 if max(self.mean or self.std) <= 1 else 1.0
-            given = {"mean": self.mean, "std": self.std}
-            given = {name: tuple(unit * value for value in values) for name, values in given.items() if values}
-            recipe = replace(recipe, input=replace(recipe.input, **given))
+            mean, std = pixel_units(self.mean, self.std)
+            recipe = replace(recipe, input=Input(mean or recipe.input.mean, std or recipe.input.std))
         if self.lr_factors:
             recipe = replace(recipe, lr_scale=self.lr_factors)
         peak_lr = recipe.peak_lr()

@@ -7,12 +7,13 @@ The learning rate is inside the velocity: when it drops, the velocity so far kee
 outside, so that a drop scales all of the velocity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels import has_triton, library
+from ..specs.reading import find_recipe
 from ..specs.recipe import Recipe
 from ..specs.schedules import LearningRates
 
@@ -20,16 +21,32 @@ from ..specs.schedules import LearningRates
 class PaperSGD(torch.optim.Optimizer):
     """SGD with momentum, the learning rate inside the velocity.
 
-    Parameters whose learning rate is 0 are skipped: no gradient, velocity or weight decay is applied.
+    Parameters whose learning rate is 0 are skipped: no gradient, velocity or weight decay is applied. The schedulers of
+    `torch.optim.lr_scheduler` work as with torch's optimizers.
 
     Args:
-        groups: one per parameter, with its `name`, `lr`, `weight_decay` and, for LARS, `trust_coefficient`.
+        params: parameters, or groups of them with settings of their own, as for torch's optimizers.
+        trust_coefficient: that of LARS; None is off.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
-    def __init__(self, groups: list[dict], momentum: float = 0.9):
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict],
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0005,
+        trust_coefficient: float | None = None,
+    ):
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be >= 0 and < 1, got {momentum}")
-        super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust_coefficient": None})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"trust_coefficient": trust_coefficient})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -39,17 +56,19 @@ class PaperSGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            (w,) = group["params"]
-            if group["lr"] == 0 or w.grad is None:
-                continue
-            v, lr, weight_decay = self.velocity(w), group["lr"] * _lars_factor(w, group), group["weight_decay"]
-            if not _fused_update(w, w.grad, v, lr, weight_decay, group["momentum"]):
-                v.mul_(group["momentum"])
-                if weight_decay:
-                    v.add_(w, alpha=-lr * weight_decay)
-                v.add_(w.grad, alpha=-lr)
-                w.add_(v)
+            for w in group["params"] if group["lr"] else ():
+                if w.grad is not None:
+                    self._update(w, group)
         return loss
+
+    def _update(self, w: Tensor, group: dict) -> None:
+        v, lr, weight_decay = self.velocity(w), group["lr"] * _lars_factor(w, group), group["weight_decay"]
+        if not _fused_update(w, w.grad, v, lr, weight_decay, group["momentum"]):
+            v.mul_(group["momentum"])
+            if weight_decay:
+                v.add_(w, alpha=-lr * weight_decay)
+            v.add_(w.grad, alpha=-lr)
+            w.add_(v)
 
     def velocity(self, parameter: Tensor) -> Tensor:
         """The velocity of a parameter, of its shape; zeros before its first step."""
@@ -73,9 +92,10 @@ class PaperSGD(torch.optim.Optimizer):
             group["lr"] = rates.of(layer)[tensor == "bias"]
 
 
-def paper_optimizer(network: nn.Module, recipe: Recipe) -> PaperSGD:
-    """The optimizer of a network; biases and batch norm have no weight decay unless the recipe says so."""
-    groups = []
+def paper_optimizer(network: nn.Module, recipe: str | Recipe = "original") -> PaperSGD:
+    """The optimizer of a network, with the learning rates with which a recipe begins; biases and batch norm have no
+    weight decay unless the recipe says so."""
+    recipe, groups = find_recipe(recipe), []
     for name, parameter in network.named_parameters():
         layer = name.rpartition(".")[0]
         is_weight = parameter.dim() > 1 and name.endswith(".weight")
@@ -83,7 +103,9 @@ def paper_optimizer(network: nn.Module, recipe: Recipe) -> PaperSGD:
         group["weight_decay"] = recipe.weight_decay_of(layer) if is_weight or recipe.decay_biases else 0.0
         group["trust_coefficient"] = recipe.lars_trust_coefficient if is_weight else None
         groups.append(group)
-    return PaperSGD(groups, recipe.momentum)
+    optimizer = PaperSGD(groups, momentum=recipe.momentum)
+    optimizer.set_learning_rates(recipe.learning_rates(0, []))
+    return optimizer
 
 
 def _lars_factor(w: Tensor, group: dict) -> float:

@@ -1,0 +1,62 @@
+"""Learning-rate schedules, for training loops of your own.
+
+scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor("cosine", steps=10_000))
+schedule = alexnet.schedules.SmoothDecay(peak_lr=0.05, final_div_factor=1000, shape="cosine", warmup=0.05)
+schedule.learning_rates(fraction_done=0.5, val_errors=[]).weights
+"""
+
+from collections.abc import Callable
+
+from .specs.recipe import is_integer, peak_lr
+from .specs.recipes import recipe
+from .specs.schedules import (
+    SCHEDULES,
+    DiscretizedExponential,
+    LearningRates,
+    LinearWarmupDecay,
+    MultiStepDecay,
+    Piecewise,
+    ReduceOnPlateau,
+    Schedule,
+    Segment,
+    SmoothDecay,
+    StepDecay,
+)
+
+__all__ = [
+    "SCHEDULES",
+    "DiscretizedExponential",
+    "LearningRates",
+    "LinearWarmupDecay",
+    "MultiStepDecay",
+    "Piecewise",
+    "ReduceOnPlateau",
+    "Schedule",
+    "Segment",
+    "SmoothDecay",
+    "StepDecay",
+    "lr_factor",
+]
+
+
+def lr_factor(schedule: str | Schedule, steps: int) -> Callable[[int], float]:
+    """The learning rate of each step, from 0, as a fraction of the highest, for `torch.optim.lr_scheduler.LambdaLR`.
+
+    The optimizer has the highest learning rate, and `scheduler.step()` is called after every step.
+
+    Args:
+        schedule: "constant", "step", "linear", "exponential", "cosine" or "warmup-linear"; the name of another recipe,
+            for the learning rates of its weights; or a schedule.
+        steps: of the entire training.
+
+    Raises:
+        ValueError: there is no such schedule, or it follows the validation error.
+    """
+    if not is_integer(steps, 1):
+        raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
+    if isinstance(schedule, str):
+        schedule = SCHEDULES[schedule](1.0, 1.0, 0.1) if schedule in SCHEDULES else recipe(schedule).schedule
+    if isinstance(schedule, ReduceOnPlateau):
+        raise ValueError("this schedule follows the validation error: use torch.optim.lr_scheduler.ReduceLROnPlateau")
+    highest = peak_lr(schedule)
+    return lambda step: schedule.learning_rates(min(step, steps - 1) / steps, []).weights / highest
