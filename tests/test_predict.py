@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from errno import ENAMETOOLONG
 from itertools import pairwise
@@ -17,6 +18,7 @@ from PIL import Image
 
 import alexnet
 from alexnet.cli import main
+from alexnet.data.storage.image_formats import SUFFIXES
 from alexnet.preprocessing import images as reading
 
 LONG = "x" * 300
@@ -174,6 +176,21 @@ def test_the_command_writes_a_table_and_reports_broken_images(classifier, photos
     main(["predict", classifier.folder, f"{photos}/r*.png", "--csv"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[1].startswith(f"{photos}/red.png,") and lines[1].count(",") == 6
+
+
+@pytest.mark.skipif(".heic" in SUFFIXES, reason="pillow-heif is installed")
+def test_files_passed_over_are_named(classifier, photos, capsys):
+    for name in ("a.heic", "b.heic", "c.pdf", "notes.txt"):
+        (photos / name).write_bytes(b"")
+    remedy = "to read them, pip install 'alexnet[heic]'"
+    text = f"passed over in {photos}: 2 HEIC files ({remedy}), 1 PDF file (save their pages as images)"
+    with pytest.warns(UserWarning) as caught:
+        assert classifier.predict(photos).shape == (3, 3)
+    assert [str(each.message) for each in caught] == [text]
+    main(["predict", classifier.folder, str(photos), "--csv"])
+    assert capsys.readouterr().err == f"alexnet: {text}\n"
+    with pytest.raises(ValueError, match=rf"or its header is damaged \({re.escape(remedy)}\)$"):
+        classifier.predict(photos / "a.heic")
 
 
 def test_the_command_reads_standard_input(classifier, photos, capsys, monkeypatch):

@@ -70,7 +70,8 @@ def predict(
 
     classifier = load(run, settings.device, settings.precision, settings.fc_precision)
     keep_freed_memory()
-    files = [file for _, file in each_image([sys.stdin.buffer if each == "-" else each for each in images], is_run)]
+    given = [sys.stdin.buffer if each == "-" else each for each in images]
+    files = [file for _, file in each_image(given, is_run, _warn)]
     failed, counts = 0, repeat(1, len(files))
     with contextlib.ExitStack() as stack:
         if table:
@@ -81,11 +82,15 @@ def predict(
         for prediction, _ in zip(classifier.predict_each(files, views == "all"), counts, strict=False):
             if prediction.error:
                 failed += 1
-                print(f"alexnet: {prediction.error}", file=sys.stderr)
+                _warn(prediction.error)
             if table or not prediction.error:
                 show(prediction, top)
     if failed:
         raise SystemExit(1)
+
+
+def _warn(message: object) -> None:
+    print(f"alexnet: {message}", file=sys.stderr)
 
 
 def _print(prediction: "Prediction", top: int) -> None:

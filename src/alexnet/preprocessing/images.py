@@ -4,9 +4,10 @@ import glob
 import io
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike, fspath
-from os.path import exists, expanduser, isdir
+from os.path import exists, expanduser, isdir, splitext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,10 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.pack.resizing import stored_square
-from ..data.sources.detection import image_files
 from ..data.storage.download import fetch_bytes, redact
-from ..data.storage.image_formats import open_image
-from ..data.storage.trees import SkipFolder
+from ..data.storage.image_formats import HELP, is_image_file, open_image, passed_over
+from ..data.storage.trees import SkipFolder, folder_tree
 
 MAX_BYTES = 100_000_000
 """Largest image that is fetched from a URL or read from a stream."""
@@ -39,19 +39,22 @@ def holds_many(images: ImageLike | Iterable[ImageLike]) -> bool:
 
 
 def each_image(
-    images: ImageLike | Iterable[ImageLike], skip_folder: SkipFolder | None = None
+    images: ImageLike | Iterable[ImageLike],
+    skip_folder: SkipFolder | None = None,
+    notify: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[str, ImageLike]]:
     """Every image with its name: its path or URL, or "image 3", counted from 0, or nothing if it is the only one.
 
     Args:
         images: an image; a folder, for all images below it; a pattern such as `photos/*.jpg`; a batch, (N, height,
             width, channels) as an array or (N, channels, height, width) as a tensor; or an iterable of all these.
+        notify: receives which files of a folder are passed over, if they were probably meant to be images.
 
     Raises:
         ValueError: there is no image in a folder, or none that a pattern matches.
     """
     names = map("image {}".format, itertools.count()) if holds_many(images) else itertools.repeat("")
-    yield from _named(images, skip_folder, names)
+    yield from _named(images, names, lambda folder: _images_below(folder, skip_folder, notify))
 
 
 def stored_image(image: ImageLike, side: int) -> np.ndarray:
@@ -83,25 +86,36 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
     except Exception as error:  # decoders raise anything on a broken file
-        raise ValueError(f"{name} cannot be read as an image: {error}") from error
+        remedy = "" if is_image_file(name) else HELP.get(splitext(name)[1].lower(), "")
+        raise ValueError(f"{name} cannot be read as an image: {error}{remedy and f' ({remedy})'}") from error
 
 
-def _named(images, skip_folder: SkipFolder | None, names: Iterator[str]) -> Iterator[tuple[str, ImageLike]]:
+def _named(
+    images: ImageLike | Iterable[ImageLike], names: Iterator[str], images_below: Callable[[Path], list[Path]]
+) -> Iterator[tuple[str, ImageLike]]:
     if isinstance(images, (str, PathLike)) and holds_many(images):
         path = expanduser(images)
         paths = map(Path, [path] if isdir(path) else sorted(glob.glob(path, recursive=True)))
-        files = [file for path in paths for file in (image_files(path, skip_folder) if path.is_dir() else [path])]
+        files = [file for path in paths for file in (images_below(path) if path.is_dir() else [path])]
         if not files:
             raise ValueError(f"no images found in {images}")
         yield from ((str(file), file) for file in files)
     elif holds_many(images):
         for image in images:
-            yield from _named(image, skip_folder, names)
+            yield from _named(image, names, images_below)
     else:
         position = next(names)
         name = images if isinstance(images, (str, PathLike)) else None
         name = name or getattr(images, "filename", None) or getattr(images, "name", None)
         yield fspath(name) if isinstance(name, (str, PathLike)) else position, images
+
+
+def _images_below(folder: Path, skip_folder: SkipFolder | None, notify: Callable[[str], object]) -> list[Path]:
+    files = folder_tree(folder, skip_folder).files
+    helped, _ = passed_over(name for name in files if not is_image_file(name))
+    if helped:
+        notify(f"passed over in {folder}: {helped}")
+    return [folder / name for name in files if is_image_file(name)]
 
 
 def _source(image: str | PathLike[str] | bytes | BinaryIO) -> tuple[str | BinaryIO, str]:

@@ -15,7 +15,6 @@ from ..progress import Track
 from ..source import Data, Source
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, redact
-from ..storage.image_formats import is_image_file
 from ..storage.remote import STORES, download_remote
 from ..storage.trees import SkipFolder, Tree, archive_tree, folder_tree, remote_tree
 from .bundled import emoji_source
@@ -94,11 +93,6 @@ def location_of(data: str | Path | InMemory) -> str:
         return data.location
     is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
     return str(data) if is_word else str(Path(data).expanduser().resolve())
-
-
-def image_files(folder: Path, skip_folder: SkipFolder | None = None) -> list[Path]:
-    """Image files below a folder, sorted; without hidden files and folders."""
-    return [folder / name for name in folder_tree(folder, skip_folder).files if is_image_file(name)]
 
 
 @dataclass(frozen=True)
