@@ -148,7 +148,11 @@ def _train(case: Case, images: Path, run: Path, device: str) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     torch.set_num_threads(case.threads)
-    settings = dict(case.settings) | {"checkpoint_minutes": case.minutes, "workers": case.threads}
+    settings = dict(case.settings) | {
+        "checkpoint_minutes": case.minutes,
+        "workers": case.threads,
+        "keep_checkpoints": True,
+    }
     classifier = Classifier(case.variant, device, "fp32")
     classifier.fit(images, **settings, output=run, resume=(run / "run.json").exists())
 

@@ -70,7 +70,7 @@ def write_colors(root: Path, count: int, seed: int = 0) -> Path:
 
 def fit(classifier: Classifier, data, act_at: int | None = None, act: Callable = lambda: None, **settings):
     """Train as `Classifier.fit` does, and after that many steps do something, such as press Ctrl-C; the history."""
-    steps = 0
+    steps, settings = 0, {"keep_checkpoints": True} | settings
     with contextlib.closing(classifier.fit_events(data, **settings)) as events:
         for event in events:
             steps += isinstance(event, Step)

@@ -79,7 +79,7 @@ def little_memory(monkeypatch):
 
 def test_auto_finds_what_fits_says_so_once_and_takes_the_same_steps(little_memory, monkeypatch, tmp_path, capsys):
     images = kills.write_images(tmp_path / "images", 20)
-    how = {"epochs": 2, "batch_size": 16, "lr": 0.01}
+    how = {"epochs": 2, "batch_size": 16, "lr": 0.01, "keep_checkpoints": True}
     Classifier("small", "cpu", "fp32").fit(images, **how, micro_batch="auto", output=tmp_path / "split")
     assert capsys.readouterr().out.count("split into micro-batches of 4, for the same steps") == 1
     assert read_notes(tmp_path / "split" / LAST)["progress"]["micro_batch_size"] == 4

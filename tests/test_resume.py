@@ -16,7 +16,7 @@ from conftest import fit as fit_with
 from alexnet import Classifier
 from alexnet.cli import main
 from alexnet.model import bundle
-from alexnet.runs.checkpoints import NotSaved
+from alexnet.runs.checkpoints import Checkpoints, NotSaved
 from alexnet.runs.run import BEST, EARLIER, LAST, Run
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LinearWarmupDecay
@@ -47,18 +47,19 @@ class Killed(BaseException):
 def fit(data, run, chosen=QUICK, resume=None, **how):
     """Train, or go on where something is there, with a checkpoint after every step."""
     resume = (run / "run.json").exists() if resume is None else resume
-    how = {"checkpoint_minutes": 0, "verbose": False} | how
+    how = {"checkpoint_minutes": 0, "keep_checkpoints": True, "verbose": False} | how
     return Classifier("cifar-18", "cpu", "fp32").fit(data, recipe=chosen, output=run, resume=resume, **how)
 
 
 def cut_off(data, run, steps, chosen=QUICK, **how):
-    """Be killed, as it were, after so many steps."""
+    """Be killed, as it were, after so many steps: nothing is saved any more."""
 
     def die():
+        patch.setattr(Checkpoints, "save", lambda self: None)
         raise Killed
 
     how = {"checkpoint_minutes": 0, "resume": run != "auto" and (run / "run.json").exists()} | how
-    with pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         fit_with(Classifier("cifar-18", "cpu", "fp32"), data, steps, die, recipe=chosen, output=run, **how)
 
 
@@ -70,6 +71,7 @@ def test_runs_that_are_killed_at_random_moments_end_as_those_that_are_not(case, 
 
 def test_a_kill_between_any_two_files_changes_nothing(images, expected, tmp_path, monkeypatch):
     """Once before each file that takes its name, in turn, and each run from its beginning."""
+    monkeypatch.setattr("alexnet.runs.checkpoints.EPOCH_S", 0)
     replace_file = os.replace
     number = 0
     while True:

@@ -256,7 +256,19 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
     from alexnet.cli import main
 
     monkeypatch.chdir(tmp_path)
-    asked = ["train", "colors", "--variant", "cifar-18", "--epochs", "40", "--batch-size", "4", "--seed", "5"]
+    asked = [
+        "train",
+        "colors",
+        "--variant",
+        "cifar-18",
+        "--epochs",
+        "40",
+        "--batch-size",
+        "4",
+        "--seed",
+        "5",
+        "--keep-checkpoints",
+    ]
     command = [sys.executable, "-m", "alexnet", *asked, "--precision", "fp32"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while "epoch  2" not in process.stdout.readline():
@@ -264,7 +276,7 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
     assert process.returncode == 130 and "progress is saved, resume with --resume" in said
-    main(["train", "colors", "--resume"])
+    main(["train", "colors", "--resume", "--keep-checkpoints"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["colors-cifar-18-1"]
     main([*asked, "--precision", "fp32", "--output", "whole"])
     broken, whole = (load_file(tmp_path / run / LAST) for run in ("runs/colors-cifar-18-1", "whole"))

@@ -82,7 +82,7 @@ def fit(
 ) -> Iterator[Event]:
     """Train as the settings ask, and write everything that belongs to a run, one event at a time.
 
-    Whoever draws the events may stop between any two of them: what was saved by then can be resumed.
+    Whoever draws the events may stop between any two of them; a run can be resumed there.
 
     Args:
         notify: receives what the user should know.
@@ -153,10 +153,10 @@ class _Session:
         notify: Callable[[str], object],
     ):
         self.training, self.run, self.record, self.notify = training, run, record, notify
-        self.is_resumed, self.keeps_best = settings.resume, training.plan.keeps_best
+        self.is_resumed, self.keep_checkpoints = settings.resume, settings.keep_checkpoints
+        self.keeps_best = training.plan.keeps_best
         self.checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
         self.watch = Watch(training)
-        self.best_state, self.best_error = None, math.inf
 
     def train(self) -> Iterator[Step | Epoch]:
         """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
@@ -178,13 +178,18 @@ class _Session:
                     case Epoch(row):
                         diagnosis = self._epoch(row)
                         board.epoch(row)
-                yield event
+                try:
+                    yield event
+                except GeneratorExit:  # whoever stops here can resume here
+                    self.checkpoints.save()
+                    raise
                 if diagnosis:  # after the line of the epoch
                     self.notify(str(diagnosis))
-                if isinstance(event, Step) and (ctrl_c.pressed or self.checkpoints.is_due()):
+                if ctrl_c.pressed or self.checkpoints.is_due():
                     self.checkpoints.save()
                 if ctrl_c.pressed:
                     raise Interrupted
+        self.checkpoints.save()
 
     def finish(self) -> Finish:
         """Choose the weights and, for a run, evaluate them and write the report and the results."""
@@ -194,8 +199,8 @@ class _Session:
             since = f"no lower validation error for {patience} epochs, since epoch {progress.best_epoch}"
             self.notify(f"stopped early, after epoch {progress.epoch}: {since}, whose weights are kept")
         if self.run is None:
-            if self.best_state:
-                training.network.load_state_dict(self.best_state)
+            if self.keeps_best and self.checkpoints.best:
+                training.network.load_state_dict(self.checkpoints.best)
             training.network.requires_grad_(True)
             return Finish(training.bundle, history)
         weights, pack = self.run.choose_weights(training.plan.keeps_best), training.plan.packed
@@ -203,6 +208,8 @@ class _Session:
         evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
         report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
         self.run.update({"results": {"split": evaluation.split} | evaluation.summary()})
+        if not self.keep_checkpoints:
+            self.run.discard_checkpoints()
         return Finish(bundle, history, evaluation, report)
 
     def _step(self, step: Step) -> None:
@@ -217,10 +224,7 @@ class _Session:
         """Save, and return what is wrong."""
         self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
         diagnosis = self.watch.epoch()
-        self.checkpoints.save()
-        if self.run is None and self.keeps_best and row.get("val_error", math.inf) < self.best_error:
-            self.best_error = row["val_error"]
-            self.best_state = {name: tensor.clone() for name, tensor in self.training.network.state_dict().items()}
+        self.checkpoints.epoch()
         return diagnosis
 
     def _check_finite(self, loss: float, where: str, lr: float) -> None:

@@ -68,14 +68,21 @@ class ModelBundle:
         """The bundle on another device; the network itself is moved."""
         return ModelBundle(self.network.to(device), self.preprocessing.to(device), self.classes, self.fc_precision)
 
-    def save(self, path: Path, extra: Mapping[str, Tensor] | None = None, notes: Mapping | None = None) -> None:
+    def save(
+        self,
+        path: Path,
+        extra: Mapping[str, Tensor] | None = None,
+        notes: Mapping | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a file, atomically.
 
         Args:
             extra: further tensors, under names with a dot that no parameter has (`velocity.conv1.weight`).
             notes: further facts, as JSON, under the header's "notes".
+            weights: written instead of those of the network.
         """
-        tensors = self.tensors() | dict(extra or {})
+        tensors = self.tensors() | dict(weights or {}) | dict(extra or {})
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         header = {"alexnet": json.dumps(self.facts()), "notes": json.dumps(notes or {})}
         header["sums"] = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})

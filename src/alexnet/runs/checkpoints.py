@@ -1,11 +1,12 @@
 """Checkpoints: the files from which a run resumes.
 
 At every instant there is a complete checkpoint on the disk, since each is written beside the others and then renamed.
-The files of an epoch are written in this order, and a resumed run completes what was cut off in between:
+They are written in this order, and a resumed run completes what was cut off in between:
 
 1. LAST: weights, velocities, progress, and the rows of history; the files before it become EARLIER.
-2. BEST, if this epoch is the best so far: the same weights, so LAST can restore it.
-3. The history, whose rows LAST holds too, as it does those of the layer statistics, which are written at once.
+2. BEST, if an epoch since the checkpoint before was the best so far.
+
+The history and the layer statistics, whose rows LAST holds too, are written as they come.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
@@ -27,6 +29,8 @@ from .run import BEST, EARLIER, LAST, Run
 
 NEXT = "next.safetensors"
 """A checkpoint that has not got its name yet."""
+EPOCH_S = 60.0
+"""Seconds between checkpoints at the ends of epochs: on small data sets, epochs are shorter than a checkpoint takes."""
 VELOCITY, NOT_AVERAGED = "velocity.", "not_averaged."
 """Prefixes of the tensors of a checkpoint: the optimizer's velocities, and the weights that an EMA is taken of."""
 
@@ -36,17 +40,33 @@ class NotSaved(OSError):
 
 
 class Checkpoints:
-    """Writes and restores the checkpoints of one run, within an epoch every so many minutes; none without a run."""
+    """Writes and restores the checkpoints of one run, by time; without a run, only remembers the best weights."""
 
     def __init__(self, run: Run | None, training: Training, minutes: float):
         self.run, self.training, self.minutes = run, training, minutes
+        self.best: dict[str, Tensor] = {}
+        """The weights of the best epoch, unless BEST holds them."""
         self._saved_at = time.monotonic()
 
+    def epoch(self) -> None:
+        """After an epoch, remember its weights if they are the best, and write the history.
+
+        Raises:
+            NotSaved: as for `save`.
+        """
+        if self.training.progress.is_best:
+            self.best = {name: tensor.clone() for name, tensor in self.training.network.state_dict().items()}
+        if self.run:
+            with self._writing():
+                self.run.write_history(self.training.progress.epochs)
+
     def is_due(self) -> bool:
-        return self.run is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
+        """Whether enough time has passed; at the end of an epoch, less is enough."""
+        wait = 60 * self.minutes
+        return time.monotonic() - self._saved_at >= (wait if self.training.progress.batch else min(wait, EPOCH_S))
 
     def save(self) -> None:
-        """Write LAST and, after an epoch, what else belongs to it.
+        """Write LAST and, if it is not there yet, BEST.
 
         Raises:
             NotSaved: the disk is full, or the folder cannot be written to.
@@ -55,8 +75,7 @@ class Checkpoints:
             return
         with self._writing():
             self._save_last()
-            if self.training.progress.batch == 0:
-                self._save_epoch()
+            self._save_best()
         self._saved_at = time.monotonic()
 
     def restore(self, notify: Callable[[str], object]) -> None:
@@ -92,7 +111,10 @@ class Checkpoints:
                 with self._writing():
                     for each in damaged:
                         os.replace(each, f"{each}.damaged")
-                    self._save_epoch()
+                    if progress.is_best:
+                        self.best = self.training.network.state_dict()
+                        self._save_best()
+                    self.run.write_history(progress.epochs)
                     self.run.write_layer_rows(progress.layers)
                 return
         if reasons:
@@ -123,12 +145,11 @@ class Checkpoints:
                 os.replace(folder / newer, folder / older)
         fsync_folder(folder)
 
-    def _save_epoch(self) -> None:
-        """Write BEST and the history, after LAST of the end of an epoch."""
-        progress = self.training.progress
-        if progress.is_best:
-            self.training.bundle.save(self.run.folder / BEST, notes={"epoch": progress.epoch})
-        self.run.write_history(progress.epochs)
+    def _save_best(self) -> None:
+        if self.best:
+            notes = {"epoch": self.training.progress.best_epoch}
+            self.training.bundle.save(self.run.folder / BEST, notes=notes, weights=self.best)
+            self.best = {}
 
     def _read(self, path: Path, needs_best: bool) -> Progress:
         """Restore from one file; all of it is read and verified before anything changes.
@@ -137,7 +158,7 @@ class Checkpoints:
             _Unusable: it is damaged; or BEST is needed and damaged, and only an earlier checkpoint can restore it.
             ValueError: it is of another network.
         """
-        training = self.training
+        training, best = self.training, self.run.folder / BEST
         try:
             saved = ModelBundle.load(path)
             velocities, not_averaged = read_extra(path, VELOCITY), read_extra(path, NOT_AVERAGED)
@@ -148,7 +169,9 @@ class Checkpoints:
             raise _Unusable(str(error)) from error
         if needs_best and progress.best_epoch and not progress.is_best:
             try:
-                ModelBundle.load(self.run.folder / BEST)
+                ModelBundle.load(best)
+                if read_notes(best).get("epoch", progress.best_epoch) < progress.best_epoch:
+                    raise ValueError(f"{best} is from before epoch {progress.best_epoch}")
             except ValueError as error:
                 raise _Unusable(f"{error}, and {path.name} is from after epoch {progress.best_epoch}") from error
         weights = saved.network.state_dict()

@@ -18,6 +18,7 @@ from ..data.pack.reading import UNREADABLE, Pack
 from ..data.source import SPLITS
 from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
+from ..model.bundle import ModelBundle
 from ..specs.settings import ResolvedSettings
 from ..specs.storage import to_json
 from .history import History, check_row, read_rows, with_todays_keys
@@ -158,6 +159,15 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """Those that exist, newest first."""
         return [self.folder / name for name in (LAST, *EARLIER) if (self.folder / name).exists()]
+
+    def discard_checkpoints(self) -> None:
+        """Keep the chosen weights of a finished run, and delete what only resuming needs."""
+        weights = self.weights()
+        if weights.name == LAST:
+            ModelBundle.load(weights).save(weights)
+        for path in self.checkpoints():
+            if path != weights:
+                path.unlink()
 
     def history(self) -> History:
         """A row for every epoch so far; ValueError if one is damaged."""

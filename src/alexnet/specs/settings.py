@@ -115,7 +115,9 @@ class TrainSettings(LabelMaps):
     allow_changes: bool = False
     """Resume even if settings or images have changed; from there on it is a different run."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints within an epoch; one is always written after each epoch."""
+    """Minutes between checkpoints; at the end of an epoch, a minute is enough."""
+    keep_checkpoints: bool = False
+    """Keep the checkpoints of a finished run, with momentum and progress (default: only its weights are kept)."""
     micro_batch: MicroBatch = None
     """Gradient accumulation: images per forward and backward pass, for the same steps in less memory; auto takes as
     many as fit (default: the whole batch)."""
