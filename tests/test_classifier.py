@@ -16,6 +16,7 @@ import alexnet
 from alexnet.cli import main
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.variants import VARIANTS
+from alexnet.training.plan import default_variant
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +209,18 @@ def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
         alexnet.Classifier().predict(Image.new("RGB", (8, 8)))
 
 
-def test_the_variant_follows_the_size_of_the_images(tmp_path):
-    from alexnet.data.sources.detection import open_source
-    from alexnet.training.plan import default_variant
-
-    for side, expected in ((32, "cifar-keras"), (64, "small"), (500, "original")):
-        root = tmp_path / str(side)
-        for name in ("a", "b"):
-            (root / name).mkdir(parents=True)
-            Image.new("RGB", (side + 20, side)).save(root / name / "1.png")
-        assert default_variant(open_source(root).typical_side()) == expected
+@pytest.mark.parametrize(
+    ("side", "images", "has_gpu", "expected"),
+    [
+        (32, 50_000, True, ("cifar-keras", "for images of about 32 pixels")),
+        (64, 100_000, True, ("small", "for images of about 64 pixels")),
+        (500, 9_999, True, ("small", "as 9,999 training images are too few for original's 61 million parameters")),
+        (500, 10_000, False, ("small", "as original would take days without a GPU")),
+        (500, 10_000, True, ("original", "for 10,000 training images and a GPU")),
+    ],
+)
+def test_the_default_network_follows_the_images_and_the_device(side, images, has_gpu, expected):
+    assert default_variant(side, images, has_gpu) == expected
 
 
 @pytest.mark.parametrize("name", VARIANTS)

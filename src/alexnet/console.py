@@ -1,5 +1,6 @@
 """Progress bars and tables in the terminal, by rich."""
 
+import math
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ def progress_bar(title: str):
     return show
 
 
+ESTIMATE_AFTER_S = 5.0
+SHOWN_EPOCHS = 50
 EPOCH = "{:>9} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}"
 """Columns of the line that an epoch prints."""
 
@@ -41,6 +44,7 @@ class TrainingBar:
     def __init__(self, epochs: int, images: int, shown: bool = True):
         self.epochs, self.images, self.shown, self.waited_s = epochs, images, shown, 0.0
         self.has_header = False
+        self.started: tuple[float, int] | None = None  # when, and images until then; never again once it was told
         self.progress = _progress(TextColumn("{task.fields[status]}"), shown)
         self.progress.add_task("epoch 1", total=epochs * images, status="")
         (self.task,) = self.progress.tasks
@@ -48,17 +52,31 @@ class TrainingBar:
     def step(self, step) -> None:
         """Show a `training.loop.Step`."""
         self.waited_s += step.waited_s
+        completed = (step.epoch - 1) * self.images + min(step.batch * self.images // step.batches, self.images)
+        self._estimate(completed)
         speed, waiting = self.task.speed or 0, self.waited_s / max(self.task.elapsed or 0, self.waited_s, 1e-9)
         self.progress.update(
             self.task.id,
-            completed=(step.epoch - 1) * self.images + min(step.batch * self.images // step.batches, self.images),
+            completed=completed,
             description=f"epoch {step.epoch}/{self.epochs}",
             status=f"loss {step.loss:.3f}  {speed:,.0f} images/s  waiting {waiting:.0%}",
         )
 
+    def _estimate(self, completed: int) -> None:
+        """Print once, from the first seconds, how long the training takes."""
+        now = time.monotonic()
+        self.started = self.started or (now, completed)
+        started, before = self.started
+        if now - started >= ESTIMATE_AFTER_S and completed > before:
+            self.started = math.inf, 0
+            speed = (completed - before) / (now - started)
+            left = duration((self.epochs * self.images - completed) / speed)
+            if self.shown:
+                console.print(f"about {left} for {self.epochs} epochs, at {speed:,.0f} images/s")
+
     def epoch(self, row: dict) -> None:
-        """Print a row of history, the first one below the names of the columns."""
-        if not self.shown:
+        """Print a row of history, the first one below the names of the columns; of many epochs, some and the last."""
+        if not self.shown or (row["epoch"] % max(1, self.epochs // SHOWN_EPOCHS) and row["epoch"] != self.epochs):
             return
         if not self.has_header:
             self.has_header = True
@@ -70,6 +88,14 @@ class TrainingBar:
         train = f"{row['lr']:.2g}", f"{row['train_loss']:.3f}", f"{row['train_error']:.1%}"
         speed = f"{row['images_per_s']:,.0f}", str(timedelta(seconds=round(left_s)))
         console.print(EPOCH.format(f"{row['epoch']}/{self.epochs}", *train, *validation, *speed))
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, in the unit that suits it."""
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def print_text(text: str, style: str | None = None) -> None:

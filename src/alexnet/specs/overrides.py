@@ -41,6 +41,7 @@ class Overrides(TypedDict, total=False):
     resume: bool
     allow_changes: bool
     checkpoint_minutes: float
+    keep_checkpoints: bool
     micro_batch: MicroBatch
     device: str
     precision: Literal["auto", "fp32", "bf16"]

@@ -188,6 +188,11 @@ class Recipe:
             if not is_valid(value := getattr(self, name)):
                 raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
 
+    def batch_size_for(self, images: int) -> int:
+        """Images per step on a training set of that many images: fewer, if an epoch would have less than 8 steps, but
+        no fewer than 16."""
+        return max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 8) / 8))))
+
     def epochs_for(self, images: int) -> int:
         """Epochs on a training set of that many images."""
         return max(self.epochs, math.ceil(self.min_steps / math.ceil(images / self.batch_size)))

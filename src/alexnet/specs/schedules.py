@@ -225,18 +225,23 @@ class LinearWarmupDecay(Schedule):
     """Fraction of the run."""
     bias_lr_factor: float = 1.0
     """Learning rate of the biases, as a multiple of that of the weights."""
+    new_layers_lr_factor: float = 1.0
+    """In fine-tuning, learning rates of the layers that were not copied, as a multiple of those of the others."""
 
     def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
         in_warmup = fraction_done < self.warmup
         height = fraction_done / self.warmup if in_warmup else (1 - fraction_done) / (1 - self.warmup)
         lr = self.peak_lr * max(height, WARMUP_FLOOR)
-        return LearningRates(lr, lr * self.bias_lr_factor)
+        new = lr * self.new_layers_lr_factor
+        layers = {} if new == lr else {NEW: (new, new * self.bias_lr_factor)}
+        return LearningRates(lr, lr * self.bias_lr_factor, layers)
 
     def breakpoints(self) -> list[float]:
         return [self.warmup]
 
     def description(self) -> str:
-        return f"linear warmup to {self.peak_lr:g} over the first {self.warmup:.0%}, then linear decay to zero"
+        new = f" ({self.peak_lr * self.new_layers_lr_factor:g} in new layers)" if self.new_layers_lr_factor != 1 else ""
+        return f"linear warmup to {self.peak_lr:g}{new} over the first {self.warmup:.0%}, then linear decay to zero"
 
 
 @renamed_fields(along="shape", biases="bias_lr_factor", factor="final_div_factor", start="peak_lr", warm="warmup")

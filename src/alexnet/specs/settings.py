@@ -45,10 +45,12 @@ class TrainSettings(LabelMaps):
     """What a user asks of a training. None leaves the choice to the recipe, the data or the machine."""
 
     variant: str | Architecture | None = None
-    """Network to train; `alexnet describe` lists them (default: that of --pretrained, or by the size of the images)."""
+    """Network to train; `alexnet describe` lists them (default: that of --pretrained, or by the number and size of the
+    images)."""
     recipe: str | Path | Recipe | Mapping[str, Any] | None = None
     """How to train it: a name (`alexnet describe --recipes` lists them), or a .json or .toml file of a recipe's fields,
-    or the run.json of a run (default: the network's own, or fine-tune with --pretrained)."""
+    or the run.json of a run (default: the network's own; with --pretrained, transfer, or fine-tune from 100,000 images
+    on)."""
     pretrained: str | Path | None = None
     """Weights to fine-tune: a run, a saved classifier, a file, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
     Layers of the same name and shape are copied; the last one only if the classes are the same (default: train from
@@ -60,7 +62,7 @@ class TrainSettings(LabelMaps):
     epochs: int | None = None
     """Passes over the training images (default: the recipe's; section 5)."""
     batch_size: int | None = None
-    """Images per step (default: the recipe's)."""
+    """Images per step (default: the recipe's; fewer on small data sets, for at least 8 steps per epoch)."""
     lr: float | None = None
     """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
     schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None = None

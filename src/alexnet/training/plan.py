@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,8 +11,8 @@ from ..data.check import check_source
 from ..data.pack.packing import PackOptions, make_pack
 from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.source import Source, counted
-from ..device import fits_memory
+from ..data.source import TRAIN, Source, counted
+from ..device import fits_memory, pick_device
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.names import did_you_mean
@@ -24,8 +24,10 @@ from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import variant as find_variant
 from .transfer import Pretrained, Transfer
 
-SIZES = ((48, "cifar-keras"), (160, "small"), (None, "original"))
-"""The default variant for images whose typical shorter side is at most this, pixels."""
+FEW_IMAGES = 10_000
+"""Training images below which `original`, with 61 million parameters, is not trained from scratch by default."""
+FEW_TO_FINE_TUNE = 100_000
+"""Training images below which fine-tuning takes hundreds of steps by default, not the epochs of 2012."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Plan:
     recipe: Recipe
     transfer: Transfer | None = None
     """What is copied from a pretrained network; None to train from scratch."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why "network" and "recipe" are what they are, where the settings leave that open."""
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -89,6 +93,7 @@ class Plan:
             "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
             "training": recipe_in_words(self.recipe),
         }
+        facts |= {name: f"{facts[name]}; {reason}" for name, reason in self.reasons.items()}
         if self.transfer:
             facts |= self.transfer.facts()
         if self.recipe.lr_scale:
@@ -122,11 +127,16 @@ def make_plan(
     Raises:
         ValueError: a setting or the data set does not fit.
     """
-    settings = settings or TrainSettings()
+    settings, reasons = settings or TrainSettings(), {}
+    images = int((source.splits == TRAIN).sum())
     if settings.variant is None and pretrained:
         architecture = pretrained.architecture
+    elif settings.variant is None:
+        has_gpu = pick_device(settings.device).type != "cpu"
+        name, reasons["network"] = default_variant(source.typical_side(), images, has_gpu)
+        architecture = find_variant(name)
     else:
-        architecture = find_variant(settings.variant or default_variant(source.typical_side()))
+        architecture = find_variant(settings.variant)
     if settings.crop_size:
         try:
             infer_shapes(architecture, input_size=settings.crop_size)
@@ -135,7 +145,7 @@ def make_plan(
         architecture = architecture.with_input(settings.crop_size)
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
-    recipe = _recipe(settings, architecture, transfer)
+    recipe = _recipe(settings, architecture, transfer, images, reasons)
     _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in shapes))
     if isinstance(recipe.class_weights, Mapping):
         for name in recipe.class_weights:
@@ -157,13 +167,32 @@ def make_plan(
     recipe = replace(recipe, epochs=epochs, shuffle=shuffle, min_steps=0)  # settled, also for a run that resumes
     if settings.milestones:  # they are epochs of this run, however long it is
         recipe = replace(recipe, schedule=replace(recipe.schedule, epochs=epochs))
-    return Plan(packed, architecture, recipe, transfer)
+    return Plan(packed, architecture, recipe, transfer, reasons)
 
 
-def _recipe(settings: TrainSettings, architecture: Architecture, transfer: Transfer | None) -> Recipe:
-    """The recipe that was asked for, with the settings that override it."""
-    own = "fine-tune" if transfer else architecture.recipe
-    recipe = settings.applied_to(find_recipe(settings.recipe or own))
+def _recipe(
+    settings: TrainSettings,
+    architecture: Architecture,
+    transfer: Transfer | None,
+    images: int,
+    reasons: dict[str, str],
+) -> Recipe:
+    """The recipe that was asked for, with the settings that override it.
+
+    Args:
+        images: training images. A recipe that is named, or left open, takes smaller batches for few.
+        reasons: receives why.
+    """
+    own = architecture.recipe
+    if transfer:
+        own = "transfer" if images < FEW_TO_FINE_TUNE else "fine-tune"
+    named = find_recipe(settings.recipe or own)
+    if settings.recipe in (None, named.name) and (batch_size := named.batch_size_for(images)) < named.batch_size:
+        named = replace(named, batch_size=batch_size)
+        reasons["recipe"] = f"small batches, as there are only {counted(images, 'training image')}"
+    recipe = settings.applied_to(named)
+    if recipe.batch_size != named.batch_size:
+        reasons.pop("recipe", None)
     if transfer and (settings.mean or settings.std):
         raise ValueError("mean and std must be left out with pretrained: its weights expect those that they had")
     if transfer:
@@ -183,6 +212,19 @@ def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
         raise ValueError("at least one layer must be trained, but all are frozen")
 
 
-def default_variant(side: float) -> str:
-    """The variant that suits images whose shorter side is typically this many pixels."""
-    return next(name for most, name in SIZES if most is None or side <= most)
+def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:
+    """The variant to train from scratch where none is asked for, and why.
+
+    Args:
+        side: typical shorter side of the images, pixels.
+        images: training images.
+    """
+    if side <= 48:
+        return "cifar-keras", f"for images of about {side:.0f} pixels"
+    if side <= 160:
+        return "small", f"for images of about {side:.0f} pixels"
+    if images < FEW_IMAGES:
+        return "small", f"as {counted(images, 'training image')} are too few for original's 61 million parameters"
+    if not has_gpu:
+        return "small", "as original would take days without a GPU"
+    return "original", f"for {counted(images, 'training image')} and a GPU"
