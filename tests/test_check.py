@@ -11,6 +11,7 @@ from PIL import Image
 from alexnet.cli import main
 from alexnet.data.check import check_source
 from alexnet.data.sources.detection import detect_source, open_source
+from alexnet.data.storage import image_formats
 
 
 def findings_in(root, side=16, **settings):
@@ -198,3 +199,67 @@ def test_a_run_among_the_images_is_not_part_of_the_data(clean, capsys):
     assert list(json.loads(capsys.readouterr().out)["classes"]) == ["blue", "green", "red"]
     main(["pack", str(clean), "--size", "8"])
     assert "3 classes" in capsys.readouterr().out
+
+
+def test_files_that_are_no_images_are_counted_by_kind_with_what_helps(clean, tmp_path, capsys, monkeypatch):
+    for name in ("red/a.mov", "red/b.MOV", "blue/c.pdf", "blue/d.cr2", "notes.txt", "Thumbs.db", "README"):
+        (clean / name).write_bytes(b"x")
+    (clean / "violet").mkdir()
+    (clean / "violet" / "e.psd").write_bytes(b"x")
+    (clean / "white" / "empty").mkdir(parents=True)
+    texts = {text: finding.level for text, finding in findings_in(clean).items()}
+    helped = "2 MOV (videos; save frames as images), 1 CR2 (raw photos; save them as JPEG), "
+    helped += "1 PDF (save their pages as images), 1 PSD (save them as PNG)"
+    texts = {text: finding.level for text, finding in findings_in(clean).items()}
+    helped = "2 MOV (videos; save frames as images), 1 CR2 (raw photos; save them as JPEG), "
+    helped += "1 PDF (save their pages as images), 1 PSD (save them as PNG)"
+    texts = {text: finding.level for text, finding in findings_in(clean).items()}
+    helped = "2 MOV files (videos; save frames as images), 1 PDF file (save their pages as images), "
+    helped += "1 CR2 file (raw photos; save them as JPEG), 1 PSD file (save them as PNG)"
+    assert texts == {
+        f"passed over files: {helped}; no image in 2 folders: violet, white": "warning",
+        "passed over files: 1 without extension, 1 DB, 1 TXT": "note",
+    }
+    archive = shutil.make_archive(str(tmp_path / "colors"), "zip", clean)
+    assert f"passed over files: {helped}; no image in 1 folder: violet" in findings_in(archive)
+    monkeypatch.chdir(tmp_path)
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
+    main(["train", "colors", *few, "--output", "run"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "passed over" in line]
+    assert lines == [
+        f"colors: passed over files: {helped}; no image in 2 folders: violet, white; see alexnet check colors"
+    ]
+
+
+def test_a_class_or_a_split_of_which_nothing_can_be_read_is_named(split_folder, monkeypatch):
+    monkeypatch.setattr(image_formats, "SUFFIXES", {".png": ("PNG",)})
+    (split_folder / "train" / "violet").mkdir()
+    shutil.rmtree(split_folder / "val")
+    for name in ("train/violet/1.heic", "train/violet/2.HEIC", "val/red/3.heif"):
+        (split_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (split_folder / name).write_bytes(b"x")
+    helped = "2 HEIC, 1 HEIF (to read them, pip install 'alexnet[heic]')"
+    text = f"passed over files: {helped}; no image in 2 folders: train/violet, val/red"
+    assert find_one(split_folder, "passed over").text == text
+    for path in split_folder.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"colors has no images \(.*\); other files: 2 HEIC, 1 HEIF \(to read"):
+        detect_source(split_folder)
+
+
+def test_heic_images_are_read_where_pillow_heif_is_installed(clean):
+    pytest.importorskip("pillow_heif")
+    image = picture(size=(64, 64))
+    image.save(clean / "red" / "photo.HEIC", format="HEIF")
+    source = open_source(clean)
+    (index,) = (index for index, name in enumerate(source.names) if name.endswith("HEIC"))
+    assert source.open(index).size == (64, 64) and findings_in(clean) == {}
+
+
+def test_photos_of_which_few_are_broken_are_trained_on_without_a_contradiction(clean, tmp_path, capsys):
+    for number in range(3):
+        (clean / "red" / f"{number:02}.png").write_bytes(b"no picture")
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
+    main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "cannot" in line]
+    assert len(lines) == 1 and "3 images that cannot be read, the first is red/0" in lines[0]

@@ -25,6 +25,7 @@ from alexnet.data.pack.packing import make_pack
 from alexnet.data.source import SPLITS
 from alexnet.data.sources.detection import detect_source, open_source
 from alexnet.data.sources.lists import write_list
+from alexnet.specs.settings import LabelMaps
 
 
 def table_of(source):
@@ -562,3 +563,115 @@ def test_train_works_on_a_flat_folder_and_on_an_archive_by_one_command(flat, tmp
         results = json.loads((tmp_path / f"run of {location.name}" / "run.json").read_text())["results"]
         assert results["split"] == "test" and results["center"]["images"] == 9
     main(["evaluate", str(tmp_path / "run of flat"), "--json"])
+
+
+@pytest.fixture
+def maps(flat, tmp_path):
+    """The flat folder, and elsewhere a map from its images to labels and one from labels to indices."""
+    root, shown = flat
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    (elsewhere / "train labels.json").write_text(json.dumps({Path(path).name: name for path, name in shown.items()}))
+    (elsewhere / "indices.json").write_text(json.dumps({"green": 0, "red": 1, "blue": 2}))
+    return root, shown, LabelMaps(elsewhere / "train labels.json", elsewhere / "indices.json")
+
+
+def test_the_two_maps_may_lie_anywhere(maps, tmp_path, server):
+    root, shown, files = maps
+    location, address = server
+    for file in vars(files).values():
+        shutil.copy(file, location / file.name.replace(" ", "-"))
+    zipped(root, location / "flat.zip")
+    urls = LabelMaps(f"{address}/train-labels.json", f"{address}/indices.json")
+    places = {root: files, str(root): urls, zipped(root, tmp_path / "flat.zip"): files, f"{address}/flat.zip": urls}
+    for data, given in places.items():
+        source = open_source(data, maps=given)
+        assert source.classes == ("green", "red", "blue") and is_of_its_color(source)
+        table = {name.removeprefix("flat/"): row for name, row in table_of(source).items()}
+        assert table == {path: (label, path.split("/")[0]) for path, label in shown.items()}
+    assert open_source(root, maps=LabelMaps(files.labels)).classes == ("blue", "green", "red")
+
+
+def test_given_labels_count_more_than_folders_and_files_beside_the_images(split_folder, tmp_path):
+    names = [path.relative_to(split_folder).as_posix() for path in sorted(split_folder.rglob("*.png"))]
+    (split_folder / "labels.csv").write_text("image,label\n" + "".join(f"{name},wrong\n" for name in names))
+    (tmp_path / "parity.csv").write_text("image,label\n" + "".join(f"{n},{int(n[-5]) % 2}\n" for n in names))
+    source = open_source(split_folder, maps=LabelMaps(str(tmp_path / "parity.csv")))
+    assert table_of(source) == {name: (str(int(name[-5]) % 2), name.split("/")[0]) for name in names}
+    (tmp_path / "order.txt").write_text("red\nblue\ngreen\n")
+    (tmp_path / "order.txt").rename(tmp_path / "classes.txt")
+    source = open_source(split_folder, maps=LabelMaps(None, tmp_path / "classes.txt"))
+    assert source.classes == ("red", "blue", "green") and is_of_its_color(source)
+
+
+@pytest.mark.parametrize(
+    ("labels", "indices", "message"),
+    [
+        ('["red"]', None, "labels must map images to labels, as in {'cat1.jpg': 'cat'}, got l.json"),
+        (
+            None,
+            '[{"image": "a.png", "label": 1}]',
+            "label_indices must map labels to indices, as in {'cat': 0}, got i.",
+        ),
+        ('{"a.png": "red"', None, "l.json, line 1: Expecting ',' delimiter, column 16"),
+        ('{"a.png": "pink"}', '{"red": 0, "blue": 1}', "train/pink is not a class of i.json, which has red, blue"),
+        ('{"b.png": "red"}', None, "flat/train has 1 image (first train/a.png) without labels in l.json"),
+    ],
+)
+def test_maps_that_do_not_fit_are_named(flat, tmp_path, labels, indices, message):
+    root, _ = flat
+    for split in SPLITS:
+        shutil.rmtree(root / split)
+    (root / "train").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "train" / "a.png")
+    (tmp_path / "l.json").write_text(labels or "")
+    (tmp_path / "i.json").write_text(indices or "")
+    given = LabelMaps(labels and tmp_path / "l.json", indices and tmp_path / "i.json")
+    with pytest.raises(ValueError) as caught:
+        open_source(root, maps=given)
+    assert message in str(caught.value)
+
+
+def test_maps_are_for_images_without_labels_of_their_own(maps, tmp_path):
+    root, shown, files = maps
+    listed = tmp_path / "list.csv"
+    listed.write_text(TABLES["labels.csv"]([(str(root / path), label) for path, label in shown.items()]))
+    for data in ("emoji", listed, ([np.zeros((8, 8), np.uint8)] * 2, ["red", "blue"])):
+        with pytest.raises(ValueError, match=r"labels must be for images in a folder, an archive or a store; "):
+            open_source(data, maps=LabelMaps(files.labels))
+    assert open_source(listed, maps=LabelMaps(None, files.label_indices)).classes == ("green", "red", "blue")
+    with pytest.raises(ValueError, match=r"labels must be a path or a URL, got \{'a': 1\}"):
+        LabelMaps({"a": 1})
+    with pytest.raises(ValueError, match=r"labels: \S+/gone.json cannot be read: No such file or directory"):
+        open_source(root, maps=LabelMaps(tmp_path / "gone.json"))
+
+
+def test_a_run_remembers_its_maps(maps, tmp_path, capsys, monkeypatch):
+    root, _, files = maps
+    monkeypatch.chdir(tmp_path)
+    flags = ["--labels", "else where/train labels.json", "--label-indices", "else where/indices.json"]
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "9", "--precision", "fp32"]
+    for command in (["check", "flat", *flags, "--fix", "kept.csv"], ["pack", "flat", *flags, "--size", "8"]):
+        main(command)
+    printed = capsys.readouterr().out
+    quoted = "--labels 'else where/train labels.json' --label-indices 'else where/indices.json'"
+    assert f"next:   alexnet train kept.csv {quoted}  (33 images)" in printed and "3 classes" in printed
+    main(["train", "flat", *flags, *few, "--output", "run"])
+    record = json.loads(Path("run/run.json").read_text())
+    assert [record[name] for name in ("labels", "label_indices")] == [str(file) for file in vars(files).values()]
+    monkeypatch.chdir(root)  # what is remembered holds from every folder
+    capsys.readouterr()
+    main(["evaluate", "../run", "--json"])
+    alone = json.loads(capsys.readouterr().out)
+    main(["evaluate", "../run", "--data", str(root), "--json", "--labels", str(files.labels)])
+    assert alone == json.loads(capsys.readouterr().out) and alone["center"]["images"] == 9
+    main(["evaluate", "../run", str(root), "--json"])
+    assert alone == json.loads(capsys.readouterr().out)
+
+
+def test_the_list_that_check_writes_is_trained_on_with_the_same_maps(maps, tmp_path, monkeypatch):
+    _, shown, files = maps
+    monkeypatch.chdir(tmp_path)
+    main(["check", "flat", "--labels", str(files.labels), "--fix", "kept.csv"])
+    kept = open_source("kept.csv", maps=LabelMaps(files.labels))
+    assert table_of(kept) == {path: (label, path.split("/")[0]) for path, label in shown.items()}

@@ -112,6 +112,7 @@ class _Assignment:
         self.indices = declaring and declaring.indices
         """Class indices that a file declares."""
         self.declared_by = declaring.name if declaring else None
+        self.given = next((file.name for file in label_files if file.is_given and file.rows), None)
         self.files: list[str] = []
         """Names of the files that labeled images."""
 
@@ -153,12 +154,17 @@ class _Assignment:
                 text = f"{folder}: skipped {counted(len(unlabeled), 'image')} without a label, first {first}"
                 yield Finding("warning", text)
                 continue
-            text = (
-                f"{folder} has {counted(len(unlabeled), 'image')} (first {first}) without labels; it must have a "
-                "folder for each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map "
-                "from image to label beside it"
+            remedy = (
+                f" in {self.given}"
+                if self.given
+                else (
+                    "; it must have a folder for each class, or a list (CSV, TSV, text or JSON lines with image and label) "
+                    "or a JSON map from image to label beside it"
+                )
             )
-            yield Finding("error", text)
+            yield Finding(
+                "error", f"{folder} has {counted(len(unlabeled), 'image')} (first {first}) without labels{remedy}"
+            )
 
     def used_labels(self) -> dict[int, set[Label]]:
         """The labels of each split that has any; those of the first, usually train, define the classes."""

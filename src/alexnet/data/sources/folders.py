@@ -57,7 +57,7 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         else:
             outside.append(index)
     if not indices:
-        instead = f"; it has {', '.join(filter(None, passed_over(others)))}" if others else ""
+        instead = f"; other files: {', '.join(filter(None, passed_over(others)))}" if others else ""
         raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))}){instead}")
     findings = []
     if outside:
@@ -95,7 +95,7 @@ def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str])
     suspicious = {*tree.empty_folders, *(name.rpartition("/")[0] for name in others if is_helped(name))}
     full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in image_folders)}
     empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
-    texts = [f"passed over {helped}"] if helped else []
+    texts = [f"passed over files: {helped}"] if helped else []
     if empty:
         texts.append(
             f"no image in {counted(len(empty), 'folder')}: {', '.join(empty[:10])}{' …' if empty[10:] else ''}"
@@ -103,7 +103,7 @@ def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str])
     if texts:
         yield Finding("warning", "; ".join(texts))
     if harmless:
-        yield Finding("note", f"passed over {harmless}")
+        yield Finding("note", f"passed over files: {harmless}")
 
 
 def _data_root(folders: set[str]) -> str:

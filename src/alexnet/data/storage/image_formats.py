@@ -70,16 +70,13 @@ def is_helped(path: str) -> bool:
 
 
 def passed_over(paths: Iterable[str]) -> tuple[str, str]:
-    """Files that are no images, counted by kind in words: those that HELP can help with, and the others."""
+    """Files that are no images, counted by kind: those that HELP can help with, and the others."""
     counts = Counter(_suffix(path.rpartition("/")[2]) for path in paths)
-    helped, others = [], []
-    for suffix, count in counts.most_common():
-        files = " ".join(filter(None, (f"{count:,}", suffix[1:].upper(), "file" if count == 1 else "files")))
-        if suffix in HELP:
-            helped.append(f"{files} ({HELP[suffix]})")
-        else:
-            others.append(files)
-    return ", ".join(helped), ", ".join(others)
+    kinds: dict[str, list[str]] = {}
+    for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        kinds.setdefault(HELP.get(suffix, ""), []).append(f"{count:,} {suffix[1:].upper() or 'without extension'}")
+    others = ", ".join(kinds.pop("", ()))
+    return ", ".join(f"{', '.join(files)} ({remedy})" for remedy, files in kinds.items()), others
 
 
 def has_wrong_suffix(path: str, format: str | None) -> bool:
