@@ -462,6 +462,16 @@ def test_layers_of_safetensors_are_sorted_by_their_numbers(tmp_path):
         assert torch.equal(imported.network.state_dict()[name], tensor), name
 
 
+def test_safetensors_with_a_header_of_any_length_are_told_from_onnx(tmp_path):
+    state = {name: each.contiguous() for name, each in alexnet.create("cifar-13", 3).state_dict().items()}
+    starts = set()
+    for padding in range(0, 256, 8):
+        save_file(state, tmp_path / "net", {"a": "b" * padding})
+        starts.add((tmp_path / "net").read_bytes()[0])
+        assert import_weights(tmp_path / "net")[1].variant == "cifar-13"
+    assert 8 in starts  # as in ONNX
+
+
 @pytest.mark.parametrize("format", ["caffe", "npy", "keras", "torchvision"])
 def test_formats_without_batch_norm_refuse_it(format, tmp_path):
     network = alexnet.create("batch-norm", 3)

@@ -127,8 +127,9 @@ def _ours(path: Path) -> ModelBundle | None:
     if not path.exists():
         return ModelBundle.load(path)  # which says what must exist
     with path.open("rb") as file:
-        if file.read(1) == programs.ONNX_START:
-            return programs.read_onnx(path)
+        start = file.read(9)
+    if start.startswith(programs.ONNX_START) and not start.endswith(b"{"):  # which safetensors have there
+        return programs.read_onnx(path)
     try:
         with safe_open(path, "pt") as file:
             return ModelBundle.load(path) if "alexnet" in (file.metadata() or {}) else None
