@@ -214,8 +214,6 @@ def test_files_that_are_no_images_are_counted_by_kind_with_what_helps(clean, tmp
     helped = "2 MOV (videos; save frames as images), 1 CR2 (raw photos; save them as JPEG), "
     helped += "1 PDF (save their pages as images), 1 PSD (save them as PNG)"
     texts = {text: finding.level for text, finding in findings_in(clean).items()}
-    helped = "2 MOV files (videos; save frames as images), 1 PDF file (save their pages as images), "
-    helped += "1 CR2 file (raw photos; save them as JPEG), 1 PSD file (save them as PNG)"
     assert texts == {
         f"passed over files: {helped}; no image in 2 folders: violet, white": "warning",
         "passed over files: 1 without extension, 1 DB, 1 TXT": "note",
