@@ -7,10 +7,13 @@ from ..model.bundle import ModelBundle
 from .caffe import FILES as CAFFE_FILES
 from .weights_file import classes_path
 
-IMAGE = 'image = ImageOps.fit(Image.open("image.jpg").convert("RGB"), ($stored, $stored), Image.Resampling.BICUBIC)'
+IMAGE = """\
+image = Image.open("image.jpg").convert("RGB")
+image = ImageOps.fit(image, ($stored, $stored), Image.Resampling.BICUBIC)"""
 CROP = """\
 pixels = np.float32(image.crop(($start, $start, $end, $end)))
-images = ((pixels - [$mean]) / [$std]).astype(np.float32).transpose(2, 0, 1)[None]"""
+pixels = (pixels - [$mean]) / [$std]
+images = pixels.astype(np.float32).transpose(2, 0, 1)[None]"""
 WHOLE = "images = np.array(image)[None]"
 SHOW = """\
 for index in np.argsort(-probabilities)[:5]:
@@ -29,7 +32,8 @@ CLASSIFY = {
     "torch-export": (
         "import json",
         "import torch",
-        'network = torch.export.load($file, extra_files=(extra := {"classes.json": ""})).module()\n'
+        'extra = {"classes.json": ""}\n'
+        "network = torch.export.load($file, extra_files=extra).module()\n"
         'classes = json.loads(extra["classes.json"])',
         RUN_TORCH,
     ),
