@@ -187,7 +187,7 @@ def test_errors_are_one_line(run, tmp_path, capsys):
         (["describe", "--recipe", "paper", "--output", "rates.abc"], "Format 'abc' is not supported"),
         (["train", "emoji", "--recipe", "magic"], ", modern, got 'magic'"),
         (["train", "emoji", "--lr", "0"], "lr must be > 0, got 0.0"),
-        (["train", "emoji", "--epochs", "0"], "recipe small: epochs must be an integer >= 1, got 0"),
+        (["train", "emoji", "--epochs", "0"], "alexnet: epochs must be an integer >= 1, got 0"),
         (["train", "emoji", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["evaluate", str(run), "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
         (["evaluate", str(run), "--csv", str(tmp_path / "no" / "a.csv")], "--csv must be in an existing folder, got"),
