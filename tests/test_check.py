@@ -223,10 +223,9 @@ def test_files_that_are_no_images_are_counted_by_kind_with_what_helps(clean, tmp
     monkeypatch.chdir(tmp_path)
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", "colors", *few, "--output", "run"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "passed over" in line]
-    assert lines == [
-        f"colors: passed over files: {helped}; no image in 2 folders: violet, white; see alexnet check colors"
-    ]
+    printed = " ".join(capsys.readouterr().out.split())
+    more = "no image in 2 folders: violet, white; see alexnet check colors"
+    assert printed.count("passed over") == 1 and f"colors: passed over files: {helped}; {more}" in printed
 
 
 def test_a_class_or_a_split_of_which_nothing_can_be_read_is_named(split_folder, monkeypatch):

@@ -37,15 +37,18 @@ def check(
     from ..data.check import check_source
     from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
-    from ..data.source import SPLITS
+    from ..data.source import SPLITS, TRAIN
     from ..data.sources.detection import detect_source, location_of
     from ..data.sources.lists import write_list
+    from ..device import pick_device
     from ..runs.run import is_run
     from ..specs.variants import variant
     from ..training.plan import default_variant
 
     source = detect_source(data, 0, progress_bar("reading"), is_run, maps)
-    size = variant(default_variant(source.typical_side())).stored_size if size is None else size
+    if size is None:
+        images, has_gpu = int((source.splits == TRAIN).sum()), pick_device("auto").type != "cpu"
+        size = variant(default_variant(source.typical_side(), images, has_gpu)[0]).stored_size
     report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("checking"))
     if fix is not None:
         kept = [index for index in range(len(source)) if index not in report.dropped]

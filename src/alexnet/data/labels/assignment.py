@@ -18,6 +18,11 @@ UNSPLIT = len(SPLITS)
 """Split of images that are not in the folder of a split."""
 NONE = -1
 """No label, or none yet."""
+LABELS = (
+    "a folder for each class, or a list (CSV, TSV, text or JSON lines with image and label) or a JSON map from image "
+    "to label beside it"
+)
+"""What images must have."""
 
 
 @dataclass(frozen=True)
@@ -154,17 +159,9 @@ class _Assignment:
                 text = f"{folder}: skipped {counted(len(unlabeled), 'image')} without a label, first {first}"
                 yield Finding("warning", text)
                 continue
-            remedy = (
-                f" in {self.given}"
-                if self.given
-                else (
-                    "; it must have a folder for each class, or a list (CSV, TSV, text or JSON lines with image and label) "
-                    "or a JSON map from image to label beside it"
-                )
-            )
-            yield Finding(
-                "error", f"{folder} has {counted(len(unlabeled), 'image')} (first {first}) without labels{remedy}"
-            )
+            remedy = f" in {self.given}" if self.given else f"; it must have {LABELS}"
+            images = f"{counted(len(unlabeled), 'image')} (first {first})"
+            yield Finding("error", f"{folder} has {images} without labels{remedy}")
 
     def used_labels(self) -> dict[int, set[Label]]:
         """The labels of each split that has any; those of the first, usually train, define the classes."""
