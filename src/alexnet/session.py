@@ -206,7 +206,7 @@ class _Session:
         weights, pack = self.run.choose_weights(training.plan.keeps_best), training.plan.packed
         bundle = ModelBundle.load(weights, training.device)
         evaluation = evaluate_images(bundle, pack, evaluation_images(pack), precision=training.precision)
-        report = write_report(self.run.folder, self.run.record(), history, bundle, evaluation, training.progress.layers)
+        report = write_report(self.run.folder, self.run.record(), training, bundle, evaluation)
         self.run.update({"results": {"split": evaluation.split} | evaluation.summary()})
         if not self.keep_checkpoints:
             self.run.discard_checkpoints()

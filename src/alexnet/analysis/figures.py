@@ -1,22 +1,31 @@
 """Figures, many after those of the paper; a new one is a function here that returns a `Figure`."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from torch import nn
+from matplotlib.patches import Patch, Rectangle
+from torch import Tensor, nn
 
+from ..data.batches import Batch
+from ..data.pack.statistics import Statistics, compute_statistics
 from ..evaluation.metrics import Metrics
+from ..model.network import AlexNet
 from ..notebook import Figure
+from ..preprocessing.augmentation import training_views
+from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipe import Recipe
 from ..specs.recipe_description import spans
 from ..specs.schedules import NEW
 
+WIDTH = 6.0
+"""Inches, so that text of 8 to 10 points can be read where a figure is as wide as a phone."""
 TRUE_CLASS, OTHER_CLASS = "hotpink", "tab:blue"
 """Colors of the bars in Figure 4."""
 MAX_LABELED = 40
@@ -31,8 +40,8 @@ STYLES = {
 FROZEN = {"color": "tab:red", "alpha": 0.12, "linewidth": 0}
 
 
-def kernels_figure(network: nn.Module, columns: int = 16) -> Figure:
-    """The kernels of the first convolution as colors (Figure 3), on one scale for all.
+def kernels_figure(network: AlexNet, columns: int = 16) -> Figure:
+    """The kernels of the first convolution as colors (Figure 3), on one scale for all; a block for each tower.
 
     If there are not three input channels, a kernel is shown as its mean over them.
     """
@@ -41,19 +50,117 @@ def kernels_figure(network: nn.Module, columns: int = 16) -> Figure:
         weights = weights.mean(-1, keepdims=True).repeat(3, -1)
     weights = (weights - weights.min()) / (np.ptp(weights) or 1)
     count, side = weights.shape[:2]
-    rows = math.ceil(count / columns)
-    grid = np.ones((rows * (side + 1) + 1, columns * (side + 1) + 1, 3))
-    for index, kernel in enumerate(weights):
-        row, column = divmod(index, columns)
-        top, left = 1 + row * (side + 1), 1 + column * (side + 1)
-        grid[top : top + side, left : left + side] = kernel
-    width = 10
-    figure = Figure(figsize=(width, width * grid.shape[0] / grid.shape[1] + 0.4), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(grid, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(f"{count} kernels of conv1, {side} × {side}")
+    towers = 2 if any(layer.groups == 2 for layer in network.modules() if isinstance(layer, nn.Conv2d)) else 1
+    blocks = [_tiled(block, columns) for block in np.split(weights, towers)]
+    height = sum(map(len, blocks)) / blocks[0].shape[1] * WIDTH
+    figure = Figure(figsize=(WIDTH, height + 0.35 * (towers + 1)), layout="constrained")
+    figure.suptitle(f"{count} kernels of conv1, {side} × {side}", fontsize=12)
+    for index, (axes, block) in enumerate(zip(np.atleast_1d(figure.subplots(towers)), blocks, strict=True)):
+        axes.imshow(block, interpolation="nearest")
+        axes.set_axis_off()
+        if towers > 1:
+            axes.set_title(f"tower {index + 1}", fontsize=10)
     return figure
+
+
+def _tiled(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images of 0 … 1, (N, side, side, 3), in rows with white lines between them."""
+    count, side = images.shape[:2]
+    grid = np.ones((math.ceil(count / columns) * (side + 1) + 1, columns * (side + 1) + 1, 3))
+    for index, image in enumerate(images):
+        top, left = (1 + position * (side + 1) for position in divmod(index, columns))
+        grid[top : top + side, left : left + side] = image
+    return grid
+
+
+def images_figure(rows: Mapping[str, np.ndarray], labels: Sequence[str] = (), title: str = "") -> Figure:
+    """Rows of images, each with its name above.
+
+    Args:
+        rows: by name, uint8 images, (N, side, side, 3).
+        labels: texts below the images, row by row.
+    """
+    columns = max(map(len, rows.values()))
+    height = WIDTH / columns + (0.25 if any(rows) else 0) + (0.2 if labels else 0)
+    figure = Figure(figsize=(WIDTH, len(rows) * height + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=12, parse_math=False)
+    texts = iter(labels)
+    for grid, (name, images) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+        grid[0].set_title(name, fontsize=10, loc="left", parse_math=False).set_in_layout(False)
+        for axes, image in itertools.zip_longest(grid, images):
+            axes.set_axis_off()
+            if image is not None:
+                axes.imshow(image)
+                at = {"ha": "center", "va": "top", "fontsize": 10, "transform": axes.transAxes}
+                axes.text(0.5, -0.04, next(texts, ""), parse_math=False, **at)
+    return figure
+
+
+def views_figure(image: np.ndarray, preprocessing: Preprocessing, labels: Sequence[str] = ()) -> Figure:
+    """The ten views of an image whose predictions are averaged (section 4.1), and where they are cut from it.
+
+    Args:
+        image: stored, (stored_size, stored_size, 3), uint8.
+        labels: a text for each view, such as what the network takes it for.
+    """
+    size, far, center = preprocessing.crop_size, preprocessing.margin, preprocessing.margin // 2
+    corners = {"top left": (0, 0), "top right": (0, far), "center": (center, center)}
+    corners |= {"bottom left": (far, 0), "bottom right": (far, far)}
+    crops = np.stack([image[top : top + size, left : left + size] for top, left in corners.values()])
+    rows = [crops, crops[:, :, ::-1]][: preprocessing.view_count // 5]
+    figure = Figure(figsize=(9, 1.55 * len(rows) + 0.5), layout="constrained")
+    grid = figure.add_gridspec(len(rows), 7)
+    axes = figure.add_subplot(grid[:, :2])
+    axes.imshow(image)
+    axes.set_axis_off()
+    axes.set_title(f"image, {len(image)} × {len(image)}", fontsize=10)
+    for (top, left), color in zip(corners.values(), colormaps["tab10"].colors, strict=False):
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), size, size, fill=False, edgecolor=color, linewidth=2))
+    for row, crops in enumerate(rows):
+        for column, (name, crop) in enumerate(zip(corners, crops, strict=True)):
+            axes = figure.add_subplot(grid[row, 2 + column])
+            axes.imshow(crop)
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(edgecolor=colormaps["tab10"].colors[column], linewidth=2)
+            axes.set_title(f"{name}, flipped" if row else name, fontsize=8)
+            if labels:
+                axes.set_xlabel(labels[5 * row + column], fontsize=8, parse_math=False)
+    return figure
+
+
+def augmentation_figure(
+    image: np.ndarray, recipe: Recipe, preprocessing: Preprocessing, statistics: Statistics | None = None
+) -> Figure:
+    """One image as a network sees it in six epochs (section 4.1): its crops and flips, the color shift, and both.
+
+    Args:
+        image: stored, (stored_size, stored_size, 3), uint8.
+        statistics: of the training images, for the color shift; those of the image itself if None.
+    """
+    statistics = statistics or compute_statistics(image[None], np.arange(1))
+    recipe = replace(recipe, crop_group=1)
+    middle = replace(preprocessing, stored_size=preprocessing.crop_size, mean=preprocessing.center_crop.mean)
+    margin = preprocessing.margin // 2
+    center = image[margin : margin + middle.crop_size, margin : margin + middle.crop_size]
+    rows = {"crops and flips": (preprocessing, image, replace(recipe, color_shift=None))}
+    if recipe.color_shift:
+        rows["color shift"] = middle, center, replace(recipe, crop_scale=None, flip=False)
+        rows["both"] = preprocessing, image, recipe
+    shown = {}
+    for name, (used, pixels, chosen) in rows.items():
+        batch = Batch(torch.from_numpy(np.repeat(pixels[None], 6, 0)), torch.zeros(6), np.arange(6), 0)
+        shown[name] = as_pixels(training_views(batch, chosen, used, statistics, 0, 0), used, chosen)
+    return images_figure(shown, title=f"augmentation of the recipe {recipe.name}")
+
+
+def as_pixels(views: Tensor, preprocessing: Preprocessing, recipe: Recipe) -> np.ndarray:
+    """Views as pixels again, (N, side, side, 3), uint8: what `training_views` did to the colors for the network's sake
+    undone, but not the color shift."""
+    shift = recipe.color_shift
+    divisor = 1 + shift.std if shift and shift.divide else 1.0
+    pixels = views.float().permute(0, 2, 3, 1) * preprocessing.std * divisor + preprocessing.center_crop.mean
+    return pixels.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
@@ -76,7 +183,7 @@ def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
 
 
 def predictions_figure(
-    images: np.ndarray, metrics: Metrics, classes: Sequence[str], title: str = "", columns: int = 4
+    images: np.ndarray, metrics: Metrics, classes: Sequence[str], title: str = "", columns: int = 3
 ) -> Figure:
     """Images with their five most probable classes as bars, the true class in pink (Figure 4, left).
 
@@ -84,10 +191,11 @@ def predictions_figure(
         images: (N, side, side, 3), uint8, in the order of `metrics`.
     """
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(2.6 * columns, 3.4 * rows + 0.4), layout="constrained")
+    side = WIDTH / columns
+    figure = Figure(figsize=(WIDTH, 1.65 * side * rows + 0.4), layout="constrained")
     if title:
         figure.suptitle(title, parse_math=False)
-    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2.2, 1.1] * rows)
+    grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2, 1.2] * rows)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         label = int(metrics.labels[index])
@@ -104,7 +212,7 @@ def _bars(axes: Axes, probabilities: np.ndarray, label: int, classes: Sequence[s
     colors = [TRUE_CLASS if predicted == label else OTHER_CLASS for predicted in top5]
     axes.barh(range(len(top5)), probabilities[top5], color=colors)
     for rank, predicted in enumerate(top5):
-        axes.text(0.02, rank, classes[predicted], va="center", fontsize=8, parse_math=False)
+        axes.text(0.02, rank, classes[predicted], va="center", fontsize=9, parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -117,8 +225,8 @@ def layers_figure(rows: Sequence[dict]) -> Figure:
     Args:
         rows: layer statistics of a run, at least one.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    update_axes, dead_axes = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    update_axes, dead_axes = figure.subplots(2)
     layers = list(rows[0]["layers"])
     steps = [row["step"] for row in rows]
     for index, layer in enumerate(layers):
@@ -134,7 +242,7 @@ def layers_figure(rows: Sequence[dict]) -> Figure:
         axes.set(xlabel="Step", xscale="log")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -207,3 +315,10 @@ def _plot_learning_rates(axes: Axes, recipe: Recipe) -> None:
     if frozen_from:
         axes.axvspan(min(frozen_from.values()), recipe.epochs, **FROZEN)
         axes.text(0.97, 0.42, "\n".join(frozen_from), transform=axes.transAxes, ha="right", color="tab:red", fontsize=9)
+
+
+def worst_errors(metrics: Metrics, count: int) -> np.ndarray:
+    """Indices of the images whose wrong class got the highest probabilities, the highest first."""
+    highest, answers = metrics.probabilities.max(1)
+    order = torch.where(answers == metrics.labels, -1.0, highest).argsort(descending=True, stable=True)
+    return order[: min(count, int((answers != metrics.labels).sum()))].numpy()

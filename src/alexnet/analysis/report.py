@@ -3,73 +3,117 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from ..data.batches import epoch_order, read_batches
 from ..data.labels.class_names import readable_class_name
 from ..data.pack.reading import describe_splits
 from ..diagnosis.causes import Facts, diagnosed
+from ..diagnosis.layers import SAMPLE
 from ..evaluation.evaluation import ERROR_HEADER, Evaluation
 from ..evaluation.metrics import Metrics
 from ..evaluation.tables import CLASS_HEADER, class_rows
 from ..model.bundle import ModelBundle
 from ..notebook import Figure, html_table
+from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..runs.history import History
-from .figures import confusion_figure, kernels_figure, layers_figure, pick_examples, predictions_figure
+from ..specs.recipe import Recipe
+from ..training.loop import Training
+from .figures import (
+    as_pixels,
+    confusion_figure,
+    images_figure,
+    kernels_figure,
+    layers_figure,
+    pick_examples,
+    predictions_figure,
+    worst_errors,
+)
 
-EXAMPLES = 16
-"""Images in the figure of predictions."""
-
+SHOWN = 12
+"""Images in a figure of images."""
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1, h2 { font-weight: 600; line-height: 1.2 } h2 { margin-top: 2.5rem }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 1rem auto 4rem; padding: 0 1rem; color: #222 }
+h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem }
 table { border-collapse: collapse } th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
+.facts td { overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap; color: #666 }
+.scroll { overflow-x: auto } .scroll table { white-space: nowrap }
+.scroll .number { text-align: right; font-variant-numeric: tabular-nums } tr + tr { border-top: 1px solid #ddd }
+figure { margin: 1rem 0 } img { width: 40rem; max-width: 100%; height: auto } figcaption { color: #555 }
+pre { white-space: pre-wrap; font: inherit }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } tr + tr { border-color: #444 }
-  img { background: #fff } }
+  figcaption, .facts td:first-child { color: #aaa } img { background: #fff } }
 """
+SECTIONS = {
+    "curves.png": "Training curves|Loss and top-1 error of each epoch. Black: the training images, augmented and with "
+    "dropout, which makes them harder. Red: the validation images, as they are.",
+    "predictions.png": "Predictions|Images that were not trained on, drawn at random from each class in turn. Above: "
+    "the true class. Below: the five most probable classes; a longer bar is a higher probability. Pink is the true "
+    "class, blue any other; without pink, the true class is not among the five.",
+    "errors.png": "The worst errors|The wrong answers that the network was surest of, the surest first: look here for "
+    "wrong labels, and for classes that look alike.",
+    "confusion.png": "Confusion matrix|A row for each true class, a column for each answer: percent of the images of "
+    "the row's class. Correct answers are on the diagonal.",
+    "batch.png": "What the network saw in training|The images of its first training step: {augmentation}.",
+    "kernels.png": "Kernels of the first layer|What the first layer looks for: its weights as colors, on one scale. "
+    "Edges and spots of color have been learned; what looks like noise has hardly changed since the start.{towers}",
+    "layers.png": "Layers during training|Above: how much a step changes the weights of a layer, relative to their "
+    f"size; about a thousandth is usual. Below: dead units, which answer 0 to each of {SAMPLE} images. A dead unit "
+    "passes nothing on and does not learn; a few are usual, a layer of them is not.",
+}
+"""By file: heading and caption."""
 
 
 def write_report(
-    folder: Path,
-    record: Mapping,
-    history: History,
-    bundle: ModelBundle,
-    evaluation: Evaluation,
-    layer_rows: Sequence[dict],
+    folder: Path, record: Mapping, training: Training, bundle: ModelBundle, evaluation: Evaluation
 ) -> Path:
-    """Write report.html and its figures: curves.png, predictions.png, confusion.png, kernels.png, layers.png.
+    """Write report.html and its figures, which are named in SECTIONS.
 
     Args:
         folder: the run's.
         record: what the run says of itself: data, network, recipe, device, versions.
+        training: the finished one; layers.png is left out if it has no layer statistics.
+        bundle: the network with the chosen weights.
         evaluation: on the reported split, by all views.
-        layer_rows: layer statistics; layers.png is left out if there are none.
 
     Returns:
         The path of the page.
     """
     metrics, classes = evaluation.all_views, [*map(readable_class_name, bundle.classes)]
+    history, layer_rows = History(training.progress.epochs), training.progress.layers
     figures = {
-        "curves.png": ("Training curves", history.plot()),
-        "predictions.png": ("Predictions", _examples_figure(evaluation, classes)),
-        "confusion.png": ("Confusion matrix", confusion_figure(metrics, classes)),
-        "kernels.png": ("Kernels of the first layer", kernels_figure(bundle.network)),
+        "curves.png": history.plot(columns=1),
+        "predictions.png": _images(evaluation, pick_examples(metrics, SHOWN), classes),
+        "confusion.png": confusion_figure(metrics, classes),
+        "batch.png": _batch_figure(training, classes),
+        "kernels.png": kernels_figure(bundle.network),
     }
+    if len(worst := worst_errors(metrics, SHOWN)):
+        figures["errors.png"] = _images(evaluation, worst, classes)
     if layer_rows:
-        figures["layers.png"] = ("Layer statistics during training", layers_figure(layer_rows))
+        figures["layers.png"] = layers_figure(layer_rows)
+    diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
+    words = {"augmentation": _augmentation_in_words(training.plan.recipe), "towers": ""}
+    if any(getattr(step.operation, "groups", 1) == 2 for step in bundle.network.placed):
+        words["towers"] = " The two blocks belong to the two towers, which see the same image but hardly each other."
     title = html.escape(folder.name)
     page = [
         f"<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n<title>{title}</title>",
-        f"<meta name='viewport' content='width=device-width'>\n<style>{STYLE}</style>",
+        f"<meta name='viewport' content='width=device-width, initial-scale=1'>\n<style>{STYLE}</style>",
         f"<h1>{title}</h1>",
-        html_table(list(_facts(record, evaluation).items())),
-        "<h2>Errors</h2>",
-        html_table(evaluation.rows(), ERROR_HEADER),
-        *_diagnosis(history, layer_rows),
-        *(_saved(folder / name, heading, figure) for name, (heading, figure) in figures.items()),
-        "<h2>Errors by class</h2>",
-        html_table(class_rows(metrics, classes), CLASS_HEADER),
+        f"<div class='facts'>{html_table(list(_facts(record, evaluation).items()))}</div>",
+        f"<h2>Errors</h2>\n<div class='scroll'>{html_table(evaluation.rows(), ERROR_HEADER)}</div>",
+        f"<p>{html.escape(evaluation.in_words())} {html.escape(_chance(metrics, classes))}</p>",
+        *([f"<h2>Diagnosis</h2>\n<pre>{html.escape(str(diagnosis))}</pre>"] if diagnosis else []),
+        *(
+            _section(folder / name, figures[name], *text.format(**words).split("|"))
+            for name, text in SECTIONS.items()
+            if name in figures
+        ),
+        f"<h2>Errors by class</h2>\n<div class='scroll'>{html_table(class_rows(metrics, classes), CLASS_HEADER)}</div>",
         "</html>\n",
     ]
     path = folder / "report.html"
@@ -77,24 +121,52 @@ def write_report(
     return path
 
 
-def _examples_figure(evaluation: Evaluation, classes: Sequence[str]) -> Figure:
+def _chance(metrics: Metrics, classes: Sequence[str]) -> str:
+    """What the errors are to be compared with."""
+    counts = metrics.labels.bincount()
+    largest = int(counts.argmax())
+    error = 1 - counts[largest].item() / len(metrics.labels)
+    return f"By chance: always answering {classes[largest]}, the most frequent class, would be wrong for {error:.1%}."
+
+
+def _images(evaluation: Evaluation, chosen: np.ndarray, classes: Sequence[str]) -> Figure:
     metrics = evaluation.all_views
-    examples = pick_examples(metrics, EXAMPLES)
-    images = evaluation.packed.images[evaluation.indices[examples]]
-    return predictions_figure(images, Metrics(metrics.probabilities[examples], metrics.labels[examples]), classes)
+    images = evaluation.packed.images[evaluation.indices[chosen]]
+    return predictions_figure(images, Metrics(metrics.probabilities[chosen], metrics.labels[chosen]), classes)
 
 
-def _saved(path: Path, heading: str, figure: Figure) -> str:
+def _batch_figure(training: Training, classes: Sequence[str]) -> Figure:
+    """The first images of the first step, as the network saw them."""
+    plan, seed, preprocessing = training.plan, training.seed, training.bundle.preprocessing
+    order = epoch_order(plan.packed.indices("train"), seed, 0, plan.recipe.shuffle)[:SHOWN]
+    (batch,) = read_batches(plan.packed, order, SHOWN, training.device)
+    if training.augment:
+        batch = replace(batch, images=augmented(batch.images, training.augment))
+    views = training_views(batch, plan.recipe, preprocessing, plan.statistics, seed, 0)
+    if mix := draw_mix(batch, preprocessing.crop_size, plan.recipe, seed, 0):
+        views = mix.apply(views)
+    pixels = as_pixels(views, preprocessing, plan.recipe)
+    rows = {" " * start: pixels[start : start + 4] for start in range(0, len(pixels), 4)}
+    return images_figure(rows, [classes[label] for label in batch.labels])
+
+
+def _augmentation_in_words(recipe: Recipe) -> str:
+    changes = {
+        "cropped": True,
+        "resized": recipe.crop_scale,
+        "half of them flipped": recipe.flip,
+        "with shifted colors": recipe.color_shift,
+        "mixed with one another": recipe.mixup or recipe.cutmix,
+    }
+    return ", ".join(words for words, is_on in changes.items() if is_on)
+
+
+def _section(path: Path, figure: Figure, heading: str, caption: str) -> str:
     """Save a figure; its section of the page."""
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=160)
     encoded = base64.b64encode(path.read_bytes()).decode()
-    return f'<h2>{heading}</h2>\n<img alt="{heading}" src="data:image/png;base64,{encoded}">'
-
-
-def _diagnosis(history: History, layer_rows: Sequence[dict]) -> list[str]:
-    """A section on what is wrong, if anything is."""
-    diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
-    return [f"<h2>Diagnosis</h2>\n<p>{html.escape(str(diagnosis))}</p>"] if diagnosis else []
+    image = f'<img alt="{heading}" src="data:image/png;base64,{encoded}">'
+    return f"<h2>{heading}</h2>\n<figure>{image}\n<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _facts(record: Mapping, evaluation: Evaluation) -> dict[str, str]:

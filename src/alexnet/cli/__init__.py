@@ -21,6 +21,7 @@ from .flags import FLAG_TYPES, as_command, with_todays_flags
 from .import_weights import import_weights
 from .pack import pack
 from .predict import predict
+from .show import show
 from .train import train
 
 COMMANDS = {
@@ -32,6 +33,7 @@ COMMANDS = {
     "check": check,
     "pack": pack,
     "doctor": doctor,
+    "show": show,
     "export": export,
     "import": import_weights,
     "bench": bench,

@@ -63,7 +63,7 @@ def _evaluate_one(
     settings: InferenceSettings,
 ) -> None:
     from ..classifier import load
-    from ..console import console, print_table
+    from ..console import console, print_table, print_text
     from ..data.labels.class_names import readable_class_name
     from ..evaluation.evaluation import ERROR_HEADER
     from ..evaluation.tables import CLASS_HEADER, change_rows, class_rows, write_probabilities
@@ -87,7 +87,7 @@ def _evaluate_one(
     if unquantized:
         rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
     print_table(rows, ERROR_HEADER, (1, 2, 3, 4, 5))
-    console.print()
+    print_text(f"\n{evaluation.in_words()}\n")
     print_table(class_rows(evaluation.all_views, [*map(readable_class_name, classifier.classes)]), CLASS_HEADER, (1, 2))
 
 

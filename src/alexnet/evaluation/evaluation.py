@@ -16,7 +16,7 @@ from ..device import Precision, torch_dtype
 from ..model.bundle import ModelBundle
 from ..notebook import html_table
 from ..preprocessing.preprocessing import CENTER
-from .metrics import Metrics
+from .metrics import Metrics, confidence_interval
 
 ERROR_HEADER = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
 BATCH_SIZE = 50
@@ -57,6 +57,17 @@ class Evaluation:
             for name, m in by_views.items()
             if m is not None
         ]
+
+    def in_words(self) -> str:
+        """The top-1 error and how sure it is."""
+        metrics, views = self.center, "the center crop"
+        if self.all_views:
+            metrics, views = self.all_views, f"{self.view_count} views"
+        low, high = confidence_interval(1 - metrics.top1, len(metrics.labels))
+        return (
+            f"On {len(metrics.labels):,} images, the top-1 error with {views} is {1 - metrics.top1:.1%} "
+            f"(95% confidence interval: {low:.1%} to {high:.1%})."
+        )
 
     def __repr__(self) -> str:
         top1 = ", ".join(f"{accuracy} with {name}" for name, _, _, accuracy, *_ in self.rows())

@@ -1,5 +1,6 @@
 """Top-1 and top-5 errors (section 6), with ties counted as in the 2012 code, and other metrics."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +22,13 @@ def top_k_credit(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     ranks_left = k - (scores > own).sum(1)
     tied = (scores == own).sum(1)  # 0 for scores that are not finite: no credit
     return torch.where(tied > 0, ranks_left.double() / tied.clamp(min=1), 0.0).clamp(0, 1)
+
+
+def confidence_interval(fraction: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval (1927) for the true fraction, where one was counted among `count`; by default of 95%."""
+    center = (fraction + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 @dataclass(frozen=True)

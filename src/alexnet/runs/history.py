@@ -63,12 +63,12 @@ class History(Sequence):
         names = "epoch", "train_loss", "train_error", "val_loss", "val_error", "lr"
         return {name: self.epochs[index][name] for name in names if name in self.epochs[index]}
 
-    def plot(self, path: str | Path | None = None) -> "Figure":
-        """Loss and error by epoch, training and validation; a matplotlib figure, also written to `path`."""
+    def plot(self, path: str | Path | None = None, columns: int = 2) -> "Figure":
+        """Loss and error by epoch, training and validation; a figure, also written to `path`; notebooks show it."""
         from ..notebook import Figure
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        loss, error = figure.subplots(1, 2)
+        figure = Figure(figsize=(5 * columns, 8 / columns), layout="constrained")
+        loss, error = figure.subplots(2 // columns, columns)
         marker = "o" if len(self) < 3 else None
         for axes, key, name, scale in ((loss, "loss", "Loss (nats)", 1), (error, "error", "Top-1 error (%)", 100)):
             for split, label, color in (("train", "train", "black"), ("val", "validation", "tab:red")):

@@ -1,0 +1,103 @@
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..model.bundle import ModelBundle
+    from ..notebook import Figure
+    from ..preprocessing.preprocessing import Preprocessing
+    from ..specs.architecture import Architecture
+
+
+def show(
+    what: Positional[Literal["kernels", "views", "augmentation", "network"]],
+    network: Annotated[Positional[str], tyro.conf.arg(metavar="NETWORK")],
+    image: Annotated[Positional[str | None], tyro.conf.arg(metavar="[IMAGE]")] = None,
+    /,
+    output: Path | None = None,
+) -> None:
+    """Draw a figure of the paper for a network: its first kernels (Figure 3); the ten views of an image, and what it
+    takes them for; an image as augmentation changes it (section 4.1); its layers and towers (Figure 2).
+
+    Args:
+        what: The figure.
+        network: Run, saved classifier or weights as for `alexnet predict`, or the name of a network.
+        image: For views and augmentation: file or URL (default: a drawing of a tiger).
+        output: File for the picture: .png, .svg, .pdf ... (default: named after the figure, .png).
+    """
+    from ..console import console
+
+    output = Path(f"{what}.png") if output is None else output
+    if not output.suffix:
+        raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
+    if image is not None and what in ("kernels", "network"):
+        raise ValueError(f"an image is for views and augmentation, but {what} got {image}")
+    _figure(what, network, image).savefig(output, dpi=150)
+    console.print(f"figure: {output}", soft_wrap=True)
+
+
+def _figure(what: str, name: str, image: str | None) -> "Figure":
+    from ..analysis.figures import augmentation_figure, kernels_figure, views_figure
+    from ..analysis.network_figure import network_figure
+    from ..classifier import load
+    from ..interchange.public_weights import PUBLIC
+    from ..model.network import create
+    from ..runs.run import Run
+    from ..specs.names import did_you_mean
+    from ..specs.recipes import recipe
+    from ..specs.shapes import infer_shapes
+    from ..specs.storage import from_json
+    from ..specs.variants import VARIANTS, variant
+
+    if not Path(name).exists() and Path(name).parent == Path() and "://" not in name and name not in VARIANTS:
+        raise ValueError(f"there is no run, file or network {name!r}{did_you_mean(name, VARIANTS)}")
+    has_weights = Path(name).exists() or name not in VARIANTS or (name in PUBLIC and what in ("kernels", "views"))
+    bundle = load(name, device="cpu").bundle if has_weights else None
+    architecture = bundle.network.architecture if bundle else variant(name)
+    if what == "kernels":
+        return kernels_figure(bundle.network if bundle else create(name))
+    if what == "network":
+        return network_figure(bundle.network.placed if bundle else infer_shapes(architecture), architecture.name)
+    preprocessing = bundle.preprocessing if bundle else _plain_crops(architecture)
+    stored = _stored(image, preprocessing.stored_size)
+    if what == "views":
+        return views_figure(stored, preprocessing, _answers(bundle, stored) if bundle else ())
+    record = Run(Path(name)).record() if Path(name).is_dir() else {}
+    chosen = from_json(record["recipe"]) if "recipe" in record else recipe(architecture.recipe)
+    return augmentation_figure(stored, chosen, preprocessing)
+
+
+def _plain_crops(architecture: "Architecture") -> "Preprocessing":
+    import torch
+
+    from ..preprocessing.preprocessing import Preprocessing
+
+    return Preprocessing(architecture.stored_size, architecture.input_size, torch.zeros(1, 1, 3), torch.ones(3))
+
+
+def _stored(image: str | None, side: int) -> "np.ndarray":
+    from ..data.sources.bundled import emoji_source
+    from ..preprocessing.images import stored_image
+
+    if image is not None:
+        return stored_image(image, side)
+    source = emoji_source()
+    tiger = next(index for index, name in enumerate(source.names) if name.endswith("noto tiger face"))
+    return stored_image(source.reader.open(source.locate(tiger)), side)
+
+
+def _answers(bundle: "ModelBundle", stored: "np.ndarray") -> list[str]:
+    """The most probable class of each view, and its probability."""
+    import torch
+
+    from ..data.labels.class_names import readable_class_name
+
+    views = bundle.preprocessing.all_views(torch.from_numpy(stored[None]))
+    with torch.inference_mode():
+        probabilities, labels = bundle.for_inference("fp32")(views).float().softmax(1).max(1)
+    names = [readable_class_name(bundle.classes[label]) for label in labels]
+    return [f"{name[:14]} {probability:.0%}" for name, probability in zip(names, probabilities, strict=True)]
