@@ -31,9 +31,9 @@ from .model.network import AlexNet
 from .model.network import create as create_network
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
+from .runs.loggers import Loggers, logging_modules
 from .runs.resume import resumed
 from .runs.run import Run, is_run, record_of, weights_file
-from .runs.tensorboard import TensorBoard
 from .specs.architecture import Architecture
 from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
 from .training.interrupt import CtrlC, Interrupted
@@ -92,6 +92,7 @@ def fit(
         ValueError: a setting or the data set does not fit; the message says which, and what it must be.
         Diverged, Interrupted, NotSaved, OutOfMemory: as for `Classifier.fit`.
     """
+    logging_modules(settings.log)  # refuses what is not installed
     if settings.resume and settings.output is None:
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
     with contextlib.ExitStack() as stack:
@@ -156,7 +157,7 @@ class _Session:
         self.is_resumed, self.keep_checkpoints = settings.resume, settings.keep_checkpoints
         self.keeps_best = training.plan.keeps_best
         self.checkpoints = Checkpoints(run, training, settings.checkpoint_minutes)
-        self.watch = Watch(training)
+        self.watch, self.log = Watch(training), settings.log
 
     def train(self) -> Iterator[Step | Epoch]:
         """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on."""
@@ -168,8 +169,8 @@ class _Session:
         if self.run:  # whatever can be refused has been by now
             self.run.update(self.record)
             self.run.write_splits(training.plan.packed)
-        board = TensorBoard(self.run, training.progress.epochs)
-        with CtrlC() as ctrl_c, closing(board), closing(train(training)) as events:
+        loggers = Loggers(self.log, self.run, self.record, training.progress.epochs)
+        with CtrlC() as ctrl_c, closing(loggers), closing(train(training)) as events:
             for event in events:
                 diagnosis = None
                 match event:
@@ -177,7 +178,7 @@ class _Session:
                         self._step(event)
                     case Epoch(row):
                         diagnosis = self._epoch(row)
-                        board.epoch(row)
+                        loggers.epoch(row)
                 try:
                     yield event
                 except GeneratorExit:  # whoever stops here can resume here

@@ -24,7 +24,7 @@ from ..specs.storage import to_json
 from .history import History, check_row, read_rows, with_todays_keys
 
 RECORD, SPLIT, SKIPPED = "run.json", "split.csv", "left_out.csv"
-HISTORY, LAYERS, TENSORBOARD = "metrics.jsonl", "layers.jsonl", "tensorboard"
+HISTORY, HISTORY_TABLE, LAYERS, TENSORBOARD = "metrics.jsonl", "metrics.csv", "layers.jsonl", "tensorboard"
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER = ("last-1.safetensors", "last-2.safetensors")
 """The checkpoints before LAST, newest first."""
@@ -179,6 +179,8 @@ class Run:
 
     def write_history(self, rows: Sequence[dict]) -> None:
         _write_rows(self.folder / HISTORY, rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        self._write_table(HISTORY_TABLE, columns, ([row.get(key, "") for key in columns] for row in rows))
 
     def write_layer_rows(self, rows: Sequence[dict]) -> None:
         _write_rows(self.folder / LAYERS, rows)

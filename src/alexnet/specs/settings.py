@@ -111,6 +111,9 @@ class TrainSettings(LabelMaps):
     output: str | Path | None = None
     """Folder for weights, history and report; auto takes the next free runs/DATA-VARIANT-1, -2 ... (default: auto; in
     Python, nothing is written)."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] | None = None
+    """Where the history is logged, besides the run's own files: any of tensorboard, wandb and mlflow; nothing after
+    --log logs nowhere (default: tensorboard, if it is installed)."""
     resume: bool = False
     """Resume an interrupted run with its own settings: the one in --output, or the newest on this data. It ends with
     the same weights as if it had never been interrupted."""
@@ -240,10 +243,12 @@ class ResolvedSettings:
     architecture: Architecture
 
 
+LOGGERS = {"tensorboard", "wandb", "mlflow"}
 _SHARED = ("epochs", "batch_size", "flip", "weight_decay", "momentum", "label_smoothing", "patience", "class_weights")
 CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
     "mean": (lambda mean: _are_colors(mean, 0), "three numbers >= 0, of red, green and blue"),
     "std": (lambda std: _are_colors(std, 1e-6), "three numbers > 0, of red, green and blue"),
+    "log": (lambda log: LOGGERS.issuperset([log] if isinstance(log, str) else log), "of tensorboard, wandb, mlflow"),
     "gamma": (lambda gamma: is_real(gamma) and gamma > 0, "> 0"),
     "crop_size": (lambda size: is_integer(size, 1), "an integer >= 1"),
     "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),

@@ -56,7 +56,7 @@ class Training:
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
         self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
         self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
-        weights = plan.class_weights and torch.tensor(plan.class_weights, device=self.device)
+        weights = plan.class_weights and torch.tensor(plan.class_weights, dtype=torch.float32, device=self.device)
         self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch, weights)
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
