@@ -267,7 +267,7 @@ def test_arrays_are_read_as_images():
     np.testing.assert_array_equal(stored_image(pixels / 255, 8), pixels)
     np.testing.assert_array_equal(stored_image(pixels[..., :1], 8)[..., 2], pixels[..., 0])
     for wrong, message in (
-        (pixels.astype(np.int64), "int64"),
+        (pixels.astype(np.int64) + 256, "int64"),
         (pixels / 100, r"0 to 1"),
         (np.zeros((2, 3, 8, 8)), r"got \(2, 3, 8, 8\)"),
     ):

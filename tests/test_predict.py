@@ -22,6 +22,7 @@ from alexnet.data.storage.image_formats import SUFFIXES
 from alexnet.preprocessing import images as reading
 
 LONG = "x" * 300
+PIXELS = "an image array must be uint8, floats from 0 to 1, or whole numbers from 0 to 255"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +57,9 @@ def test_every_kind_of_image_gives_the_same(classifier, photos):
     with path.open("rb") as file:
         for image in (path, content, bytearray(content), io.BytesIO(content), file, Image.open(path), pixels, tensor):
             np.testing.assert_array_equal(classifier.predict(image), expected, err_msg=str(type(image)))
-    for image in (pixels / 255, (pixels / 255).astype(np.float32), tensor / 255, tensor.double() / 255):
+    for image in (pixels / 255, (pixels / 255).astype(np.float32), tensor / 255, tensor.double() / 255, tensor.int()):
         np.testing.assert_array_equal(classifier.predict(image), expected)
+    assert classifier.predict(tensor.bfloat16()).shape == (3,)
     gray = pixels[..., 0]
     for image in (gray[..., None], torch.from_numpy(gray.copy()), torch.from_numpy(gray.copy())[None]):
         np.testing.assert_array_equal(classifier.predict(image), classifier.predict(gray))
@@ -99,14 +101,14 @@ def test_more_than_a_batch_keeps_its_order_and_is_read_as_it_is_taken(classifier
 
 
 def test_an_image_that_cannot_be_read_loses_no_other(classifier, photos):
-    images = [photos / "red.png", b"nothing", np.zeros((4, 4, 2), np.uint8), photos / "gone.png", photos / "blue.png"]
+    images = [photos / "red.png", b"nothing", np.zeros((8, 8, 2), np.uint8), photos / "gone.png", photos / "blue.png"]
     predictions = list(classifier.predict_each(images))
     names = [str(photos / "red.png"), "image 1", "image 2", str(photos / "gone.png"), str(photos / "blue.png")]
     assert [each.image for each in predictions] == names
     assert [str(each.error) for each in predictions] == [
         "None",
         "image 1: the bytes cannot be read as an image: not an image of a known format, or its header is damaged",
-        "image 2: an image array must have shape (height, width[, 1, 3 or 4]), got (4, 4, 2)",
+        "image 2: an image array must have shape (height, width[, 1, 3 or 4]), got (8, 8, 2)",
         f"{photos}/gone.png does not exist",
         "None",
     ]
@@ -123,13 +125,13 @@ def test_an_image_that_cannot_be_read_loses_no_other(classifier, photos):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((3, 8, 8), np.uint8), "an image array must have shape (height, width[, 1, 3 or 4]), got (3, 8, 8)"),
+        (np.zeros((8, 8, 2), np.uint8), "an image array must have shape (height, width[, 1, 3 or 4]), got (8, 8, 2)"),
         (np.zeros((0, 8, 3), np.uint8), "an image array must have shape (height, width[, 1, 3 or 4]), got (0, 8, 3)"),
-        (np.zeros((8, 8), np.int64), "an image array must be uint8, or floats from 0 to 1, got int64"),
-        (np.full((8, 8), 2.5), "a float image must be in the range 0 to 1, got 2.5 to 2.5"),
-        (np.full((8, 8), np.nan), "a float image must be in the range 0 to 1, got nan to nan"),
-        (torch.zeros(8, 8, 3), "an image tensor must have shape ([1, 3 or 4,] height, width), got (8, 8, 3)"),
-        (torch.full((3, 8, 8), -2.0), "a float image must be in the range 0 to 1, got -2 to -2"),
+        (np.full((8, 8), 300), f"{PIXELS}, got int64 from 0 to 300"),
+        (np.full((8, 8), 2.5), f"{PIXELS}, got float64 from 0 to 2.5"),
+        (np.full((8, 8), np.nan), f"{PIXELS}, got float64 from nan to nan"),
+        (torch.full((3, 8, 8), -2.0), f"{PIXELS}, got float32 from -2 to 0"),
+        (torch.zeros(2, 8, 8), "an image array must have shape (height, width[, 1, 3 or 4]), got (2, 8, 8)"),
         (io.StringIO("text"), "a file object must be opened in binary mode, as in open(path, 'rb'), got text"),
         (io.BytesIO(b"0" * 11), "a file object must have <= 10 bytes, got more"),
         ("nowhere/*.png", "no images found in nowhere/*.png"),
@@ -183,7 +185,7 @@ def test_files_passed_over_are_named(classifier, photos, capsys):
     for name in ("a.heic", "b.heic", "c.pdf", "notes.txt"):
         (photos / name).write_bytes(b"")
     remedy = "to read them, pip install 'alexnet[heic]'"
-    text = f"passed over in {photos}: 2 HEIC files ({remedy}), 1 PDF file (save their pages as images)"
+    text = f"passed over in {photos}: 2 HEIC ({remedy}), 1 PDF (save their pages as images)"
     with pytest.warns(UserWarning) as caught:
         assert classifier.predict(photos).shape == (3, 3)
     assert [str(each.message) for each in caught] == [text]

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,26 @@ def build() -> torch.Tensor:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     optimizer.step()
     return alexnet.spatial_norm(normed)
+
+
+def train_on_what_people_have(pixels: np.ndarray, labels: np.ndarray, pairs: list[tuple[str, str]]) -> None:
+    classifier = alexnet.Classifier()
+    classifier.fit((pixels, labels), epochs=1)
+    classifier.fit(pairs, pretrained="torchvision", patience=3, class_weights="balanced", schedule="cosine")
+    classifier.fit("photos", milestones=(25, 50), gamma=0.1, set={"mixup": 0.2}, mean=(0.5, 0.5, 0.5))
+    print(alexnet.find_lr("photos", variant="small").suggestion)
+
+
+def train_by_hand(loader: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    network = alexnet.create("original", num_classes=10, pretrained=False)
+    optimizer = alexnet.optim.PaperSGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=0.0005)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor("cosine", steps=10_000))
+    print(alexnet.transform("original", train=True)(Image.new("RGB", (300, 300))).shape)
+    for images, labels in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
 
 
 def names() -> list[str]:

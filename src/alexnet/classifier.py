@@ -223,10 +223,10 @@ class Classifier(huggingface.HubMixin):
         """Probabilities of all classes, in the order of `classes`.
 
         Args:
-            image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, an array (height, width[,
-                channels]) or a tensor ([channels,] height, width), uint8 or floats of 0 … 1. Or many: a folder, for all
-                images below it, sorted by path; a pattern such as `photos/*.jpg`; a batch, as a tensor or an array of
-                four dimensions; a list or any other iterable of all these.
+            image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, or pixels: an array or
+                tensor, (height, width), (height, width, channels) or (channels, height, width), uint8 or floats of
+                0 … 1. Or many: a folder, for all images below it, sorted by path; a pattern such as `photos/*.jpg`; a
+                batch, with four dimensions; a list or any other iterable of all these.
             all_views: average over ten views (ten-crop), as in section 4.1, or use the center crop only.
 
         Returns:

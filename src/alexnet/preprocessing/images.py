@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.pack.resizing import stored_square
+from ..data.sources.arrays import image_array
 from ..data.storage.download import fetch_bytes, redact
 from ..data.storage.image_formats import HELP, is_image_file, open_image, passed_over
 from ..data.storage.trees import SkipFolder, folder_tree
@@ -46,8 +47,8 @@ def each_image(
     """Every image with its name: its path or URL, or "image 3", counted from 0, or nothing if it is the only one.
 
     Args:
-        images: an image; a folder, for all images below it; a pattern such as `photos/*.jpg`; a batch, (N, height,
-            width, channels) as an array or (N, channels, height, width) as a tensor; or an iterable of all these.
+        images: an image; a folder, for all images below it; a pattern such as `photos/*.jpg`; a batch, as an array or
+            tensor with four dimensions; or an iterable of all these.
         notify: receives which files of a folder are passed over, if they were probably meant to be images.
 
     Raises:
@@ -61,17 +62,16 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
     """An image as a pack would store it, (side, side, 3), uint8.
 
     Args:
-        image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, an array of shape (height,
-            width[, 1, 3 or 4]) or a tensor of shape ([1, 3 or 4,] height, width), uint8 or floats of 0 … 1.
+        image: a path, an http(s) URL, the bytes of a file, a file object, a Pillow image, or an array or a tensor of
+            pixels, as `image_array` takes it.
 
     Raises:
         ValueError: it cannot be read as an image.
         TypeError: it is none of these.
     """
-    if isinstance(image, Tensor):
-        image = _from_tensor(image)
-    if isinstance(image, np.ndarray):
-        image = _from_array(image)
+    if isinstance(image, (np.ndarray, Tensor)):
+        image = image.float() if isinstance(image, Tensor) and image.is_floating_point() else image
+        image = Image.fromarray(image_array(image))
     if isinstance(image, Image.Image):
         name = image.filename if getattr(image, "filename", "") else "the Pillow image"
     else:
@@ -137,23 +137,3 @@ def _source(image: str | PathLike[str] | bytes | BinaryIO) -> tuple[str | Binary
     if len(content) > MAX_BYTES:
         raise ValueError(f"a file object must have <= {MAX_BYTES:,} bytes, got more")
     return io.BytesIO(content), "the file object"
-
-
-def _from_tensor(image: Tensor) -> np.ndarray:
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3, 4)):
-        raise ValueError(f"an image tensor must have shape ([1, 3 or 4,] height, width), got {tuple(image.shape)}")
-    image = image.detach().cpu()
-    image = image.float() if image.is_floating_point() else image
-    return (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
-
-
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or not pixels.size:
-        raise ValueError(f"an image array must have shape (height, width[, 1, 3 or 4]), got {pixels.shape}")
-    if np.issubdtype(pixels.dtype, np.floating):
-        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
-            raise ValueError(f"a float image must be in the range 0 to 1, got {pixels.min():g} to {pixels.max():g}")
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"an image array must be uint8, or floats from 0 to 1, got {pixels.dtype}")
-    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

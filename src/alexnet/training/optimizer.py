@@ -7,7 +7,8 @@ The learning rate is inside the velocity: when it drops, the velocity so far kee
 outside, so that a drop scales all of the velocity.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class PaperSGD(torch.optim.Optimizer):
         super().__init__(params, defaults | {"trust_coefficient": trust_coefficient})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient and a learning rate > 0."""
         loss = None
         if closure is not None:
