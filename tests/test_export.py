@@ -314,6 +314,15 @@ def test_an_onnx_file_of_another_program_is_refused(saved, tmp_path, monkeypatch
         alexnet.load(path)
 
 
+def test_a_program_of_torch_is_not_read_back(saved, tmp_path):
+    path = alexnet.export_weights(alexnet.load(saved, device="cpu").bundle, tmp_path / "net.pt2", "torch-export")
+    with pytest.raises(ValueError) as error:
+        alexnet.load(path)
+    assert str(error.value) == (
+        f"{path}: a program of torch.export, which is not read back; take the network that it was made from"
+    )
+
+
 @pytest.mark.parametrize("format, name", [("torchvision", "net.pth"), ("npy", "net.npy"), ("keras", "net.weights.h5")])
 def test_class_names_stand_beside_a_file_that_cannot_hold_them_and_are_read_from_there(format, name, saved, tmp_path):
     bundle = alexnet.load(saved, device="cpu").bundle

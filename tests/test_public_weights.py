@@ -148,8 +148,8 @@ def test_without_a_connection_the_message_says_where_to_put_the_file(published, 
     with pytest.raises(SystemExit):
         main(["predict", "torchvision", "cat.jpg"])
     assert capsys.readouterr().err == (
-        f"alexnet: {url} cannot be downloaded into {place.parent}: the server answers 404 Not Found. "
-        f"Or get the file in another way and put it at {place}\n"
+        f"alexnet: {url} cannot be downloaded into {place.parent}: the server answers 404 Not Found; "
+        f"without a connection, fetch it on another computer and put it at {place}\n"
     )
     place.write_bytes(content)
     assert alexnet.load("torchvision", device="cpu").network.architecture.name == "torchvision"

@@ -173,6 +173,8 @@ def _read_archive(path: Path) -> WeightsFile:
         return keras.read(path)
     if any(name.endswith("data.pkl") for name in names):
         return state_dict.read_torch(path)
+    if any(name.endswith("models/model.json") for name in names):
+        raise ValueError("a program of torch.export, which is not read back; take the network that it was made from")
     raise ValueError("an archive, but not PyTorch's or Keras 3's")
 
 

@@ -81,7 +81,8 @@ def _public(name: str, track: Track | None) -> Path:
         try:
             file = download(known.url, file.parent, MAX_BYTES, track)
         except ValueError as error:
-            raise ValueError(f"{error}. Or get the file in another way and put it at {known.by_hand}") from error
+            advice = f"without a connection, fetch it on another computer and put it at {known.by_hand}"
+            raise ValueError(f"{error}; {advice}") from error
     with file.open("rb") as content:
         actual = hashlib.file_digest(content, known.algorithm).hexdigest()
     if actual != known.checksum:
