@@ -31,14 +31,16 @@ def import_weights(
         partial: Load the layers that fit and initialize the others (strict=False).
     """
     from ..classifier import Classifier
-    from ..console import console, print_facts
+    from ..console import console, print_facts, progress_bar
     from ..interchange.importing import import_weights
+    from ..interchange.public_weights import local_weights
     from ..model.bundle import FILE
 
     if output.is_file() or (output / FILE).exists():
         kind = "a file" if output.is_file() else "a classifier"
         raise ValueError(f"--output must be a new folder, got {kind}: {output}")
     classifier = Classifier(device="cpu")
+    path = local_weights(path, progress_bar("downloading"))
     classifier.bundle, report = import_weights(path, variant, classes, mean, std, input_size, strict=not partial)
     print_facts(report.facts())
     console.print(f"\nnext:   alexnet predict {classifier.save(output)} IMAGE", soft_wrap=True)
