@@ -66,7 +66,7 @@ def check(
         for finding in report.findings:
             print_text(f"{finding.level}: {finding.text}")
             for example in finding.examples:
-                console.print(f"    {example}", soft_wrap=True)
+                print_text(f"    {example}")
         checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
         console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
         if fix is not None:

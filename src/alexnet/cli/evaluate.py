@@ -43,7 +43,7 @@ def evaluate(
         raise ValueError(f"--csv must be in an existing folder, got {table}")
     keep_freed_memory()
     if average:
-        if maps != LabelMaps():
+        if any(vars(maps).values()):
             raise ValueError("--labels and --label-indices must not be given with --average; give a list as the data")
         if settings.fc_precision != "same":
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")

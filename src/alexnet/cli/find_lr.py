@@ -17,11 +17,11 @@ def find_lr(
         plot: File for the picture: .png, .svg, .pdf ...
     """
     from ..classifier import find_lr
-    from ..console import console
+    from ..console import console, print_text
 
     settings = TrainSettings.of(None, given(settings)) if settings.config else settings
     test = find_lr(data, settings, steps=steps)
     test.plot(plot)
-    console.print(f"\n{test}\nplot: {plot}", soft_wrap=True)
+    print_text(f"\n{test}\nplot: {plot}")
     if test.suggestion is not None:
         console.print(f"next: alexnet train {data} --lr {test.suggestion:.2g}, with the same flags", soft_wrap=True)
