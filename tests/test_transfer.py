@@ -352,6 +352,7 @@ def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
             ["--pretrained", str(run), "--freeze", "conv9"],
             "freeze and lr_scale must name layers (conv1, conv2",
         ),
+        (["--pretrained", str(run), "--freeze", "con1"], ", got 'con1'; did you mean 'conv1'?"),
         (
             ["--pretrained", str(run), "--lr-scale", "conv3=-1"],
             "lr_scale must be factors >= 0 by layer, got",

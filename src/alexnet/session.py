@@ -35,6 +35,7 @@ from .runs.loggers import Loggers, logging_modules
 from .runs.resume import resumed
 from .runs.run import Run, is_run, record_of, weights_file
 from .specs.architecture import Architecture
+from .specs.names import not_one_of
 from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
@@ -276,7 +277,7 @@ def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool =
     if split is None and not has_splits:
         return np.flatnonzero(packed.splits < len(SPLITS))
     if split is not None and split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise ValueError(not_one_of("split", split, SPLITS))
     split = split or packed.reported_split
     indices = packed.indices(split)
     if not len(indices):

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..device import Precision, torch_dtype
 from ..files import atomic_write
 from ..preprocessing.preprocessing import Preprocessing
+from ..specs.names import not_one_of
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.storage import from_json, to_json
 from .network import AlexNet
@@ -46,8 +47,7 @@ class ModelBundle:
 
     def __post_init__(self):
         if self.fc_precision not in get_args(FcPrecision):
-            choices = ", ".join(get_args(FcPrecision))
-            raise ValueError(f"fc_precision must be one of {choices}, got {self.fc_precision!r}")
+            raise ValueError(not_one_of("fc_precision", self.fc_precision, get_args(FcPrecision)))
 
     def for_inference(self, precision: Precision) -> AlexNet:
         """The network in evaluation mode, with weights in this precision.
