@@ -28,7 +28,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     Image.new("RGB", (80, 60), "red").save(tmp_path / "cat.jpg")
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(block, {})
+    names: dict = {}
+    exec(block, names)
+    evaluation = names["classifier"].evaluate("photos", "test", verbose=False)
+    assert len(evaluation.indices) == 6 and evaluation.all_views.top1 == 1, "three colors are easily told apart"
     assert (tmp_path / "curves.png").exists() and (tmp_path / "pets" / "model.safetensors").exists()
 
 

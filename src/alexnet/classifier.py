@@ -1,7 +1,7 @@
 """`Classifier`: from labeled images to predictions, in a few lines.
 
 classifier = Classifier()
-history = classifier.fit("photos", epochs=5)
+history = classifier.fit("photos")
 history.plot("curves.png")
 classifier.predict_n("cat.jpg", 3)  # [("cat", 0.91), ("dog", 0.05), ("fox", 0.02)]
 classifier.save("pets")
