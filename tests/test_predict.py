@@ -96,6 +96,10 @@ def test_more_than_a_batch_keeps_its_order_and_is_read_as_it_is_taken(classifier
 
     predictions = classifier.predict_each(images())
     assert next(predictions).image == "image 0" and len(taken) == 8, "one batch ahead"
+    taken.clear()
+    assert next(classifier.predict_each(images(), batch_size=1)).image == "image 0" and len(taken) == 2
+    with pytest.raises(ValueError, match="batch_size must be >= 1, got 0"):
+        next(classifier.predict_each(images(), batch_size=0))
     found = np.stack([each.probabilities for each in predictions])
     np.testing.assert_allclose(found, [classifier.predict(each) for each in pixels[1:]], rtol=1e-4)
 

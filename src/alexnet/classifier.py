@@ -266,7 +266,7 @@ class Classifier(huggingface.HubMixin):
         return best if many else best[0]
 
     def predict_each(
-        self, images: ImageLike | Iterable[ImageLike], all_views: bool = True
+        self, images: ImageLike | Iterable[ImageLike], all_views: bool = True, batch_size: int | None = None
     ) -> Generator[Prediction, None, None]:
         """A `Prediction` for each image, in order, also for those that cannot be read, which have an `error`.
 
@@ -276,10 +276,11 @@ class Classifier(huggingface.HubMixin):
         Images are decoded ahead, by as many threads as there are processors, and predicted in batches.
 
         Args:
-            images: as for `predict`; an iterable is read as predictions are taken.
+            images: as for `predict`; an iterable is read as predictions are taken, one batch ahead.
+            batch_size: images predicted at a time (default: 50, or 200 with the center crop alone); small for a camera.
         """
         named = each_image(images, is_run)
-        return predict_each(self._ready(), named, all_views, self.precision)
+        return predict_each(self._ready(), named, all_views, self.precision, batch_size)
 
     def save(self, folder: str | Path) -> Path:
         """Write network, preprocessing and class names into a folder; `alexnet.load` reads it.

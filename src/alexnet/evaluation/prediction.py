@@ -46,11 +46,17 @@ class Prediction:
 
 
 def predict_each(
-    bundle: ModelBundle, images: Iterable[tuple[str, ImageLike]], all_views: bool = True, precision: Precision = "fp32"
+    bundle: ModelBundle,
+    images: Iterable[tuple[str, ImageLike]],
+    all_views: bool = True,
+    precision: Precision = "fp32",
+    batch_size: int | None = None,
 ) -> Generator[Prediction, None, None]:
     """A prediction for each named image, in order; see `Classifier.predict_each`."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     images, side = iter(images), bundle.preprocessing.stored_size
-    batch_size = BATCH_SIZE if all_views else 4 * BATCH_SIZE
+    batch_size = batch_size or (BATCH_SIZE if all_views else 4 * BATCH_SIZE)
     reading: deque[list[tuple[str, Future[np.ndarray | ValueError]]]] = deque()
     with ThreadPoolExecutor(processors(), "images") as pool:  # Pillow decodes without holding Python's lock
         try:
