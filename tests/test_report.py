@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -192,3 +193,30 @@ def test_notebooks_show_history_evaluation_and_classifier(run):
     long = History([history[0] | {"epoch": epoch} for epoch in range(1, 101)])._repr_html_()
     assert long.count("<tr>") == 21 and "<td>…</td>" in long and '<td class="number">100</td>' in long
     assert Image.open(io.BytesIO(history.plot()._repr_png_())).size == (800, 320)
+
+
+PAPER = Path(__file__).parent.parent / "docs" / "paper.md"
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="needs the checkout")
+def test_the_commands_and_the_python_of_the_page_on_the_paper_run(tmp_path, monkeypatch, capsys):
+    """Those that train or need ImageNet excepted; tests/test_readme.py holds the flags of all of them."""
+    data = write_colors(tmp_path / "colors", 20)
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    alexnet.Classifier("small", "cpu").fit(data, epochs=1, batch_size=32, output=tmp_path / "RUN", verbose=False)
+    monkeypatch.chdir(tmp_path)
+    text = PAPER.read_text(encoding="utf-8")
+    commands = re.findall(r"^    alexnet (.*)$", text, re.MULTILINE)
+    quick = [command for command in commands if command.split()[0] not in ("train", "pack", "check")]
+    assert len(quick) >= 14
+    for command in quick:
+        main(command.split())
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {"network.png", "augmentation.png", "views.png", "learning-rates.png", "kernels.png"}
+    names = sorted(str(path) for path in data.rglob("*.png"))
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = {"names": names}
+    exec(block, found)
+    assert found["nearest"].shape == (len(names), 6)
+    folders = np.array([Path(name).parent.name for name in names])
+    assert (folders[found["nearest"]] == folders[:, None]).mean() > 0.6  # a third by chance

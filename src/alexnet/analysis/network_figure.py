@@ -67,7 +67,7 @@ class _Box:
 
 
 def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
-    """Every layer with weights as a box: height and depth for the sides of its maps, width for its channels (Figure 2).
+    """Layers with weights as boxes: height and depth for the sides of feature maps, width for channels (Figure 2).
 
     A network with layers in two groups has two rows, the towers: a layer reads its own tower or, where lines cross,
     both.
