@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 
 
 def test_training_leaves_all_that_the_readme_promises(run):
-    names = "best.safetensors metrics.jsonl layers.jsonl run.json split.csv report.html"
+    names = "last.safetensors metrics.jsonl layers.jsonl run.json split.csv report.html"
     pictures = "curves.png kernels.png confusion.png predictions.png layers.png"
     for name in f"{names} {pictures}".split():
         assert (run / name).stat().st_size > 0, name
@@ -202,7 +202,7 @@ def test_errors_are_one_line(run, tmp_path, capsys):
 
 def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
     damaged = tmp_path / "model.safetensors"
-    damaged.write_bytes((run / "best.safetensors").read_bytes()[:-100])
+    damaged.write_bytes((run / "last.safetensors").read_bytes()[:-100])
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
         alexnet.load(tmp_path)
     with pytest.raises(ValueError, match="not trained yet"):

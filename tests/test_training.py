@@ -27,6 +27,7 @@ from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LearningRates, LinearWarmupDecay, Piecewise, ReduceOnPlateau, Segment
 from alexnet.specs.settings import TrainSettings
 from alexnet.specs.variants import VARIANTS
+from alexnet.training import plan
 from alexnet.training.loop import Step, Training, train
 from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.plan import make_plan
@@ -43,6 +44,12 @@ QUICK = replace(
     color_shift=recipe("paper").color_shift,
 )
 """A recipe with every kind of draw: order, crop, flip, color, and dropout in the network."""
+
+
+@pytest.fixture
+def best_weights(monkeypatch):
+    """A few validation images choose the weights, as hundreds do."""
+    monkeypatch.setattr(plan, "ENOUGH_TO_CHOOSE", 1)
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_never_was(colors, tmp_path,
 
 
 @pytest.mark.parametrize("interrupt_at", [2, 6])
-def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, interrupt_at):
+def test_mixing_averaging_and_batch_norm_resume_exactly_too(best_weights, colors, tmp_path, interrupt_at):
     """Within the first epoch and between two, with a val split whose errors are those of the mean."""
     modern = replace(recipe("modern"), epochs=3, batch_size=16, min_steps=0, ema_decay=0.8)
     architecture = VARIANTS["batch-norm"].with_layers(fc6={"units": 16}, fc7={"units": 16})
@@ -155,7 +162,7 @@ def test_mixing_averaging_and_batch_norm_resume_exactly_too(colors, tmp_path, in
     assert last["norm1.running_mean"].abs().max() > 0
 
 
-def test_the_ema_of_the_weights_is_what_is_validated_and_kept(colors, tmp_path):
+def test_the_ema_of_the_weights_is_what_is_validated_and_kept(best_weights, colors, tmp_path):
     """Without the EMA the same steps are taken, so their weights are those that the EMA averages."""
     averaged = replace(QUICK, ema_decay=0.5)
     classifier, history = fit(colors, tmp_path / "ema", chosen=averaged)
@@ -190,7 +197,8 @@ def test_it_learns_three_colors_and_another_seed_learns_otherwise(colors):
     assert other["train_loss"][0] != history["train_loss"][0]
 
 
-def test_without_a_test_split_the_last_weights_are_kept(split_folder, tmp_path):
+def test_the_best_weights_are_kept_where_enough_images_tell_which_they_are(split_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "ENOUGH_TO_CHOOSE", 12)
     shutil.rmtree(split_folder / "test")
     fit(split_folder, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == LAST
@@ -198,6 +206,9 @@ def test_without_a_test_split_the_last_weights_are_kept(split_folder, tmp_path):
     write_colors(split_folder / "test", 3)
     fit(split_folder, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["weights"] == BEST
+    monkeypatch.setattr(plan, "ENOUGH_TO_CHOOSE", 13)
+    fit(split_folder, tmp_path / "few")
+    assert json.loads((tmp_path / "few" / "run.json").read_text())["weights"] == LAST
 
 
 def test_a_layer_with_a_rate_of_zero_stays_where_it_was(split_folder):

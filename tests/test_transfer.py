@@ -21,7 +21,7 @@ from alexnet.data.sources.detection import open_source
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
-from alexnet.runs.run import BEST, LAST
+from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LearningRates, Piecewise, Segment
 from alexnet.specs.settings import TrainSettings
@@ -138,7 +138,7 @@ def test_dropout_of_2012_and_of_today_give_the_same_scores(tmp_path):
 def test_images_are_made_into_what_the_weights_know(run, tmp_path):
     """Whatever the recipe and the new images are: the mean image of 2012 belongs to other weights."""
     data = write_squares(tmp_path / "dark", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
-    before = ModelBundle.load(run / BEST).preprocessing
+    before = ModelBundle.load(run / LAST).preprocessing
     for chosen in (None, "original", "torchvision"):
         classifier = Classifier(device="cpu", precision="fp32")
         classifier.fit(data, epochs=1, recipe=chosen, pretrained=run, verbose=False)
@@ -163,7 +163,7 @@ def test_frozen_layers_stay_bit_by_bit_and_the_others_move(run, tmp_path):
     classifier = Classifier(device="cpu", precision="fp32")
     scale = {"conv1": 0.0, "conv2": 0.0, "fc6": 0.0}
     classifier.fit(data, recipe=STEADY, pretrained=run, lr_scale=scale, verbose=False)
-    before, after = load_file(next(run.glob("best*"))), classifier.network.state_dict()
+    before, after = load_file(run / LAST), classifier.network.state_dict()
     for name, tensor in after.items():
         layer = name.rpartition(".")[0]
         if layer != "fc8":
@@ -207,7 +207,7 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
 def test_new_layers_learn_at_the_rates_of_2012(run, tmp_path):
     """0.01 after 300 of the 10,010 batches of an epoch, 0.001 from epoch 9 of 54; conv1 frozen from epoch 7."""
     data = write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
-    source = Pretrained.of(ModelBundle.load(run / BEST), run / BEST)
+    source = Pretrained.of(ModelBundle.load(run / LAST), run / LAST)
     chosen = make_plan(open_source(data), pretrained=source).recipe
     assert chosen.new_layers == ("fc8",)
     for epoch, body, new, conv1 in (
@@ -280,7 +280,7 @@ def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is
     """Without the file that it began with; and where its last checkpoint is damaged, from the one before."""
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 8))
     weights = tmp_path / "weights.safetensors"
-    weights.write_bytes((run / BEST).read_bytes())
+    weights.write_bytes((run / LAST).read_bytes())
     asked = ["--epochs", "3", "--batch-size", "4", "--freeze", "conv1", "--slow", "fc6=0.5"]  # flags of version 0.1
     asked.append("--keep-checkpoints")
     main(["train", data, "--from", str(weights), *asked, "--output", str(tmp_path / "whole")])
@@ -296,14 +296,14 @@ def test_an_interrupted_fine_tuning_ends_as_one_that_never_was(run, tmp_path, is
     main(["train", data, "--resume", "--keep-checkpoints", "--output", str(tmp_path / "broken")])
     whole, broken = (load_file(tmp_path / name / LAST) for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
-    assert torch.equal(whole["conv1.weight"], load_file(run / BEST)["conv1.weight"])
+    assert torch.equal(whole["conv1.weight"], load_file(run / LAST)["conv1.weight"])
     assert f"small, fine-tuned from {weights}" in (tmp_path / "broken" / "report.html").read_text()
 
 
 def test_before_the_first_checkpoint_the_weights_must_be_those_it_was_begun_with(run, tmp_path, capsys):
     data = str(write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4))
     weights, folder = tmp_path / "weights.safetensors", tmp_path / "run"
-    weights.write_bytes((run / BEST).read_bytes())
+    weights.write_bytes((run / LAST).read_bytes())
     interrupted(1, data, pretrained=weights, epochs=1, output=folder)
     (folder / LAST).unlink()
     create_other = Classifier.load(weights, "cpu").bundle
@@ -323,7 +323,7 @@ def test_warm_restart_goes_on_with_conv1_as_it_was(run, tmp_path):
     again = tmp_path / "again"
     asked = ["--pretrained", str(run), "--recipe", "warm-restart", "--epochs", "1", "--keep-checkpoints"]
     main(["train", str(run.parent / "colors"), *asked, "--output", str(again)])
-    before, after = load_file(next(run.glob("best*"))), load_file(again / LAST)
+    before, after = load_file(run / LAST), load_file(again / LAST)
     assert torch.equal(before["conv1.weight"], after["conv1.weight"])
     assert not torch.equal(before["fc8.weight"], after["fc8.weight"])
 

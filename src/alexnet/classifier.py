@@ -112,8 +112,8 @@ class Classifier(huggingface.HubMixin):
     ) -> History:
         """Train on labeled images, validating after every epoch, from scratch or from a pretrained network.
 
-        Ends with the weights of the epoch with the lowest validation error; if the data has no test split, with those
-        of the last epoch, so that the error on val is of weights that were not chosen by it. With an output folder, it
+        Ends with the weights of the epoch with the lowest validation error, if there are 200 validation images or more
+        and a test split; else with those of the last epoch. With an output folder, it
         ends as `alexnet train` does: with weights, history, results and report in that folder.
 
         Args:

@@ -64,8 +64,7 @@ class Finish:
     """Training is over."""
 
     bundle: ModelBundle
-    """The network with the chosen weights: if there is a test split, those of the epoch with the lowest validation
-    error, else those of the last epoch, so that the reported error is of weights that were not chosen by it."""
+    """The network with the chosen weights: those of the best epoch or of the last (`Plan.keeps_best`)."""
     history: History
     evaluation: Evaluation | None = None
     """On the reported split, if there is a run."""

@@ -189,9 +189,9 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
 
     def batch_size_for(self, images: int) -> int:
-        """Images per step on a training set of that many images: fewer, if an epoch would have less than 8 steps, but
-        no fewer than 16."""
-        return max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 8) / 8))))
+        """Images per step on a training set of that many images: fewer, if an epoch would have less than 16 steps,
+        but no fewer than 16."""
+        return max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 16) / 16))))
 
     def epochs_for(self, images: int) -> int:
         """Epochs on a training set of that many images."""

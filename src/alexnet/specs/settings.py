@@ -62,7 +62,7 @@ class TrainSettings(LabelMaps):
     epochs: int | None = None
     """Passes over the training images (default: the recipe's; section 5)."""
     batch_size: int | None = None
-    """Images per step (default: the recipe's; fewer on small data sets, for at least 8 steps per epoch)."""
+    """Images per step (default: the recipe's; fewer on small data sets, for 16 steps per epoch)."""
     lr: float | None = None
     """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
     schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None = None
