@@ -260,3 +260,16 @@ def test_photos_of_which_few_are_broken_are_trained_on_without_a_contradiction(c
     main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
     lines = [line for line in capsys.readouterr().out.splitlines() if "cannot" in line]
     assert len(lines) == 1 and "3 images that cannot be read, the first is red/0" in lines[0]
+
+
+def test_the_next_command_is_quoted_for_the_shell(clean, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clean.rename("Mamas Fotos")
+    few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
+    main(["train", "Mamas Fotos", *few])
+    assert "next:   alexnet predict 'runs/Mamas Fotos-small-1' IMAGE" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "Mamas Fotos", "--output", "runs/Mamas Fotos-small-1", "--resume"])
+    assert "--pretrained 'runs/Mamas Fotos-small-1'" in capsys.readouterr().err
+    main(["check", "Mamas Fotos", "--fix", "die besten.csv"])
+    assert "next:   alexnet train 'die besten.csv'  (60 images)" in capsys.readouterr().out

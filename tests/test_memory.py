@@ -188,7 +188,7 @@ def test_classes_that_no_image_has_keep_their_index(pictures):
         (lambda p: (p.images, p.labels[:5]), "X and y must have the same length, got 36 and 5"),
         (
             lambda p: (p.images / 127.5 - 1, p.labels),
-            "must be uint8, floats from 0 to 1, or whole numbers from 0 to 255, got float64 from -1 to 1",
+            "must be uint8, floats from 0 to 1, or integers from 0 to 255, got float64 from -1 to 1",
         ),
         (
             lambda p: (p.images.reshape(36, -1), p.labels),

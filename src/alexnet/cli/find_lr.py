@@ -16,6 +16,8 @@ def find_lr(
         steps: Steps to take; the test ends earlier when the loss grows to four times its lowest.
         plot: File for the picture: .png, .svg, .pdf ...
     """
+    import shlex
+
     from ..classifier import find_lr
     from ..console import console, print_text
 
@@ -24,4 +26,5 @@ def find_lr(
     test.plot(plot)
     print_text(f"\n{test}\nplot: {plot}")
     if test.suggestion is not None:
-        console.print(f"next: alexnet train {data} --lr {test.suggestion:.2g}, with the same flags", soft_wrap=True)
+        command = f"alexnet train {shlex.quote(data)} --lr {test.suggestion:.2g}"
+        console.print(f"next: {command}, with the same flags", soft_wrap=True)

@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,4 +44,5 @@ def import_weights(
     path = local_weights(path, progress_bar("downloading"))
     classifier.bundle, report = import_weights(path, variant, classes, mean, std, input_size, strict=not partial)
     print_facts(report.facts())
-    console.print(f"\nnext:   alexnet predict {classifier.save(output)} IMAGE", soft_wrap=True)
+    saved = shlex.quote(str(classifier.save(output)))
+    console.print(f"\nnext:   alexnet predict {saved} IMAGE", soft_wrap=True)

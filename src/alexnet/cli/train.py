@@ -11,6 +11,7 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
         data: A folder, a list or an archive of labeled images, or the URL of one (see docs/data.md); or
             emoji, the bundled drawings.
     """
+    import shlex
     from dataclasses import replace
 
     from ..classifier import Classifier
@@ -25,5 +26,5 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     evaluation = classifier.evaluation
     console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
     print_table(evaluation.rows(), ERROR_HEADER, (1, 2, 3, 4, 5))
-    next_command = f"alexnet predict {classifier.run} IMAGE"
+    next_command = f"alexnet predict {shlex.quote(str(classifier.run))} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,9 @@ class Run:
             if not run.record():
                 raise ValueError(f"{output} holds no run to resume ({RECORD} is missing)")
             if run.is_finished:
-                raise ValueError(f"{output} is finished; to train further, start a new run with --pretrained {output}")
+                raise ValueError(
+                    f"{output} is finished; to train further, start a new run with --pretrained {shlex.quote(str(output))}"
+                )
             return run
         candidates = []
         for path in RUNS.glob(f"*/{RECORD}"):

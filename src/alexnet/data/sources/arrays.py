@@ -101,7 +101,7 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
         return (pixels * 255).round().astype(np.uint8)
     if 0 <= least <= most <= 255 and (pixels == (as_bytes := pixels.astype(np.uint8))).all():
         return as_bytes
-    must_be = "uint8, floats from 0 to 1, or whole numbers from 0 to 255"
+    must_be = "uint8, floats from 0 to 1, or integers from 0 to 255"
     raise ValueError(f"an image array must be {must_be}, got {pixels.dtype} from {least:g} to {most:g}")
 
 
