@@ -82,9 +82,8 @@ class Run:
             if not run.record():
                 raise ValueError(f"{output} holds no run to resume ({RECORD} is missing)")
             if run.is_finished:
-                raise ValueError(
-                    f"{output} is finished; to train further, start a new run with --pretrained {shlex.quote(str(output))}"
-                )
+                command = f"--pretrained {shlex.quote(str(output))}"
+                raise ValueError(f"{output} is finished; to train further, start a new run with {command}")
             return run
         candidates = []
         for path in RUNS.glob(f"*/{RECORD}"):
