@@ -13,6 +13,7 @@ from PIL import Image
 import alexnet
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import detect_source, hold, location_of, open_source
+from alexnet.specs.settings import LabelMaps
 
 FEW = {"variant": "small", "epochs": 1, "batch_size": 8, "precision": "fp32", "verbose": False}
 
@@ -103,6 +104,7 @@ KINDS = {
     "whole floats": lambda p: (p.images.astype(np.float32), p.names),
     "integers": lambda p: (p.images.astype(np.int64), p.names),
     "tensors, channels first": lambda p: (torch.from_numpy(p.images).permute(0, 3, 1, 2), torch.from_numpy(p.labels)),
+    "arrays of paths": lambda p: (np.array(list(map(str, p.files))), np.array(p.names)),
     "paths": lambda p: list(zip(p.files, p.names, strict=True)),
     "paths as text": lambda p: list(zip(map(str, p.files), p.names, strict=True)),
     "Pillow": lambda p: [(Image.open(path), name) for path, name in zip(p.files, p.names, strict=True)],
@@ -180,6 +182,14 @@ def test_classes_that_no_image_has_keep_their_index(pictures):
     source = open_source(few)
     assert source.classes == few.classes and source.unused_classes == {"red"}  # its labels are 0 to 2
     assert make_pack(source, 8).classes == few.classes
+
+
+def test_a_file_may_name_the_indices(pictures, tmp_path):
+    (tmp_path / "indices.json").write_text(json.dumps({"sky": 0, "grass": 1, "fire": 2}))
+    maps = LabelMaps(None, tmp_path / "indices.json")
+    assert open_source((pictures.images, pictures.labels), maps=maps).classes == ("sky", "grass", "fire")
+    with pytest.raises(ValueError, match="arrays: labels must be among sky, grass, fire, got 3"):
+        open_source((pictures.images, pictures.labels + 1), maps=maps)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Opens a data set, whatever its kind: detects the kind of source by what is there."""
 
 import itertools
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ def hold(data: Data, track: Track | None = None) -> str | Path | InMemory:
     Raises:
         ValueError: it is neither, or an image in memory or its label is not valid.
     """
-    return data if isinstance(data, (str, Path, InMemory)) else InMemory(data, track)
+    return data if isinstance(data, (str, os.PathLike, InMemory)) else InMemory(data, track)
 
 
 def location_of(data: str | Path | InMemory) -> str:

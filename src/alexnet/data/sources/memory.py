@@ -25,8 +25,8 @@ from ..storage.trees import file_state, open_regular_file
 from .arrays import image_array
 
 EXPECTED = (
-    "data in memory must be arrays (X, y), a list of (image, label), a table with an image and a label column, a data "
-    "set with a length and items (image, label), or a dict of these by split"
+    "data must be a path or a URL; or in memory arrays (X, y), a list of (image, label), a table with an image and a "
+    "label column, a data set with a length and items (image, label), or a dict of these by split"
 )
 PREFIX = "in-memory:"
 """Begins what is recorded of where data in memory is; a hash follows."""
@@ -165,7 +165,7 @@ def _part(data: Any) -> _Part:
 
 
 def _arrays(images: Any, labels: Any) -> _Part:
-    images = image_array(images, batch=True) if hasattr(images, "shape") else images
+    images = image_array(images, batch=True) if getattr(images, "ndim", 1) > 1 else list(images)
     labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if len(labels) != len(images):
         raise ValueError(f"X and y must have the same length, got {len(images):,} and {len(labels):,}")
