@@ -156,6 +156,9 @@ def test_a_recipe_of_a_file(tmp_path):
     (tmp_path / "mine.json").write_text('{"base": "modern", "epoch": 7}')
     with pytest.raises(ValueError, match=r"mine\.json: Recipe has no field 'epoch'; did you mean 'epochs'\?$"):
         find_recipe(tmp_path / "mine.json")
+    (tmp_path / "mine.json").write_text('{"bas": "modern"}')
+    with pytest.raises(ValueError, match=r"mine\.json: Recipe has no field 'bas'; did you mean 'base'\?$"):
+        find_recipe(tmp_path / "mine.json")
     (tmp_path / "mine.json").write_text('{"epochs": 7}')
     with pytest.raises(ValueError, match="a recipe must have a base, the name of another one, or a schedule"):
         find_recipe(tmp_path / "mine.json")
@@ -214,7 +217,7 @@ def test_settings_of_a_file_are_checked(tmp_path):
         ({"std": (1, 2, 0)}, "std must be three numbers > 0, of red, green and blue, got (1, 2, 0)"),
         ({"crop_size": 0}, "crop_size must be an integer >= 1, got 0"),
         ({"gamma": 0}, "gamma must be > 0, got 0"),
-        ({"log": "paper"}, "log must be of tensorboard, wandb, mlflow, got 'paper'"),
+        ({"log": "paper"}, "log must be any of tensorboard, wandb, mlflow, got 'paper'"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings, message):

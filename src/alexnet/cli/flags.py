@@ -23,12 +23,13 @@ FORMER_FLAGS = {
 }
 """Flags of version 0.1, and today's."""
 METAVARS = {"data": "DATA", "run": "RUN", "freeze": "LAYER ...", "output": "PATH", "pretrained": "WEIGHTS"}
-METAVARS |= dict.fromkeys(("name", "variant"), "NAME") | dict.fromkeys(("mean", "std"), "R G B")
+METAVARS |= dict.fromkeys(("name", "variant", "schedule"), "NAME") | dict.fromkeys(("mean", "std"), "R G B")
 METAVARS |= {"recipe": "NAME|FILE", "config": "FILE", "lr_scale": "LAYER=FACTOR ...", "set": "FIELD=VALUE ..."}
 METAVARS |= dict.fromkeys(("labels", "label_indices"), "FILE|URL")
-METAVARS |= {"milestones": "EPOCH ...", "class_weights": "balanced|CLASS=FACTOR ..."}
+METAVARS |= {"milestones": "EPOCH ...", "log": "LOGGER ...", "class_weights": "balanced|CLASS=FACTOR ..."}
 """What stands for the value of a flag or argument in the help, where its type says too little."""
-WITHOUT = {"find_lr": "epochs lr schedule milestones gamma patience output resume allow_changes checkpoint_minutes"}
+_OF_RUNS = "output log resume allow_changes keep_checkpoints checkpoint_minutes"
+WITHOUT = {"find_lr": f"epochs lr schedule milestones gamma patience {_OF_RUNS}"}
 """By command: the fields of its settings that are no flags of it; those that hold functions are flags of none."""
 FLAG_TYPES = ConstructorRegistry()
 
@@ -114,7 +115,10 @@ def _typed(hint: Any) -> Any:
     if get_origin(hint) not in (Union, UnionType):
         return hint
     kinds = [kind for kind in get_args(hint) if not dataclasses.is_dataclass(kind)]
-    others = (Path, Mapping) if str in kinds else ()
+    origins = [get_origin(kind) for kind in kinds]
+    if origins == [Literal, None]:  # the settings say what is wrong, and which word is nearest
+        return str | None
+    others = (str,) if tuple in origins else (Path, Mapping) if str in kinds else ()
     return reduce(or_, [kind for kind in kinds if kind not in others and get_origin(kind) not in others])
 
 
@@ -137,7 +141,7 @@ def _values_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
                 raise ValueError
             return {name: float(value) if value_type is float else parsed(value) for name, _, value in pairs}
         except ValueError:
-            shape = "names and numbers, as in conv3=0.1" if value_type is float else "fields and values, mixup=0.2"
+            shape = "names and numbers, as in NAME=0.1" if value_type is float else "fields and values, as in mixup=0.2"
             raise ValueError(f"must be {' or '.join([*words, shape])}, got {' '.join(texts)}") from None
 
     return PrimitiveConstructorSpec(

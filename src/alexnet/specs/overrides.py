@@ -38,7 +38,7 @@ class Overrides(TypedDict, total=False):
     augment: Callable[[Any], Any] | str | None
     config: str | Path | None
     output: str | Path | None
-    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] | None
+    log: tuple[str, ...] | str | None
     resume: bool
     allow_changes: bool
     checkpoint_minutes: float

@@ -11,7 +11,7 @@ A file is JSON or TOML, and holds fields by name. A recipe may say on which one 
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -201,12 +201,13 @@ def _kind_in(hint: Any, current: Any) -> type | None:
 
 def _based(table: Mapping[str, Any], name: str) -> Recipe:
     """A recipe from its fields, which may replace those of another one."""
-    table = {"name": name, "about": f"By {name}."} | dict(table)
+    known = [*get_type_hints(Recipe), "base"]
+    for field in table:
+        if field.partition(".")[0] not in known:
+            raise ValueError(f"Recipe has no field {field!r}{did_you_mean(field, known)}")
+    changes = {"name": name, "about": f"By {name}."} | {field: table[field] for field in table if field != "base"}
     if "base" in table:
-        return with_fields(find_recipe(table.pop("base")), table)
+        return with_fields(find_recipe(table["base"]), changes)
     if not isinstance(table.get("schedule"), Mapping):
         raise ValueError("a recipe must have a base, the name of another one, or a schedule with all of its fields")
-    if missing := table.keys() - {field.name for field in fields(Recipe)}:
-        raise ValueError(f"Recipe has no field {min(missing)!r}{did_you_mean(min(missing), get_type_hints(Recipe))}")
-    schedule = typed(Schedule, table.pop("schedule"), "schedule")
-    return with_fields(Recipe(table.pop("name"), table.pop("about"), schedule), table)
+    return with_fields(Recipe(name, "", typed(Schedule, table["schedule"], "schedule")), changes)

@@ -66,8 +66,9 @@ class TrainSettings(LabelMaps):
     lr: float | None = None
     """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
     schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None = None
-    """Learning rates over the run, from the peak on: step drops them twice, at equal intervals; plateau drops them when
-    the validation error stops falling; linear, exponential and cosine end at 1/1000 (default: the recipe's)."""
+    """Learning rates over the run, from the peak on: constant; step, two drops at equal intervals; plateau, drops when
+    the validation error stops falling; linear, exponential or cosine, a decay to 1/1000; warmup-linear (default: the
+    recipe's)."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the learning rate is multiplied by --gamma, such as 25 50 75 (default: the recipe's schedule)."""
     gamma: float | None = None
@@ -111,7 +112,7 @@ class TrainSettings(LabelMaps):
     output: str | Path | None = None
     """Folder for weights, history and report; auto takes the next free runs/DATA-VARIANT-1, -2 ... (default: auto; in
     Python, nothing is written)."""
-    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] | None = None
+    log: tuple[str, ...] | str | None = None
     """Where the history is logged, besides the run's own files: any of tensorboard, wandb and mlflow; nothing after
     --log logs nowhere (default: tensorboard, if it is installed)."""
     resume: bool = False
@@ -243,12 +244,12 @@ class ResolvedSettings:
     architecture: Architecture
 
 
-LOGGERS = {"tensorboard", "wandb", "mlflow"}
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 _SHARED = ("epochs", "batch_size", "flip", "weight_decay", "momentum", "label_smoothing", "patience", "class_weights")
 CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
     "mean": (lambda mean: _are_colors(mean, 0), "three numbers >= 0, of red, green and blue"),
     "std": (lambda std: _are_colors(std, 1e-6), "three numbers > 0, of red, green and blue"),
-    "log": (lambda log: LOGGERS.issuperset([log] if isinstance(log, str) else log), "of tensorboard, wandb, mlflow"),
+    "log": (lambda log: set([log] if isinstance(log, str) else log) <= set(LOGGERS), "any of " + ", ".join(LOGGERS)),
     "gamma": (lambda gamma: is_real(gamma) and gamma > 0, "> 0"),
     "crop_size": (lambda size: is_integer(size, 1), "an integer >= 1"),
     "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),
