@@ -63,7 +63,8 @@ def trained_accuracy(photos: Path, unseen: Path, seed: int) -> float:
 
 
 def histogram_accuracy(photos: Path, unseen: Path) -> float:
-    fitted = LogisticRegressionCV(Cs=[0.1, 1, 10, 100], max_iter=2000, use_legacy_attributes=False)
+    options = {"l1_ratios": (0,), "scoring": "accuracy", "use_legacy_attributes": False}
+    fitted = LogisticRegressionCV(Cs=[0.1, 1, 10, 100], max_iter=2000, **options)
     return fitted.fit(*histograms(photos)).score(*histograms(unseen))
 
 
