@@ -285,7 +285,7 @@ def test_predict_takes_an_onnx_file(saved, tmp_path, capsys):
     assert (best["name"], best["probability"]) == classifier.predict_n(image, 1)[0]
 
 
-def test_an_onnx_file_of_another_program_is_refused(saved, tmp_path, monkeypatch):
+def test_an_onnx_file_of_another_program_is_refused(saved, tmp_path):
     bundle = alexnet.load(saved, device="cpu").bundle
     path = alexnet.export_weights(bundle, tmp_path / "net.onnx", "onnx")
     content = path.read_bytes()
@@ -294,33 +294,21 @@ def test_an_onnx_file_of_another_program_is_refused(saved, tmp_path, monkeypatch
         model = onnx.load_model_from_string(content)
         change(model, next(each for each in model.metadata_props if each.key == "alexnet"))
         onnx.save(model, path)
-        with pytest.raises(ValueError, match=rf"^\S*net\.onnx {message}"):
+        with pytest.raises(ValueError, match=rf"^\S*net\.onnx: {message}"):
             alexnet.load(path)
 
-    refused(
-        "is an ONNX file that alexnet did not write; import", lambda model, facts: model.metadata_props.remove(facts)
-    )
-    refused("cannot be read back: ", lambda model, facts: setattr(facts, "value", "{"))
-    refused("cannot be read back: ", lambda model, facts: setattr(facts, "value", "[]"))
-    refused("cannot be read back: KeyError", lambda model, facts: model.graph.ClearField("initializer"))
-    refused("cannot be read back: ", lambda model, facts: setattr(model.graph.initializer[0], "raw_data", b"abc"))
+    refused("an ONNX file that alexnet did not write; import", lambda model, facts: model.metadata_props.remove(facts))
+    again = "an ONNX file that cannot be read back: "
+    refused(again, lambda model, facts: setattr(facts, "value", "{"))
+    refused(again, lambda model, facts: setattr(facts, "value", "[]"))
+    refused(f"{again}KeyError", lambda model, facts: model.graph.ClearField("initializer"))
+    refused(again, lambda model, facts: setattr(model.graph.initializer[0], "raw_data", b"abc"))
     path.write_bytes(b"\x08\x08\x12\x7f")
-    with pytest.raises(ValueError, match=r"^\S*net\.onnx is a damaged ONNX file"):
+    with pytest.raises(ValueError, match=r"^\S*net\.onnx: ONNX's ModelProto in it is damaged"):
         alexnet.load(path)
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(
-        ImportError, match=r"reading ONNX files needs the package onnx: pip install 'alexnet\[export\]'"
-    ):
+    path.write_bytes(b"\x08\x08" + b"\x72\x00" * 1001)
+    with pytest.raises(ValueError, match=r"^\S*net\.onnx: an ONNX file of more than 1,000 constants or metadata$"):
         alexnet.load(path)
-
-
-def test_a_program_of_torch_is_not_read_back(saved, tmp_path):
-    path = alexnet.export_weights(alexnet.load(saved, device="cpu").bundle, tmp_path / "net.pt2", "torch-export")
-    with pytest.raises(ValueError) as error:
-        alexnet.load(path)
-    assert str(error.value) == (
-        f"{path}: a program of torch.export, which is not read back; take the network that it was made from"
-    )
 
 
 @pytest.mark.parametrize("format, name", [("torchvision", "net.pth"), ("npy", "net.npy"), ("keras", "net.weights.h5")])

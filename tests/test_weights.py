@@ -772,7 +772,7 @@ def test_other_files_are_told_apart(tmp_path):
         (b"", "empty"),
         (b"some text\n", "not a known format; it must be PyTorch's"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "not a known format"),
-        (b"\x08\x08\x12\x07pytorch", "net is an ONNX file that alexnet did not write"),
+        (b"\x08\x08\x12\x07pytorch", "net: an ONNX file that alexnet did not write"),
         (pickle.dumps({"conv1.weight": [1.0]}, 0), "not a known format"),
         (b"PK\x03\x04 broken", "archive"),
         (

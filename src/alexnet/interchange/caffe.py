@@ -5,9 +5,8 @@ them are told apart. Caffe's convolutions round sizes down and its pooling round
 window, and its images are BGR. Needs Google's `protobuf` (`pip install 'alexnet[caffe]'`), not Caffe.
 """
 
-import re
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..specs.operations import Activation, AdaptivePool, Conv, Dropout, Flatten,
 from ..specs.shapes import Placed
 from ..specs.variants import VARIANTS
 from .matching import computation
+from .protobuf import message_classes, parse
 from .weights_file import Layers, WeightsFile, bgr_layers_of, named_tensors, swap_colors
 
 SCHEMA = """
@@ -68,12 +68,8 @@ message NetParameter {
   repeated bytes layer = 100;
 }
 """
-"""The messages of caffe.proto that describe networks like AlexNet.
-
-Repeated messages are declared as bytes, which have the same encoding and are parsed one by one: otherwise a small file
-of very many empty messages would fill the memory. So are arrays, which then become numpy's without a Python number for
-each value.
-"""
+"""The messages of caffe.proto that describe networks like AlexNet."""
+_message_classes, _parse = partial(message_classes, "Caffe", SCHEMA), partial(parse, "Caffe", SCHEMA)
 V1_TYPES = {
     **{1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 9: "HDF5Data", 12: "ImageData"},
     **{14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split"},
@@ -300,39 +296,6 @@ def _settings(step: Placed) -> dict:
         case AdaptivePool() if step.input_shape[1] == operation.side:
             return {}
     raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
-
-
-@cache
-def _message_classes() -> dict[str, type]:
-    """The class of each message, by name."""
-    try:
-        from google.protobuf import descriptor_pb2, message_factory
-    except ImportError:
-        raise ImportError("Caffe files need the package protobuf: pip install 'alexnet[caffe]'") from None
-    types = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe")
-    field_pattern = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[default = (.+?)\])?;"
-    for name, fields in re.findall(r"message (\w+) {(.*?)}", SCHEMA, re.DOTALL):
-        message = file.message_type.add(name=name)
-        for repeated, declared, field, number, default in re.findall(field_pattern, fields):
-            label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
-            added = message.field.add(name=field, number=int(number), label=label, default_value=default or None)
-            if declared[0].isupper():
-                added.type, added.type_name = types.TYPE_MESSAGE, f".caffe.{declared}"
-            else:
-                added.type = getattr(types, f"TYPE_{declared.upper()}")
-    classes = message_factory.GetMessages([file])
-    return {message.name: classes[f"caffe.{message.name}"] for message in file.message_type}
-
-
-def _parse(name: str, content: bytes):
-    message = _message_classes()[name]
-    from google.protobuf.message import DecodeError
-
-    try:
-        return message.FromString(content)
-    except DecodeError as error:
-        raise ValueError(f"Caffe's {name} in it is damaged: {error}") from error
 
 
 def _parse_array(blob: bytes) -> np.ndarray:

@@ -129,7 +129,10 @@ def _ours(path: Path) -> ModelBundle | None:
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(programs.ONNX_START) and not start.endswith(b"{"):  # which safetensors have there
-        return programs.read_onnx(path)
+        try:
+            return programs.read_onnx(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
         with safe_open(path, "pt") as file:
             return ModelBundle.load(path) if "alexnet" in (file.metadata() or {}) else None

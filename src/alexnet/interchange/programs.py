@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -26,11 +27,20 @@ from torch import Tensor, nn
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.layers import ResponseNorm, SpatialResponseNorm
+from .protobuf import parse
 
 OPSET, IR_VERSION = 18, 8
 """The oldest that `torch.onnx.export` writes without conversion, and the file version that goes with it."""
 ONNX_START = b"\x08"
 """First byte of an ONNX file, whose first field is its version."""
+SCHEMA = """
+message ModelProto { bytes graph = 7; repeated bytes metadata_props = 14; }
+message StringStringEntryProto { string key = 1; string value = 2; }
+message GraphProto { repeated bytes initializer = 5; }
+message TensorProto { repeated int64 dims = 1; string name = 8; bytes raw_data = 9; }
+"""
+"""The messages of onnx.proto that hold constants and metadata."""
+_parse = partial(parse, "ONNX", SCHEMA)
 FREE_BATCH = {0: torch.export.Dim("N")}
 
 
@@ -100,30 +110,25 @@ def read_onnx(path: Path) -> ModelBundle:
 
     Raises:
         ValueError: the file is damaged, or was written by another program.
-        ImportError: the package onnx is not installed.
+        ImportError: the package protobuf is not installed.
     """
+    model = _parse("ModelProto", path.read_bytes())
+    contents, properties = _parse("GraphProto", model.graph).initializer, model.metadata_props
+    if max(len(contents), len(properties)) > 1000:
+        raise ValueError("an ONNX file of more than 1,000 constants or metadata")
+    metadata = {each.key: each.value for each in (_parse("StringStringEntryProto", content) for content in properties)}
+    if "alexnet" not in metadata:
+        raise ValueError("an ONNX file that alexnet did not write; import the file that it was made from")
+    constants = {each.name: each for each in (_parse("TensorProto", content) for content in contents)}
     try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise ImportError("reading ONNX files needs the package onnx: pip install 'alexnet[export]'") from None
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except DecodeError as error:
-        raise ValueError(f"{path} is a damaged ONNX file: {error}") from error
-    facts = next((each.value for each in model.metadata_props if each.key == "alexnet"), None)
-    if facts is None:
-        raise ValueError(f"{path} is an ONNX file that alexnet did not write; import the file that it was made from")
-    constants = {each.name: each for each in model.graph.initializer}
-    try:
-        facts = json.loads(facts)
+        facts = json.loads(metadata["alexnet"])
         tensors = load_tensors(base64.b64decode(facts["tensors"]))
         for name in facts["constants"]:
             array = np.frombuffer(constants[name].raw_data, "<f4").reshape(constants[name].dims)
             tensors[name] = torch.from_numpy(array.copy())
         return ModelBundle.of(facts, tensors)
     except (KeyError, TypeError, ValueError, SafetensorError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read back: {error!r}") from error
+        raise ValueError(f"an ONNX file that cannot be read back: {error!r}") from error
 
 
 def metadata(bundle: ModelBundle, preprocessing: bool) -> dict[str, str]:
