@@ -22,7 +22,7 @@ def describe(
         num_classes: Number of classes (default: those of the data set that it was made for).
         in_channels: Channels of the images: 3 for RGB, 1 for grayscale.
         input_size: Side of the input images, pixels (default: its own).
-        recipe: A recipe, that is a way of training.
+        recipe: A recipe, that is a way of training: a name, or a file as for `alexnet train --recipe`.
         recipes: List all recipes.
         output: File to plot the learning rates of the recipe, or of all recipes, to: .png, .svg, .pdf ...
     """
@@ -68,14 +68,15 @@ def describe(
 def _describe_recipes(name: str | None, output: Path | None) -> None:
     """One recipe, or a list of all."""
     from ..console import console, print_facts, print_table, print_text
+    from ..specs.reading import find_recipe
     from ..specs.recipe_description import SPAN_HEAD, recipe_facts, span_rows
-    from ..specs.recipes import RECIPES, recipe
+    from ..specs.recipes import RECIPES
 
     if output is not None and not output.suffix:
         raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
-    shown = [recipe(name)] if name else list(RECIPES.values())
+    shown = [find_recipe(name)] if name else list(RECIPES.values())
     if name:
-        print_text(f"{name}: {shown[0].about}\n", style="bold")
+        print_text(f"{shown[0].name}: {shown[0].about}\n", style="bold")
         print_facts(recipe_facts(shown[0]))
         console.print()
         print_table(span_rows(shown[0]), SPAN_HEAD)

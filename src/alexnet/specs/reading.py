@@ -205,7 +205,8 @@ def _based(table: Mapping[str, Any], name: str) -> Recipe:
     for field in table:
         if field.partition(".")[0] not in known:
             raise ValueError(f"Recipe has no field {field!r}{did_you_mean(field, known)}")
-    changes = {"name": name, "about": f"By {name}."} | {field: table[field] for field in table if field != "base"}
+    about = f"Your own, based on {table.get('base', 'nothing')}."
+    changes = {"name": name, "about": about} | {field: table[field] for field in table if field != "base"}
     if "base" in table:
         return with_fields(find_recipe(table["base"]), changes)
     if not isinstance(table.get("schedule"), Mapping):
