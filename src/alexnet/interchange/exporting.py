@@ -50,9 +50,12 @@ def export_weights(
         raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")
     if format == "keras" and not path.name.endswith(suffix):
         raise ValueError(f"the name of a Keras file must end in {suffix}, got {path}")
-    for file in [path] if suffix else [path / name for name in (FILE, huggingface.CONFIG, *caffe.FILES)]:
-        if source is not None and _is_part_of(file, Path(source).expanduser()):
-            raise ValueError(f"the network was read from {file}; export it under another name")
+    if source is not None:
+        source = Path(source).expanduser()
+        read = [source, *source.glob("*.safetensors"), *source.glob("*.json")]
+        for file in [path] if suffix else [path / name for name in (FILE, huggingface.CONFIG, *caffe.FILES)]:
+            if file.exists() and any(each.is_file() and file.samefile(each) for each in read):
+                raise ValueError(f"the network was read from {file}; export it under another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     write(bundle, path, *([preprocessing] if format in PROGRAMS else []))
     if format in NAMELESS:
@@ -60,11 +63,3 @@ def export_weights(
         with atomic_write(classes_path(weights)) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in bundle.classes), encoding="utf-8")
     return path
-
-
-def _is_part_of(file: Path, source: Path) -> bool:
-    """Whether a file is the source, or belongs to the weights and notes of the source's folder."""
-    if not file.exists() or not source.exists():
-        return False
-    is_kept = file.suffix in (".safetensors", ".json") and source.is_dir()
-    return file.samefile(source) or (is_kept and file.parent.samefile(source))
