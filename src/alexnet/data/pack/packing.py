@@ -9,6 +9,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import time
 import zlib
@@ -203,7 +204,9 @@ class _UnfinishedPack:
     def __init__(self, source: Source, side: int, path: Path, jpeg: int | None):
         self.source, self.side, self.path, self.jpeg = source, side, path, jpeg
         self.part, self.log = (path.with_name(f"{path.name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
-        self.header_size = len(self._header(10**15, 10**15, 2**32))
+        self.metadata = {"version": VERSION, "name": source.name, "classes": source.classes, "side": side}
+        # As JSON in JSON it takes at most twice its size, and the fields take less than 2 KB.
+        self.header_size = 64 * (len(json.dumps(self.metadata)) // 32 + 33)
         self.checksums, self.lengths = array("I"), array("q")
         self.unreadable: dict[int, str] = {}
         self._read_log()
@@ -264,19 +267,25 @@ class _UnfinishedPack:
         """Add the tables and the header, and rename the file."""
         splits = self.source.splits.copy()
         splits[list(self.unreadable)] = UNREADABLE
-        unread = np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8)
-        checksums = np.array(self.checksums, np.uint32)
-        tables = [self.source.labels.astype(np.int64), splits, checksums, self.source.names.buffer, unread]
+        tables = {
+            "labels": self.source.labels.astype(np.int64),
+            "splits": splits,
+            "sums": np.array(self.checksums, np.uint32),
+            "names": self.source.names.buffer,
+            "unread": np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8),
+        }
+        shape = len(splits), self.side, self.side, 3
         if self.jpeg:
-            tables.append(np.cumsum([0, *self.lengths], dtype=np.int64))
-        size = self.jpeg_size if self.jpeg else len(splits) * self.side * self.side * 3
+            tables["starts"] = np.cumsum([0, *self.lengths], dtype=np.int64)
+            shape = (self.jpeg_size,)
+        fields = {"images": (np.dtype(np.uint8), shape)} | {name: (a.dtype, a.shape) for name, a in tables.items()}
+        metadata = self.metadata | {"tables": crc32_of(tables.values())}
         with open(self.part, "r+b") as file:
-            file.seek(self.header_size + size)
-            for table in tables:
+            file.write(encode_header(fields, metadata, self.header_size))
+            file.seek(self.header_size + math.prod(shape))
+            for table in tables.values():
                 file.write(np.ascontiguousarray(table))
             file.truncate()
-            file.seek(0)
-            file.write(self._header(size, len(unread), crc32_of(tables), self.header_size))
             file.flush()
             os.fsync(file.fileno())
         os.replace(self.part, self.path)
@@ -285,20 +294,6 @@ class _UnfinishedPack:
     def no_room(self, error: OSError) -> ValueError:
         _remove(self.part)
         return ValueError(f"no room in {self.path.parent} for {self.path.name}: {error.strerror}")
-
-    def _header(self, images: int, unread: int, tables: int, size: int | None = None) -> bytes:
-        """The header, of `size` bytes, given the bytes of `images` and `unread` and the checksum of the tables."""
-        source, count = self.source, len(self.source)
-        fields = {
-            "images": ("U8", (images,) if self.jpeg else (count, self.side, self.side, 3)),
-            "labels": ("I64", (count,)),
-            "splits": ("U8", (count,)),
-            "sums": ("U32", (count,)),
-            "names": ("U8", (len(source.names.buffer),)),
-            "unread": ("U8", (unread,)),
-        } | ({"starts": ("I64", (count + 1,))} if self.jpeg else {})
-        about = {"version": VERSION, "name": source.name, "classes": source.classes}
-        return encode_header(fields, about | {"side": self.side, "tables": tables}, size)
 
     def _read_log(self) -> None:
         """Take over what an interrupted packing did."""

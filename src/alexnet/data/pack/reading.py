@@ -159,21 +159,15 @@ def describe_splits(pack: Pack) -> str:
     return ", ".join(f"{len(pack.indices(split)):,} {uses[split]}" for split in SPLITS if len(pack.indices(split)))
 
 
-def encode_header(fields: Mapping[str, tuple[str, Sequence[int]]], metadata: Mapping, size: int | None = None) -> bytes:
-    """The header of a pack.
-
-    Args:
-        fields: dtype and shape of each field, in the order of the file.
-        size: bytes of the header; the next multiple of 64 if None.
-    """
+def encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadata: Mapping, size: int) -> bytes:
+    """The header of a pack, of `size` bytes, given the type and shape of each field in the order of the file."""
+    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
     header: dict = {"__metadata__": {"pack": json.dumps(metadata)}}
     end = 0
     for name, (dtype, shape) in fields.items():
-        start, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    size = size or 8 + len(text) + (-(8 + len(text)) % 64)
-    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
+    return (size - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(size - 8)
 
 
 def crc32_of(arrays: Iterable[np.ndarray]) -> int:

@@ -56,15 +56,14 @@ def folder_tree(root: Path, skip_folder: SkipFolder | None = None) -> Tree:
             yield path
 
     files = StringTable.from_strings(paths())
-    name, fingerprint = root.resolve().name or "root", digest.hexdigest()
     return Tree(
-        name,
-        files,
-        np.array(sizes, np.int64),
-        fingerprint,
-        open_regular_file,
-        lambda index: f"{root}/{files[index]}",
-        tuple(empty),
+        name=root.resolve().name or "root",
+        files=files,
+        sizes=np.array(sizes, np.int64),
+        fingerprint=digest.hexdigest(),
+        open=open_regular_file,
+        locate=lambda index: f"{root}/{files[index]}",
+        empty_folders=tuple(empty),
     )
 
 
@@ -151,15 +150,22 @@ def file_state(path: str, status: os.stat_result) -> bytes:
     return f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
 
 
-def _walk(root: str, skip_folder: SkipFolder | None, empty: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Path from `root` and status of each regular file, folder by folder in sorted order; adds to `empty` folders."""
-    levels = [("", _scan(root), [_identity(root)], 0)]
-    while levels:
-        prefix, entries, parents, links = levels[-1]
-        entry = next(entries, None)
-        if entry is None:
-            levels.pop()
-            continue
+def _walk(
+    folder: str, skip_folder: SkipFolder | None, empty: list[str], prefix: str = "", parents: tuple = (), links: int = 0
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Path from the root and status of each regular file, folder by folder in sorted order; adds to `empty` folders."""
+    if links > MAX_NESTED_LINKS:
+        raise ValueError(f"{folder}: links in links must be <= {MAX_NESTED_LINKS} deep, got {links}")
+    try:
+        identity = (status := os.stat(folder)).st_dev, status.st_ino
+        with os.scandir(folder) as scanned:
+            entries = sorted((each for each in scanned if not _is_hidden(each.name)), key=lambda each: each.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
+    if identity in parents:
+        return
+    empty += [] if entries else [prefix[:-1]]
+    for entry in entries:
         try:
             status = entry.stat()
         except OSError as error:
@@ -168,28 +174,9 @@ def _walk(root: str, skip_folder: SkipFolder | None, empty: list[str]) -> Iterat
             raise ValueError(f"{entry.path} cannot be read: {error.strerror}") from error
         if stat.S_ISREG(status.st_mode):
             yield prefix + entry.name, status
-        elif stat.S_ISDIR(status.st_mode) and (identity := _identity(entry.path)) not in parents:
-            if skip_folder and skip_folder(entry.path):
-                continue
-            links += entry.is_symlink()
-            if links > MAX_NESTED_LINKS:
-                raise ValueError(f"{entry.path}: links in links must be <= {MAX_NESTED_LINKS} deep, got {links}")
-            path, entries = f"{prefix}{entry.name}", list(_scan(entry.path))
-            empty += [] if entries else [path]
-            levels.append((f"{path}/", iter(entries), [*parents, identity], links))
-
-
-def _scan(folder: str) -> Iterator[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return iter(sorted((entry for entry in entries if not _is_hidden(entry.name)), key=lambda each: each.name))
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read: {error.strerror}") from error
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
+        elif stat.S_ISDIR(status.st_mode) and not (skip_folder and skip_folder(entry.path)):
+            inner = f"{prefix}{entry.name}/", (*parents, identity), links + entry.is_symlink()
+            yield from _walk(entry.path, skip_folder, empty, *inner)
 
 
 def _is_hidden(path: str) -> bool:
