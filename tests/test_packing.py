@@ -203,7 +203,7 @@ def test_strict_allows_no_unreadable_image(photos, tmp_path):
     source = open_source(photos)
     assert len(make_pack(source, 8, tmp_path / "cache").unreadable) == 3
     for _ in range(2):  # also of a pack that is there
-        with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be skipped \(--strict\)"):
+        with pytest.raises(ValueError, match=r"3 of 400 images cannot be read; none may be skipped \(strict=True\)"):
             make_pack(source, 8, tmp_path / "cache", options=PackOptions(strict=True))
     with pytest.raises(ValueError, match=r"cannot be read; none may be skipped"):
         make_pack(source, 8, tmp_path / "other", options=PackOptions(strict=True))

@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_so(colors):
 def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume(colors, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(colors, tmp_path / "run", 2)
-    with pytest.raises(ValueError, match="holds a run already; resume it with --resume"):
+    with pytest.raises(ValueError, match="holds a run already; resume it with resume=True, or choose another output=…"):
         fit(colors, tmp_path / "run")
     with pytest.raises(ValueError, match=r"cannot resume.*\n.*recipe\.momentum: was 0\.9, is now 0\.5"):
         fit(colors, tmp_path / "run", chosen=replace(QUICK, momentum=0.5), resume=True)

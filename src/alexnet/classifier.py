@@ -41,7 +41,7 @@ from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
 from .specs.overrides import Overrides
-from .specs.settings import LabelMaps, TrainSettings
+from .specs.settings import LabelMaps, TrainSettings, option
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
 from .training.range_test import RangeTest
@@ -141,7 +141,9 @@ class Classifier(huggingface.HubMixin):
                         if verbose:
                             device = describe_device(self.device, self.precision)
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
-                            saved = {"output": f"{run} (Ctrl-C saves; --resume continues)"} if run else {}
+                            saved = (
+                                {"output": f"{run} (Ctrl-C saves; {option('resume', True)} continues)"} if run else {}
+                            )
                             print_facts(facts | saved)
                         stack.enter_context(bar.progress)
                     case Step():

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
+from ..specs.settings import option
 from ..training.loop import Training
 from ..training.progress import Progress
 from .history import with_todays_keys
@@ -131,7 +132,7 @@ class Checkpoints:
             intact = next((f"; {path.name} is intact" for path in self.run.checkpoints()), "")
             raise NotSaved(
                 f"{self.run}: the checkpoint {self.training.progress} could not be written ({error}){intact}. "
-                f"Fix that, then resume with --resume"
+                f"Fix that, then resume with {option('resume', True)}"
             ) from error
 
     def _save_last(self) -> None:

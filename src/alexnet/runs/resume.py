@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.pack.reading import Pack
 from ..data.source import SPLITS
-from ..specs.settings import ResolvedSettings
+from ..specs.settings import ResolvedSettings, option
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
 from .run import Run, record_of
@@ -37,8 +37,8 @@ def resumed(
     listed = "\n  ".join(changed)
     if changed and not allow_changes:
         raise ValueError(
-            f"cannot resume {run}: these settings or images changed since it started (--allow-changes resumes anyway, "
-            f"as a different run):\n  {listed}"
+            f"cannot resume {run}: these settings or images changed since it started "
+            f"({option('allow_changes', True)} resumes anyway, as a different run):\n  {listed}"
         )
     if changed or record.get("changed"):  # otherwise the splits are as they were drawn
         plan = replace(plan, packed=run.with_splits(plan.packed, keep_new=True))

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..data.source import SPLITS
 from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
 from ..model.bundle import ModelBundle
-from ..specs.settings import ResolvedSettings
+from ..specs.settings import ResolvedSettings, option
 from ..specs.storage import to_json
 from .history import History, check_row, read_rows, with_todays_keys
 
@@ -82,8 +81,8 @@ class Run:
             if not run.record():
                 raise ValueError(f"{output} holds no run to resume ({RECORD} is missing)")
             if run.is_finished:
-                command = f"--pretrained {shlex.quote(str(output))}"
-                raise ValueError(f"{output} is finished; to train further, start a new run with {command}")
+                further = f"to train further, start a new run with {option('pretrained', output)}"
+                raise ValueError(f"{output} is finished; {further}")
             return run
         candidates = []
         for path in RUNS.glob(f"*/{RECORD}"):
@@ -94,7 +93,7 @@ class Run:
             if fits and not is_locked(path):  # one that has weights lacks only its results
                 candidates.append(("weights" not in record, path.stat().st_mtime_ns, path.parent))
         if not candidates:
-            raise ValueError(f"{RUNS}/ has no interrupted run on {data}; give its folder with --output")
+            raise ValueError(f"{RUNS}/ has no interrupted run on {data}; give its folder with {option('output')}")
         return cls(max(candidates)[-1])
 
     @contextlib.contextmanager
@@ -231,15 +230,16 @@ class Run:
         """Refuse a folder for a new run in which something would be overwritten."""
         output = self.folder
         if output.exists() and not output.is_dir():
-            raise ValueError(f"--output must be a new or an empty folder, got the file {output}")
+            raise ValueError(f"output must be a new or an empty folder, got the file {output}")
         if self.is_finished:
-            raise ValueError(f"{output} holds a finished run; choose another --output")
+            raise ValueError(f"{output} holds a finished run; choose another {option('output')}")
         if self.record():
-            raise ValueError(f"{output} holds a run already; resume it with --resume, or choose another --output")
+            resume = f"resume it with {option('resume', True)}, or choose another {option('output')}"
+            raise ValueError(f"{output} holds a run already; {resume}")
         names = sorted(path.name for path in output.glob("*") if path.suffix not in (".lock", PART_SUFFIX))
         if names:
             more = " and more" if names[1:] else ""
-            raise ValueError(f"--output must be a new or an empty folder, but {output} holds {names[0]}{more}")
+            raise ValueError(f"output must be a new or an empty folder, but {output} holds {names[0]}{more}")
 
     def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         with atomic_write(self.folder / name) as temporary, temporary.open("w", newline="", **TEXT) as file:

@@ -7,6 +7,7 @@ read this file.
 import ast
 import inspect
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -284,10 +285,11 @@ def named_as_flags() -> Iterator[None]:
 
 
 def option(name: str, value: object = "…") -> str:
-    """How the reader of a message gives a setting: `--batch-size 16` to a command, `batch_size=16` in Python."""
+    """How the reader of a message gives a setting: `--batch-size 16` or `--resume` to a command, `batch_size=16` or
+    `resume=True` in Python."""
     if not _spoken["flags"]:
-        return f"{name}={value}"
-    return f"--{name.replace('_', '-')}" + ("" if value == "…" else f" {value}")
+        return f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value}"
+    return f"--{name.replace('_', '-')}" + ("" if value is True or value == "…" else f" {shlex.quote(str(value))}")
 
 
 def _are_colors(values: Any, least: float) -> bool:

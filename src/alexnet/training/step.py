@@ -14,7 +14,7 @@ from ..model.layers import PlainDropout
 from ..model.network import are_watched
 from ..preprocessing.augmentation import Mix
 from ..specs.recipe import Recipe
-from ..specs.settings import MicroBatch
+from ..specs.settings import MicroBatch, option
 from .optimizer import PaperSGD
 
 
@@ -136,11 +136,13 @@ class MicroBatches:
         """From now on, split batches into micro-batches of the size that fits, if they may be split."""
         problem = f"{device} is out of memory: {tried} images at a time do not fit"
         if self._has_batch_norm:
-            raise OutOfMemory(f"{problem}, but {fitting} do: use --batch-size {fitting}, as batch norm cannot be split")
+            raise OutOfMemory(
+                f"{problem}, but {fitting} do: use {option('batch_size', fitting)}, as batch norm cannot be split"
+            )
         if self.micro_batch != "auto":
             raise OutOfMemory(
-                f"{problem}, but {fitting} do: use --micro-batch {fitting} or auto for the same steps in "
-                f"micro-batches, or --batch-size {fitting} for smaller steps"
+                f"{problem}, but {fitting} do: use {option('micro_batch', fitting)} or auto for the same steps in "
+                f"micro-batches, or {option('batch_size', fitting)} for smaller steps"
             )
         self.micro_batch_size = fitting
         self.notice = f"{problem}; batches are split into micro-batches of {fitting}, for the same steps up to rounding"

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ...device import processors
 from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, truncate_name
-from ...specs.settings import check_setting
+from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
 from ..source import TRAIN, ImageReader, Source
 from .reading import UNREADABLE, VERSION, Pack, crc32_of, encode_header, open_pack
@@ -135,7 +135,7 @@ def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, 
     count, limit = len(source), max_unreadable(len(source), strict)
     if len(unreadable) > limit:
         images = f"{len(unreadable)} of {'' if done == count else 'the first '}{done:,} images cannot be read"
-        allowed = "none may be skipped (--strict)" if strict else f"at most {limit:,} may be skipped"
+        allowed = f"none may be skipped ({option('strict', True)})" if strict else f"at most {limit:,} may be skipped"
         commands = f"alexnet check {source.arguments} --fix kept.csv && alexnet train kept.csv"
         remedy = f". To leave them out: {commands}" if source.arguments else ""
         raise ValueError(f"{source.name}: {images}; {allowed}{remedy}\n  {_reasons(source, unreadable)}")
