@@ -79,6 +79,8 @@ def test_a_new_operation_is_trained_saved_loaded_evaluated_and_exported(split_fo
     images = torch.randn(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = loaded.network(images).numpy()
+    with pytest.raises(ValueError, match="the classifier must be trained before it is exported"):
+        alexnet.export_weights(alexnet.Classifier(), tmp_path / "network.pt2", "torch-export")
     program = alexnet.export_weights(loaded, tmp_path / "network.pt2", "torch-export")
     code = f"import sys, torch; sys.modules['alexnet'] = None; torch.export.load({str(program)!r})"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -22,7 +22,7 @@ from alexnet.data.storage.image_formats import SUFFIXES
 from alexnet.preprocessing import images as reading
 
 LONG = "x" * 300
-PIXELS = "an image array must be uint8, floats from 0 to 1, or whole numbers from 0 to 255"
+PIXELS = "an image array must be uint8, floats from 0 to 1, or integers from 0 to 255"
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ def train(photos: Path) -> float:
     settings = alexnet.TrainSettings(epochs=5, lr_scale={"conv1": 0.1})
     classifier.fit("photos", settings, verbose=False)
     classifier.save(photos / "saved")
+    alexnet.export_weights(classifier, "photos.onnx", "onnx", preprocessing=True)
     errors: list[float] = history["val_error"]
     best: float = min(errors)
     return best

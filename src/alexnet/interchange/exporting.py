@@ -1,6 +1,7 @@
 """Networks as files of other frameworks, by the name of the format."""
 
 from pathlib import Path
+from typing import Protocol
 
 from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
@@ -26,12 +27,23 @@ NAMELESS = ("torchvision", "caffe", "npy", "keras")
 """Formats that cannot hold class names, which stand beside the weights, in `classes_path`."""
 
 
+class HasBundle(Protocol):
+    """What has a bundle, as a trained `Classifier` does."""
+
+    bundle: ModelBundle | None
+
+
 def export_weights(
-    bundle: ModelBundle, path: str | Path, format: str, preprocessing: bool = False, source: str | Path | None = None
+    bundle: ModelBundle | HasBundle,
+    path: str | Path,
+    format: str,
+    preprocessing: bool = False,
+    source: str | Path | None = None,
 ) -> Path:
     """Write a network for another framework, with its class names inside or beside it.
 
     Args:
+        bundle: of a trained `Classifier`, or the classifier.
         path: a file; a folder for caffe and huggingface.
         format: one of FORMATS.
         preprocessing: for onnx and torch-export: whether to include the center crop and normalization. The input is
@@ -45,6 +57,9 @@ def export_weights(
     """
     if format not in FORMATS:
         raise ValueError(not_one_of("format", format, FORMATS))
+    bundle = bundle if isinstance(bundle, ModelBundle) else bundle.bundle
+    if bundle is None:
+        raise ValueError("the classifier must be trained before it is exported")
     path, (write, suffix) = Path(path).expanduser(), FORMATS[format]
     if preprocessing and format not in PROGRAMS:
         raise ValueError(f"preprocessing can only be included in {' and '.join(PROGRAMS)}, not in {format}")
