@@ -176,6 +176,15 @@ def test_real_data_frames_and_data_sets(pictures):
     assert Counter(open_source(made.train_test_split(6, seed=0)).splits.tolist()) == {0: 27, 1: 3, 2: 6}
 
 
+def test_a_subset_of_a_data_set_has_its_classes(pictures):
+    train, test = torch.utils.data.random_split(Torch(pictures), [24, 12], torch.Generator().manual_seed(0))
+    source = open_source({"train": train, "test": test})
+    assert source.classes == Torch.classes and Counter(source.splits.tolist()) == {0: 21, 1: 3, 2: 12}
+    assert source.labels[21:].tolist() == [pictures.labels[index] for index in train.indices][21:] + [
+        pictures.labels[index] for index in test.indices
+    ]
+
+
 def test_classes_that_no_image_has_keep_their_index(pictures):
     few = Torch(pictures)
     few.classes = ("amber", *sorted(COLORS))

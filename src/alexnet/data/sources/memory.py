@@ -71,7 +71,7 @@ class InMemory:
             raise ValueError(f"{self.name} has no images")
         run_tracked(self._read(), count, track)
         self.fingerprint = self._digest.hexdigest()
-        self.location = f"{PREFIX}{self.fingerprint[:16]}"
+        self.location = f"{PREFIX}{self.name}-{self.fingerprint[:16]}"
         """What is recorded of where the data is."""
 
     def locate(self, index: int) -> Any:
@@ -159,7 +159,7 @@ def _part(data: Any) -> _Part:
             raise ValueError(f"an item must be (image, label), got {short(pair)}")
         return tuple(pair)
 
-    classes = getattr(data, "classes", None)
+    classes = getattr(data, "classes", None) or getattr(getattr(data, "dataset", None), "classes", None)  # of a Subset
     is_named = isinstance(classes, (list, tuple)) and all(isinstance(each, str) for each in classes)
     return _Part("images" if kind in ("list", "tuple") else kind, len(data), item, tuple(classes) if is_named else None)
 
