@@ -140,11 +140,12 @@ class _Assignment:
             if split is None and (split := next(named, None)):
                 self.splits[image] = SPLITS.index(split)
             self.labels[image] = int(row.label) if lookup.only_indices else row.label
-        self.files = [lookup.name for lookup in lookups if lookup.used]
+        self.files = [lookup.name for lookup in lookups if lookup.matched]
+        missing = [(file, key) for file in lookups for key in file.rows if key not in file.matched]
         findings = []
-        if count := sum(len(lookup.rows) - len(lookup.used) for lookup in lookups):
-            first = next(f"{each.name}: {short(key)}" for each in lookups for key in each.rows if key not in each.used)
-            findings.append(Finding("warning", f"{counted(count, 'label')} of missing images, first {first}"))
+        if missing:
+            text = f"of missing images, first {missing[0][0].name}: {short(missing[0][1])}"
+            findings.append(Finding("warning", f"{counted(len(missing), 'label')} {text}"))
         return findings + list(self._unlabeled())
 
     def _unlabeled(self) -> Iterator[Finding]:
@@ -200,17 +201,14 @@ class _Lookup:
         self.split = next((split for word in words if (split := split_of(word))), None)
         """The split that the file or its folder is named after."""
         self.rows: dict[str, Row] = {}
+        self.matched: dict[str, str] = {}
+        """Path of the image that a key of `rows` fits."""
         for row in file.rows:
-            first = self.rows.setdefault(row.image, row)
+            first = self.rows.setdefault(row.image.replace("\\", "/").removeprefix("./"), row)
             if first.label != row.label:
                 labels = f"{row.label!r}, but {first.label!r} in line {first.line}"
                 raise ValueError(f"{self.position(row)}: {short(row.image)} is {labels}")
         self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
-        self._keys = {image.replace("\\", "/").removeprefix("./"): row for image, row in self.rows.items()}
-        self._matched: dict[str, str] = {}
-        """Path of the image that matched each key."""
-        self.used: set[str] = set()
-        """`image` of the rows that matched."""
 
     def position(self, row: Row) -> str:
         return f"{self.name}, line {row.line}" if row.line else self.name  # rows of a JSON map have no line
@@ -220,14 +218,13 @@ class _Lookup:
         parts = path.split("/")
         suffixes = ("/".join(parts[first:]) for first in range(len(parts)))
         keys = (key for suffix in suffixes for key in (suffix, suffix.rpartition(".")[0]))
-        key = next(filter(self._keys.__contains__, keys), None)
+        key = next(filter(self.rows.__contains__, keys), None)
         if key is None:
             return None
-        row, other = self._keys[key], self._matched.setdefault(key, path)
+        row, other = self.rows[key], self.matched.setdefault(key, path)
         if other != path:
             raise ValueError(
                 f"{self.name}: {short(row.image)} is ambiguous, it fits {other} and {path}; write paths relative to "
                 f"the folder of {self.name}"
             )
-        self.used.add(row.image)
         return row
