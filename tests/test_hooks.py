@@ -169,7 +169,7 @@ def test_modules_may_be_replaced_deleted_and_added(name):
             *_, last = features.values()
             assert torch.equal(scores, last) and not torch.equal(scores, before)
     assert "relu7" not in features and "relu6" not in features and list(features)[-1] == "softmax"
-    with pytest.raises(KeyError, match="no layer 'relu7'"):
+    with pytest.raises(KeyError, match="got 'relu7'"):
         network.features(x, ["relu7"])
 
 

@@ -282,7 +282,7 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
     ]
     command = [sys.executable, "-m", "alexnet", *asked, "--precision", "fp32"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while "epoch  2" not in process.stdout.readline():
+        while " 2/40 " not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
