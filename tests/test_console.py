@@ -58,6 +58,7 @@ def test_a_bar_in_a_notebook_is_html_and_vanishes(monkeypatch):
     monkeypatch.setattr(console, "is_jupyter", True)
     assert list(progress_bar("packing")(iter([3, 4, 2]), 9)) == [3, 4, 2]
     assert "packing <progress value='0' max='9'></progress> 0/9 " in shown[0] and shown[-1] == ""
+    assert list(progress_bar("downloading")(iter([5]), None)) == [5] and "downloading <progress></progress> 0 " in shown
     bar = TrainingBar(2, 100)
     with bar.progress:
         bar.step(step(2, 1))

@@ -147,9 +147,12 @@ class _NotebookProgress(Progress):
         if self.output is None:  # not started
             return
         (task,) = self.tasks
-        status = task.fields.get("status") or f"{task.completed:,.0f}/{task.total:,.0f}"
+        total = "" if task.total is None else f"/{task.total:,.0f}"
+        status = task.fields.get("status") or f"{task.completed:,.0f}{total}"
         left = "" if task.time_remaining is None else f"{timedelta(seconds=round(task.time_remaining))} left"
-        bar = f"<progress value='{task.completed}' max='{task.total}'></progress>"
+        bar = "<progress></progress>"
+        if task.total is not None:
+            bar = f"<progress value='{task.completed}' max='{task.total}'></progress>"
         self.output.update(self.html(f"{task.description} {bar} {status} {left}"))
 
     def update(self, *task, **changes) -> None:

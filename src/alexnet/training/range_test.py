@@ -42,7 +42,7 @@ class RangeTest:
 
     def plot(self, path: str | Path | None = None):
         """Loss by learning rate, and the suggestion; a matplotlib figure, also written to `path`."""
-        from matplotlib.figure import Figure
+        from ..notebook import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
