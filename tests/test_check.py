@@ -244,6 +244,14 @@ def test_a_class_or_a_split_of_which_nothing_can_be_read_is_named(split_folder, 
         detect_source(split_folder)
 
 
+def test_a_class_of_which_no_image_can_be_read_is_an_error(tmp_path):
+    colors = write_colors(tmp_path / "colors", 4)
+    for path in (colors / "green").iterdir():
+        path.write_bytes(b"no picture")
+    finding = find_one(colors, "1 class without a readable training image")
+    assert finding.level == "error" and finding.examples == ("green",)
+
+
 def test_heic_images_are_read_where_pillow_heif_is_installed(clean):
     pytest.importorskip("pillow_heif")
     image = picture(size=(64, 64))

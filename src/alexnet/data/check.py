@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..device import fits_memory, memory, processors
 from ..files import cache_folder
-from .pack.packing import PackOptions, max_unreadable
+from .pack.packing import PackOptions, lost_classes, max_unreadable
 from .pack.resizing import ORIENTATION
 from .pack.workers import Failed, run_task
 from .progress import Track, run_tracked
@@ -106,12 +106,14 @@ def check_source(
     unreadable = f" cannot be read{f' ({empty:,} of size 0)' if empty else ''}"
     unreadable += "" if brief else f"; at most {limit:,} may be skipped"
     reasons = [f"{source.names[index]}: {each.reason}" for index, each in failed.items()]
+    lost = [source.classes[label] for label in lost_classes(source, failed)]
     duplicates, dropped = _duplicate_findings(source, readable)
     findings = [
         *source.findings,
         *_class_findings(source, counts),
         # Packing will count them all, and then stop or say which are skipped.
         *_group("note" if brief else "error" if len(failed) > limit else "warning", reasons, "image", unreadable),
+        *([] if brief else _group("error", lost, "class", " without a readable training image")),
         *_trait_findings(source, readable, side),
         *duplicates,
     ]

@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -139,15 +139,18 @@ def _check_unreadable(source: Source, unreadable: Mapping[int, str], done: int, 
         commands = f"alexnet check {source.arguments} --fix kept.csv && alexnet train kept.csv"
         remedy = f". To leave them out: {commands}" if source.arguments else ""
         raise ValueError(f"{source.name}: {images}; {allowed}{remedy}\n  {_reasons(source, unreadable)}")
-    if done < count:
-        return
-    of_train = source.splits == TRAIN
-    is_readable = np.ones(count, bool)
-    is_readable[list(unreadable)] = False
-    if lost := set(source.labels[of_train].tolist()) - set(source.labels[of_train & is_readable].tolist()):
-        classes = ", ".join(source.classes[label] for label in sorted(lost))
+    if done == count and (lost := lost_classes(source, unreadable)):
+        classes = ", ".join(source.classes[label] for label in lost)
         reasons = _reasons(source, {index: why for index, why in unreadable.items() if source.labels[index] in lost})
         raise ValueError(f"{source.name}: no training image of class {classes} can be read:\n  {reasons}")
+
+
+def lost_classes(source: Source, unreadable: Collection[int]) -> list[int]:
+    """Classes that have training images, none of which can be read, given the indices of those that cannot."""
+    of_train = source.splits == TRAIN
+    is_readable = np.ones(len(source), bool)
+    is_readable[list(unreadable)] = False
+    return np.setdiff1d(source.labels[of_train], source.labels[of_train & is_readable]).tolist()
 
 
 def max_unreadable(count: int, strict: bool) -> int:
