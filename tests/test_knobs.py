@@ -175,9 +175,9 @@ def test_a_run_given_back_repeats_it(split_folder, tmp_path):
     again = Classifier(device="cpu", precision="fp32")
     repeated = again.fit(split_folder, config=tmp_path / "run" / "run.json", verbose=False)
     assert torch.equal(weights_of(first), weights_of(again)) and repeated["val_loss"] == history["val_loss"]
-    other = Classifier(device="cpu", precision="fp32").fit(
-        split_folder, config=str(tmp_path / "run" / "run.json"), seed=4, verbose=False
-    )
+    settings = TrainSettings(config=str(tmp_path / "run" / "run.json"), seed=4)
+    other = Classifier(device="cpu", precision="fp32").fit(split_folder, settings, verbose=False)
+    assert len(other) == 3 and other["lr"] == history["lr"]
     assert other["val_loss"] != history["val_loss"]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert find_recipe(tmp_path / "run" / "run.json").mixup == record["recipe"]["mixup"] == 0.2

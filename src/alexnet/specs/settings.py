@@ -147,7 +147,7 @@ class TrainSettings(LabelMaps):
 
     @classmethod
     def of(cls, settings: Self | None, overrides: Mapping[str, Any]) -> Self:
-        """Settings with some replaced by keyword arguments.
+        """Settings with some replaced by keyword arguments; both override those of the file that `config` names.
 
         Raises:
             TypeError: there is no setting of a name.
@@ -156,8 +156,12 @@ class TrainSettings(LabelMaps):
         known = [field.name for field in fields(cls)]
         for name in overrides.keys() - set(known):
             raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
-        file = overrides.get("config")
-        return replace(settings or (cls.read(file) if file else cls()), **overrides)
+        default = vars(cls())
+        given = {name: value for name, value in vars(settings or cls()).items() if value != default[name]}
+        file = (given | overrides).get("config")
+        if file is None:
+            return replace(settings or cls(), **overrides)
+        return replace(cls.read(file), **given | overrides | {"config": None})
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
