@@ -243,6 +243,15 @@ def test_a_scaled_rate_scales_all_of_them():
     assert halved.peak_lr() == pytest.approx(0.005)
 
 
+@pytest.mark.parametrize(
+    ("images", "batch_size", "factor"), [(20, 16, 0.5), (511, 16, 0.5), (512, 32, 0.5**0.5), (1024, 64, 1), (9999, 64, 1)]
+)
+def test_few_images_take_small_batches_and_the_square_root_of_the_rate(images, batch_size, factor):
+    few = recipe("small").for_few_images(images)
+    assert (few.batch_size, few.peak_lr()) == (batch_size, pytest.approx(factor * recipe("small").peak_lr()))
+    assert few.for_few_images(images) == few, "a recipe that was settled stays as it is"
+
+
 def test_every_variant_has_a_recipe_and_every_recipe_survives_json():
     for architecture in VARIANTS.values():
         assert architecture.recipe in RECIPES

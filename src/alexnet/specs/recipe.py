@@ -188,10 +188,13 @@ class Recipe:
             if not is_valid(value := getattr(self, name)):
                 raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
 
-    def batch_size_for(self, images: int) -> int:
-        """Images per step on a training set of that many images: fewer, if an epoch would have less than 16 steps,
-        but no fewer than 16."""
-        return max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 16) / 16))))
+    def for_few_images(self, images: int) -> "Recipe":
+        """The recipe for a training set of that many images: if an epoch would have less than 16 steps, with smaller
+        batches, down to 16 images, and with learning rates that fall with the square root of the batch size, which
+        keeps the variance of an update (Krizhevsky 2014)."""
+        smaller = max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 16) / 16))))
+        factor = self.lr_factor * math.sqrt(smaller / self.batch_size)
+        return replace(self, batch_size=smaller, lr_factor=factor)
 
     def epochs_for(self, images: int) -> int:
         """Epochs on a training set of that many images."""

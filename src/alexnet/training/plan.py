@@ -193,13 +193,12 @@ def _recipe(
     own = architecture.recipe
     if transfer:
         own = "transfer" if images < FEW_TO_FINE_TUNE else "fine-tune"
-    named = find_recipe(settings.recipe or own)
-    if settings.recipe in (None, named.name) and (batch_size := named.batch_size_for(images)) < named.batch_size:
-        named = replace(named, batch_size=batch_size)
+    recipe = find_recipe(settings.recipe or own)
+    is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
+    if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
+        recipe = fewer
         reasons["recipe"] = f"small batches, as there are only {counted(images, 'training image')}"
-    recipe = settings.applied_to(named)
-    if recipe.batch_size != named.batch_size:
-        reasons.pop("recipe", None)
+    recipe = settings.applied_to(recipe)
     if transfer and (settings.mean or settings.std):
         raise ValueError("mean and std must be left out with pretrained: its weights expect those that they had")
     if transfer:
