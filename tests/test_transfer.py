@@ -208,7 +208,7 @@ def test_new_layers_learn_at_the_rates_of_2012(run, tmp_path):
     """0.01 after 300 of the 10,010 batches of an epoch, 0.001 from epoch 9 of 54; conv1 frozen from epoch 7."""
     data = write_squares(tmp_path / "data", {"black": (10, 10, 10), "brown": (60, 40, 20)}, 4)
     source = Pretrained.of(ModelBundle.load(run / LAST), run / LAST)
-    chosen = make_plan(open_source(data), TrainSettings(recipe="fine-tune"), source).recipe
+    chosen = make_plan(open_source(data), TrainSettings(recipe="fine-tune", batch_size=128), source).recipe
     assert chosen.new_layers == ("fc8",)
     for epoch, body, new, conv1 in (
         (0.02, (0.001, 0.002), (0.001, 0.002), (0.0001, 0.002)),
