@@ -215,17 +215,17 @@ def test_files_that_are_no_images_are_counted_by_kind_with_what_helps(clean, tmp
     helped += "1 PDF (save their pages as images), 1 PSD (save them as PNG)"
     texts = {text: finding.level for text, finding in findings_in(clean).items()}
     assert texts == {
-        f"passed over files: {helped}; no image in 2 folders: violet, white": "warning",
-        "passed over files: 1 without extension, 1 DB, 1 TXT": "note",
+        f"ignored files: {helped}; no image in 2 folders: violet, white": "warning",
+        "ignored files: 1 without extension, 1 DB, 1 TXT": "note",
     }
     archive = shutil.make_archive(str(tmp_path / "colors"), "zip", clean)
-    assert f"passed over files: {helped}; no image in 1 folder: violet" in findings_in(archive)
+    assert f"ignored files: {helped}; no image in 1 folder: violet" in findings_in(archive)
     monkeypatch.chdir(tmp_path)
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", "colors", *few, "--output", "run"])
     printed = " ".join(capsys.readouterr().out.split())
     more = "no image in 2 folders: violet, white; see alexnet check colors"
-    assert printed.count("passed over") == 1 and f"colors: passed over files: {helped}; {more}" in printed
+    assert printed.count("ignored files") == 1 and f"colors: ignored files: {helped}; {more}" in printed
 
 
 def test_a_class_or_a_split_of_which_nothing_can_be_read_is_named(split_folder, monkeypatch):
@@ -236,8 +236,8 @@ def test_a_class_or_a_split_of_which_nothing_can_be_read_is_named(split_folder, 
         (split_folder / name).parent.mkdir(parents=True, exist_ok=True)
         (split_folder / name).write_bytes(b"x")
     helped = "2 HEIC, 1 HEIF (to read them, pip install 'alexnet[heic]')"
-    text = f"passed over files: {helped}; no image in 2 folders: train/violet, val/red"
-    assert find_one(split_folder, "passed over").text == text
+    text = f"ignored files: {helped}; no image in 2 folders: train/violet, val/red"
+    assert find_one(split_folder, "ignored files").text == text
     for path in split_folder.rglob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match=r"colors has no images \(.*\); other files: 2 HEIC, 1 HEIF \(to read"):
@@ -267,7 +267,7 @@ def test_photos_of_which_few_are_broken_are_trained_on_without_a_contradiction(c
     few = ["--variant", "small", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
     main(["train", str(clean), *few, "--output", str(tmp_path / "run")])
     lines = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
-    assert len(lines) == 1 and "3 images that cannot be read, the first is red/0" in lines[0]
+    assert len(lines) == 1 and "3 unreadable images, first red/0" in lines[0]
 
 
 def test_the_next_command_is_quoted_for_the_shell(clean, tmp_path, capsys, monkeypatch):

@@ -230,10 +230,10 @@ def test_a_setting_out_of_range_is_named(settings, message):
     ("settings", "message"),
     [
         ({"milestones": (50, 25)}, "milestones must be increasing epochs > 0 and < 3, got 50 25"),
-        ({"gamma": 0.5}, "gamma must be left out without milestones, or schedule must be step or plateau"),
+        ({"gamma": 0.5}, "gamma must be given with milestones, or with schedule step or plateau"),
         (
             {"schedule": "cosine", "milestones": (1,)},
-            "milestones must be left out with schedule cosine, or ",
+            "milestones must be given without schedule, or with schedule step",
         ),
         ({"class_weights": {"redd": 2}}, "class_weights must name classes, got 'redd'; did you mean 'red'?"),
         ({"crop_size": 4}, "crop_size 4 does not fit: cifar-18: input_size must be >= 12, got 4, at which pool2 "),

@@ -185,11 +185,11 @@ def test_the_command_writes_a_table_and_reports_broken_images(classifier, photos
 
 
 @pytest.mark.skipif(".heic" in SUFFIXES, reason="pillow-heif is installed")
-def test_files_passed_over_are_named(classifier, photos, capsys):
+def test_ignored_files_are_named(classifier, photos, capsys):
     for name in ("a.heic", "b.heic", "c.pdf", "notes.txt"):
         (photos / name).write_bytes(b"")
     remedy = "to read them, pip install 'alexnet[heic]'"
-    text = f"passed over in {photos}: 2 HEIC ({remedy}), 1 PDF (save their pages as images)"
+    text = f"ignored in {photos}: 2 HEIC ({remedy}), 1 PDF (save their pages as images)"
     with pytest.warns(UserWarning) as caught:
         assert classifier.predict(photos).shape == (3, 3)
     assert [str(each.message) for each in caught] == [text]
@@ -211,7 +211,7 @@ def test_the_command_reads_standard_input(classifier, photos, capsys, monkeypatc
     ("arguments", "message"),
     [
         (["a.png", "--top", "0"], "--top must be >= 1, got 0"),
-        (["a.png", "--json", "--csv"], "--csv or --json must be given alone, got both"),
+        (["a.png", "--json", "--csv"], "--csv and --json must not be given together"),
         (["a.png", "--csv", "no/a.csv"], "--csv must be in an existing folder, got no/a.csv"),
         (["a.png", "--csv", "."], "--csv must be a file, got the folder ."),
         ([], "IMAGE must be a file, a folder, a pattern, a URL or -, got none"),

@@ -61,7 +61,7 @@ def test_the_report_says_how_sure_the_error_is_and_what_chance_gives(run):
     low, high = confidence_interval(1 - metrics.top1, 6)
     error = f"On 6 images, the top-1 error with 5 views is {1 - metrics.top1:.1%}"
     assert f"{error} (95% confidence interval: {low:.1%} to {high:.1%})." in page
-    assert "By chance: always answering blue, the most frequent class, would be wrong for 66.7%." in page
+    assert "For comparison: always predicting blue, the largest class, has an error of 66.7%." in page
 
 
 def test_the_interval_is_wilsons():
@@ -74,7 +74,7 @@ def test_the_interval_is_wilsons():
     assert confidence_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
 
 
-def test_the_worst_errors_are_the_surest_wrong_answers():
+def test_the_worst_errors_are_the_most_probable_wrong_predictions():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
     metrics = Metrics(probabilities, torch.tensor([0, 0, 1, 1]))
     assert worst_errors(metrics, 3).tolist() == [1, 3] and worst_errors(metrics, 1).tolist() == [1]
@@ -163,7 +163,7 @@ def test_show_takes_an_image_and_imported_weights(run, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["kernels", "orignal"], "there is no run, file or network 'orignal'; did you mean 'original'?"),
-        (["network", "small", "cat.jpg"], "an image is for views and augmentation, but network got cat.jpg"),
+        (["network", "small", "cat.jpg"], "network takes no image, got cat.jpg"),
         (
             ["views", "small", "--output", "views"],
             "--output must be a file that ends in .png, .svg, .pdf ..., got views",

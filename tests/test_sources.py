@@ -637,7 +637,7 @@ def test_maps_are_for_images_without_labels_of_their_own(maps, tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text(TABLES["labels.csv"]([(str(root / path), label) for path, label in shown.items()]))
     for data in ("emoji", listed, ([np.zeros((8, 8), np.uint8)] * 2, ["red", "blue"])):
-        with pytest.raises(ValueError, match=r"labels must be for images in a folder, an archive or a store; "):
+        with pytest.raises(ValueError, match=r"labels must be for images in a folder, an archive or remote storage; "):
             open_source(data, maps=LabelMaps(files.labels))
     assert open_source(listed, maps=LabelMaps(None, files.label_indices)).classes == ("green", "red", "blue")
     with pytest.raises(ValueError, match=r"labels must be a path or a URL, got \{'a': 1\}"):

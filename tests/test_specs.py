@@ -244,7 +244,8 @@ def test_a_scaled_rate_scales_all_of_them():
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "factor"), [(20, 16, 0.5), (511, 16, 0.5), (512, 32, 0.5**0.5), (1024, 64, 1), (9999, 64, 1)]
+    ("images", "batch_size", "factor"),
+    [(20, 16, 0.5), (511, 16, 0.5), (512, 32, 0.5**0.5), (1024, 64, 1), (9999, 64, 1)],
 )
 def test_few_images_take_small_batches_and_the_square_root_of_the_rate(images, batch_size, factor):
     few = recipe("small").for_few_images(images)

@@ -112,16 +112,16 @@ class Classifier(huggingface.HubMixin):
     ) -> History:
         """Train on labeled images, validating after every epoch, from scratch or from a pretrained network.
 
-        Ends with the weights of the epoch with the lowest validation error, if there are 200 validation images or more
-        and a test split; else with those of the last epoch. With an output folder, it
-        ends as `alexnet train` does: with weights, history, results and report in that folder.
+        The result is the weights of the epoch with the lowest validation error if there are a test split and at least
+        200 validation images, else those of the last epoch. With an output folder, weights, history, results and report
+        are written there, as by `alexnet train`.
 
         Args:
-            data: "emoji"; the path or URL of a folder, a list or an archive of labeled images; or what is in memory:
+            data: "emoji"; the path or URL of a folder, a list or an archive of labeled images; or data in memory:
                 arrays (X, y), a list of (image, label), a data frame, a data set of PyTorch or of Hugging Face, or a
-                dict of such by split (docs/data.md).
-            settings: see `TrainSettings` for all of them.
-            verbose: whether to print what happens.
+                dict of these by split (docs/data.md).
+            settings: as in `TrainSettings`.
+            verbose: whether to print facts, progress and results.
             overrides: settings by name, such as `epochs=5`.
 
         Raises:
@@ -165,7 +165,7 @@ class Classifier(huggingface.HubMixin):
                         case alexnet.Step(): print(event.step, event.loss)
                         case alexnet.Epoch(row): print(row["val_error"])
 
-        Stopping in between keeps what was saved by then; closing the iterator frees the folder.
+        A loop may stop after any event; closing the iterator saves a checkpoint if there is an output folder.
         """
         return self._events(data, settings, overrides, verbose=False)
 

@@ -53,15 +53,15 @@ SECTIONS = {
     "predictions.png": "Predictions|Images that were not trained on, drawn at random from each class in turn. Above: "
     "the true class. Below: the five most probable classes; a longer bar is a higher probability. Pink is the true "
     "class, blue any other; without pink, the true class is not among the five.",
-    "errors.png": "The worst errors|The wrong answers that the network was surest of, the surest first: look here for "
-    "wrong labels, and for classes that look alike.",
-    "confusion.png": "Confusion matrix|A row for each true class, a column for each answer: percent of the images of "
-    "the row's class. Correct answers are on the diagonal.",
+    "errors.png": "The worst errors|The wrong predictions with the highest probabilities, highest first: look here "
+    "for wrong labels, and for classes that look alike.",
+    "confusion.png": "Confusion matrix|A row for each true class, a column for each predicted class, in percent of "
+    "the images of the true class. Correct predictions are on the diagonal.",
     "batch.png": "What the network saw in training|The images of its first training step: {augmentation}.",
     "kernels.png": "Kernels of the first layer|What the first layer looks for: its weights as colors, on one scale. "
     "Edges and spots of color have been learned; what looks like noise has hardly changed since the start.{towers}",
     "layers.png": "Layers during training|Above: how much a step changes the weights of a layer, relative to their "
-    f"size; about a thousandth is usual. Below: dead units, which answer 0 to each of {SAMPLE} images. A dead unit "
+    f"size; about a thousandth is usual. Below: dead units, whose output is 0 for each of {SAMPLE} images. A dead unit "
     "passes nothing on and does not learn; a few are usual, a layer of them is not.",
 }
 """By file: heading and caption."""
@@ -122,11 +122,11 @@ def write_report(
 
 
 def _chance(metrics: Metrics, classes: Sequence[str]) -> str:
-    """What the errors are to be compared with."""
+    """The error without a network, to compare with."""
     counts = metrics.labels.bincount()
     largest = int(counts.argmax())
     error = 1 - counts[largest].item() / len(metrics.labels)
-    return f"By chance: always answering {classes[largest]}, the most frequent class, would be wrong for {error:.1%}."
+    return f"For comparison: always predicting {classes[largest]}, the largest class, has an error of {error:.1%}."
 
 
 def _images(evaluation: Evaluation, chosen: np.ndarray, classes: Sequence[str]) -> Figure:

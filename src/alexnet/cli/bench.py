@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 
 def bench(
-    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART_SUFFIX")] = (),
+    parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
     /,
     batch_size: int = 128,
     rounds: int = 5,
@@ -17,15 +17,15 @@ def bench(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     output: Path | None = None,
 ) -> None:
-    """Benchmark training, inference and data loading on this machine, each against a common alternative.
+    """Benchmark training, inference and data loading on this machine, each beside a baseline.
 
     Args:
         parts: What to measure: machine, norm, step, inference, packing, reading, keras (default: all).
         batch_size: Images per step.
-        rounds: Measurements of each, taken in turns; the table shows medians.
+        rounds: Rounds, in which each is measured once in turn; the table shows medians.
         images: Number of JPEG files for packing and reading.
         device: auto, cpu, cuda, cuda:1, mps ...
-        precision: Type of convolutions and matrix products, ours and the peers'.
+        precision: Type of convolutions and matrix products, ours and the baselines'.
         output: File to append the table to, as Markdown.
     """
     import torch

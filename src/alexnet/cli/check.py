@@ -25,7 +25,7 @@ def check(
 
     Args:
         data: As for `alexnet train`.
-        size: Side of the square images to pack it as, pixels (default: that of the network that suits it).
+        size: Side of the packed square images, pixels (default: that of the network that suits it).
         brief: Check only a hundred images, as `train` does first.
         fix: File for a list (CSV) of the images to train on, without unreadable ones and duplicates, for `alexnet train
             LIST`. Your images are not changed.

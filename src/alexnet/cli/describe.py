@@ -18,13 +18,13 @@ def describe(
     Without a name, list all networks.
 
     Args:
-        name: One of the networks.
-        num_classes: Number of classes (default: those of the data set that it was made for).
+        name: Network (default: list all).
+        num_classes: Number of classes (default: as for the data set that it was made for).
         in_channels: Channels of the images: 3 for RGB, 1 for grayscale.
-        input_size: Side of the input images, pixels (default: its own).
-        recipe: A recipe, that is a way of training: a name, or a file as for `alexnet train --recipe`.
+        input_size: Side of the input images, pixels (default: the network's own).
+        recipe: Describe a recipe, a way of training: a name, or a file as for `alexnet train --recipe`.
         recipes: List all recipes.
-        output: File to plot the learning rates of the recipe, or of all recipes, to: .png, .svg, .pdf ...
+        output: File for a plot of the learning rates of the recipe, or of all recipes: .png, .svg, .pdf ...
     """
     from ..console import console, print_facts, print_table, print_text
     from ..specs.description import differences, layer_rows, totals

@@ -8,7 +8,7 @@ from .flags import print_json
 
 
 def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
-    """Tell whether a run learns and, if not, the likely cause and what to try. The exit status is 1 if it does not.
+    """Say whether a run learns and, if not, the likely cause and what to try. The exit status is 1 if it does not.
 
     Args:
         run: Folder of the run, which may still be training.

@@ -9,12 +9,12 @@ from .flags import given
 def find_lr(
     data: Positional[str], /, settings: TrainSettings, steps: int = 100, plot: Path = Path("find-lr.png")
 ) -> None:
-    """Find a learning rate: train for a few steps while it grows, plot the loss, and suggest one. Leaves no run behind.
+    """Find a learning rate (range test): train for some steps while it grows, plot the loss, and suggest one.
 
     Args:
         data: As for `alexnet train`.
-        steps: Steps to take; the test ends earlier when the loss grows to four times its lowest.
-        plot: File for the picture: .png, .svg, .pdf ...
+        steps: Steps to take; the test ends early when the smoothed loss is four times its lowest.
+        plot: File for the plot: .png, .svg, .pdf ...
     """
     import shlex
 

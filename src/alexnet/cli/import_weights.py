@@ -23,11 +23,11 @@ def import_weights(
         path: A file, whose format is detected from its content, a folder with model.safetensors, torchvision, caffe,
             caffenet, a URL or hf://OWNER/REPO.
         output: Folder for the classifier, which evaluate, predict and export accept.
-        variant: Which network it is (default: what the file tells; `alexnet describe` lists them).
+        variant: Network of the weights; `alexnet describe` lists them (default: detected from the file).
         classes: File with the class names, one per line or as JSON (default: those in the file; else ImageNet's if
             there are 1,000, else indices).
-        mean: Subtracted from pixels of 0 ... 255: red, green and blue, or a file of a mean image (.binaryproto, .npy).
-        std: Standard deviation that pixels are divided by after that: red, green and blue.
+        mean: Mean subtracted from pixels of 0 ... 255: red, green, blue, or a mean image (.binaryproto, .npy).
+        std: Standard deviation by which they are then divided: red, green, blue.
         input_size: Side of the images that the network sees, pixels (default: the file's, or the network's own).
         partial: Load the layers that fit and initialize the others (strict=False).
     """

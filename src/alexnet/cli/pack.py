@@ -20,8 +20,8 @@ def pack(
         data: As for `alexnet train`.
         size: Side of the stored squares, pixels.
         jpeg: JPEG quality, 1 to 95, at which they are stored (default: raw pixels, about ten times as large as JPEG of
-            quality 90, and no work to read).
-        workers: Number of processes that decode (default: one per core).
+            quality 90, but not decoded in each epoch).
+        workers: Number of processes that decode images (default: one per core).
         strict: Fail if any image cannot be read, instead of skipping up to five or 1%.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _table(texts: list[str]) -> Path:
     if len(texts) > 1:
-        raise ValueError(f"one FILE must follow, or none, got {' '.join(texts)}; images stand before --csv")
+        raise ValueError(f"at most one FILE must follow, got {' '.join(texts)}; put the images before --csv")
     return Path(texts[0] if texts else "-")
 
 
@@ -46,15 +46,15 @@ def predict(
     Args:
         run: A run, a saved classifier, a file of weights, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
         images: Files, folders, patterns such as 'photos/*.jpg', URLs, or - for the bytes of an image on standard input.
-        top: How many classes to print for each.
+        top: Number of classes to print for each image.
         views: Average over all ten views (ten-crop), or use the center crop alone.
-        table: Write CSV: path, class, probability of each image, then the next classes (no FILE: standard output).
+        table: Write a table (CSV): image, class, probability, then the next classes (without FILE: to standard output).
         as_json: Print a line of JSON for each image.
     """
     if top < 1:
         raise ValueError(f"--top must be >= 1, got {top}")
     if table and as_json:
-        raise ValueError("--csv or --json must be given alone, got both")
+        raise ValueError("--csv and --json must not be given together")
     if table and table.is_dir():
         raise ValueError(f"--csv must be a file, got the folder {table}")
     if table and not table.parent.is_dir():
@@ -108,7 +108,7 @@ def _print_json(prediction: "Prediction", top: int) -> None:
 
 
 def _table_writer(table: Path, columns: int, stack: contextlib.ExitStack) -> Callable[["Prediction", int], None]:
-    """A function that appends a row. A file is complete when the stack is closed; if it fails before, there is none."""
+    """A function that appends a row. The file appears, complete, when the stack is closed without an error."""
     from ..files import atomic_write
 
     file = sys.stdout

@@ -20,8 +20,8 @@ def show(
     /,
     output: Path | None = None,
 ) -> None:
-    """Draw a figure of the paper for a network: its first kernels (Figure 3); the ten views of an image, and what it
-    takes them for; an image as augmentation changes it (section 4.1); its layers and towers (Figure 2).
+    """Draw a figure of the paper for a network: the kernels of its first layer (Figure 3); the ten views of an image,
+    with its prediction for each; an image as augmentation changes it (section 4.1); its layers and towers (Figure 2).
 
     Args:
         what: The figure.
@@ -35,7 +35,7 @@ def show(
     if not output.suffix:
         raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
     if image is not None and what in ("kernels", "network"):
-        raise ValueError(f"an image is for views and augmentation, but {what} got {image}")
+        raise ValueError(f"{what} takes no image, got {image}")
     _figure(what, network, image).savefig(output, dpi=150)
     console.print(f"figure: {output}", soft_wrap=True)
 
@@ -65,7 +65,7 @@ def _figure(what: str, name: str, image: str | None) -> "Figure":
     preprocessing = bundle.preprocessing if bundle else _plain_crops(architecture)
     stored = _stored(image, preprocessing.stored_size)
     if what == "views":
-        return views_figure(stored, preprocessing, _answers(bundle, stored) if bundle else ())
+        return views_figure(stored, preprocessing, _predictions(bundle, stored) if bundle else ())
     record = Run(Path(name)).record() if Path(name).is_dir() else {}
     chosen = from_json(record["recipe"]) if "recipe" in record else recipe(architecture.recipe)
     return augmentation_figure(stored, chosen, preprocessing)
@@ -90,7 +90,7 @@ def _stored(image: str | None, side: int) -> "np.ndarray":
     return stored_image(source.reader.open(source.locate(tiger)), side)
 
 
-def _answers(bundle: "ModelBundle", stored: "np.ndarray") -> list[str]:
+def _predictions(bundle: "ModelBundle", stored: "np.ndarray") -> list[str]:
     """The most probable class of each view, and its probability."""
     import torch
 

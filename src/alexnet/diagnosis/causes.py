@@ -82,7 +82,7 @@ class Facts:
 
     @property
     def guessing(self) -> dict[str, float]:
-        """Errors of always answering the largest class of the training images, by key of the history."""
+        """Errors of always predicting the largest class of the training images, by key of the history."""
         train = self.data["largest"]
         val = self.data.get("largest_in_val")  # older runs lack it
         return {"train_error": 1 - train, "val_error": 1 - (train if val is None else val)}

@@ -17,7 +17,7 @@ from .evaluation import BATCH_SIZE, probabilities
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """What a network says of an image."""
+    """The prediction of a network for an image."""
 
     image: str
     """Its path or URL; else "image 3", counted from 0, or nothing if it is the only one."""

@@ -76,7 +76,7 @@ V1_TYPES = {
     **{23: "TanH", 24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence"},
 }
 """Types of layers before 2015, which were numbers."""
-PASSED_OVER = {
+IGNORED = {
     *("Accuracy", "Data", "DummyData", "Flatten", "HDF5Data", "ImageData", "Input", "MemoryData", "Silence"),
     *("Softmax", "SoftmaxWithLoss", "Split", "WindowData"),
 }
@@ -185,7 +185,7 @@ def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Archi
     rows: list[Conv | Linear] = []
     gap = max(0, 8 - len(layers))  # the last is fc8 even if there are few
     for layer, kind in typed_layers:
-        if kind in PASSED_OVER:
+        if kind in IGNORED:
             continue
         index = len(rows) + 1
         if kind == "Convolution":

@@ -1,4 +1,4 @@
-"""Weights by one word, by URL or from the Hugging Face Hub: where they are, and a local copy of them."""
+"""Pretrained weights by name, by URL or from the Hugging Face Hub: where they are, and a local copy of them."""
 
 import hashlib
 from dataclasses import dataclass

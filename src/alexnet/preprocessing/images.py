@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.pack.resizing import stored_square
 from ..data.sources.arrays import image_array
 from ..data.storage.download import fetch_bytes, redact
-from ..data.storage.image_formats import HELP, is_image_file, open_image, passed_over
+from ..data.storage.image_formats import HELP, ignored_files, is_image_file, open_image
 from ..data.storage.trees import SkipFolder, folder_tree
 
 MAX_BYTES = 100_000_000
@@ -49,7 +49,7 @@ def each_image(
     Args:
         images: an image; a folder, for all images below it; a pattern such as `photos/*.jpg`; a batch, as an array or
             tensor with four dimensions; or an iterable of all these.
-        notify: receives which files of a folder are passed over, if they were probably meant to be images.
+        notify: receives which files of a folder are ignored, if they were probably meant to be images.
 
     Raises:
         ValueError: there is no image in a folder, or none that a pattern matches.
@@ -112,9 +112,9 @@ def _named(
 
 def _images_below(folder: Path, skip_folder: SkipFolder | None, notify: Callable[[str], object]) -> list[Path]:
     files = folder_tree(folder, skip_folder).files
-    helped, _ = passed_over(name for name in files if not is_image_file(name))
+    helped, _ = ignored_files(name for name in files if not is_image_file(name))
     if helped:
-        notify(f"passed over in {folder}: {helped}")
+        notify(f"ignored in {folder}: {helped}")
     return [folder / name for name in files if is_image_file(name)]
 
 

@@ -70,7 +70,7 @@ def transform(
             the recipe; where that computes them from the training images, those of ImageNet.
 
     Raises:
-        ValueError: no variant has that name, or the classifier is not trained.
+        ValueError: no variant has that name; or the classifier is not trained, or mean or std is given with it.
     """
     if isinstance(network, (str, Architecture)):
         architecture = variant(network)
@@ -85,7 +85,9 @@ def transform(
         inputs = Preprocessing(*sizes, torch.tensor(means).view(1, 1, 3), torch.tensor(stds), flip=recipe.flip)
     else:
         bundle = getattr(network, "bundle", network)
-        if bundle is None or mean or std:
-            raise ValueError("a classifier must be trained, and has a mean and std of its own")
+        if bundle is None:
+            raise ValueError("the classifier must be trained before its transform is made")
+        if mean or std:
+            raise ValueError("mean and std must not be given with a classifier, which has its own")
         inputs, recipe = bundle.preprocessing.to("cpu"), find_recipe(bundle.network.architecture.recipe)
     return Transform(inputs, train, recipe.crop_scale, recipe.crop_ratio)

@@ -20,7 +20,7 @@ class History(Sequence):
 
     Keys: epoch (from 1), steps (so far), train_loss (nats) and train_error (with dropout and augmentation on),
     val_loss, val_error, val_error_top5 (0 … 1), val_error_renamed (if each class were called what it is most often
-    taken for), val_largest_answer (fraction of images that get the most frequent answer), lr (learning rate of the
+    taken for), val_largest_answer (fraction of images in the most frequently predicted class), lr (learning rate of the
     weights at the end of the epoch), images_per_s, waiting (fraction of the time spent waiting for data), elapsed_s
     (training and validation of this epoch).
     """

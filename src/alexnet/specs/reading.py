@@ -120,9 +120,9 @@ def with_schedule(
     if name is not None and name not in SCHEDULES:
         raise ValueError(not_one_of("schedule", name, SCHEDULES))
     if milestones and name not in (None, "step"):
-        raise ValueError(f"milestones must be left out with schedule {name}, or schedule must be step")
+        raise ValueError(f"milestones must be given without schedule, or with schedule step, got {name}")
     if gamma is not None and not milestones and name not in ("step", "plateau"):
-        raise ValueError("gamma must be left out without milestones, or schedule must be step or plateau")
+        raise ValueError("gamma must be given with milestones, or with schedule step or plateau")
     factor = 0.1 if gamma is None else gamma
     if milestones:
         return replace(recipe, schedule=MultiStepDecay(peak_lr, tuple(milestones), recipe.epochs, factor, biases))

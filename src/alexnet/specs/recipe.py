@@ -155,16 +155,15 @@ class Recipe:
     label_smoothing: float = 0.0
     """Fraction of each label that is spread over all classes."""
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
-    """Factors on the losses of images, by their class; a class that is not named has 1. balanced: training images /
-    (classes · training images of the class), so that every class weighs as much. Errors on val and test are counted as
-    ever."""
+    """Weight of each class in the loss; 1 for a class that is not named. balanced: training images / (classes ·
+    training images of the class), so that all classes count equally. Errors on val and test are not weighted."""
     mixup: float = 0.0
     """Mixup: average every image of a batch with another one, with weights from Beta(mixup, mixup). 0 is off."""
     cutmix: float = 0.0
     """CutMix: paste a window of another image of the batch, with an area from Beta(cutmix, cutmix). 0 is off. With
     mixup as well, each batch gets one of the two."""
     patience: int | None = None
-    """Early stopping: end the training after this many epochs without a lower validation error, with the weights of
+    """Early stopping: stop the training after this many epochs without a lower validation error, with the weights of
     the best epoch."""
     ema_decay: float | None = None
     """EMA of the weights, which is what is validated and saved: after each step t, average ← d · average + (1 − d) ·

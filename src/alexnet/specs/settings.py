@@ -1,4 +1,4 @@
-"""The settings of a training: what a user may ask for, and what it came to.
+"""The settings of a training: as a user gives them, and as resolved.
 
 Every option is declared here, once, with its help: the command, `Classifier.fit`, a run's folder and the documentation
 read this file.
@@ -31,10 +31,11 @@ class LabelMaps:
     """Files that label images, wherever they and the images are."""
 
     labels: str | Path | None = None
-    """File or URL of a map from images to labels (JSON, CSV or text); it counts instead of the folders of images
-    (default: the folders, or label files beside the images)."""
+    """File or URL of a map from images to labels (JSON, CSV or text); overrides class folders and label files in the
+    data (default: those)."""
     label_indices: str | Path | None = None
-    """File or URL of a map from labels to class indices (JSON), or a list of the classes (default: sorted)."""
+    """File or URL of a map from labels to class indices (JSON), or a list of the classes in order (default:
+    sorted)."""
 
     def __post_init__(self):
         for name in filter(vars(self).__contains__, CHECKS):
@@ -43,15 +44,15 @@ class LabelMaps:
 
 @dataclass(frozen=True)
 class TrainSettings(LabelMaps):
-    """What a user asks of a training. None leaves the choice to the recipe, the data or the machine."""
+    """Settings of a training as the user gives them. None leaves the choice to the recipe, the data or the machine."""
 
     variant: str | Architecture | None = None
-    """Network to train; `alexnet describe` lists them (default: that of --pretrained, or by the number and size of the
-    images)."""
+    """Network to train; `alexnet describe` lists them (default: that of --pretrained, else chosen by the number and
+    size of the images and the device)."""
     recipe: str | Path | Recipe | Mapping[str, Any] | None = None
-    """How to train it: a name (`alexnet describe --recipes` lists them), or a .json or .toml file of a recipe's fields,
-    or the run.json of a run (default: the network's own; with --pretrained, transfer, or fine-tune from 100,000 images
-    on)."""
+    """How to train it: the name of a recipe (`alexnet describe --recipes` lists them), a .json or .toml file of a
+    recipe's fields, or the run.json of a run (default: the network's own; with --pretrained, transfer, or fine-tune
+    from 100,000 images on)."""
     pretrained: str | Path | None = None
     """Weights to fine-tune: a run, a saved classifier, a file, torchvision, caffe, caffenet, a URL or hf://OWNER/REPO.
     Layers of the same name and shape are copied; the last one only if the classes are the same (default: train from
@@ -67,9 +68,8 @@ class TrainSettings(LabelMaps):
     lr: float | None = None
     """Peak learning rate; the rest of the schedule scales with it (default: the recipe's)."""
     schedule: Literal["constant", "step", "plateau", "linear", "exponential", "cosine", "warmup-linear"] | None = None
-    """Learning rates over the run, from the peak on: constant; step, two drops at equal intervals; plateau, drops when
-    the validation error stops falling; linear, exponential or cosine, a decay to 1/1000; warmup-linear (default: the
-    recipe's)."""
+    """Learning-rate schedule: constant; step (two drops, at equal intervals); plateau (a drop whenever the validation
+    error stops falling); linear, exponential or cosine (decay to 1/1000); warmup-linear (default: the recipe's)."""
     milestones: tuple[float, ...] = ()
     """Epochs at which the learning rate is multiplied by --gamma, such as 25 50 75 (default: the recipe's schedule)."""
     gamma: float | None = None
@@ -81,10 +81,10 @@ class TrainSettings(LabelMaps):
     label_smoothing: float | None = None
     """Fraction of each label that is spread over all classes (default: the recipe's)."""
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
-    """Factors on the losses of images by class, such as cat=2 dog=0.5; balanced: all classes weigh the same (default:
-    the recipe's, none)."""
+    """Weight of each class in the loss, such as cat=2 dog=0.5; balanced weights each class by its inverse frequency
+    (default: the recipe's, none)."""
     patience: int | None = None
-    """Early stopping: end after this many epochs without a lower validation error, with the weights of the best epoch
+    """Early stopping: stop after this many epochs without a lower validation error, with the weights of the best epoch
     (default: the recipe's, never)."""
     set: Mapping[str, Any] | None = None
     """Any other fields of the recipe, such as mixup=0.2 color_shift=none schedule.warmup=0.1; docs/settings.md lists
@@ -92,8 +92,8 @@ class TrainSettings(LabelMaps):
     flip: bool | None = None
     """Random horizontal flips; switch them off where left and right differ, as in digits (default: the recipe's)."""
     mean: tuple[float, float, float] | None = None
-    """Mean of red, green and blue that is subtracted from the input, of colors of 0 ... 255, or of 0 ... 1 if none is
-    above 1 (default: the recipe's, which computes it from the training images)."""
+    """Mean of red, green and blue, subtracted from the input: for pixels of 0 ... 255, or of 0 ... 1 if no value is
+    above 1 (default: the recipe's, computed from the training images)."""
     std: tuple[float, float, float] | None = None
     """Standard deviation by which the input is divided, in the units of --mean (default: the recipe's)."""
     crop_size: int | None = None
@@ -104,25 +104,25 @@ class TrainSettings(LabelMaps):
     split_seed: int | None = None
     """Seed of the train/val/test split of a data set that has none (default: 0)."""
     augment: Callable[[Any], Any] | str | None = None
-    """Your own augmentation, a function in Python: takes the stored images of a batch, a tensor (N, 3, side, side) of
-    uint8 on the device, and returns such a tensor, before crops, flips and color shift. Only its name is stored, so
-    that it must be given again to resume."""
+    """Your own augmentation: a function that takes the stored images of a batch, a uint8 tensor (N, 3, side, side) on
+    the device, and returns such a tensor. It runs before crops, flips and color shift. A run stores only its name, so
+    give the function again to resume."""
     config: str | Path | None = None
-    """A .json or .toml file of settings by these names, or the run.json of a run, to repeat it; what is given beside it
-    overrides it."""
+    """A .json or .toml file of settings by these names, or the run.json of a run, to repeat it; settings given besides
+    override it."""
     output: str | Path | None = None
     """Folder for weights, history and report; auto takes the next free runs/DATA-VARIANT-1, -2 ... (default: auto; in
     Python, nothing is written)."""
     log: tuple[str, ...] | str | None = None
-    """Where the history is logged, besides the run's own files: any of tensorboard, wandb and mlflow; nothing after
-    --log logs nowhere (default: tensorboard, if it is installed)."""
+    """Loggers of the history, besides the run's own files: any of tensorboard, wandb and mlflow; --log alone turns them
+    off (default: tensorboard, if it is installed)."""
     resume: bool = False
     """Resume an interrupted run with its own settings: the one in --output, or the newest on this data. It ends with
     the same weights as if it had never been interrupted."""
     allow_changes: bool = False
     """Resume even if settings or images have changed; from there on it is a different run."""
     checkpoint_minutes: float = 10.0
-    """Minutes between checkpoints; at the end of an epoch, a minute is enough."""
+    """Minutes between checkpoints; the end of an epoch writes one, too, if the last is at least a minute old."""
     keep_checkpoints: bool = False
     """Keep the checkpoints of a finished run, with momentum and progress (default: only its weights are kept)."""
     micro_batch: MicroBatch = None

@@ -76,7 +76,7 @@ class Plan:
 
     @cached_property
     def class_weights(self) -> list[float] | None:
-        """Factors on the losses of images, by the index of their class."""
+        """Weight of each class in the loss, by its index."""
         classes, given = self.packed.classes, self.recipe.class_weights
         if given is None or isinstance(given, Mapping):
             return given and [given.get(name, 1.0) for name in classes]
@@ -106,15 +106,15 @@ class Plan:
             gigabytes = self.packed.images.nbytes / 1e9
             facts["order"] = f"shuffled in blocks, as {gigabytes:,.0f} GB of images may not fit in memory"
         if not self.has_test:
-            weights = "best weights, which it chooses" if self.recipe.patience else "last weights"
+            weights = "best weights, which it chose" if self.recipe.patience else "last weights"
             facts["errors on"] = f"{self.packed.reported_split}, with the {weights}, as there is no test split"
         elif not self.keeps_best:
             few = counted(len(self.packed.indices("val")), "validation image")
             facts["weights"] = f"those of the last epoch, as {few} cannot tell which epoch is best"
         if unreadable := self.packed.unreadable:
             first = self.packed.names[next(iter(unreadable))]
-            count = counted(len(unreadable), "image")
-            facts["skipped"] = f"{count} that cannot be read, the first is {first} (all are in left_out.csv)"
+            count = counted(len(unreadable), "unreadable image")
+            facts["skipped"] = f"{count}, first {first} (all are in left_out.csv)"
         return facts
 
 
@@ -200,7 +200,7 @@ def _recipe(
         reasons["recipe"] = f"small batches, as there are only {counted(images, 'training image')}"
     recipe = settings.applied_to(recipe)
     if transfer and (settings.mean or settings.std):
-        raise ValueError("mean and std must be left out with pretrained: its weights expect those that they had")
+        raise ValueError("mean and std must not be given with pretrained: its weights expect those of their training")
     if transfer:
         new_layers = transfer.new if recipe.new_layers is None else recipe.new_layers
         return replace(recipe, input=PRETRAINED, new_layers=new_layers)

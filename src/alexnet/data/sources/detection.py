@@ -113,11 +113,11 @@ class _Opener:
             return memory_source(data, self.split_seed, self.label_files)
         name = str(data)
         if name.startswith(PREFIX):
-            raise ValueError(f"{name} was in memory of the process that trained on it; data must be given again")
+            raise ValueError(f"{name} was in the memory of the process that trained on it; data must be passed again")
         if name == "emoji" and not self.label_files:  # a folder of that name is ./emoji
             return emoji_source()
         if name == "emoji" or isinstance(data, InMemory):
-            raise ValueError("labels must be for images in a folder, an archive or a store; these have labels")
+            raise ValueError("labels must be for images in a folder, an archive or remote storage; these have labels")
         cache = cache_folder() / "archives"
         if "://" in name:
             return self._tree_source(_tree_of_url(name, cache, self.track))

@@ -14,7 +14,7 @@ from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
 from ..source import SPLITS, Finding, Source, counted
-from ..storage.image_formats import SUFFIXES, is_helped, is_image_file, passed_over
+from ..storage.image_formats import SUFFIXES, ignored_files, is_helped, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
 
@@ -57,7 +57,7 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
         else:
             outside.append(index)
     if not indices:
-        instead = f"; other files: {', '.join(filter(None, passed_over(others)))}" if others else ""
+        instead = f"; other files: {', '.join(filter(None, ignored_files(others)))}" if others else ""
         raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))}){instead}")
     findings = []
     if outside:
@@ -85,17 +85,17 @@ def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] =
 
 
 def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str]) -> Iterator[Finding]:
-    """What has vanished: files that are no images, by kind, and folders of classes or splits that hold none."""
+    """Findings about files that are not images, by kind, and about folders of classes or splits without an image."""
 
     def folder_of_class(folder: str) -> str:
         parts = folder.removeprefix(root).split("/")
         return "/".join(parts[: 2 if split_of(parts[0]) else 1])
 
-    helped, harmless = passed_over(others)
+    helped, harmless = ignored_files(others)
     suspicious = {*tree.empty_folders, *(name.rpartition("/")[0] for name in others if is_helped(name))}
     full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in image_folders)}
     empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
-    texts = [f"passed over files: {helped}"] if helped else []
+    texts = [f"ignored files: {helped}"] if helped else []
     if empty:
         texts.append(
             f"no image in {counted(len(empty), 'folder')}: {', '.join(empty[:10])}{' …' if empty[10:] else ''}"
@@ -103,7 +103,7 @@ def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str])
     if texts:
         yield Finding("warning", "; ".join(texts))
     if harmless:
-        yield Finding("note", f"passed over files: {harmless}")
+        yield Finding("note", f"ignored files: {harmless}")
 
 
 def _data_root(folders: set[str]) -> str:

@@ -46,7 +46,7 @@ def list_source(
             raise ValueError(f"{path} lists images of another data set: {error}") from error
         return _subset(path, listed, source)
     if any(file.rows for file in label_files):
-        raise ValueError(f"labels must be for images in a folder, an archive or a store; {path} has labels of its own")
+        raise ValueError(f"labels must be for images in a folder, an archive or remote storage; {path} has labels")
     tree = _listed_tree(path, listed)
     count = len(tree.files)
     images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)

@@ -69,8 +69,8 @@ def is_helped(path: str) -> bool:
     return _suffix(path) in HELP
 
 
-def passed_over(paths: Iterable[str]) -> tuple[str, str]:
-    """Files that are no images, counted by kind: those that HELP can help with, and the others."""
+def ignored_files(paths: Iterable[str]) -> tuple[str, str]:
+    """Files that are not images, counted by kind: those that HELP can help with, and the others."""
     counts = Counter(_suffix(path.rpartition("/")[2]) for path in paths)
     kinds: dict[str, list[str]] = {}
     for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
