@@ -72,9 +72,9 @@ def test_every_link_in_the_docs_leads_somewhere(page):
             assert anchor in [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings], target
 
 
-def test_every_path_in_the_map_of_the_readme_exists():
-    text = README.read_text(encoding="utf-8")
-    for path in re.findall(r"`([\w/.]+(?:/|\.py))`", text[text.index("## Map for contributors") :]):
+def test_every_path_in_the_map_for_contributors_exists():
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`([\w/.]+(?:/|\.py))`", text):
         assert any((root / path).exists() for root in (ROOT, PACKAGE)), path
 
 
