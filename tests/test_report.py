@@ -46,7 +46,8 @@ def test_the_report_has_a_caption_for_every_picture_and_fits_a_phone(run):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert {"Training curves", "Predictions", "Confusion matrix", "What the network saw in training"} <= set(headings)
     assert (
-        "Pink is the true class, blue any other" in page and "dead units, which answer 0 to each of 32 images" in page
+        "Pink is the true class, blue any other" in page
+        and "dead units, whose output is 0 for each of 32 images" in page
     )
     assert "The images of its first training step: cropped." in page
     for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
