@@ -103,3 +103,10 @@ def _try_lock(file: BinaryIO) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise
     return True
+
+
+def siblings(path: Path) -> list[str]:
+    """Names beside a path, of which one may have been meant."""
+    with contextlib.suppress(OSError):
+        return [each.name for each in path.parent.iterdir()]
+    return []

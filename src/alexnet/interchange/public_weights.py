@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..data.progress import Track
 from ..data.storage.download import SCHEMES, download
-from ..files import cache_folder
+from ..files import cache_folder, siblings
 from ..specs.names import did_you_mean
 from . import huggingface
 
@@ -70,7 +70,8 @@ def local_weights(weights: str | Path, track: Track | None = None) -> Path:
         return download(str(weights), cache_folder() / "weights", MAX_BYTES, track)
     path = Path(weights).expanduser()
     if not path.exists():
-        raise ValueError(f"{weights} does not exist; weights must be {KINDS}{did_you_mean(weights, PUBLIC)}")
+        near = did_you_mean(path.name, [*PUBLIC, *siblings(path)])
+        raise ValueError(f"{weights} does not exist; weights must be {KINDS}{near}")
     return path
 
 

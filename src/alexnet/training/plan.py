@@ -19,7 +19,7 @@ from ..specs.names import did_you_mean
 from ..specs.reading import find_recipe
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
-from ..specs.settings import TrainSettings
+from ..specs.settings import TrainSettings, option
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import variant as find_variant
 from .transfer import Pretrained, Transfer
@@ -197,7 +197,7 @@ def _recipe(
     is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
     if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
         recipe = fewer
-        reasons["recipe"] = f"small batches, as there are only {counted(images, 'training image')}"
+        reasons["recipe"] = f"small batches, as there are few training images; {option('pretrained')} needs fewer"
     recipe = settings.applied_to(recipe)
     if transfer and (settings.mean or settings.std):
         raise ValueError("mean and std must not be given with pretrained: its weights expect those of their training")
@@ -230,7 +230,7 @@ def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:
     if side <= 160:
         return "small", f"for images of about {side:.0f} pixels"
     if images < FEW_IMAGES:
-        return "small", f"as {counted(images, 'training image')} are too few for original's 61 million parameters"
+        return "small", f"as less than {FEW_IMAGES:,} images are too few for original's 61 million parameters"
     if not has_gpu:
         return "small", "as original would take days without a GPU"
-    return "original", f"for {counted(images, 'training image')} and a GPU"
+    return "original", f"for {FEW_IMAGES:,} images or more and a GPU"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...files import cache_folder
+from ...files import cache_folder, siblings
+from ...specs.names import did_you_mean
 from ...specs.settings import LabelMaps
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, read_labels
@@ -127,7 +128,8 @@ class _Opener:
             return source or self._tree_source(folder_tree(path, self.skip_folder))
         if not path.is_file():
             problem = "is not a file or folder" if name and path.exists() else "does not exist"
-            raise ValueError(f"{name or 'an empty name'} {problem}; {EXPECTED}")
+            hint = did_you_mean(path.name, siblings(path)) if name else ""
+            raise ValueError(f"{name or 'an empty name'} {problem}{hint or f'; {EXPECTED}'}")
         if is_archive(path):
             return self._tree_source(archive_tree(path, cache, self.track))
         if IMAGE_FILE.fullmatch(path.name):
