@@ -40,6 +40,7 @@ from .preprocessing.images import ImageLike, each_image, holds_many
 from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
+from .specs.names import listed
 from .specs.overrides import Overrides
 from .specs.settings import LabelMaps, TrainSettings, option
 from .specs.variants import variant as find_variant
@@ -84,8 +85,8 @@ class Classifier(huggingface.HubMixin):
         if self.bundle is None:
             return {"network": getattr(self._architecture, "name", "any network"), "classes": "not trained yet"}
         classes = self.bundle.classes
-        named = ", ".join(map(readable_class_name, classes[:5])) + (" …" if len(classes) > 5 else "")
-        facts = {"network": self.bundle.network.architecture.name, "classes": f"{len(classes)} classes: {named}"}
+        named = f"{len(classes)} classes: {listed([*map(readable_class_name, classes)], 5)}"
+        facts = {"network": self.bundle.network.architecture.name, "classes": named}
         return facts | ({"run": str(self.run)} if self.run else {}) | {"device": str(self.device)}
 
     @property

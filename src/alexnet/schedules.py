@@ -7,7 +7,7 @@ schedule.learning_rates(fraction_done=0.5, val_errors=[]).weights
 
 from collections.abc import Callable
 
-from .specs.recipe import is_integer, peak_lr
+from .specs.recipe import Recipe, is_integer
 from .specs.recipes import recipe
 from .specs.schedules import (
     SCHEDULES,
@@ -58,5 +58,5 @@ def lr_factor(schedule: str | Schedule, steps: int) -> Callable[[int], float]:
         schedule = SCHEDULES[schedule](1.0, 1.0, 0.1) if schedule in SCHEDULES else recipe(schedule).schedule
     if isinstance(schedule, ReduceOnPlateau):
         raise ValueError("this schedule follows the validation error: use torch.optim.lr_scheduler.ReduceLROnPlateau")
-    highest = peak_lr(schedule)
+    highest = Recipe("yours", "", schedule).peak_lr()
     return lambda step: schedule.learning_rates(min(step, steps - 1) / steps, []).weights / highest

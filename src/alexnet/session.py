@@ -28,15 +28,15 @@ from .interchange.importing import import_weights
 from .interchange.public_weights import PUBLIC, local_weights
 from .model.bundle import ModelBundle
 from .model.network import AlexNet
-from .model.network import create as create_network
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.loggers import Loggers, logging_modules
 from .runs.resume import resumed
 from .runs.run import Run, is_run, record_of, weights_file
 from .specs.architecture import Architecture
-from .specs.names import not_one_of
+from .specs.names import listed, not_one_of
 from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
+from .specs.variants import variant as find_variant
 from .training.interrupt import CtrlC, Interrupted
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
@@ -97,21 +97,13 @@ def fit(
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
     with contextlib.ExitStack() as stack:
         data = hold(data, track and track("reading"))
-        run, location = None, location_of(data)
+        run = None
         if settings.resume:
             variant = getattr(settings.variant, "name", settings.variant)
-            run = Run.interrupted(_folder(settings), location, variant)
+            run = Run.interrupted(_folder(settings), location_of(data), variant)
             settings = _settings_of(run, settings)
             stack.enter_context(run.lock())
-        if isinstance(settings.augment, str):
-            raise ValueError(
-                f"augment must be the function {settings.augment}, with which this run was trained: only its name is "
-                "stored, so give it again, in Python"
-            )
-        source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
-        pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
-        plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
-        resolved = _resolve(settings, plan, location)
+        plan, resolved = _prepared(data, settings, run, notify, track)
         record = record_of(resolved)
         if run:
             plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
@@ -133,11 +125,7 @@ def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[s
     """
     if steps < 10:
         raise ValueError(f"steps must be >= 10, got {steps}")
-    data = hold(data, track and track("reading"))
-    source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
-    pretrained = _pretrained(settings.pretrained, None, track and track("downloading"))
-    plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
-    chosen = _resolve(settings, plan, location_of(data))
+    plan, chosen = _prepared(hold(data, track and track("reading")), settings, None, notify, track)
     training = Training(plan, chosen.seed, chosen.device, chosen.precision, chosen.micro_batch, settings.augment)
     return range_test(training, steps, track and track("range test"))
 
@@ -338,10 +326,10 @@ def create(
     Raises:
         ValueError: no variant has that name, the images are too small for a layer, or the weights do not fit.
     """
-    network = create_network(name, num_classes, in_channels, input_size, seed)
+    architecture = find_variant(name)
+    network = AlexNet(architecture, num_classes, in_channels, input_size, seed)
     if pretrained is False:
         return network
-    architecture = network.architecture
     if pretrained is True and architecture.name not in PUBLIC:
         others = ", ".join(PUBLIC)
         raise ValueError(f"pretrained=True needs a network with public weights ({others}), got {architecture.name!r}")
@@ -353,6 +341,21 @@ def create(
         raise ValueError(f"{', '.join(unfit)} of {architecture.name} do not fit the weights in {file}")
     transfer.copy_weights(network)
     return network
+
+
+def _prepared(
+    data: str | Path | InMemory, settings: TrainSettings, run: Run | None, notify: Callable[[str], object], track
+) -> tuple[Plan, ResolvedSettings]:
+    """What to train on what, and the settings that this comes to; `run` is the one that resumes."""
+    if isinstance(settings.augment, str):
+        raise ValueError(
+            f"augment must be the function {settings.augment}, with which this run was trained: only its name is "
+            "stored, so give it again, in Python"
+        )
+    source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
+    pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
+    plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
+    return plan, _resolve(settings, plan, location_of(data))
 
 
 def _folder(settings: TrainSettings) -> Path | None:
@@ -422,11 +425,11 @@ def _evaluation_pack(
     is_own = location_of(data) == record.get("data")
     if is_own and maps == LabelMaps():
         maps = LabelMaps(record.get("labels"), record.get("label_indices"))
-    source = open_source(data, 0, None, is_run, maps)
+    source = open_source(data, record.get("split_seed", 0) if is_own else 0, None, is_run, maps)
     if unknown := sorted(set(source.classes) - set(bundle.classes)):
         raise ValueError(
-            f"{source.name} has classes that the network does not know: {', '.join(unknown[:5])}"
-            f"{' …' if len(unknown) > 5 else ''}; it knows {', '.join(bundle.classes[:20])}"
+            f"{source.name} has classes that the network does not know: {listed(unknown, 5)}; it knows "
+            f"{listed(bundle.classes, 20)}"
         )
     options = PackOptions(record.get("jpeg") if is_own else None)
     packed = make_pack(source, bundle.preprocessing.stored_size, None, options, track and track("packing"))

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..data.pack.statistics import Statistics, compute_statistics
+from ..data.pack.statistics import compute_statistics
 from ..evaluation.metrics import Metrics
 from ..model.network import AlexNet
 from ..notebook import Figure
@@ -28,6 +28,8 @@ WIDTH = 6.0
 """Inches, so that text of 8 to 10 points can be read where a figure is as wide as a phone."""
 TRUE_CLASS, OTHER_CLASS = "hotpink", "tab:blue"
 """Colors of the bars in Figure 4."""
+KERNEL_COLUMNS, PREDICTION_COLUMNS, SCHEDULE_COLUMNS = 16, 3, 4
+"""Kernels, images and schedules in a row."""
 MAX_LABELED = 40
 """Classes up to which a confusion matrix is labeled."""
 STYLES = {
@@ -40,7 +42,7 @@ STYLES = {
 FROZEN = {"color": "tab:red", "alpha": 0.12, "linewidth": 0}
 
 
-def kernels_figure(network: AlexNet, columns: int = 16) -> Figure:
+def kernels_figure(network: AlexNet) -> Figure:
     """The kernels of the first convolution as colors (Figure 3), on one scale for all; a block for each tower.
 
     If there are not three input channels, a kernel is shown as its mean over them.
@@ -51,7 +53,7 @@ def kernels_figure(network: AlexNet, columns: int = 16) -> Figure:
     weights = (weights - weights.min()) / (np.ptp(weights) or 1)
     count, side = weights.shape[:2]
     towers = 2 if any(layer.groups == 2 for layer in network.modules() if isinstance(layer, nn.Conv2d)) else 1
-    blocks = [_tiled(block, columns) for block in np.split(weights, towers)]
+    blocks = [_tiled(block) for block in np.split(weights, towers)]
     height = sum(map(len, blocks)) / blocks[0].shape[1] * WIDTH
     figure = Figure(figsize=(WIDTH, height + 0.35 * (towers + 1)), layout="constrained")
     figure.suptitle(f"{count} kernels of conv1, {side} × {side}", fontsize=12)
@@ -63,9 +65,9 @@ def kernels_figure(network: AlexNet, columns: int = 16) -> Figure:
     return figure
 
 
-def _tiled(images: np.ndarray, columns: int) -> np.ndarray:
+def _tiled(images: np.ndarray) -> np.ndarray:
     """Images of 0 … 1, (N, side, side, 3), in rows with white lines between them."""
-    count, side = images.shape[:2]
+    (count, side), columns = images.shape[:2], KERNEL_COLUMNS
     grid = np.ones((math.ceil(count / columns) * (side + 1) + 1, columns * (side + 1) + 1, 3))
     for index, image in enumerate(images):
         top, left = (1 + position * (side + 1) for position in divmod(index, columns))
@@ -129,16 +131,13 @@ def views_figure(image: np.ndarray, preprocessing: Preprocessing, labels: Sequen
     return figure
 
 
-def augmentation_figure(
-    image: np.ndarray, recipe: Recipe, preprocessing: Preprocessing, statistics: Statistics | None = None
-) -> Figure:
+def augmentation_figure(image: np.ndarray, recipe: Recipe, preprocessing: Preprocessing) -> Figure:
     """One image as a network sees it in six epochs (section 4.1): its crops and flips, the color shift, and both.
 
     Args:
-        image: stored, (stored_size, stored_size, 3), uint8.
-        statistics: of the training images, for the color shift; those of the image itself if None.
+        image: stored, (stored_size, stored_size, 3), uint8; the color shift follows its own colors.
     """
-    statistics = statistics or compute_statistics(image[None], np.arange(1))
+    statistics = compute_statistics(image[None], np.arange(1))
     recipe = replace(recipe, crop_group=1)
     middle = replace(preprocessing, stored_size=preprocessing.crop_size, mean=preprocessing.center_crop.mean)
     margin = preprocessing.margin // 2
@@ -182,19 +181,15 @@ def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def predictions_figure(
-    images: np.ndarray, metrics: Metrics, classes: Sequence[str], title: str = "", columns: int = 3
-) -> Figure:
+def predictions_figure(images: np.ndarray, metrics: Metrics, classes: Sequence[str]) -> Figure:
     """Images with their five most probable classes as bars, the true class in pink (Figure 4, left).
 
     Args:
         images: (N, side, side, 3), uint8, in the order of `metrics`.
     """
-    rows = math.ceil(len(images) / columns)
-    side = WIDTH / columns
+    columns = PREDICTION_COLUMNS
+    rows, side = math.ceil(len(images) / columns), WIDTH / columns
     figure = Figure(figsize=(WIDTH, 1.65 * side * rows + 0.4), layout="constrained")
-    if title:
-        figure.suptitle(title, parse_math=False)
     grid = figure.add_gridspec(2 * rows, columns, height_ratios=[2, 1.2] * rows)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
@@ -246,10 +241,10 @@ def layers_figure(rows: Sequence[dict]) -> Figure:
     return figure
 
 
-def pick_examples(metrics: Metrics, count: int, seed: int = 0) -> np.ndarray:
+def pick_examples(metrics: Metrics, count: int) -> np.ndarray:
     """Random indices of images to show, one of each class in turn, so that no class is missing by chance, (count,)."""
     labels = metrics.labels.numpy()
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    shuffled = np.random.default_rng(0).permutation(len(labels))
     rank = np.empty(len(labels), int)
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]
@@ -257,13 +252,13 @@ def pick_examples(metrics: Metrics, count: int, seed: int = 0) -> np.ndarray:
     return shuffled[np.argsort(rank[shuffled], kind="stable")][:count]
 
 
-def learning_rates_figure(recipes: Sequence[Recipe], columns: int = 4) -> Figure:
+def learning_rates_figure(recipes: Sequence[Recipe]) -> Figure:
     """Learning rates by epoch, a panel for each recipe, in their order; recipes with the same share one."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         key = repr((recipe.schedule, recipe.epochs, recipe.lr_factor))
         groups.setdefault(key, []).append(recipe)
-    columns = min(columns, len(groups))
+    columns = min(SCHEDULE_COLUMNS, len(groups))
     rows = math.ceil(len(groups) / columns)
     width, height = (3.6, 2.5) if len(groups) > 1 else (7.5, 4.5)
     figure = Figure(figsize=(width * columns, height * rows + 0.5), layout="constrained")

@@ -23,7 +23,7 @@ from ..evaluation.evaluation import probabilities
 from ..interchange.programs import write_onnx
 from ..kernels import library
 from ..model.bundle import ModelBundle
-from ..model.network import create
+from ..model.network import AlexNet
 from ..normalization import response_norm
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.preprocessing import Preprocessing
@@ -192,9 +192,8 @@ def flops_per_image(name: str) -> float:
 def _trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
     """A network with its initial weights, in training mode, and what takes steps with its own recipe."""
     architecture = variant(name)
-    network, chosen = create(name, architecture.classes).to(settings.device).train(), recipe(architecture.recipe)
+    network, chosen = AlexNet(architecture).to(settings.device).train(), recipe(architecture.recipe)
     optimizer = paper_optimizer(network, chosen)
-    optimizer.set_learning_rates(chosen.learning_rates(0, []))
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     preprocessing = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
     bundle = ModelBundle(network, preprocessing, tuple(map(str, range(network.num_classes))))

@@ -3,6 +3,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from .flags import check_picture
+
 
 def describe(
     name: Positional[str | None] = None,
@@ -72,8 +74,8 @@ def _describe_recipes(name: str | None, output: Path | None) -> None:
     from ..specs.recipe_description import SPAN_HEAD, recipe_facts, span_rows
     from ..specs.recipes import RECIPES
 
-    if output is not None and not output.suffix:
-        raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
+    if output is not None:
+        check_picture(output)
     shown = [find_recipe(name)] if name else list(RECIPES.values())
     if name:
         print_text(f"{shown[0].name}: {shown[0].about}\n", style="bold")

@@ -5,7 +5,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..specs.settings import InferenceSettings, LabelMaps
-from .flags import print_json
+from .flags import check_table, print_json
 
 
 def evaluate(
@@ -37,10 +37,8 @@ def evaluate(
     from ..device import keep_freed_memory
     from ..runs.run import Run
 
-    if table is not None and table.is_dir():
-        raise ValueError(f"--csv must be a file, got the folder {table}")
-    if table is not None and not table.parent.is_dir():
-        raise ValueError(f"--csv must be in an existing folder, got {table}")
+    if table is not None:
+        check_table(table)
     keep_freed_memory()
     if average:
         if any(vars(maps).values()):

@@ -32,7 +32,7 @@ def export(
         raise ValueError(f"{named} exists; choose another --output, or pass --output {named} to overwrite it")
     path = export_weights(bundle, output or named, format, preprocessing, source=run)
     inputs = bundle.preprocessing
-    mean, std = (", ".join(f"{each:.4g}" for each in color) for color in (inputs.mean_color, inputs.std.tolist()))
+    mean, std = inputs.colors_in_words
     side = f"{bundle.network.input_size} × {bundle.network.input_size}"
     units = f"pixels of 0 … 255, RGB, minus the mean ({mean}), divided by the standard deviation ({std}), {side}"
     if format in ("caffe", "npy"):

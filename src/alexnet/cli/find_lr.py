@@ -3,7 +3,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from ..specs.settings import TrainSettings
-from .flags import given
+from .flags import check_picture, with_config
 
 
 def find_lr(
@@ -21,8 +21,8 @@ def find_lr(
     from ..classifier import find_lr
     from ..console import console, print_text
 
-    settings = TrainSettings.of(None, given(settings)) if settings.config else settings
-    test = find_lr(data, settings, steps=steps)
+    check_picture(plot, "--plot")
+    test = find_lr(data, with_config(settings), steps=steps)
     test.plot(plot)
     print_text(f"\n{test}\nplot: {plot}")
     if test.suggestion is not None:

@@ -14,7 +14,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ..specs.reading import parsed
-from ..specs.settings import help_of
+from ..specs.settings import TrainSettings, help_of
 
 FORMER_FLAGS = {
     "train": {"--from": "--pretrained", "--slow": "--lr-scale", "--mirror": "--flip", "--no-mirror": "--no-flip"},
@@ -43,7 +43,7 @@ def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
     docstring below it, and no default is printed where it is None.
 
     Args:
-        arguments: what was typed, for `given`.
+        arguments: what was typed, for `with_config`.
     """
     hints = get_type_hints(function, include_extras=True)
     hints.pop("return", None)
@@ -56,9 +56,24 @@ def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
     return function
 
 
-def given(settings: Any) -> dict[str, Any]:
-    """The fields of settings whose flags were typed, also those with the default value."""
-    return {name: getattr(settings, name) for name in type(settings).typed}
+def with_config(settings: TrainSettings) -> TrainSettings:
+    """The settings, over those of the file that --config names if their flags were typed, also with a default value."""
+    typed = {name: getattr(settings, name) for name in type(settings).typed}
+    return TrainSettings.of(None, typed) if settings.config else settings
+
+
+def check_picture(path: Path, flag: str = "--output") -> None:
+    """Raise ValueError for a file without a suffix, which tells the format of a picture."""
+    if not path.suffix:
+        raise ValueError(f"{flag} must be a file that ends in .png, .svg, .pdf ..., got {path}")
+
+
+def check_table(path: Path) -> None:
+    """Raise ValueError for a CSV file that cannot be written, before there is anything to write."""
+    if path.is_dir():
+        raise ValueError(f"--csv must be a file, got the folder {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--csv must be in an existing folder, got {path}")
 
 
 def with_todays_flags(arguments: Sequence[str]) -> list[str]:
@@ -86,17 +101,10 @@ def _flags_of(settings: type, arguments: Sequence[str], without: str) -> type:
         else _flag(name, _typed(hint), helps[name])
         for name, hint in hints.items()
     }
-    fields = [
-        (
-            field.name,
-            hints[field.name],
-            dataclasses.field(default=field.default),
-        )
-        for field in dataclasses.fields(settings)
-    ]
+    declared = dataclasses.fields(settings)
+    fields = [(each.name, hints[each.name], dataclasses.field(default=each.default)) for each in declared]
     flags = {argument.partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
-    typed = [name for name in hints if flags & {f"__{name}", f"__no_{name}"}]
-    space = {"typed": typed}
+    space = {"typed": [name for name in hints if flags & {f"__{name}", f"__no_{name}"}]}
     return dataclasses.make_dataclass(settings.__name__, fields, bases=(settings,), namespace=space, frozen=True)
 
 

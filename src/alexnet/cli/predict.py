@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from ..specs.settings import InferenceSettings
-from .flags import print_json
+from .flags import check_table, print_json
 
 if TYPE_CHECKING:
     from ..evaluation.prediction import Prediction
@@ -55,10 +55,8 @@ def predict(
         raise ValueError(f"--top must be >= 1, got {top}")
     if table and as_json:
         raise ValueError("--csv and --json must not be given together")
-    if table and table.is_dir():
-        raise ValueError(f"--csv must be a file, got the folder {table}")
-    if table and not table.parent.is_dir():
-        raise ValueError(f"--csv must be in an existing folder, got {table}")
+    if table:
+        check_table(table)
     if not images:
         raise ValueError("IMAGE must be a file, a folder, a pattern, a URL or -, got none")
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from .flags import check_picture
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -32,8 +34,7 @@ def show(
     from ..console import console
 
     output = Path(f"{what}.png") if output is None else output
-    if not output.suffix:
-        raise ValueError(f"--output must be a file that ends in .png, .svg, .pdf ..., got {output}")
+    check_picture(output)
     if image is not None and what in ("kernels", "network"):
         raise ValueError(f"{what} takes no image, got {image}")
     _figure(what, network, image).savefig(output, dpi=150)
@@ -45,7 +46,7 @@ def _figure(what: str, name: str, image: str | None) -> "Figure":
     from ..analysis.network_figure import network_figure
     from ..classifier import load
     from ..interchange.public_weights import PUBLIC
-    from ..model.network import create
+    from ..model.network import AlexNet
     from ..runs.run import Run
     from ..specs.names import did_you_mean
     from ..specs.recipes import recipe
@@ -59,7 +60,7 @@ def _figure(what: str, name: str, image: str | None) -> "Figure":
     bundle = load(name, device="cpu").bundle if has_weights else None
     architecture = bundle.network.architecture if bundle else variant(name)
     if what == "kernels":
-        return kernels_figure(bundle.network if bundle else create(name))
+        return kernels_figure(bundle.network if bundle else AlexNet(architecture))
     if what == "network":
         return network_figure(bundle.network.placed if bundle else infer_shapes(architecture), architecture.name)
     preprocessing = bundle.preprocessing if bundle else _plain_crops(architecture)

@@ -1,7 +1,7 @@
 from tyro.conf import Positional
 
 from ..specs.settings import TrainSettings
-from .flags import given
+from .flags import with_config
 
 
 def train(data: Positional[str], /, settings: TrainSettings) -> None:
@@ -19,7 +19,7 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     from ..device import keep_freed_memory
     from ..evaluation.evaluation import ERROR_HEADER
 
-    settings = TrainSettings.of(None, given(settings)) if settings.config else settings
+    settings = with_config(settings)
     keep_freed_memory()
     classifier = Classifier()
     classifier.fit(data, replace(settings, output=settings.output or "auto"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ..data.source import counted
 from ..specs.settings import option
 
 NEAR = 0.95
@@ -57,7 +58,8 @@ class Facts:
     def __str__(self) -> str:
         loss = "not finite" if self.loss is None else f"{self.loss:.3g}"
         size = "not finite" if self.now["inputs"] is None else f"{self.now['inputs']:.2g}"
-        return f"after {_steps(self.steps)}: loss {loss}, guessing gives {self.data['guess']:.3g}; input RMS {size}"
+        guess = f"guessing gives {self.data['guess']:.3g}"
+        return f"after {counted(self.steps, 'step')}: loss {loss}, {guess}; input RMS {size}"
 
     @property
     def data(self) -> dict:
@@ -111,7 +113,7 @@ def diagnosed(facts: Facts) -> Diagnosis | None:
 def _symptom(facts: Facts) -> tuple[str | None, tuple[str, ...]]:
     """What is wrong, and which causes that can have."""
     loss, guess, last, guessing = facts.loss, facts.data["guess"], facts.last_epoch, facts.guessing
-    steps = f"after {_steps(facts.steps)}"
+    steps = f"after {counted(facts.steps, 'step')}"
     if loss is None:
         return f"The loss is no longer finite, {steps}", ("large-inputs", "high-lr")
     val_loss = last.get("val_loss")
@@ -190,11 +192,7 @@ def _few_steps(facts: Facts) -> tuple[str, str]:
     epochs = math.ceil(ENOUGH * facts.last_epoch.get("epoch", 1) / facts.steps)
     are = "is" if facts.steps == 1 else "are"
     return (
-        f"{_steps(facts.steps)} {are} few: networks take 30 to 800 to start learning",
+        f"{counted(facts.steps, 'step')} {are} few: networks take 30 to 800 to start learning",
         f"more epochs ({option('epochs', epochs)} takes about {ENOUGH} steps), smaller batches "
         f"({option('batch_size')}), or a network that has learned from other images ({option('pretrained')})",
     )
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count:,} steps"

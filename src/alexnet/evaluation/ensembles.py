@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..compat import renamed_fields
+from ..specs.names import listed
 from .evaluation import Evaluation
 from .metrics import Metrics, top_k_credit
 
@@ -69,8 +70,7 @@ def matched(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     results = [first]
     for other in evaluations[1:]:
         if differing := sorted(set(other.packed.classes) ^ set(classes)):
-            shown = f"{', '.join(differing[:5])}{' …' if differing[5:] else ''}"
-            raise ValueError(f"the networks must have the same classes, but differ in {shown}")
+            raise ValueError(f"the networks must have the same classes, but differ in {listed(differing, 5)}")
         order = np.argsort(other.names, kind="stable")
         if not np.array_equal(other.names[order], np.sort(names)):
             differing = sorted(set(other.names) ^ set(names)) or ["how often an image occurs"]

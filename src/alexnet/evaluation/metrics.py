@@ -24,8 +24,9 @@ def top_k_credit(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     return torch.where(tied > 0, ranks_left.double() / tied.clamp(min=1), 0.0).clamp(0, 1)
 
 
-def confidence_interval(fraction: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval (1927) for the true fraction, where one was counted among `count`; by default of 95%."""
+def confidence_interval(fraction: float, count: int) -> tuple[float, float]:
+    """Wilson's interval (1927) of 95% for the true fraction, where one was counted among `count`."""
+    z = 1.96
     center = (fraction + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(fraction * (1 - fraction) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return max(0.0, center - half), min(1.0, center + half)

@@ -92,7 +92,7 @@ def write(bundle: ModelBundle, folder: Path) -> None:
 def _model_card(bundle: ModelBundle) -> str:
     """README.md as the Hub shows it: tags, what the network is, how to load it, its classes."""
     architecture, inputs = bundle.network.architecture, bundle.preprocessing
-    mean, std = (", ".join(f"{each:.4g}" for each in color) for color in (inputs.mean_color, inputs.std.tolist()))
+    mean, std = inputs.colors_in_words
     return f"""\
 ---
 library_name: alexnet

@@ -210,10 +210,10 @@ def _preprocessing(
     stored_size = len(pixel_mean) if is_image else max(size, architecture.stored_size)
     if size > stored_size:
         raise ValueError(f"the mean image must be at least as large as the images ({size}), got {stored_size}")
-    minus = f"a mean image of {stored_size} × {stored_size}" if is_image else f"({_numbers(pixel_mean.flatten())})"
-    words = f"pixels minus {minus}, divided by ({_numbers(pixel_std)}), {source}"
     preprocessing = Preprocessing(stored_size, size, pixel_mean.float(), pixel_std.float(), mean_follows_crop=is_image)
-    return preprocessing, words, guessed
+    color, divisor = preprocessing.colors_in_words
+    minus = f"a mean image of {stored_size} × {stored_size}" if is_image else f"({color})"
+    return preprocessing, f"pixels minus {minus}, divided by ({divisor}), {source}", guessed
 
 
 def _color(name: str, values: Sequence[float]) -> Tensor:
@@ -221,7 +221,3 @@ def _color(name: str, values: Sequence[float]) -> Tensor:
     if len(color) != 3 or not color.isfinite().all():
         raise ValueError(f"{name} must be three finite numbers (red, green, blue), got {color.tolist()}")
     return color
-
-
-def _numbers(values: Tensor) -> str:
-    return ", ".join(f"{value:.4g}" for value in values.tolist())

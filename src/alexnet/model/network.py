@@ -134,28 +134,6 @@ class AlexNet(nn.Module):
         return own
 
 
-def create(
-    name: str | Architecture,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    input_size: int | None = None,
-    seed: int = 0,
-) -> AlexNet:
-    """A network by name, with initial weights.
-
-    Args:
-        name: one of `alexnet.variants()`, or an architecture of your own.
-        input_size: side of the images, pixels; by default the variant's own.
-        seed: of the initial weights; the same seed gives the same weights on every machine.
-
-    Raises:
-        ValueError: no variant has that name, or the images are too small for a layer.
-    """
-    from ..specs.variants import variant
-
-    return AlexNet(variant(name), num_classes, in_channels, input_size, seed)
-
-
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where torch keeps the hooks of a module; it has no public way to ask for them."""
 

@@ -79,6 +79,12 @@ class Preprocessing:
         return self.mean.mean((0, 1)).tolist()
 
     @property
+    def colors_in_words(self) -> tuple[str, str]:
+        """The mean color and the standard deviation: "123.7, 116.3, 103.5"."""
+        mean, std = (", ".join(f"{value:.4g}" for value in color) for color in (self.mean_color, self.std.tolist()))
+        return mean, std
+
+    @property
     def margin(self) -> int:
         """Largest offset of a crop."""
         return self.stored_size - self.crop_size

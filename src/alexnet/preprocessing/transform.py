@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 
 from ..specs.architecture import Architecture
-from ..specs.reading import find_recipe, pixel_units
+from ..specs.reading import find_recipe, with_colors
+from ..specs.recipes import TORCHVISION
 from ..specs.variants import variant
 from .augmentation import random_windows
 from .crops import Crops
 from .images import ImageLike, stored_image
 from .preprocessing import Preprocessing
-
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Red, green and blue, 0 … 255, where the recipe computes them from training images that are not known here."""
 
 
 class Transform:
@@ -75,12 +73,9 @@ def transform(
     if isinstance(network, (str, Architecture)):
         architecture = variant(network)
         recipe = find_recipe(architecture.recipe)
-        means, stds = recipe.input.mean, recipe.input.std
-        means = IMAGENET_MEAN if isinstance(means, str) else means
-        stds = {"one": (1.0, 1.0, 1.0), "channel": IMAGENET_STD}[stds] if isinstance(stds, str) else stds
-        if mean or std:
-            given_mean, given_std = pixel_units(mean, std)
-            means, stds = given_mean or means, given_std or stds
+        inputs, imagenet = with_colors(recipe.input, mean, std), TORCHVISION.input
+        means = imagenet.mean if isinstance(inputs.mean, str) else inputs.mean
+        stds = {"one": (1.0, 1.0, 1.0), "channel": imagenet.std}.get(inputs.std, inputs.std)
         sizes = architecture.stored_size, architecture.input_size
         inputs = Preprocessing(*sizes, torch.tensor(means).view(1, 1, 3), torch.tensor(stds), flip=recipe.flip)
     else:

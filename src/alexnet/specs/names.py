@@ -1,6 +1,6 @@
-"""What to say to a name that there is not: what there is, and which is nearest."""
+"""Names in messages: what there is, and which is nearest to a name that there is not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -13,3 +13,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def not_one_of(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that is none of those known."""
     return f"{kind} must be one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and whether there are more."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")

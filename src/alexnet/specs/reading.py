@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import recipes
 from .names import did_you_mean, not_one_of
-from .recipe import Check, Recipe, is_integer, is_real
+from .recipe import Check, Input, Recipe, is_integer, is_real
 from .schedules import SCHEDULES, MultiStepDecay, Schedule
 from .storage import from_json
 
@@ -115,8 +115,8 @@ def with_schedule(
     Raises:
         ValueError: there is no such schedule, or the three do not fit together.
     """
-    first, peak_lr = recipe.schedule.learning_rates(0, []), replace(recipe, lr_factor=1.0, lr_scale={}).peak_lr()
-    biases = first.biases / first.weights if first.weights else 1.0
+    own = replace(recipe, lr_factor=1.0, lr_scale={})
+    peak_lr, biases = own.peak_lr(), own.bias_lr_factor
     if name is not None and name not in SCHEDULES:
         raise ValueError(not_one_of("schedule", name, SCHEDULES))
     if milestones and name not in (None, "step"):
@@ -129,12 +129,13 @@ def with_schedule(
     return replace(recipe, schedule=SCHEDULES[name](peak_lr, biases, factor)) if name else recipe
 
 
-def pixel_units(*colors: Sequence[float] | None) -> list[tuple[float, ...] | None]:
-    """A mean and a std of red, green and blue for colors of 0 … 255, given for these or, where no value of the first is
-    above 1, for colors of 0 … 1."""
-    first = next(values for values in colors if values)
+def with_colors(inputs: Input, *colors: Sequence[float] | None) -> Input:
+    """Inputs with another mean or std of red, green and blue or both, if any: for colors of 0 … 255 or, where no value
+    of the first is above 1, for colors of 0 … 1."""
+    first = next(filter(None, colors), (1.0,))
     unit = 255.0 if max(first) <= 1 else 1.0
-    return [values and tuple(unit * value for value in values) for values in colors]
+    mean, std = (values and tuple(unit * value for value in values) for values in colors)
+    return Input(mean or inputs.mean, std or inputs.std)
 
 
 def parsed(text: str) -> Any:

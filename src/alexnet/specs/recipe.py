@@ -14,11 +14,6 @@ from ..compat import renamed_fields
 from .schedules import NEW, LearningRates, Schedule
 
 
-def peak_lr(schedule: "Schedule | Recipe") -> float:
-    """The highest learning rate of the weights."""
-    return max(schedule.learning_rates(percent / 100, []).weights for percent in range(100))
-
-
 @dataclass(frozen=True)
 class Input:
     """From pixels of 0 … 255 to the network's input: (pixels − mean) / std."""
@@ -220,7 +215,13 @@ class Recipe:
 
     def peak_lr(self) -> float:
         """The highest learning rate of the weights, which `--lr` sets."""
-        return peak_lr(self)
+        return max(self.learning_rates(percent / 100, []).weights for percent in range(100))
+
+    @property
+    def bias_lr_factor(self) -> float:
+        """The first learning rate of the biases, as a multiple of that of the weights."""
+        first = self.learning_rates(0, [])
+        return first.biases / first.weights if first.weights else 1.0
 
     def weight_decay_of(self, layer: str) -> float:
         """Weight decay of a layer's weights."""

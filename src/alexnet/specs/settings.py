@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 
 from .architecture import Architecture
 from .names import did_you_mean
-from .reading import pixel_units, read_table, with_fields, with_schedule
+from .reading import read_table, with_colors, with_fields, with_schedule
 from .recipe import CHECKS as RECIPE_CHECKS
-from .recipe import Check, Input, Recipe, is_integer, is_real
+from .recipe import Check, Recipe, is_integer, is_real
 from .storage import from_json
 
 MicroBatch = int | Literal["auto"] | None
@@ -194,9 +194,7 @@ class TrainSettings(LabelMaps):
         recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
         recipe = with_schedule(recipe, self.schedule, self.milestones, self.gamma)
         recipe = with_fields(recipe, self.set or {})
-        if self.mean or self.std:
-            mean, std = pixel_units(self.mean, self.std)
-            recipe = replace(recipe, input=Input(mean or recipe.input.mean, std or recipe.input.std))
+        recipe = replace(recipe, input=with_colors(recipe.input, self.mean, self.std))
         if self.lr_factors:
             recipe = replace(recipe, lr_scale=self.lr_factors)
         peak_lr = recipe.peak_lr()

@@ -66,9 +66,8 @@ def range_test(training: Training, steps: int = 100, track=None) -> RangeTest:
         track: wraps an iterable of counts, given their total.
     """
     recipe = training.plan.recipe
-    first, peak_lr = recipe.learning_rates(0, []), recipe.peak_lr()
-    biases = first.biases / first.weights if first.weights else 1.0
-    recipe = replace(recipe, schedule=SCHEDULES["constant"](1.0, biases, 0.1))
+    peak_lr = recipe.peak_lr()
+    recipe = replace(recipe, schedule=SCHEDULES["constant"](1.0, recipe.bias_lr_factor, 0.1))
     result, average, lowest, counts = RangeTest([], [], []), 0.0, math.inf, [1] * steps
     training.network.train()
     with training.ema.showing(average=False), closing(_batches(training)) as batches:

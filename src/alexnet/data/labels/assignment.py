@@ -9,6 +9,7 @@ from reprlib import repr as short
 
 import numpy as np
 
+from ...specs.names import listed
 from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted, hold_out
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
@@ -175,12 +176,11 @@ class _Assignment:
         """Classes whose names cannot be written, and labels that are not a class."""
         for raw in (os.fsencode(name) for name in classes if not is_text(name)):
             yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
-        known = f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"
         for split, labels in used.items():
             for label in sorted({str(label) for label in labels if class_of[label] == NONE}):
                 folder = f"{self.root}/{SPLITS[split]}/{label}"
                 declared = self.declared_by or f"{SPLITS[min(used)]}/"
-                yield Finding("error", f"{folder} is not a class of {declared}, which has {known}")
+                yield Finding("error", f"{folder} is not a class of {declared}, which has {listed(classes, 20)}")
 
     def layout(self) -> str:
         """The layout in words."""

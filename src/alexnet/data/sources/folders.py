@@ -10,6 +10,7 @@ from posixpath import commonpath
 
 import numpy as np
 
+from ...specs.names import listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
@@ -97,9 +98,7 @@ def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str])
     empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
     texts = [f"ignored files: {helped}"] if helped else []
     if empty:
-        texts.append(
-            f"no image in {counted(len(empty), 'folder')}: {', '.join(empty[:10])}{' …' if empty[10:] else ''}"
-        )
+        texts.append(f"no image in {counted(len(empty), 'folder')}: {listed(empty, 10)}")
     if texts:
         yield Finding("warning", "; ".join(texts))
     if harmless:

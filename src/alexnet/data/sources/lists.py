@@ -96,7 +96,7 @@ def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
     chosen = [rows[source.names[index]] for index in indices]
     class_index = {name: index for index, name in enumerate(source.classes)}
     if unknown := next((row for row in chosen if str(row.label) not in class_index), None):
-        known = ", ".join(source.classes[:20])
+        known = listed(source.classes, 20)
         raise ValueError(f"{path}, line {unknown.line}: the label must be one of {known}, got {unknown.label!r}")
     findings = source.findings
     if missing := len(rows) - len(indices):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...specs.names import listed
 from ..labels.assignment import UNSPLIT, class_table
 from ..labels.label_files import Label, LabelFile, check_label, columns_by_header, split_of
 from ..progress import Track, run_tracked
@@ -120,8 +121,7 @@ def memory_source(data: InMemory, split_seed: int, label_files: Sequence[LabelFi
     labels, splits = zip(*data.names.values(), strict=True)
     classes, unused, class_of = class_table(data.name, set(labels), set(labels), declared)
     if unknown := [label for label in class_of if class_of[label] < 0]:
-        known = f"{', '.join(classes[:20])}{' …' if classes[20:] else ''}"
-        raise ValueError(f"{data.name}: labels must be among {known}, got {unknown[0]!r}")
+        raise ValueError(f"{data.name}: labels must be among {listed(classes, 20)}, got {unknown[0]!r}")
     indices = np.array([class_of[label] for label in labels], np.int64)
     numbers = np.array([SPLITS.index(split) if split else UNSPLIT for split in splits], np.uint8)
     names = StringTable.from_strings(data.names)
