@@ -2,6 +2,7 @@ import csv
 import functools
 import http.server
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from PIL import Image
 
 import alexnet
 from alexnet.cli import main
+from alexnet.runs.run import Run
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.plan import default_variant
@@ -283,6 +285,15 @@ def test_the_data_fitted_on_is_known_by_name_without_a_run(folder):
     trained_on = set(classifier.evaluate(folder, "train", verbose=False).indices)
     assert np.array_equal(own.indices, named.indices) and not trained_on & set(named.indices)
     assert not trained_on & set(classifier.evaluate(folder, "val", verbose=False).indices)
+
+
+def test_a_val_split_that_was_held_out_beside_test_is_that_of_the_run(split_folder, tmp_path):
+    """Its split seed is part of it; another seed would draw training images."""
+    shutil.rmtree(split_folder / "val")
+    classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(split_folder, epochs=1, split_seed=3, output=tmp_path / "run", verbose=False)
+    val = alexnet.load(tmp_path / "run", "cpu").evaluate(split="val", all_views=False, verbose=False)
+    assert set(val.names) == {name for name, split in Run(tmp_path / "run").splits().items() if split == "val"}
 
 
 def test_names_of_version_0_1_still_work_and_name_todays(folder, tmp_path):

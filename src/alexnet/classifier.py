@@ -142,10 +142,9 @@ class Classifier(huggingface.HubMixin):
                         if verbose:
                             device = describe_device(self.device, self.precision)
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
-                            saved = (
-                                {"output": f"{run} (Ctrl-C saves; {option('resume', True)} continues)"} if run else {}
-                            )
-                            print_facts(facts | saved)
+                            if run:
+                                facts["output"] = f"{run} (Ctrl-C saves; {option('resume', True)} continues)"
+                            print_facts(facts)
                         stack.enter_context(bar.progress)
                     case Step():
                         bar.step(event)

@@ -36,11 +36,8 @@ def renamed_fields(**todays_names: str) -> Callable[[type[Class]], type[Class]]:
             warnings.warn(f"{name} is now called {todays_names[name]}", FutureWarning, stacklevel=2)
             return getattr(self, todays_names[name])
 
-        cls.__init__, cls.__getattr__, cls.former_names = (
-            renamed(**todays_names)(cls.__init__),
-            __getattr__,
-            todays_names,
-        )
+        cls.__init__, cls.__getattr__ = renamed(**todays_names)(cls.__init__), __getattr__
+        cls.former_names = todays_names
         return cls
 
     return decorate

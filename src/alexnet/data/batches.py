@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..counter_rng import permutation
 from .pack.reading import Pack, open_pack
+from .progress import ahead
 
 BLOCK, BLOCKS_IN_MEMORY = 256, 64
 """Images in a block (50 MB at 256 × 256 pixels) and blocks shuffled together, when shuffling by blocks."""
@@ -81,15 +81,10 @@ def read_batches(
             images = images.pin_memory()
         return Batch(images, torch.from_numpy(pack.labels[indices]), indices, first)
 
-    reading: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(1, "batches") as reader:
         try:
-            for first in firsts:
-                reading.append(reader.submit(read, first))
-                if len(reading) > PREFETCH:
-                    yield reading.popleft().result().to(device)
-            while reading:
-                yield reading.popleft().result().to(device)
+            for batch in ahead((reader.submit(read, first) for first in firsts), PREFETCH):
+                yield batch.result().to(device)
         finally:
             reader.shutdown(cancel_futures=True)
 

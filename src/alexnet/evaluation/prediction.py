@@ -1,14 +1,14 @@
 """Classes of images without labels: decoded ahead by threads, predicted in batches, each with its result or error."""
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
 
+from ..data.progress import ahead
 from ..device import Precision, processors
 from ..model.bundle import ModelBundle
 from ..preprocessing.images import ImageLike, stored_image
@@ -57,15 +57,12 @@ def predict_each(
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     images, side = iter(images), bundle.preprocessing.stored_size
     batch_size = batch_size or (BATCH_SIZE if all_views else 4 * BATCH_SIZE)
-    reading: deque[list[tuple[str, Future[np.ndarray | ValueError]]]] = deque()
+    batches = iter(lambda: list(islice(images, batch_size)), [])
     with ThreadPoolExecutor(processors(), "images") as pool:  # Pillow decodes without holding Python's lock
         try:
-            while batch := list(islice(images, batch_size)):
-                reading.append([(name, pool.submit(_read, name, image, side)) for name, image in batch])
-                if len(reading) > 1:
-                    yield from _predicted(bundle, reading.popleft(), all_views, precision)
-            while reading:
-                yield from _predicted(bundle, reading.popleft(), all_views, precision)
+            reading = ([(name, pool.submit(_read, name, image, side)) for name, image in batch] for batch in batches)
+            for batch in ahead(reading, 1):
+                yield from _predicted(bundle, batch, all_views, precision)
         finally:
             pool.shutdown(cancel_futures=True)
 

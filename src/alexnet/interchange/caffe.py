@@ -280,10 +280,8 @@ def _settings(step: Placed) -> dict:
         case Linear():
             return {"type": "InnerProduct", "inner_product_param": {"num_output": operation.units}}
         case Norm(groups=1, size=size, beta=beta, k=k):
-            return {
-                "type": "LRN",
-                "lrn_param": {"local_size": size, "alpha": operation.divided_alpha, "beta": beta, "k": k},
-            }
+            constants = {"local_size": size, "alpha": operation.divided_alpha, "beta": beta, "k": k}
+            return {"type": "LRN", "lrn_param": constants}
         case Pool(kind, window, stride) if operation.round_up or (step.input_shape[1] - window) % stride == 0:
             sizes = {"pool": int(kind == "mean"), "kernel_size": window, "stride": stride}
             return {"type": "Pooling", "pooling_param": sizes}

@@ -85,9 +85,8 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
     finally:
         logger.setLevel(level)
     model = program.model
-    model.graph.outputs[
-        : -len(outputs)
-    ] = []  # the other activations were outputs so that each would have its layer's name
+    others = slice(-len(outputs))  # they were outputs so that each would have its layer's name
+    model.graph.outputs[others] = []
     ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
     model.ir_version, model.graph.name = IR_VERSION, bundle.network.architecture.name
     model.metadata_props.update(metadata(bundle, preprocessing), alexnet=_facts(bundle, model.graph.initializers))
@@ -143,8 +142,9 @@ def metadata(bundle: ModelBundle, preprocessing: bool) -> dict[str, str]:
         "mean": inputs.mean_color,
         "std": inputs.std.tolist(),
     }
-    facts = {"classes": json.dumps(bundle.classes, ensure_ascii=False), "preprocessing": json.dumps(steps)}
-    return facts | {
+    return {
+        "classes": json.dumps(bundle.classes, ensure_ascii=False),
+        "preprocessing": json.dumps(steps),
         "variant": bundle.network.architecture.name,
         "alexnet_version": import_module("alexnet").__version__,
     }

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from ..progress import ahead
 
 CHUNK = 16
 """Images sent to a process at a time."""
@@ -72,14 +73,10 @@ def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers:
             idle.put(process)
 
     pool = ThreadPoolExecutor(len(processes))
-    submitted: deque[Future] = deque()
+    submitted = (pool.submit(run_chunk, chunk) for chunk in chunks)
     try:
-        for chunk in chunks:
-            submitted.append(pool.submit(run_chunk, chunk))
-            if len(submitted) > 4 * len(processes):  # keeps the queue short, however many images there are
-                yield submitted.popleft().result()
-        while submitted:
-            yield submitted.popleft().result()
+        for future in ahead(submitted, 4 * len(processes)):  # a short queue, however many images there are
+            yield future.result()
     finally:
         for process in processes:  # all chunks are done, or their results are not wanted
             process.kill()
