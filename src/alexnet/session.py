@@ -80,17 +80,13 @@ def fit(
     notify: Callable[[str], object] = lambda text: None,
     track: Callable[[str], Track] | None = None,
 ) -> Iterator[Event]:
-    """Train as the settings ask, and write everything that belongs to a run, one event at a time.
+    """Train as the settings ask, one event at a time; arguments and errors as for `Classifier.fit`.
 
     Whoever draws the events may stop between any two of them; a run can be resumed there.
 
     Args:
         notify: receives what the user should know.
-        track: as for `evaluate`.
-
-    Raises:
-        ValueError: a setting or the data set does not fit; the message says which, and what it must be.
-        Diverged, Interrupted, NotSaved, OutOfMemory: as for `Classifier.fit`.
+        track: given a title, a function that wraps an iterable of batches or counts.
     """
     logging_modules(settings.log)  # refuses what is not installed
     if settings.resume and settings.output is None:
@@ -118,11 +114,7 @@ def fit(
 
 
 def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None) -> RangeTest:
-    """A learning-rate range test; nothing is written.
-
-    Raises:
-        ValueError: as for `fit`; or steps is too small.
-    """
+    """A learning-rate range test, as `classifier.find_lr` describes it."""
     if steps < 10:
         raise ValueError(f"steps must be >= 10, got {steps}")
     plan, chosen = _prepared(hold(data, track and track("reading")), settings, None, notify, track)
@@ -241,7 +233,6 @@ def evaluate(
         maps: for what the run was trained on, its own if None.
         run: the run that the network comes from.
         fitted: what the network was trained on by this process: name and pack.
-        track: given a title, a function that wraps an iterable of batches or counts.
     """
     record = run.record() if run else {}
     data = data if data is None else hold(data, track and track("reading"))
@@ -283,9 +274,6 @@ def facts_of(folder: Path) -> Facts:
 
 def load(weights: str | Path, track: Track | None = None) -> tuple[ModelBundle, Path]:
     """The network of a run, a saved classifier, a file, or whatever else `local_weights` finds, and its file.
-
-    Args:
-        track: shows the progress of a download.
 
     Raises:
         ValueError: there is none, or it cannot be read.

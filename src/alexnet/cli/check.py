@@ -1,12 +1,15 @@
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
 
 from ..specs.settings import LabelMaps
 from .flags import print_json
+
+if TYPE_CHECKING:
+    from ..data.check import CheckReport
 
 
 def check(
@@ -33,11 +36,10 @@ def check(
         as_json: Print JSON.
         workers: Number of processes that decode images (default: one per core).
     """
-    from ..console import console, print_facts, print_table, print_text, progress_bar
+    from ..console import console, progress_bar
     from ..data.check import check_source
-    from ..data.labels.class_names import readable_class_name
     from ..data.pack.packing import PackOptions
-    from ..data.source import SPLITS, TRAIN
+    from ..data.source import TRAIN
     from ..data.sources.detection import detect_source, location_of
     from ..data.sources.lists import write_list
     from ..device import pick_device
@@ -56,21 +58,28 @@ def check(
     if as_json:
         print_json(report.summary())
     else:
-        print_facts({"data": source.name, "layout": source.layout} | report.facts)
-        console.print()
-        each = zip(map(readable_class_name, source.classes), report.counts, strict=True)
-        rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
-        shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
-        print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
-        console.print()
-        for finding in report.findings:
-            print_text(f"{finding.level}: {finding.text}")
-            for example in finding.examples:
-                print_text(f"    {example}")
-        checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
-        console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
+        _print_report(report)
         if fix is not None:
             arguments = shlex.quote(str(fix)) + source.arguments.removeprefix(shlex.quote(data))
             console.print(f"next:   alexnet train {arguments}  ({len(kept):,} images)", soft_wrap=True)
     if {finding.level for finding in report.findings} & ({"error", "warning"} if strict else {"error"}):
         raise SystemExit(1)
+
+
+def _print_report(report: "CheckReport") -> None:
+    from ..console import console, print_facts, print_table, print_text
+    from ..data.labels.class_names import readable_class_name
+    from ..data.source import SPLITS
+
+    source = report.source
+    print_facts({"data": source.name, "layout": source.layout} | report.facts)
+    console.print()
+    each = zip(map(readable_class_name, source.classes), report.counts, strict=True)
+    rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
+    shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
+    print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
+    console.print()
+    for finding in report.findings:
+        print_text("\n    ".join([f"{finding.level}: {finding.text}", *finding.examples]))
+    checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
+    console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")

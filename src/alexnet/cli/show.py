@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from ..model.bundle import ModelBundle
     from ..notebook import Figure
-    from ..preprocessing.preprocessing import Preprocessing
-    from ..specs.architecture import Architecture
 
 
 def show(
@@ -42,11 +40,14 @@ def show(
 
 
 def _figure(what: str, name: str, image: str | None) -> "Figure":
+    import torch
+
     from ..analysis.figures import augmentation_figure, kernels_figure, views_figure
     from ..analysis.network_figure import network_figure
     from ..classifier import load
     from ..interchange.public_weights import PUBLIC
     from ..model.network import AlexNet
+    from ..preprocessing.preprocessing import Preprocessing
     from ..runs.run import Run
     from ..specs.names import did_you_mean
     from ..specs.recipes import recipe
@@ -63,21 +64,14 @@ def _figure(what: str, name: str, image: str | None) -> "Figure":
         return kernels_figure(bundle.network if bundle else AlexNet(architecture))
     if what == "network":
         return network_figure(bundle.network.placed if bundle else infer_shapes(architecture), architecture.name)
-    preprocessing = bundle.preprocessing if bundle else _plain_crops(architecture)
+    sizes = architecture.stored_size, architecture.input_size
+    preprocessing = bundle.preprocessing if bundle else Preprocessing(*sizes, torch.zeros(1, 1, 3), torch.ones(3))
     stored = _stored(image, preprocessing.stored_size)
     if what == "views":
         return views_figure(stored, preprocessing, _predictions(bundle, stored) if bundle else ())
     record = Run(Path(name)).record() if Path(name).is_dir() else {}
     chosen = from_json(record["recipe"]) if "recipe" in record else recipe(architecture.recipe)
     return augmentation_figure(stored, chosen, preprocessing)
-
-
-def _plain_crops(architecture: "Architecture") -> "Preprocessing":
-    import torch
-
-    from ..preprocessing.preprocessing import Preprocessing
-
-    return Preprocessing(architecture.stored_size, architecture.input_size, torch.zeros(1, 1, 3), torch.ones(3))
 
 
 def _stored(image: str | None, side: int) -> "np.ndarray":

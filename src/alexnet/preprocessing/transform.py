@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..specs.architecture import Architecture
 from ..specs.reading import find_recipe, with_colors
+from ..specs.recipe import Recipe
 from ..specs.recipes import TORCHVISION
 from ..specs.variants import variant
 from .augmentation import random_windows
@@ -24,9 +25,8 @@ class Transform:
     `crop_scale`), flipped with probability one half. Draws are from torch's generator, which a `DataLoader` seeds.
     """
 
-    def __init__(self, preprocessing: Preprocessing, train: bool, crop_scale=None, crop_ratio: float = 1.0):
-        self.preprocessing, self.train = preprocessing, train
-        self.crop_scale, self.crop_ratio = crop_scale, crop_ratio
+    def __init__(self, preprocessing: Preprocessing, train: bool, recipe: Recipe):
+        self.preprocessing, self.train, self.recipe = preprocessing, train, recipe
 
     def __call__(self, image: ImageLike) -> Tensor:
         inputs = self.preprocessing
@@ -35,8 +35,8 @@ class Transform:
             return inputs.center_crop(stored)[0]
         drawn = torch.rand(1, 5, dtype=torch.float64)
         flipped = drawn[:, 2] < 0.5 if inputs.flip else torch.zeros(1, dtype=torch.bool)
-        if self.crop_scale:
-            windows = torch.from_numpy(random_windows(drawn.numpy(), self.crop_scale, self.crop_ratio)).float()
+        if scale := self.recipe.crop_scale:
+            windows = torch.from_numpy(random_windows(drawn.numpy(), scale, self.recipe.crop_ratio)).float()
             return inputs.resized_crops(stored, windows, flipped)[0]
         top, left = (drawn[:, :2] * (inputs.margin + 1)).long().unbind(1)
         return inputs.normalized_crops(stored, Crops(top, left, flipped))[0]
@@ -85,4 +85,4 @@ def transform(
         if mean or std:
             raise ValueError("mean and std must not be given with a classifier, which has its own")
         inputs, recipe = bundle.preprocessing.to("cpu"), find_recipe(bundle.network.architecture.recipe)
-    return Transform(inputs, train, recipe.crop_scale, recipe.crop_ratio)
+    return Transform(inputs, train, recipe)

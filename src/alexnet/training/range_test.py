@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data.batches import Batch, epoch_order, read_batches
+from ..data.progress import Track
 from ..specs.schedules import SCHEDULES
 from .loop import Training
 
@@ -58,13 +59,9 @@ class RangeTest:
         return figure
 
 
-def range_test(training: Training, steps: int = 100, track=None) -> RangeTest:
+def range_test(training: Training, steps: int, track: Track | None = None) -> RangeTest:
     """Train while the learning rate grows from 1/1000 to 100 times the peak of the recipe, or until the smoothed loss
-    is four times as high as it was at best. The network changes.
-
-    Args:
-        track: wraps an iterable of counts, given their total.
-    """
+    is four times as high as it was at best. The network changes."""
     recipe = training.plan.recipe
     peak_lr = recipe.peak_lr()
     recipe = replace(recipe, schedule=SCHEDULES["constant"](1.0, recipe.bias_lr_factor, 0.1))

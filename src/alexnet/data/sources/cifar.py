@@ -26,7 +26,7 @@ FILES = {
 """By version and number of classes: training files, test file, and file of class names."""
 
 
-def cifar_source(tree: Tree, split_seed: int = 0) -> Source | None:
+def cifar_source(tree: Tree, split_seed: int) -> Source | None:
     """CIFAR-10, or CIFAR-100 with its 100 fine classes; None if the tree is neither."""
     indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
     for (version, classes), (training, test, meta) in FILES.items():

@@ -23,7 +23,7 @@ GENERIC_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "
 """Folders that are not a class if one of them holds all images of a split."""
 
 
-def folder_source(tree: Tree, split_seed: int = 0, labels: Sequence[LabelFile] = ()) -> Source:
+def folder_source(tree: Tree, split_seed: int, labels: Sequence[LabelFile]) -> Source:
     """The labeled images of a tree, with classes and splits as `labeled_source` assigns them.
 
     Label files are `labels` and, unless the user named some, those in the tree.

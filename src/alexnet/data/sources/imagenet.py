@@ -18,7 +18,7 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 """A folder of this name, or the .tar.gz."""
 
 
-def imagenet_source(root: Path, cache: Path, split_seed: int = 0, track: Track | None = None) -> Source | None:
+def imagenet_source(root: Path, cache: Path, split_seed: int, track: Track | None) -> Source | None:
     """ImageNet in a folder of downloads; None if the folder has none of its archives."""
     archives = {"train": root / TRAIN, "val": root / VAL}
     trees = {split: archive_tree(path, cache, track) for split, path in archives.items() if path.is_file()}

@@ -56,7 +56,7 @@ class InMemory:
         ValueError: it is something else, or an image or a label is not valid.
     """
 
-    def __init__(self, data: Any, track: Track | None = None):
+    def __init__(self, data: Any, track: Track | None):
         parts = data if isinstance(data, Mapping) else {None: data}
         if unknown := [key for key in parts if key is not None and not split_of(str(key))]:
             raise ValueError(f"the keys of a dict of data must be {', '.join(SPLITS)}, got {short(unknown[0])}")
@@ -113,7 +113,7 @@ class _Reader(ImageReader):
         return location.copy()  # whoever opens it closes it
 
 
-def memory_source(data: InMemory, split_seed: int, label_files: Sequence[LabelFile] = ()) -> Source:
+def memory_source(data: InMemory, split_seed: int, label_files: Sequence[LabelFile]) -> Source:
     """The source of images in memory; missing splits are held out from train."""
     declared = next((file.indices for file in label_files if file.indices), None)
     if declared is None and data.classes:
