@@ -9,34 +9,17 @@ from collections.abc import Callable
 
 from .specs.recipe import Recipe, is_integer
 from .specs.recipes import recipe
-from .specs.schedules import (
-    SCHEDULES,
-    DiscretizedExponential,
-    LearningRates,
-    LinearWarmupDecay,
-    MultiStepDecay,
-    Piecewise,
-    ReduceOnPlateau,
-    Schedule,
-    Segment,
-    SmoothDecay,
-    StepDecay,
-)
-
-__all__ = [
-    "SCHEDULES",
-    "DiscretizedExponential",
-    "LearningRates",
-    "LinearWarmupDecay",
-    "MultiStepDecay",
-    "Piecewise",
-    "ReduceOnPlateau",
-    "Schedule",
-    "Segment",
-    "SmoothDecay",
-    "StepDecay",
-    "lr_factor",
-]
+from .specs.schedules import SCHEDULES as SCHEDULES
+from .specs.schedules import DiscretizedExponential as DiscretizedExponential
+from .specs.schedules import LearningRates as LearningRates
+from .specs.schedules import LinearWarmupDecay as LinearWarmupDecay
+from .specs.schedules import MultiStepDecay as MultiStepDecay
+from .specs.schedules import Piecewise as Piecewise
+from .specs.schedules import ReduceOnPlateau as ReduceOnPlateau
+from .specs.schedules import Schedule as Schedule
+from .specs.schedules import Segment as Segment
+from .specs.schedules import SmoothDecay as SmoothDecay
+from .specs.schedules import StepDecay as StepDecay
 
 
 def lr_factor(schedule: str | Schedule, steps: int) -> Callable[[int], float]:

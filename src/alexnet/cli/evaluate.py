@@ -68,13 +68,12 @@ def _evaluate_one(
     from ..evaluation.evaluation import ERROR_HEADER
     from ..evaluation.tables import CLASS_HEADER, change_rows, class_rows, write_probabilities
 
-    device, precision, fc_precision = settings.device, settings.precision, settings.fc_precision
-    classifier = load(run, device, precision, fc_precision)
-    given = {"verbose": not as_json, **vars(maps)}
+    fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
+    classifier = load(run, **vars(settings))
     evaluation = classifier.evaluate(data, split, **given)
     unquantized = None
     if fc_precision != "same":
-        unquantized = load(run, device, precision).evaluate(data, split, **given)
+        unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
     if table is not None:
         write_probabilities(table, evaluation, classifier.classes)
     if as_json:

@@ -66,7 +66,7 @@ def predict(
     from ..preprocessing.images import each_image
     from ..runs.run import is_run
 
-    classifier = load(run, settings.device, settings.precision, settings.fc_precision)
+    classifier = load(run, **vars(settings))
     keep_freed_memory()
     given = [sys.stdin.buffer if each == "-" else each for each in images]
     files = [file for _, file in each_image(given, is_run, _warn)]
