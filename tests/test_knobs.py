@@ -103,6 +103,18 @@ def test_a_schedule_drives_a_scheduler_of_torch(name):
     assert seen == pytest.approx([lr * (30 if scale == 0.3 else 1) for lr in expected])
 
 
+@pytest.mark.parametrize("name", ["small", "original", "linear"])
+def test_the_papers_optimizer_and_a_scheduler_have_the_rates_of_the_recipe(name):
+    optimizer = alexnet.optim.paper_optimizer(alexnet.create("cifar-18"), name)
+    scheduler = lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor(name, steps=20))
+    for step in range(20):
+        expected = RECIPES[name].learning_rates(step / 20, [])
+        group = next(group for group in optimizer.param_groups if group["name"] == "fc8.weight")
+        assert group["lr"] == pytest.approx(expected.weights)
+        optimizer.step()
+        scheduler.step()
+
+
 # Fields of recipes, and files
 
 

@@ -72,7 +72,7 @@ class TrainingBar:
             speed = (completed - before) / (now - started)
             left = duration((self.epochs * self.images - completed) / speed)
             if self.shown:
-                console.print(f"about {left} for {self.epochs} epochs, at {speed:,.0f} images/s")
+                console.print(f"about {left} left, at {speed:,.0f} images/s")
 
     def epoch(self, row: dict) -> None:
         """Print a row of history, the first one below the names of the columns; of many epochs, some and the last."""

@@ -99,7 +99,8 @@ def describe_device(device: torch.device, precision: Precision) -> str:
 
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
     return f"{device.type}{threads}, {precision}"
 
 

@@ -7,8 +7,9 @@ schedule.learning_rates(fraction_done=0.5, val_errors=[]).weights
 
 from collections.abc import Callable
 
+from .specs.names import not_one_of
 from .specs.recipe import Recipe, is_integer
-from .specs.recipes import recipe
+from .specs.recipes import RECIPES
 from .specs.schedules import SCHEDULES as SCHEDULES
 from .specs.schedules import DiscretizedExponential as DiscretizedExponential
 from .specs.schedules import LearningRates as LearningRates
@@ -38,7 +39,9 @@ def lr_factor(schedule: str | Schedule, steps: int) -> Callable[[int], float]:
     if not is_integer(steps, 1):
         raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
     if isinstance(schedule, str):
-        schedule = SCHEDULES[schedule](1.0, 1.0, 0.1) if schedule in SCHEDULES else recipe(schedule).schedule
+        if schedule not in SCHEDULES and schedule not in RECIPES:
+            raise ValueError(not_one_of("schedule", schedule, [*SCHEDULES, *RECIPES]))
+        schedule = SCHEDULES[schedule](1.0, 1.0, 0.1) if schedule in SCHEDULES else RECIPES[schedule].schedule
     if isinstance(schedule, ReduceOnPlateau):
         raise ValueError("this schedule follows the validation error: use torch.optim.lr_scheduler.ReduceLROnPlateau")
     highest = Recipe("yours", "", schedule).peak_lr()

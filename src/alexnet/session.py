@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,9 @@ class Diverged(ValueError):
 class Start:
     """Everything is settled and training begins."""
 
-    plan: Plan
+    plan: Plan = field(repr=False)
     resolved: ResolvedSettings
-    bundle: ModelBundle
+    bundle: ModelBundle = field(repr=False)
     """The network that is trained, in place."""
     run: Run | None
 

@@ -274,7 +274,7 @@ def learning_rates_figure(recipes: Sequence[Recipe]) -> Figure:
         axes.set_ylabel("Learning rate")
     figure.supxlabel("Epoch", fontsize=10)
     keys = {name: Line2D([], [], **style) for name, style in STYLES.items()} | {"frozen layers": Patch(**FROZEN)}
-    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=len(keys), frameon=False)
+    figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=3 if columns == 1 else 6, frameon=False)
     return figure
 
 

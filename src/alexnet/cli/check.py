@@ -69,7 +69,7 @@ def check(
 def _print_report(report: "CheckReport") -> None:
     from ..console import console, print_facts, print_table, print_text
     from ..data.labels.class_names import readable_class_name
-    from ..data.source import SPLITS
+    from ..data.source import SPLITS, counted
 
     source = report.source
     print_facts({"data": source.name, "layout": source.layout} | report.facts)
@@ -82,4 +82,5 @@ def _print_report(report: "CheckReport") -> None:
     for finding in report.findings:
         print_text("\n    ".join([f"{finding.level}: {finding.text}", *finding.examples]))
     checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
-    console.print(f"{checked} images checked; {len(report.findings) or 'nothing'} found")
+    found = counted(len(report.findings), "finding") if report.findings else "nothing found"
+    console.print(f"{checked} images checked; {found}")

@@ -83,6 +83,8 @@ def predict(
                 _warn(prediction.error)
             if table or not prediction.error:
                 show(prediction, top)
+    if table and str(table) != "-":
+        print(f"{table}: {len(files) - failed:,} of {len(files):,} images classified")
     if failed:
         raise SystemExit(1)
 

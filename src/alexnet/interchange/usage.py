@@ -8,7 +8,7 @@ from .caffe import FILES as CAFFE_FILES
 from .weights_file import classes_path
 
 IMAGE = """\
-image = Image.open("image.jpg").convert("RGB")
+image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")
 image = ImageOps.fit(image, ($stored, $stored), Image.Resampling.BICUBIC)"""
 CROP = """\
 pixels = np.float32(image.crop(($start, $start, $end, $end)))

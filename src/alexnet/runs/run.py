@@ -166,9 +166,8 @@ class Run:
         weights = self.weights()
         if weights.name == LAST:
             ModelBundle.load(weights).save(weights)
-        for path in self.checkpoints():
-            if path != weights:
-                path.unlink()
+        for name in {LAST, BEST, *EARLIER} - {weights.name}:
+            (self.folder / name).unlink(missing_ok=True)
 
     def history(self) -> History:
         """A row for every epoch so far; ValueError if one is damaged."""

@@ -215,7 +215,11 @@ class Recipe:
 
     def peak_lr(self) -> float:
         """The highest learning rate of the weights, which `--lr` sets."""
-        return max(self.learning_rates(percent / 100, []).weights for percent in range(100))
+        return self.peak_rates().weights
+
+    def peak_rates(self) -> LearningRates:
+        """The learning rates of all layers when that of the weights is highest."""
+        return max((self.learning_rates(percent / 100, []) for percent in range(100)), key=lambda rates: rates.weights)
 
     @property
     def bias_lr_factor(self) -> float:

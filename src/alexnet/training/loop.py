@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,7 +105,7 @@ class Step:
     """Seconds spent waiting for the data of this step."""
     lr: float
     """Learning rate of the weights."""
-    views: Tensor
+    views: Tensor = field(repr=False)
     """What the network saw, (N, channels, side, side)."""
     notice: str | None
     """What the user should know, such as a micro-batch size that was found to fit."""

@@ -94,8 +94,8 @@ class PaperSGD(torch.optim.Optimizer):
 
 
 def paper_optimizer(network: nn.Module, recipe: str | Recipe = "original") -> PaperSGD:
-    """The optimizer of a network, with the learning rates with which a recipe begins; biases and batch norm have no
-    weight decay unless the recipe says so."""
+    """The optimizer of a network, with the highest learning rates of a recipe, on which `alexnet.schedules.lr_factor`
+    builds; biases and batch norm have no weight decay unless the recipe says so."""
     recipe, groups = find_recipe(recipe), []
     for name, parameter in network.named_parameters():
         layer = name.rpartition(".")[0]
@@ -105,7 +105,7 @@ def paper_optimizer(network: nn.Module, recipe: str | Recipe = "original") -> Pa
         group["trust_coefficient"] = recipe.lars_trust_coefficient if is_weight else None
         groups.append(group)
     optimizer = PaperSGD(groups, momentum=recipe.momentum)
-    optimizer.set_learning_rates(recipe.learning_rates(0, []))
+    optimizer.set_learning_rates(recipe.peak_rates())
     return optimizer
 
 

@@ -90,11 +90,12 @@ class Plan:
     def facts(self, data: str) -> dict[str, str]:
         """In words, for the first lines of a run on `data`."""
         steps = self.recipe.epochs * math.ceil(self.training_images / self.recipe.batch_size)
+        epochs = counted(self.recipe.epochs, "epoch")
         crop, stored = self.architecture.input_size, self.architecture.stored_size
         facts = {
             "data": f"{data}: {describe_splits(self.packed)}; {len(self.packed.classes)} classes",
             "network": f"{self.architecture.name}, crops of {crop} from {stored} pixels",
-            "recipe": f"{self.recipe.name}: {self.recipe.epochs} epochs, {steps:,} steps of {self.recipe.batch_size}",
+            "recipe": f"{self.recipe.name}: {epochs}, {counted(steps, 'step')} of {self.recipe.batch_size}",
             "training": recipe_in_words(self.recipe),
         }
         facts |= {name: f"{facts[name]}; {reason}" for name, reason in self.reasons.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ..data.source import counted
+
 
 @dataclass
 class Progress:
@@ -65,4 +67,4 @@ class Progress:
     def __str__(self) -> str:
         if not (self.epoch or self.batch):
             return "at the beginning"
-        return f"after epoch {self.epoch}" + (f" and {self.batch} steps" if self.batch else "")
+        return f"after epoch {self.epoch}" + (f" and {counted(self.batch, 'step')}" if self.batch else "")
