@@ -42,7 +42,7 @@ def test_training_leaves_all_that_the_readme_promises(run):
         assert (run / name).stat().st_size > 0, name
     assert len(list(run.glob("*.safetensors"))) == 1, "checkpoints are of no use any more"
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert 'src="http' not in page
     results = json.loads((run / "run.json").read_text())["results"]
     assert results["split"] == "test" and results["all_views"]["images"] == 6

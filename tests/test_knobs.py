@@ -103,7 +103,7 @@ def test_a_schedule_drives_a_scheduler_of_torch(name):
     assert seen == pytest.approx([lr * (30 if scale == 0.3 else 1) for lr in expected])
 
 
-@pytest.mark.parametrize("name", ["small", "original", "linear"])
+@pytest.mark.parametrize("name", ["small", "original", "modern"])
 def test_the_papers_optimizer_and_a_scheduler_have_the_rates_of_the_recipe(name):
     optimizer = alexnet.optim.paper_optimizer(alexnet.create("cifar-18"), name)
     scheduler = lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor(name, steps=20))

@@ -24,7 +24,7 @@ PRINTED = {
     "doctor": "doctor run",
     "show": "show network run",
     "export": "export run --format safetensors",
-    "import": "import run/best.safetensors --output imported",
+    "import": "import run/last.safetensors --output imported",
     "find-lr": "find-lr colors --variant cifar-18 --batch-size 16 --steps 10",
     "bench": "bench norm --rounds 1",
 }

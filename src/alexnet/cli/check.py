@@ -82,5 +82,5 @@ def _print_report(report: "CheckReport") -> None:
     for finding in report.findings:
         print_text("\n    ".join([f"{finding.level}: {finding.text}", *finding.examples]))
     checked = "all" if report.checked == len(source) else f"{report.checked:,} of {len(source):,}"
-    found = counted(len(report.findings), "finding") if report.findings else "nothing found"
-    console.print(f"{checked} images checked; {found}")
+    findings = counted(len(report.findings), "finding") if report.findings else "nothing found"
+    console.print(f"{checked} images checked; {findings}")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
@@ -45,8 +45,7 @@ def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
     Args:
         arguments: what was typed, for `with_config`.
     """
-    hints = get_type_hints(function, include_extras=True)
-    hints.pop("return", None)
+    hints = {name: hint for name, hint in _declared_hints(function).items() if name != "return"}
     function.__annotations__ = {
         name: Annotated[_flags_of(hint, arguments, WITHOUT.get(function.__name__, "")), tyro.conf.arg(name="")]
         if dataclasses.is_dataclass(hint)
@@ -54,6 +53,12 @@ def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:
         for name, hint in hints.items()
     }
     return function
+
+
+@cache
+def _declared_hints(function: Callable) -> dict[str, Any]:
+    """The annotations as they were written: `as_command` replaces them, each time that a process calls `main`."""
+    return get_type_hints(function, include_extras=True)
 
 
 def with_config(settings: TrainSettings) -> TrainSettings:
