@@ -17,6 +17,7 @@ from PIL import Image
 from alexnet import Classifier
 from alexnet.data.pack import workers
 from alexnet.kernels import library
+from alexnet.runs.checkpoints import Checkpoints
 from alexnet.session import Finish
 from alexnet.training.loop import Step
 
@@ -78,6 +79,27 @@ def fit(classifier: Classifier, data, act_at: int | None = None, act: Callable =
                 act()
             if isinstance(event, Finish):
                 return event.history
+
+
+def train(data, **settings):
+    """A small classifier that was trained for a few steps, and its history."""
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    return classifier, classifier.fit(data, **{"epochs": 3, "batch_size": 16, "verbose": False} | settings)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def fit_until_killed(classifier: Classifier, data, steps: int, **settings) -> None:
+    """Train with a checkpoint after every step, and be killed, as it were, after so many: nothing is saved any more."""
+
+    def die():
+        patch.setattr(Checkpoints, "save", lambda self: None)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        fit(classifier, data, steps, die, **{"checkpoint_minutes": 0} | settings)
 
 
 @pytest.fixture(params=["kernels in C", "plain torch"])

@@ -11,12 +11,12 @@ import kills
 import numpy as np
 import pytest
 import torch
-from conftest import fit as fit_with
+from conftest import Killed, fit_until_killed
 
 from alexnet import Classifier
 from alexnet.cli import main
 from alexnet.model import bundle
-from alexnet.runs.checkpoints import Checkpoints, NotSaved
+from alexnet.runs.checkpoints import NotSaved
 from alexnet.runs.run import BEST, EARLIER, LAST, Run
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LinearWarmupDecay
@@ -40,10 +40,6 @@ def expected(images, tmp_path_factory):
     return kills.contents(run)
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
 def fit(data, run, chosen=QUICK, resume=None, **how):
     """Train, or go on where something is there, with a checkpoint after every step."""
     resume = (run / "run.json").exists() if resume is None else resume
@@ -52,15 +48,9 @@ def fit(data, run, chosen=QUICK, resume=None, **how):
 
 
 def cut_off(data, run, steps, chosen=QUICK, **how):
-    """Be killed, as it were, after so many steps: nothing is saved any more."""
-
-    def die():
-        patch.setattr(Checkpoints, "save", lambda self: None)
-        raise Killed
-
-    how = {"checkpoint_minutes": 0, "resume": run != "auto" and (run / "run.json").exists()} | how
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        fit_with(Classifier("cifar-18", "cpu", "fp32"), data, steps, die, recipe=chosen, output=run, **how)
+    """Be killed after so many steps."""
+    how = {"resume": run != "auto" and (run / "run.json").exists()} | how
+    fit_until_killed(Classifier("cifar-18", "cpu", "fp32"), data, steps, recipe=chosen, output=run, **how)
 
 
 @pytest.mark.parametrize("case", [kills.CASES[0], kills.CASES[3]], ids=str)

@@ -39,18 +39,15 @@ def check(
     from ..console import console, progress_bar
     from ..data.check import check_source
     from ..data.pack.packing import PackOptions
-    from ..data.source import TRAIN
     from ..data.sources.detection import detect_source, location_of
     from ..data.sources.lists import write_list
-    from ..device import pick_device
     from ..runs.run import is_run
     from ..specs.variants import variant
-    from ..training.plan import default_variant
+    from ..training.plan import variant_for
 
     source = detect_source(data, 0, progress_bar("reading"), is_run, maps)
     if size is None:
-        images, has_gpu = int((source.splits == TRAIN).sum()), pick_device("auto").type != "cpu"
-        size = variant(default_variant(source.typical_side(), images, has_gpu)[0]).stored_size
+        size = variant(variant_for(source)[0]).stored_size
     report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("checking"))
     if fix is not None:
         kept = [index for index in range(len(source)) if index not in report.dropped]

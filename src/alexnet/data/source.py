@@ -110,6 +110,10 @@ class Source:
     def open(self, index: int) -> Image.Image:
         return self.reader.open(self.locate(index))
 
+    @property
+    def training_images(self) -> int:
+        return int((self.splits == TRAIN).sum())
+
     def typical_side(self) -> float:
         """Median shorter side of up to 50 of the images, pixels; 256 if none of them can be read."""
         sides = []

@@ -186,7 +186,7 @@ class Recipe:
         """The recipe for a training set of that many images: if an epoch would have less than 16 steps, with smaller
         batches, down to 16 images, and with learning rates that fall with the square root of the batch size, which
         keeps the variance of an update (Krizhevsky 2014)."""
-        smaller = max(min(self.batch_size, 16), min(self.batch_size, 2 ** int(math.log2(max(images, 16) / 16))))
+        smaller = min(self.batch_size, max(16, 2 ** int(math.log2(max(images, 16) / 16))))
         factor = self.lr_factor * math.sqrt(smaller / self.batch_size)
         return replace(self, batch_size=smaller, lr_factor=factor)
 

@@ -5,6 +5,7 @@ new schedule is one more subclass of `Schedule`; a recipe uses it, and nothing e
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -43,16 +44,16 @@ class Segment:
     rates: LearningRates
 
 
-class Schedule:
+class Schedule(ABC):
     """How the learning rates change over a run."""
 
+    @abstractmethod
     def learning_rates(self, fraction_done: float, val_errors: Sequence[float]) -> LearningRates:
         """Learning rates when this fraction of the run is done, after epochs with these validation errors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def description(self) -> str:
         """The schedule in one line."""
-        raise NotImplementedError
 
     def breakpoints(self) -> list[float]:
         """Fractions of the run, between 0 and 1, at which the learning rate jumps or its curve has a kink."""

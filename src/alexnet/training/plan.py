@@ -11,7 +11,7 @@ from ..data.check import check_source
 from ..data.pack.packing import PackOptions, make_pack
 from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.source import TRAIN, Source, counted
+from ..data.source import Source, counted
 from ..device import fits_memory, pick_device
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
@@ -136,12 +136,10 @@ def make_plan(
         ValueError: a setting or the data set does not fit.
     """
     settings, reasons = settings or TrainSettings(), {}
-    images = int((source.splits == TRAIN).sum())
     if settings.variant is None and pretrained:
         architecture = pretrained.architecture
     elif settings.variant is None:
-        has_gpu = pick_device(settings.device).type != "cpu"
-        name, reasons["network"] = default_variant(source.typical_side(), images, has_gpu)
+        name, reasons["network"] = variant_for(source, settings.device)
         architecture = find_variant(name)
     else:
         architecture = find_variant(settings.variant)
@@ -153,7 +151,7 @@ def make_plan(
         architecture = architecture.with_input(settings.crop_size)
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
-    recipe = _recipe(settings, architecture, transfer, images, reasons)
+    recipe = _recipe(settings, architecture, transfer, source.training_images, reasons)
     _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in shapes))
     if isinstance(recipe.class_weights, Mapping):
         for name in recipe.class_weights:
@@ -198,7 +196,8 @@ def _recipe(
     is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
     if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
         recipe = fewer
-        reasons["recipe"] = f"small batches, as there are few training images; {option('pretrained')} needs fewer"
+        advice = "" if transfer else f"; {option('pretrained')} needs fewer"
+        reasons["recipe"] = f"small batches, as there are few training images{advice}"
     recipe = settings.applied_to(recipe)
     if transfer and (settings.mean or settings.std):
         raise ValueError("mean and std must not be given with pretrained: its weights expect those of their training")
@@ -217,6 +216,11 @@ def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
         raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
     if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
         raise ValueError("at least one layer must be trained, but all are frozen")
+
+
+def variant_for(source: Source, device: str = "auto") -> tuple[str, str]:
+    """The variant to train from scratch on a source where none is asked for, and why."""
+    return default_variant(source.typical_side(), source.training_images, pick_device(device).type != "cpu")
 
 
 def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:

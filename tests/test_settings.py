@@ -1,10 +1,7 @@
-"""Settings of a training, recipes and settings from files, and parts for training loops of one's own."""
+"""Settings of a training, by name, by field and from files, and what each does."""
 
-import csv
 import json
-import pickle
 import re
-import sys
 import types
 from dataclasses import replace
 
@@ -12,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import fit as fit_until
-from conftest import write_colors
-from PIL import Image
+from conftest import fit_until_killed, train, write_colors
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -23,18 +18,11 @@ from alexnet import Classifier, TrainSettings
 from alexnet.cli import main
 from alexnet.runs.run import Run
 from alexnet.specs.reading import find_recipe, parsed, with_fields
-from alexnet.specs.recipes import RECIPES, recipe
-from alexnet.specs.schedules import SCHEDULES, SmoothDecay
+from alexnet.specs.recipes import recipe
+from alexnet.specs.schedules import SmoothDecay
 from alexnet.specs.settings import TrainSettings as Settings
-from alexnet.training.optimizer import PaperSGD, paper_optimizer
+from alexnet.training.optimizer import paper_optimizer
 from alexnet.training.step import MicroBatches
-
-QUICK = {"epochs": 3, "batch_size": 16, "verbose": False}
-
-
-def train(data, **settings):
-    classifier = Classifier("cifar-18", "cpu", "fp32")
-    return classifier, classifier.fit(data, **QUICK | settings)
 
 
 def weights_of(classifier):
@@ -81,38 +69,6 @@ def test_a_schedule_by_name_starts_from_the_learning_rate_of_the_recipe(name, at
 def test_a_plateau_by_name_has_the_factor_of_gamma():
     ours = Settings(schedule="plateau", gamma=0.5).applied_to(recipe("modern"))
     assert ours.learning_rates(0, [0.5] * 6).weights == pytest.approx(0.025)
-
-
-@pytest.mark.parametrize("name", [*SCHEDULES, "original", "one-tower"])
-def test_a_schedule_drives_a_scheduler_of_torch(name):
-    network = nn.Linear(3, 2)
-    optimizer = alexnet.optim.PaperSGD(network.parameters(), lr=0.3)
-    if name == "plateau":
-        with pytest.raises(ValueError, match=r"use torch\.optim\.lr_scheduler\.ReduceLROnPlateau"):
-            alexnet.schedules.lr_factor(name, steps=20)
-        return
-    scheduler = lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor(name, steps=20))
-    seen = []
-    for _ in range(20):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    schedule = SCHEDULES[name](0.3, 1.0, 0.1) if name in SCHEDULES else RECIPES[name].schedule
-    scale = 0.3 if name in RECIPES and name not in SCHEDULES else 1
-    expected = [schedule.learning_rates(step / 20, []).weights for step in range(20)]
-    assert seen == pytest.approx([lr * (30 if scale == 0.3 else 1) for lr in expected])
-
-
-@pytest.mark.parametrize("name", ["small", "original", "modern"])
-def test_the_papers_optimizer_and_a_scheduler_have_the_rates_of_the_recipe(name):
-    optimizer = alexnet.optim.paper_optimizer(alexnet.create("cifar-18"), name)
-    scheduler = lr_scheduler.LambdaLR(optimizer, alexnet.schedules.lr_factor(name, steps=20))
-    for step in range(20):
-        expected = RECIPES[name].learning_rates(step / 20, [])
-        group = next(group for group in optimizer.param_groups if group["name"] == "fc8.weight")
-        assert group["lr"] == pytest.approx(expected.weights)
-        optimizer.step()
-        scheduler.step()
 
 
 # Fields of recipes, and files
@@ -287,15 +243,8 @@ def test_an_interrupted_run_stops_at_the_same_epoch(split_folder, tmp_path):
     settings = {"lr": 1e-9, "epochs": 9, "patience": 2}
     whole, history = train(split_folder, **settings)
 
-    class Killed(BaseException):
-        pass
-
-    def die():
-        raise Killed
-
     cut = Classifier("cifar-18", "cpu", "fp32")
-    with pytest.raises(Killed):
-        fit_until(cut, split_folder, 7, die, **settings, batch_size=16, output=tmp_path / "run")
+    fit_until_killed(cut, split_folder, 7, **settings, batch_size=16, output=tmp_path / "run")
     resumed = Classifier(device="cpu", precision="fp32")
     again = resumed.fit(split_folder, output=tmp_path / "run", resume=True, verbose=False)
     assert again["val_loss"] == history["val_loss"] and torch.equal(weights_of(whole), weights_of(resumed))
@@ -373,18 +322,11 @@ def test_an_augmentation_is_applied_and_resumes_exactly(split_folder, tmp_path):
     whole, _ = train(split_folder, augment=darker)
     assert not torch.equal(weights_of(plain), weights_of(whole))
 
-    class Killed(BaseException):
-        pass
-
-    def die():
-        raise Killed
-
     cut = Classifier("cifar-18", "cpu", "fp32")
-    with pytest.raises(Killed):
-        fit_until(cut, split_folder, 4, die, epochs=3, batch_size=16, augment=darker, output=tmp_path / "run")
+    fit_until_killed(cut, split_folder, 4, epochs=3, batch_size=16, augment=darker, output=tmp_path / "run")
     message = (
-        "augment must be the function test_knobs.darker, with which this run was trained: only its name is stored, so "
-        "give it again, in Python"
+        "augment must be the function test_settings.darker, with which this run was trained: only its name is stored, "
+        "so give it again, in Python"
     )
     for how in ({"output": tmp_path / "run", "resume": True}, {"config": tmp_path / "run" / "run.json"}):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -424,165 +366,3 @@ def test_where_the_loss_does_not_fall_nothing_is_suggested():
     flat = RangeTest([0.1, 1.0], [1.0, 0.99], [1.0, 0.99])
     assert flat.suggestion is None and str(flat).startswith("no suggestion: the loss did not fall")
     assert RangeTest([0.1, 1.0], [1.0, 0.5], [1.0, 0.5]).suggestion == pytest.approx(0.1)
-
-
-# Training loops of one's own
-
-
-def image_of(size=(40, 36), seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
-
-
-def test_a_transform_gives_what_the_network_was_trained_on(split_folder):
-    classifier, _ = train(split_folder, epochs=1)
-    transform = alexnet.transform(classifier)
-    scores = classifier.network.eval()(transform(image_of())[None])
-    expected = classifier.predict(image_of(), all_views=False)
-    np.testing.assert_allclose(scores.softmax(1)[0].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["original", "small", "torchvision"])
-def test_a_transform_crops_flips_and_travels(name):
-    torch.manual_seed(0)
-    transform = pickle.loads(pickle.dumps(alexnet.transform(name, train=True)))
-    side = alexnet.create(name, 2).input_size
-    first, second = transform(image_of((300, 280))), transform(image_of((300, 280)))
-    assert first.shape == (3, side, side) and first.dtype == torch.float32 and not torch.equal(first, second)
-    gray = Image.new("RGB", (64, 64), (124, 116, 104))
-    still = alexnet.transform(name)(gray)
-    assert still.abs().max() < 0.5, "ImageNet's mean color is about zero"
-    assert alexnet.transform(name, mean=(0, 0, 0), std=(1, 1, 1))(gray).max() == pytest.approx(124 / 255)
-
-
-def test_the_lines_of_the_docstring_train():
-    torch.manual_seed(0)
-    lines = re.search(r"\n((?:        .*\n)+?)\n    Args", alexnet.create.__doc__ or "")[1]
-    transform = alexnet.transform("small", train=True)
-    images = torch.stack([transform(image_of(seed=seed)) for seed in range(8)])
-    loader = [(images, torch.arange(8))] * 30
-    names = {"alexnet": alexnet, "torch": torch, "loader": loader}
-    exec("\n".join(line[8:] for line in lines.splitlines()), names)
-    network = names["network"].eval()
-    assert F.cross_entropy(network(images), torch.arange(8)) < 1.9, "guessing gives 2.3"
-
-
-def test_the_optimizer_takes_parameters_and_its_state_travels():
-    torch.manual_seed(0)
-    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
-    theirs.load_state_dict(ours.state_dict())
-    paper = PaperSGD(ours.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    stock = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    x = torch.randn(8, 4)
-    for step in range(6):
-        for network, optimizer in ((ours, paper), (theirs, stock)):
-            optimizer.zero_grad()
-            network(x).square().mean().backward()
-            optimizer.step()
-        if step == 2:
-            state = pickle.loads(pickle.dumps(paper.state_dict()))
-            paper = PaperSGD(ours.parameters())
-            paper.load_state_dict(state)
-    torch.testing.assert_close(ours.weight, theirs.weight)
-    with pytest.raises(ValueError, match="lr must be >= 0, got -1"):
-        PaperSGD(ours.parameters(), lr=-1)
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((1, 3, 40, 40), "original: input_size must be >= 52, got 40, at which pool5 reads windows of 3 × 3"),
-        (
-            (1, 3, 300, 300),
-            "original: images must have 224 × 224 pixels, got 300 × 300, of which fc6 would read ",
-        ),
-        (
-            (1, 3, 224, 300),
-            "original: images must have 224 × 224 pixels, got 224 × 300, of which fc6 would read ",
-        ),
-        ((1, 1, 224, 224), "original: images must be (N, 3, 224, 224), got (N, 1, 224, 224)"),
-        ((3, 224, 224), "original: images must be (N, 3, 224, 224), got (N, 224, 224)"),
-    ],
-)
-def test_images_of_a_wrong_size_name_the_layer(shape, message):
-    with pytest.raises(ValueError) as error:
-        alexnet.create("original", 5)(torch.zeros(shape))
-    assert str(error.value).startswith(message)
-
-
-# Loggers
-
-
-class FakeRun:
-    """What wandb.init and mlflow.start_run return."""
-
-    def __init__(self, logged, **how):
-        rows = [each for each in logged if each != "end"]
-        self.logged, self.how, self.info = logged, how, types.SimpleNamespace(run_id="m1")
-        self.step = rows[-1][1] + 1 if rows else 0
-        metrics = {key: value for values, _ in rows for key, value in values.items()}
-        self.data = types.SimpleNamespace(metrics=metrics)
-
-    def log(self, values, step):
-        self.logged.append((values, step))
-        self.step = step + 1
-
-    def finish(self):
-        self.logged.append("end")
-
-
-@pytest.fixture
-def loggers(monkeypatch):
-    """Stubs of wandb and mlflow, and what was logged to each."""
-    logged = {"wandb": [], "mlflow": [], "started": []}
-
-    def start(where, **how):
-        logged["started"].append((where, how))
-        return FakeRun(logged[where], **how)
-
-    wandb, mlflow = types.ModuleType("wandb"), types.ModuleType("mlflow")
-    wandb.init = lambda **how: start("wandb", **how)
-    mlflow.start_run = lambda **how: start("mlflow", **how)
-    mlflow.log_params = lambda values: logged.update(params=values)
-    mlflow.log_metrics = lambda values, step: logged["mlflow"].append((values, step))
-    mlflow.end_run = lambda: logged["mlflow"].append("end")
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    return logged
-
-
-def test_a_run_is_logged_and_resumed_under_one_identifier(split_folder, tmp_path, loggers):
-    class Killed(BaseException):
-        pass
-
-    def die():
-        raise Killed
-
-    cut = Classifier("cifar-18", "cpu", "fp32")
-    with pytest.raises(Killed):
-        how = {"epochs": 3, "batch_size": 16, "log": ("wandb", "mlflow"), "output": tmp_path / "run"}
-        fit_until(cut, split_folder, 4, die, **how)
-    again = Classifier(device="cpu", precision="fp32")
-    history = again.fit(split_folder, output=tmp_path / "run", resume=True, log=("wandb", "mlflow"), verbose=False)
-    for name in ("wandb", "mlflow"):
-        rows = [each for each in loggers[name] if each != "end"]
-        assert [step for _, step in rows] == history["steps"], "each once"
-        assert [values["val_loss"] for values, _ in rows] == history["val_loss"]
-    (_, first), _, (_, second), (_, mlflow) = loggers["started"]
-    assert first["id"] == second["id"] and first["project"] == "alexnet" and first["config"]["recipe"]["epochs"] == 3
-    assert mlflow["run_id"] == "m1" and loggers["params"]["recipe.momentum"] == 0.9
-    assert not (tmp_path / "run" / "tensorboard").exists()
-
-
-def test_a_logger_that_is_not_installed_is_named(split_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=re.escape("log wandb needs a package: pip install 'alexnet[wandb]'")):
-        train(split_folder, log="wandb")
-
-
-def test_the_history_is_a_table_too(split_folder, tmp_path):
-    _, history = train(split_folder, output=tmp_path / "run")
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["val_loss"]) for row in rows] == history["val_loss"] and [row["epoch"] for row in rows] == [
-        *"123"
-    ]
