@@ -216,7 +216,7 @@ def test_a_damaged_file_of_weights_is_refused(run, tmp_path):
     [
         (32, 50_000, True, ("cifar-keras", "for images of about 32 pixels")),
         (64, 100_000, True, ("small", "for images of about 64 pixels")),
-        (500, 9_999, True, ("small", "as less than 10,000 images are too few for original's 61 million parameters")),
+        (500, 9_999, True, ("small", "as fewer than 10,000 images are too few for original's 61 million parameters")),
         (500, 10_000, False, ("small", "as original would take days without a GPU")),
         (500, 10_000, True, ("original", "for 10,000 images or more and a GPU")),
     ],

@@ -273,7 +273,7 @@ class Classifier(huggingface.HubMixin):
         """A `Prediction` for each image, in order, also for those that cannot be read, which have an `error`.
 
             for prediction in classifier.predict_each("photos"):
-                print(prediction.image, prediction.error or prediction.top(3))
+                print(prediction)
 
         Images are decoded ahead, by as many threads as there are processors, and predicted in batches.
 

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.batches import Batch
 from ..data.pack.statistics import compute_statistics
@@ -23,6 +23,7 @@ from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipe import Recipe
 from ..specs.recipe_description import spans
 from ..specs.schedules import NEW
+from ..specs.shapes import count_towers
 
 WIDTH = 6.0
 """Inches, so that text of 8 to 10 points can be read where a figure is as wide as a phone."""
@@ -52,7 +53,7 @@ def kernels_figure(network: AlexNet) -> Figure:
         weights = weights.mean(-1, keepdims=True).repeat(3, -1)
     weights = (weights - weights.min()) / (np.ptp(weights) or 1)
     count, side = weights.shape[:2]
-    towers = 2 if any(layer.groups == 2 for layer in network.modules() if isinstance(layer, nn.Conv2d)) else 1
+    towers = count_towers(network.placed)
     blocks = [_tiled(block) for block in np.split(weights, towers)]
     height = sum(map(len, blocks)) / blocks[0].shape[1] * WIDTH
     figure = Figure(figsize=(WIDTH, height + 0.35 * (towers + 1)), layout="constrained")

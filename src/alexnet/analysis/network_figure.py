@@ -11,7 +11,7 @@ from matplotlib.patches import Polygon
 
 from ..notebook import Figure
 from ..specs.operations import Conv, Layer, Local, Pool
-from ..specs.shapes import Placed
+from ..specs.shapes import Placed, count_towers
 
 SIDE, CHANNEL, GAP = 0.27, 0.085, 0.8
 """Lengths are the square roots of sizes, times these: beside 224 pixels, 13 would else be too small to see."""
@@ -76,7 +76,7 @@ def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
         placed: the operations of the network, from `infer_shapes`.
     """
     layers = [step for step in placed if isinstance(step.operation, Layer)]
-    towers = 2 if any(getattr(step.operation, "groups", 1) == 2 for step in layers) else 1
+    towers = count_towers(layers)
     halves = [
         _Box(channels // (towers if 0 < index < len(layers) else 1), *sides[:1] or [0])
         for index, (channels, *sides) in enumerate([placed[0].input_shape, *(step.output_shape for step in layers)])
@@ -109,7 +109,7 @@ def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
 
 def _connect(axes: Axes, before: Sequence[_Box], after: Sequence[_Box], step: Placed) -> None:
     """A kernel on each box that a layer reads, and lines to where it is applied; from a vector, lines only."""
-    in_towers = len(before) == len(after) and getattr(step.operation, "groups", 1) == 2
+    in_towers = len(before) == len(after) and count_towers([step]) == 2
     for index, target in enumerate(after):
         end = target.corner + np.array([0, target.size[1] / 2])
         for source in [before[index]] if in_towers else before:

@@ -21,6 +21,7 @@ from ..notebook import Figure, html_table
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..runs.history import History
 from ..specs.recipe import Recipe
+from ..specs.shapes import count_towers
 from ..training.loop import Training
 from .figures import (
     as_pixels,
@@ -97,7 +98,7 @@ def write_report(
         figures["layers.png"] = layers_figure(layer_rows)
     diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
     words = {"augmentation": _augmentation_in_words(training.plan.recipe), "towers": ""}
-    if any(getattr(step.operation, "groups", 1) == 2 for step in bundle.network.placed):
+    if count_towers(bundle.network.placed) == 2:
         words["towers"] = " The two blocks belong to the two towers, which see the same image but hardly each other."
     title = html.escape(folder.name)
     page = [

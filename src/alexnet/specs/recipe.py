@@ -183,7 +183,7 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
 
     def for_few_images(self, images: int) -> "Recipe":
-        """The recipe for a training set of that many images: if an epoch would have less than 16 steps, with smaller
+        """The recipe for a training set of that many images: if an epoch would have fewer than 16 steps, with smaller
         batches, down to 16 images, and with learning rates that fall with the square root of the batch size, which
         keeps the variance of an update (Krizhevsky 2014)."""
         smaller = min(self.batch_size, max(16, 2 ** int(math.log2(max(images, 16) / 16))))

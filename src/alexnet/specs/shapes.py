@@ -72,6 +72,11 @@ def smallest_input(architecture: Architecture, in_channels: int = 3) -> int:
     return 1 + bisect_left(range(1, architecture.input_size), True, key=fits)
 
 
+def count_towers(placed: Iterable[Placed]) -> int:
+    """2 if there are layers in two groups, the paper's two towers (section 3.2); else 1."""
+    return 2 if any(getattr(step.operation, "groups", 1) == 2 for step in placed) else 1
+
+
 def tensor_shapes(placed: Iterable[Placed]) -> dict[str, Shape]:
     """Shapes of all tensors of a network by name, without allocating what a file claims to hold."""
     return {

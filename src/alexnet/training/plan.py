@@ -235,7 +235,7 @@ def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:
     if side <= 160:
         return "small", f"for images of about {side:.0f} pixels"
     if images < FEW_IMAGES:
-        return "small", f"as less than {FEW_IMAGES:,} images are too few for original's 61 million parameters"
+        return "small", f"as fewer than {FEW_IMAGES:,} images are too few for original's 61 million parameters"
     if not has_gpu:
         return "small", "as original would take days without a GPU"
     return "original", f"for {FEW_IMAGES:,} images or more and a GPU"
