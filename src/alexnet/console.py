@@ -32,8 +32,8 @@ def progress_bar(title: str):
     return show
 
 
-ESTIMATE_AFTER_S = 5.0
-SHOWN_EPOCHS = 50
+ESTIMATE_AFTER_S, SHOWN_EPOCHS = 5.0, 50
+"""After how many seconds a line says how long the training takes, and how many epochs print a line, at most."""
 EPOCH = "{:>9} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}"
 """Columns of the line that an epoch prints."""
 
@@ -76,7 +76,7 @@ class TrainingBar:
 
     def epoch(self, row: dict) -> None:
         """Print a row of history, the first one below the names of the columns; of many epochs, some and the last."""
-        if not self.shown or (row["epoch"] % max(1, self.epochs // SHOWN_EPOCHS) and row["epoch"] != self.epochs):
+        if not self.shown or (row["epoch"] % math.ceil(self.epochs / SHOWN_EPOCHS) and row["epoch"] != self.epochs):
             return
         if not self.has_header:
             self.has_header = True

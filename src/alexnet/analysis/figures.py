@@ -27,7 +27,7 @@ from ..specs.shapes import count_towers
 
 WIDTH = 6.0
 """Inches, so that text of 8 to 10 points can be read where a figure is as wide as a phone."""
-TRUE_CLASS, OTHER_CLASS = "hotpink", "tab:blue"
+TRUE_CLASS, OTHER_CLASS = "hotpink", "#8fbbe0"  # light, as names in black stand on both
 """Colors of the bars in Figure 4."""
 KERNEL_COLUMNS, PREDICTION_COLUMNS, SCHEDULE_COLUMNS = 16, 3, 4
 """Kernels, images and schedules in a row."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The nearest known name, as the end of a message; empty if none is near."""
-    near = get_close_matches(str(name).lower(), known, 1)
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The nearest known name, as the end of a message; empty if none is as near as the cutoff, from 0 to 1."""
+    near = get_close_matches(str(name).lower(), known, 1, cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

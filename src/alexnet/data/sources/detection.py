@@ -128,7 +128,7 @@ class _Opener:
             return source or self._tree_source(folder_tree(path, self.skip_folder))
         if not path.is_file():
             problem = "is not a file or folder" if name and path.exists() else "does not exist"
-            hint = did_you_mean(path.name, siblings(path)) if name else ""
+            hint = did_you_mean(path.name, siblings(path), 0.75) if name else ""
             raise ValueError(f"{name or 'an empty name'} {problem}{hint or f'; {EXPECTED}'}")
         if is_archive(path):
             return self._tree_source(archive_tree(path, cache, self.track))
