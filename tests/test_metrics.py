@@ -45,6 +45,9 @@ def test_numbers_of_a_table_by_hand():
     assert metrics.loss == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.5)) / 3)
     assert metrics.confusion.tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert metrics.summary()["top1_error"] == pytest.approx(1 / 3)
+    assert metrics.in_percent() == {"top-1 error": "33.3%", "top-1 accuracy": "66.7%", "loss": "0.751"}
+    six = torch.eye(6)[[0, 1]]
+    assert list(Metrics(six, torch.tensor([0, 1])).in_percent())[1] == "top-5 error"
 
 
 def test_former_names_still_work():

@@ -3,11 +3,11 @@ import torch
 
 import alexnet
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
-from alexnet.specs.description import differences
+from alexnet.specs.description import base_of, differences
 from alexnet.specs.operations import Conv, Layer, Linear
 from alexnet.specs.shapes import infer_shapes, smallest_input
 from alexnet.specs.storage import from_json, to_json
-from alexnet.specs.variants import VARIANTS, variant
+from alexnet.specs.variants import PAPER, VARIANTS, variant
 
 PUBLISHED = {
     "paper": 60_965_224,
@@ -100,6 +100,8 @@ def test_a_setting_out_of_range_is_named(setting, wrong):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="got 'bvlc_alexnet'; did you mean 'caffe'"):
+        variant("bvlc_alexnet")
     with pytest.raises(ValueError, match=r"variant must be one of paper, original.*, got 'alexnet2'"):
         alexnet.create("alexnet2")
 
@@ -154,11 +156,19 @@ def test_an_architecture_is_stored_as_json():
 
 
 def test_differences_name_what_the_2012_run_changed():
-    text = " ".join(differences(variant("original")))
+    text = " ".join(differences(variant("original"), PAPER))
     for fact in ("224 pixels, not 227", "within 2 groups", "5 × 5 positions", "LRN, pool, ReLU", "deviation 0.03"):
         assert fact in text
-    assert differences(variant("paper")) == []
-    assert "It has no conv3." in differences(variant("no-conv3"))
+    assert differences(PAPER, PAPER) == []
+    assert "It has no conv3." in differences(variant("no-conv3"), PAPER)
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [("original", "paper"), ("dense", "paper"), ("conv6", "original"), ("tanh", "original"), ("cifar-11", "cifar-13")],
+)
+def test_a_network_is_compared_with_the_one_that_it_changes(name, base):
+    assert base_of(variant(name)) is variant(base)
 
 
 def narrow(name: str, input_size: int | None = None) -> AlexNet:

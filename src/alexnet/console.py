@@ -1,9 +1,10 @@
 """Progress bars and tables in the terminal, by rich."""
 
 import math
+import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Console
@@ -98,13 +99,22 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def print_text(text: str, style: str | None = None) -> None:
+def print_error(text: str) -> None:
+    """Print text to standard error, wrapped in a terminal; in a file, where one searches, it stays as it is."""
+    errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if errors.is_terminal:
+        print_text(text, to=errors)
+    else:
+        print(text, file=sys.stderr)
+
+
+def print_text(text: str, style: str | None = None, to: Console = console) -> None:
     """Print text, wrapped between words with a hanging indent; a long word, such as a path, stays whole."""
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()) + 2)
         options = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
-        wrapped = textwrap.wrap(line, console.width, **options)
-        console.print("\n".join(wrapped), style=style, soft_wrap=True)
+        wrapped = textwrap.wrap(line, to.width, **options)
+        to.print("\n".join(wrapped), style=style, soft_wrap=True)
 
 
 def print_facts(facts: dict[str, str]) -> None:
@@ -118,8 +128,17 @@ def print_facts(facts: dict[str, str]) -> None:
         console.print(text, soft_wrap=True)
 
 
-def print_table(rows: Sequence[Sequence[str]], header: Sequence[str], right: Sequence[int] = ()) -> None:
-    """Print a table; `right` are the indices of right-aligned columns, whose names have a line per word."""
+def print_table(
+    rows: Sequence[Sequence[str] | Mapping[str, str]], header: Sequence[str] = (), right: Sequence[int] | None = None
+) -> None:
+    """Print a table; rows may be mappings from the columns' names.
+
+    Args:
+        right: indices of right-aligned columns, whose names have a line per word; by default all but the first.
+    """
+    if rows and isinstance(rows[0], Mapping):
+        rows, header = [list(row.values()) for row in rows], list(rows[0])
+    right = range(1, len(header)) if right is None else right
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, name in enumerate(header):
         justify, shown = ("right", name.replace(" ", "\n")) if column in right else ("left", name)

@@ -1,7 +1,7 @@
 """What Jupyter shows: tables as HTML, figures as pictures."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import matplotlib.figure
@@ -16,8 +16,10 @@ class Figure(matplotlib.figure.Figure):
         return file.getvalue()
 
 
-def html_table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """An HTML table, with numbers aligned to the right."""
+def html_table(rows: Sequence[Sequence[str] | Mapping[str, str]], header: Sequence[str] = ()) -> str:
+    """An HTML table, with numbers aligned to the right; rows may be mappings from the columns' names."""
+    if rows and isinstance(rows[0], Mapping):
+        rows, header = [list(row.values()) for row in rows], list(rows[0])
 
     def cell(text: str) -> str:
         is_number = text[:1].isdigit() and text[-1:] in "0123456789%"

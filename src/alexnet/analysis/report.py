@@ -13,9 +13,9 @@ from ..data.labels.class_names import readable_class_name
 from ..data.pack.reading import describe_splits
 from ..diagnosis.causes import Facts, diagnosed
 from ..diagnosis.layers import SAMPLE
-from ..evaluation.evaluation import ERROR_HEADER, Evaluation
+from ..evaluation.evaluation import Evaluation
 from ..evaluation.metrics import Metrics
-from ..evaluation.tables import CLASS_HEADER, class_rows
+from ..evaluation.tables import class_rows
 from ..model.bundle import ModelBundle
 from ..notebook import Figure, html_table
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
@@ -106,7 +106,7 @@ def write_report(
         f"<meta name='viewport' content='width=device-width, initial-scale=1'>\n<style>{STYLE}</style>",
         f"<h1>{title}</h1>",
         f"<div class='facts'>{html_table(list(_facts(record, evaluation).items()))}</div>",
-        f"<h2>Errors</h2>\n<div class='scroll'>{html_table(evaluation.rows(), ERROR_HEADER)}</div>",
+        f"<h2>Errors</h2>\n<div class='scroll'>{html_table(evaluation.rows())}</div>",
         f"<p>{html.escape(evaluation.in_words())} {html.escape(_chance(metrics, classes))}</p>",
         *([f"<h2>Diagnosis</h2>\n<pre>{html.escape(str(diagnosis))}</pre>"] if diagnosis else []),
         *(
@@ -114,7 +114,7 @@ def write_report(
             for name, text in SECTIONS.items()
             if name in figures
         ),
-        f"<h2>Errors by class</h2>\n<div class='scroll'>{html_table(class_rows(metrics, classes), CLASS_HEADER)}</div>",
+        f"<h2>Errors by class</h2>\n<div class='scroll'>{html_table(class_rows(metrics, classes))}</div>",
         "</html>\n",
     ]
     path = folder / "report.html"

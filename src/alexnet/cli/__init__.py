@@ -8,6 +8,7 @@ import sys
 import tyro
 
 from .. import __version__
+from ..console import print_error
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -60,9 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         raise SystemExit(0) from None
     except (ValueError, OSError, ImportError) as error:
-        print(f"alexnet: {error}", file=sys.stderr)
+        print_error(f"alexnet: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
         saved = "; progress is saved, resume with --resume" if type(stop).__name__ == "Interrupted" else ""
-        print(f"\nalexnet: interrupted{saved}", file=sys.stderr)
+        print_error(f"\nalexnet: interrupted{saved}")
         raise SystemExit(130) from None

@@ -74,7 +74,7 @@ def _print_report(report: "CheckReport") -> None:
     each = zip(map(readable_class_name, source.classes), report.counts, strict=True)
     rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]
     shown = rows if len(rows) <= 40 else [*rows[:20], (f"… {len(rows) - 20:,} more", "", "", "")]
-    print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS), (1, 2, 3))
+    print_table([*shown, ("all", *(f"{count:,}" for count in report.counts.sum(0)))], ("class", *SPLITS))
     console.print()
     for finding in report.findings:
         print_text("\n    ".join([f"{finding.level}: {finding.text}", *finding.examples]))

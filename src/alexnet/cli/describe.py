@@ -29,7 +29,7 @@ def describe(
         output: File for a plot of the learning rates of the recipe, or of all recipes: .png, .svg, .pdf ...
     """
     from ..console import console, print_facts, print_table, print_text
-    from ..specs.description import differences, layer_rows, totals
+    from ..specs.description import base_of, differences, layer_rows, totals
     from ..specs.shapes import infer_shapes
     from ..specs.variants import VARIANTS, variant
 
@@ -58,12 +58,13 @@ def describe(
         (textwrap.fill(f"{layer}: {operation}", width, subsequent_indent="  "), *numbers)
         for layer, operation, *numbers in layer_rows(placed)
     ]
-    print_table(rows, ("layer", "output", "parameters", "multiply- adds", "receptive field"), (1, 2, 3, 4))
+    print_table(rows, ("layer", "output", "parameters", "multiply- adds", "receptive field"))
     console.print()
     print_facts(totals(placed))
     if name != "paper":
-        console.print("\nHow it differs from paper", style="bold")
-        for sentence in differences(architecture):
+        base = base_of(architecture)
+        console.print(f"\nHow it differs from {base.name}", style="bold")
+        for sentence in differences(architecture, base):
             print_text(f"  {sentence}")
 
 
@@ -81,7 +82,7 @@ def _describe_recipes(name: str | None, output: Path | None) -> None:
         print_text(f"{shown[0].name}: {shown[0].about}\n", style="bold")
         print_facts(recipe_facts(shown[0]))
         console.print()
-        print_table(span_rows(shown[0]), SPAN_HEAD)
+        print_table(span_rows(shown[0]), SPAN_HEAD, ())
     else:
         rows = [(each.name, f"{each.epochs}", f"{each.batch_size:,}", each.about) for each in shown]
         print_table(rows, ("recipe", "epochs", "batch", "what it is"), (1, 2))

@@ -27,7 +27,7 @@ def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name
         print_json({"diagnosis": asdict(diagnosis) if diagnosis else None, "layers": facts.now})
     else:
         print_text(f"{facts}\n")
-        print_table(layer_table(facts.now), HEAD, range(1, len(HEAD)))
+        print_table(layer_table(facts.now), HEAD)
         print_text(f"\n{diagnosis or 'It learns.'}")
     if diagnosis:
         raise SystemExit(1)

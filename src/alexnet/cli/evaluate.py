@@ -65,8 +65,7 @@ def _evaluate_one(
     from ..classifier import load
     from ..console import console, print_table, print_text
     from ..data.labels.class_names import readable_class_name
-    from ..evaluation.evaluation import ERROR_HEADER
-    from ..evaluation.tables import CLASS_HEADER, change_rows, class_rows, write_probabilities
+    from ..evaluation.tables import change_rows, class_rows, write_probabilities
 
     fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
     classifier = load(run, **vars(settings))
@@ -85,9 +84,9 @@ def _evaluate_one(
     rows = evaluation.rows()
     if unquantized:
         rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
-    print_table(rows, ERROR_HEADER, (1, 2, 3, 4, 5))
+    print_table(rows)
     print_text(f"\n{evaluation.in_words()}\n")
-    print_table(class_rows(evaluation.all_views, [*map(readable_class_name, classifier.classes)]), CLASS_HEADER, (1, 2))
+    print_table(class_rows(evaluation.all_views, [*map(readable_class_name, classifier.classes)]), right=(1, 2))
 
 
 def _evaluate_ensemble(
@@ -101,7 +100,7 @@ def _evaluate_ensemble(
 ) -> None:
     from ..classifier import evaluate_together, load
     from ..console import console, print_table, print_text
-    from ..evaluation.tables import ENSEMBLE_HEADER, ensemble_rows, write_probabilities
+    from ..evaluation.tables import ensemble_rows, write_probabilities
 
     networks = [load(run, settings.device, settings.precision) for run in runs]
     ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json)
@@ -118,7 +117,7 @@ def _evaluate_ensemble(
         about = {"data": average.packed.name, "split": average.split, "networks": each}
         return print_json(about | average.summary() | searched)
     console.print(f"{average.packed.name}, {average.split}: {len(average.indices):,} images, all views\n")
-    print_table(ensemble_rows(ensemble, runs), ENSEMBLE_HEADER, (1, 2, 3, 4))
+    print_table(ensemble_rows(ensemble, runs))
     if searched_on:
         print_text(
             f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. The error "

@@ -91,7 +91,7 @@ def _predictions(bundle: "ModelBundle", stored: "np.ndarray") -> list[str]:
 
     from ..data.labels.class_names import readable_class_name
 
-    views = bundle.preprocessing.all_views(torch.from_numpy(stored[None]))
+    views = bundle.preprocessing.all_views(torch.tensor(stored[None]))
     with torch.inference_mode():
         probabilities, labels = bundle.for_inference("fp32")(views).float().softmax(1).max(1)
     names = [readable_class_name(bundle.classes[label]) for label in labels]

@@ -17,7 +17,6 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     from ..classifier import Classifier
     from ..console import console, print_table
     from ..device import keep_freed_memory
-    from ..evaluation.evaluation import ERROR_HEADER
 
     settings = with_config(settings)
     keep_freed_memory()
@@ -25,6 +24,6 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     classifier.fit(data, replace(settings, output=settings.output or "auto"))
     evaluation = classifier.evaluation
     console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
-    print_table(evaluation.rows(), ERROR_HEADER, (1, 2, 3, 4, 5))
+    print_table(evaluation.rows())
     next_command = f"alexnet predict {shlex.quote(str(classifier.run))} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

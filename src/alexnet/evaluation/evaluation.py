@@ -18,7 +18,6 @@ from ..notebook import html_table
 from ..preprocessing.preprocessing import CENTER
 from .metrics import Metrics, confidence_interval
 
-ERROR_HEADER = ("", "top-1 error", "top-5 error", "top-1 accuracy", "top-5 accuracy", "loss")
 BATCH_SIZE = 50
 """Images per batch, with up to ten views each; four times as many if only the center is evaluated."""
 
@@ -49,14 +48,10 @@ class Evaluation:
         """Names of the images, (N,)."""
         return np.array([self.packed.names[index] for index in self.indices.tolist()])
 
-    def rows(self) -> list[list[str]]:
-        """A row for the center crop and one for all views, with the columns of ERROR_HEADER."""
+    def rows(self) -> list[dict[str, str]]:
+        """A row of a table for the center crop and one for all views."""
         by_views = {"center crop": self.center, f"{self.view_count} views": self.all_views}
-        return [
-            [name, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.top1:.1%}", f"{m.top5:.1%}", f"{m.loss:.3f}"]
-            for name, m in by_views.items()
-            if m is not None
-        ]
+        return [{"": name, **metrics.in_percent()} for name, metrics in by_views.items() if metrics is not None]
 
     def in_words(self) -> str:
         """The top-1 error and how sure it is."""
@@ -70,12 +65,12 @@ class Evaluation:
         )
 
     def __repr__(self) -> str:
-        top1 = ", ".join(f"{accuracy} with {name}" for name, _, _, accuracy, *_ in self.rows())
+        top1 = ", ".join(f"{row['top-1 accuracy']} with {row['']}" for row in self.rows())
         return f"Evaluation({self.packed.name}, {self.split}, {len(self.indices):,} images: top-1 accuracy {top1})"
 
     def _repr_html_(self) -> str:
         title = html.escape(f"{self.packed.name}, {self.split}: {len(self.indices):,} images")
-        return f"<p>{title}</p>{html_table(self.rows(), ERROR_HEADER)}"
+        return f"<p>{title}</p>{html_table(self.rows())}"
 
     def summary(self) -> dict[str, dict[str, float]]:
         """The metrics by name, for JSON."""

@@ -87,6 +87,15 @@ class Metrics:
                 correct += count
         return correct / len(self.labels)
 
+    def in_percent(self) -> dict[str, str]:
+        """Errors, accuracies and loss by name, as text; top-5 only of more than five classes."""
+        by_guesses = {"top-1": self.top1, "top-5": self.top5}
+        if self.probabilities.shape[1] <= 5:
+            del by_guesses["top-5"]
+        errors = {f"{name} error": f"{1 - accuracy:.1%}" for name, accuracy in by_guesses.items()}
+        accuracies = {f"{name} accuracy": f"{accuracy:.1%}" for name, accuracy in by_guesses.items()}
+        return {**errors, **accuracies, "loss": f"{self.loss:.3f}"}
+
     def __repr__(self) -> str:
         return f"Metrics({len(self.labels):,} images, top-1 accuracy {self.top1:.1%}, top-5 accuracy {self.top5:.1%})"
 

@@ -9,41 +9,42 @@ from .ensembles import EnsembleEvaluation
 from .evaluation import Evaluation
 from .metrics import Metrics
 
-ENSEMBLE_HEADER = ("network", "weight", "top-1 error", "top-5 error", "loss")
-CLASS_HEADER = ("class", "images", "correct", "most often confused with")
 
-
-def ensemble_rows(ensemble: EnsembleEvaluation, names: Sequence[str]) -> list[list[str]]:
-    """A row for each network alone and one for the average, with the columns of ENSEMBLE_HEADER."""
+def ensemble_rows(ensemble: EnsembleEvaluation, names: Sequence[str]) -> list[dict[str, str]]:
+    """A row of a table for each network alone and one for the average."""
     weights = [f"{weight / sum(ensemble.weights):.3g}" for weight in ensemble.weights]
     metrics = [evaluation.all_views for evaluation in (*ensemble.members, ensemble.average)]
     return [
-        [name, weight, f"{1 - m.top1:.1%}", f"{1 - m.top5:.1%}", f"{m.loss:.3f}"]
-        for name, weight, m in zip([*names, "average"], [*weights, ""], metrics, strict=True)
+        {"network": name, "weight": weight}
+        | {column: text for column, text in each.in_percent().items() if "accuracy" not in column}
+        for name, weight, each in zip([*names, "average"], [*weights, ""], metrics, strict=True)
     ]
 
 
-def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[list[str]]:
+def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[dict[str, str]]:
     """The changes of the numbers in `Evaluation.rows`; of errors and accuracies, in percentage points."""
     rows = []
     for views in ("center", "all_views"):
         after, reference = getattr(evaluation, views), getattr(before, views)
         top1, top5 = 100 * (after.top1 - reference.top1), 100 * (after.top5 - reference.top5)
-        points = [f"{points + 0.0:+.1f}" for points in (-top1, -top5, top1, top5)]
+        points = {"top-1 error": -top1, "top-5 error": -top5, "top-1 accuracy": top1, "top-5 accuracy": top5}
+        change = {name: f"{points[name] + 0.0:+.1f}" for name in after.in_percent() if name in points}
         name = f"change with {cause}, {'center crop' if views == 'center' else 'all views'}"
-        rows.append([name, *points, f"{after.loss - reference.loss:+.3f}"])
+        rows.append({"": name, **change, "loss": f"{after.loss - reference.loss:+.3f}"})
     return rows
 
 
-def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[list[str]]:
-    """A row for each class, with the columns of CLASS_HEADER; the count follows the confused class in parentheses."""
+def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[dict[str, str]]:
+    """A row of a table for each class; the count follows the confused class in parentheses."""
     rows = []
     for label, counts in enumerate(metrics.confusion):
         images, correct = int(counts.sum()), int(counts[label])
         wrong = counts.clone()
         wrong[label] = 0
         confused = f"{classes[int(wrong.argmax())]} ({int(wrong.max())})" if wrong.any() else ""
-        rows.append([classes[label], f"{images}", f"{correct / images:.1%}" if images else "", confused])
+        percent = f"{correct / images:.1%}" if images else ""
+        row = {"class": classes[label], "images": f"{images}", "correct": percent, "most often confused with": confused}
+        rows.append(row)
     return rows
 
 

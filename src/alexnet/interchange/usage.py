@@ -24,7 +24,7 @@ RUN_TORCH = f"scores = network(torch.from_numpy(images))[0].detach().numpy(){SOF
 CLASSIFY = {
     "onnx": (
         "import json",
-        "import onnxruntime",
+        "import onnxruntime  # pip install onnxruntime",
         "session = onnxruntime.InferenceSession($file)\n"
         'classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])',
         f'scores = session.run(["scores"], {{"images": images}})[0][0]{SOFTMAX}',

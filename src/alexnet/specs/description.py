@@ -1,11 +1,12 @@
-"""A network in words and numbers: its layers, and how it differs from the one in the paper."""
+"""A network in words and numbers: its layers, and how it differs from another one."""
 
 import math
+import re
 
 from .architecture import Architecture
 from .operations import Layer, Operation
 from .shapes import Placed
-from .variants import PAPER
+from .variants import PAPER, VARIANTS
 
 
 def layer_rows(placed: list[Placed]) -> list[tuple[str, ...]]:
@@ -33,8 +34,14 @@ def totals(placed: list[Placed]) -> dict[str, str]:
     }
 
 
-def differences(architecture: Architecture, other: Architecture = PAPER) -> list[str]:
-    """How a network differs from another, by default the one in the paper, a sentence each."""
+def base_of(architecture: Architecture) -> Architecture:
+    """The network that another is a change of: the first one that its `about` names, else the one in the paper."""
+    words = re.findall(r"[\w-]+", architecture.about)
+    return next((VARIANTS[word] for word in words if word in VARIANTS and word != architecture.name), PAPER)
+
+
+def differences(architecture: Architecture, other: Architecture) -> list[str]:
+    """How a network differs from another, a sentence each."""
     sentences = []
     if architecture.input_size != other.input_size:
         sentences.append(f"It sees crops of {architecture.input_size} pixels, not {other.input_size}.")

@@ -9,7 +9,7 @@ computerhistory/AlexNet-Source-Code, which "the 2012 code" means throughout this
 from dataclasses import replace
 
 from .architecture import Architecture
-from .names import not_one_of
+from .names import did_you_mean
 from .operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 
 
@@ -59,14 +59,14 @@ HALF = replace(
         conv5={"groups": 1},  # not halved, nor are fc6 and fc7: footnote of section 3.2
     ),
     name="half",
-    about="The one-column control of section 3.2: configuration 145-half of the released code.",
+    about="original in one column, the control of section 3.2: configuration 145-half of the released code.",
     norm=Norm(),
 )
 
 CONV6 = replace(
     ORIGINAL.insert_after("conv5", Conv("conv6", 256, kernel=3, pad=1, std=0.03, bias=1, suffix="_conv6")),
     name="conv6",
-    about="A sixth convolution on top of the last pooling layer (section 6.1): configuration 146 of the released code.",
+    about="original with a sixth convolution after the last pooling (section 6.1): configuration 146 of its code.",
 )
 
 DENSE = replace(
@@ -260,6 +260,8 @@ ABLATIONS = (
 _DECLARED = [each for each in list(globals().values()) if isinstance(each, Architecture)]
 VARIANTS = {each.name: each for each in (*_DECLARED, *ABLATIONS)}
 """Every network by name."""
+NAMED_ELSEWHERE = {"alexnet": "original", "bvlc_alexnet": "caffe", "bvlc_reference_caffenet": "caffenet"}
+"""Names in other libraries, and the network that is meant."""
 
 
 def variant(name: str | Architecture) -> Architecture:
@@ -271,5 +273,6 @@ def variant(name: str | Architecture) -> Architecture:
     if isinstance(name, Architecture):
         return name
     if name not in VARIANTS:
-        raise ValueError(not_one_of("variant", name, VARIANTS))
+        meant = NAMED_ELSEWHERE.get(str(name).lower(), name)
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {name!r}{did_you_mean(meant, VARIANTS)}")
     return VARIANTS[name]
