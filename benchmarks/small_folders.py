@@ -1,12 +1,15 @@
 """What the default command learns from a small folder of photos, beside a classifier on color histograms.
 
     pip install scikit-learn
-    python benchmarks/small_folders.py IMAGENETTE [--classes 3 10] [--images 30 100 300] [--seeds 3]
+    python benchmarks/small_folders.py IMAGENETTE [--classes 3 10] [--images 30 100 300] [--seeds 3] [--pretrain 300]
 
 IMAGENETTE has train/CLASS/ and val/CLASS/. A small folder holds the first IMAGES photos of the first CLASSES classes of
 train, by name, and nothing else, so that a tenth is held out for validation and a tenth for a test. Both methods are
 then tested on the photos of val. The baseline is a logistic regression on square roots of color histograms (8 × 8 × 8),
 whose regularization is chosen by cross-validation; it learns from all photos of the folder.
+
+With --pretrain N, the network begins with weights trained on N photos of each of the remaining classes, as
+`alexnet train PHOTOS --pretrained RUN` does.
 """
 
 import argparse
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[3, 10])
     parser.add_argument("--images", type=int, nargs="+", default=[30, 100, 300])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pretrain", type=int, metavar="N")
     arguments = parser.parse_args()
     print("| classes | photos per class | color histograms | alexnet, ten views | by seed | minutes |", flush=True)
     print("|---|---|---|---|---|---|", flush=True)
@@ -36,30 +40,36 @@ def main() -> None:
         for classes in arguments.classes:
             with tempfile.TemporaryDirectory() as folder:
                 photos, unseen = Path(folder) / "photos", Path(folder) / "unseen"
-                link(arguments.imagenette / "train", photos, classes, images)
-                link(arguments.imagenette / "val", unseen, classes)
+                link(arguments.imagenette / "train", photos, slice(classes), images)
+                link(arguments.imagenette / "val", unseen, slice(classes))
+                pretrained = None
+                if arguments.pretrain:
+                    others, pretrained = Path(folder) / "others", Path(folder) / "pretrained"
+                    link(arguments.imagenette / "train", others, slice(classes, None), arguments.pretrain)
+                    trained(others, seed=0).save(pretrained)
                 baseline = histogram_accuracy(photos, unseen)
                 started = time.perf_counter()
-                accuracies = [trained_accuracy(photos, unseen, seed) for seed in range(arguments.seeds)]
+                runs = [trained(photos, seed, pretrained) for seed in range(arguments.seeds)]
+                accuracies = [run.evaluate(unseen, verbose=False).all_views.top1 for run in runs]
                 minutes = (time.perf_counter() - started) / 60 / arguments.seeds
             by_seed = ", ".join(f"{accuracy:.1%}" for accuracy in accuracies)
             mean = statistics.mean(accuracies)
             print(f"| {classes} | {images} | {baseline:.1%} | {mean:.1%} | {by_seed} | {minutes:.1f} |", flush=True)
 
 
-def link(source: Path, target: Path, classes: int, images: int | None = None) -> None:
-    """Make a folder of links to the first images of the first classes."""
-    for folder in sorted(source.iterdir())[:classes]:
+def link(source: Path, target: Path, classes: slice, images: int | None = None) -> None:
+    """Make a folder of links to the first images of some of the classes."""
+    for folder in sorted(source.iterdir())[classes]:
         (target / folder.name).mkdir(parents=True)
         for file in sorted(folder.iterdir())[:images]:
             os.symlink(file.resolve(), target / folder.name / file.name)
 
 
-def trained_accuracy(photos: Path, unseen: Path, seed: int) -> float:
-    """Top-1 accuracy of the default training, which is `alexnet train PHOTOS --seed SEED`."""
+def trained(photos: Path, seed: int, pretrained: Path | None = None) -> alexnet.Classifier:
+    """The default training, which is `alexnet train PHOTOS --seed SEED [--pretrained PRETRAINED]`."""
     classifier = alexnet.Classifier()
-    classifier.fit(photos, seed=seed, verbose=False)
-    return classifier.evaluate(unseen, verbose=False).all_views.top1
+    classifier.fit(photos, seed=seed, pretrained=pretrained, verbose=False)
+    return classifier
 
 
 def histogram_accuracy(photos: Path, unseen: Path) -> float:
