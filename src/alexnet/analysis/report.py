@@ -34,8 +34,8 @@ from .figures import (
     worst_errors,
 )
 
-SHOWN = 12
-"""Images in a figure of images."""
+SHOWN, SHOWN_CLASSES = 12, 20
+"""Images in a figure of images; classes whose errors are shown at once, not after a click."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 1rem auto 4rem; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem }
@@ -43,6 +43,7 @@ table { border-collapse: collapse } th, td { padding: .2rem .9rem .2rem 0; text-
 .facts td { overflow-wrap: anywhere } .facts td:first-child { white-space: nowrap; color: #666 }
 .scroll { overflow-x: auto } .scroll table { white-space: nowrap }
 .scroll .number { text-align: right; font-variant-numeric: tabular-nums } tr + tr { border-top: 1px solid #ddd }
+summary { margin: 1rem 0 .5rem; cursor: pointer }
 figure { margin: 1rem 0 } img { width: 40rem; max-width: 100%; height: auto } figcaption { color: #555 }
 pre { white-space: pre-wrap; font: inherit }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } tr + tr { border-color: #444 }
@@ -108,13 +109,14 @@ def write_report(
         f"<div class='facts'>{html_table(list(_facts(record, evaluation).items()))}</div>",
         f"<h2>Errors</h2>\n<div class='scroll'>{html_table(evaluation.rows())}</div>",
         f"<p>{html.escape(evaluation.in_words())} {html.escape(_chance(metrics, classes))}</p>",
+        f"<details{' open' if len(classes) <= SHOWN_CLASSES else ''}><summary>Errors by class</summary>\n"
+        f"<div class='scroll'>{html_table(class_rows(metrics, classes))}</div></details>",
         *([f"<h2>Diagnosis</h2>\n<pre>{html.escape(str(diagnosis))}</pre>"] if diagnosis else []),
         *(
             _section(folder / name, figures[name], *text.format(**words).split("|"))
             for name, text in SECTIONS.items()
             if name in figures
         ),
-        f"<h2>Errors by class</h2>\n<div class='scroll'>{html_table(class_rows(metrics, classes))}</div>",
         "</html>\n",
     ]
     path = folder / "report.html"
