@@ -80,4 +80,5 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_every_extra_stands_in_the_readme():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in project["optional-dependencies"] if f"'alexnet[{name}]'" not in readme] == ["clients", "test"]
+    missing = [name for name in project["optional-dependencies"] if f"'alexnet[{name}]'" not in readme]
+    assert missing == ["clients", "test"]
