@@ -36,11 +36,22 @@ def picture(mode="RGB", size=(40, 36), seed=0):
     return Image.fromarray(pixels).convert(mode)
 
 
-def test_a_clean_data_set_has_no_findings(clean, capsys):
+def test_a_clean_data_set_has_no_findings(tmp_path, capsys):
+    clean = write_colors(tmp_path / "colors", 67)  # 7 of each class in val and in test
     assert findings_in(clean) == {}
     main(["check", str(clean)])
     printed = capsys.readouterr().out
     assert "all images checked; nothing found" in printed and "CLASS/IMAGE" in printed
+
+
+def test_few_images_to_measure_errors_on_are_said_to_be_few(clean, capsys):
+    """Wilson's interval for 3 of 6, by his formula: 0.5 ± 1.96 · √(0.25/6 + 1.96²/144) / (1 + 1.96²/6)."""
+    main(["check", str(clean), "--strict"])
+    told = " ".join(capsys.readouterr().out.split())
+    half = 1.96 * (0.25 / 6 + 1.96**2 / 144) ** 0.5 / (1 + 1.96**2 / 6)
+    interval = f"an error on them has a 95% confidence interval of up to ±{100 * half:.0f} points"
+    assert f"note: only 6 validation images: {interval}, so it hardly tells which epoch, setting or network" in told
+    assert f"note: only 6 test images: {interval}, so it hardly tells how good a network is" in told
 
 
 def odd(mode, name, **how):
@@ -169,7 +180,7 @@ def test_the_summary_is_json_and_counts_every_image(split_folder, capsys):
     assert told["images"] == {"train": 48, "val": 12, "test": 15} and told["looked_at"] == 75
     assert told["classes"]["red"] == {"train": 16, "val": 4, "test": 5}
     assert told["pack"] == "922 KB at 64 pixels"  # 75 × 64 × 64 × 3
-    assert told["findings"] == []
+    assert [each["text"][:22] for each in told["findings"]] == ["only 12 validation ima", "only 15 test images: a"]
 
 
 def test_strict_makes_warnings_count(clean):

@@ -252,6 +252,24 @@ def test_a_recipe_is_described_by_its_segments_and_plotted(tmp_path, capsys):
     assert width > 1000 and height > 1000
 
 
+def test_saving_replaces_a_saved_classifier_and_no_other_files(run, tmp_path):
+    classifier, folder = alexnet.load(run, "cpu"), tmp_path / "pets"
+    classifier.save(classifier.save(folder))
+    (folder / "notes.txt").write_text("mine")
+    classifier.save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "model.safetensors").write_bytes(b"mine")
+    for path in (folder, folder / "notes.txt"):
+        with pytest.raises(ValueError, match="folder must be"):
+            classifier.save(path)
+    assert (folder / "model.safetensors").read_bytes() == b"mine"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").touch()
+    with pytest.raises(ValueError, match=r"but .*photos holds cat\.jpg"):
+        classifier.save(photos)
+
+
 @pytest.mark.parametrize("name", ["cifar-18", "cifar-13", "cifar-11", "cifar-keras", "original"])
 def test_other_variants_train_too(name, tmp_path):
     """One step with the network's own recipe, on as few images as can be."""

@@ -18,14 +18,14 @@ from alexnet.cli import main
 from alexnet.data.batches import Batch
 from alexnet.data.sources.detection import open_source
 from alexnet.diagnosis.causes import Facts, diagnosed
-from alexnet.diagnosis.layers import SAMPLE, check_row, data_facts, layer_statistics
+from alexnet.diagnosis.layers import SAMPLE, Diverged, check_row, data_facts, layer_statistics
 from alexnet.evaluation.metrics import Metrics
 from alexnet.runs.run import Run
-from alexnet.session import Diverged, facts_of
+from alexnet.session import facts_of
 from alexnet.specs.recipe import Input
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
-from alexnet.training.optimizer import paper_optimizer
+from alexnet.training.optimizer import optimizer_of
 from alexnet.training.plan import make_plan
 from alexnet.training.step import MicroBatches
 
@@ -169,7 +169,7 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     """By the definitions, slowly; and nothing in the network or the generator changes by looking."""
     torch.manual_seed(0)
     network, chosen = create("small", num_classes=5).train(), recipe("small")
-    optimizer = paper_optimizer(network, chosen)
+    optimizer = optimizer_of(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0.5, []))
     views = torch.randn(SAMPLE + 8, 3, 56, 56)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
@@ -204,7 +204,7 @@ def test_dead_units_are_those_of_the_relu_in_the_same_row():
     with torch.no_grad():
         network.conv6.bias.fill_(-1e4)  # no unit of conv6 ever answers
         network.fc6.bias.fill_(1e4)
-    optimizer, views = paper_optimizer(network, recipe("original")), torch.randn(4, 3, 67, 67)
+    optimizer, views = optimizer_of(network, recipe("original")), torch.randn(4, 3, 67, 67)
     training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
     layers = layer_statistics(training, views)["layers"]
     assert layers["conv6"]["dead"] == 1 and layers["fc6"]["dead"] == 0 and "dead" not in layers["fc8"]

@@ -11,8 +11,9 @@ from conftest import COLORS, write_colors
 from PIL import Image
 
 import alexnet
-from alexnet.data.pack.packing import make_pack
-from alexnet.data.sources.detection import detect_source, hold, location_of, open_source
+from alexnet.data.pack.packing import make_pack, source_fingerprint
+from alexnet.data.sources.detection import detect_source, open_source
+from alexnet.data.sources.memory import hold, location_of
 from alexnet.specs.settings import LabelMaps
 
 FEW = {"variant": "small", "epochs": 1, "batch_size": 8, "precision": "fp32", "verbose": False}
@@ -129,7 +130,7 @@ def test_every_kind_has_the_pixels_classes_and_splits_of_the_files(pictures, kin
     counts = Counter(zip(packed.labels.tolist(), packed.splits.tolist(), strict=True))
     assert counts == {(label, split): n for label in range(3) for split, n in ((0, 10), (1, 1), (2, 1))}
     assert packed.unreadable == {} and len(set(packed.names)) == 36 and not source.has_splits
-    assert detect_source(KINDS[kind](pictures)).fingerprint() == source.fingerprint()
+    assert source_fingerprint(detect_source(KINDS[kind](pictures))) == source_fingerprint(source)
 
 
 def test_gray_images(pictures):

@@ -15,7 +15,7 @@ from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
-from alexnet.training.optimizer import paper_optimizer
+from alexnet.training.optimizer import optimizer_of
 from alexnet.training.step import MicroBatches, OutOfMemory, is_out_of_memory
 
 SMALL = recipe("small")
@@ -23,7 +23,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 
 
 def stepper_of(network, micro_batch=None, chosen=SMALL):
-    optimizer = paper_optimizer(network.train(), chosen)
+    optimizer = optimizer_of(network.train(), chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0.5, []))
     return MicroBatches(network, optimizer, chosen, "fp32", micro_batch)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from alexnet.specs.recipes import RECIPES
 from alexnet.specs.schedules import LearningRates
-from alexnet.training.optimizer import PaperSGD, paper_optimizer
+from alexnet.training.optimizer import PaperSGD, optimizer_of
 
 
 def one_weight(value, lr, weight_decay, momentum=0.9):
@@ -72,7 +72,7 @@ def test_lars_scales_learning_rates_by_layer():
     """You et al. 2017: lr · trust coefficient · ‖w‖ / (‖g‖ + weight decay · ‖w‖)."""
     network = nn.Sequential()
     network.add_module("fc8", nn.Linear(3, 1))
-    optimizer = paper_optimizer(network, RECIPES["lars"])
+    optimizer = optimizer_of(network, RECIPES["lars"])
     optimizer.set_learning_rates(LearningRates(2.0, 0.5))
     with torch.no_grad():
         network.fc8.weight.copy_(torch.tensor([[3.0, 0.0, 4.0]]))
@@ -106,7 +106,7 @@ def test_biases_have_their_own_learning_rate_and_no_weight_decay():
     network = nn.Sequential()
     network.add_module("conv1", nn.Conv2d(3, 4, 3))
     network.add_module("fc8", nn.Linear(4, 2))
-    optimizer = paper_optimizer(network, RECIPES["original"])
+    optimizer = optimizer_of(network, RECIPES["original"])
     optimizer.set_learning_rates(LearningRates(0.01, 0.02, {"conv1": (0.001, 0.0)}))
     settings = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert settings == {
@@ -115,11 +115,9 @@ def test_biases_have_their_own_learning_rate_and_no_weight_decay():
         "fc8.weight": (0.01, 0.0005),
         "fc8.bias": (0.02, 0.0),
     }
-    decays = {
-        group["name"]: group["weight_decay"] for group in paper_optimizer(network, RECIPES["cifar-18"]).param_groups
-    }
+    decays = {group["name"]: group["weight_decay"] for group in optimizer_of(network, RECIPES["cifar-18"]).param_groups}
     assert decays == {"conv1.weight": 0.004, "conv1.bias": 0.0, "fc8.weight": 1.0, "fc8.bias": 0.0}
-    decays = {g["name"]: g["weight_decay"] for g in paper_optimizer(network, RECIPES["torchvision"]).param_groups}
+    decays = {g["name"]: g["weight_decay"] for g in optimizer_of(network, RECIPES["torchvision"]).param_groups}
     assert set(decays.values()) == {0.0001}
 
 

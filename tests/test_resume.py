@@ -104,6 +104,15 @@ def test_a_flipped_bit_is_found_wherever_it_is(images, tmp_path, name):
             bundle.ModelBundle.load(path)
 
 
+def test_a_resumed_run_logs_and_keeps_as_it_was_asked_to_unless_asked_anew(images, tmp_path):
+    run, asked = tmp_path / "run", {"log": (), "checkpoint_minutes": 0.5, "keep_checkpoints": True}
+    cut_off(images, run, 3, **asked)
+    Classifier("cifar-18", "cpu", "fp32").fit(images, output=run, resume=True, checkpoint_minutes=0, verbose=False)
+    record = Run(run).record()
+    assert record["log"] == [] and record["keep_checkpoints"] and record["checkpoint_minutes"] == 0
+    assert {LAST, *EARLIER} <= {path.name for path in run.iterdir()} and not (run / "tensorboard").exists()
+
+
 @pytest.mark.parametrize("spoil", ["truncated", "flipped", "emptied"])
 @pytest.mark.parametrize("newest", [1, 2])
 def test_a_damaged_checkpoint_is_skipped_with_a_word(spoil, newest, images, expected, tmp_path, capsys):

@@ -17,11 +17,11 @@ import alexnet
 from alexnet import Classifier, TrainSettings
 from alexnet.cli import main
 from alexnet.runs.run import Run
-from alexnet.specs.reading import find_recipe, parsed, with_fields
+from alexnet.specs.reading import find_recipe, parsed, read_settings, with_fields, with_settings
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import SmoothDecay
 from alexnet.specs.settings import TrainSettings as Settings
-from alexnet.training.optimizer import paper_optimizer
+from alexnet.training.optimizer import optimizer_of
 from alexnet.training.step import MicroBatches
 
 
@@ -35,7 +35,7 @@ def weights_of(classifier):
 def test_milestones_are_those_of_torch():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
     scheduler = lr_scheduler.MultiStepLR(optimizer, [25, 50, 75], gamma=0.2)
-    ours = Settings(milestones=(25, 50, 75), gamma=0.2, epochs=90).applied_to(recipe("original"))
+    ours = with_settings(recipe("original"), Settings(milestones=(25, 50, 75), gamma=0.2, epochs=90))
     for epoch in range(90):
         rates = ours.learning_rates(epoch / 90, [])
         assert rates.weights == pytest.approx(scheduler.get_last_lr()[0])
@@ -60,14 +60,14 @@ def test_milestones_are_epochs_of_the_run_however_long_it_is(split_folder):
     ],
 )
 def test_a_schedule_by_name_starts_from_the_learning_rate_of_the_recipe(name, at):
-    ours = Settings(schedule=name).applied_to(recipe("original"))
+    ours = with_settings(recipe("original"), Settings(schedule=name))
     assert [ours.learning_rates(part, []).weights for part in (0, 0.5, 0.99)] == pytest.approx([0.01 * x for x in at])
-    raised = Settings(schedule=name, lr=0.5).applied_to(recipe("original"))
+    raised = with_settings(recipe("original"), Settings(schedule=name, lr=0.5))
     assert raised.peak_lr() == pytest.approx(0.5)
 
 
 def test_a_plateau_by_name_has_the_factor_of_gamma():
-    ours = Settings(schedule="plateau", gamma=0.5).applied_to(recipe("modern"))
+    ours = with_settings(recipe("modern"), Settings(schedule="plateau", gamma=0.5))
     assert ours.learning_rates(0, [0.5] * 6).weights == pytest.approx(0.025)
 
 
@@ -165,12 +165,12 @@ def test_what_is_typed_overrides_the_file_also_with_a_default(split_folder, tmp_
 def test_settings_of_a_file_are_checked(tmp_path):
     (tmp_path / "settings.json").write_text('{"epoch": 3}')
     with pytest.raises(ValueError, match="TrainSettings has no field 'epoch'; did you mean 'epochs'"):
-        TrainSettings.read(tmp_path / "settings.json")
+        read_settings(tmp_path / "settings.json")
     (tmp_path / "settings.json").write_text('{"lr": "high"}')
     with pytest.raises(ValueError, match="lr must be a number or none, got 'high'"):
-        TrainSettings.read(tmp_path / "settings.json")
+        read_settings(tmp_path / "settings.json")
     with pytest.raises(ValueError, match=r"settings\.yaml must be a \.json or \.toml file"):
-        TrainSettings.read(tmp_path / "settings.yaml")
+        read_settings(tmp_path / "settings.yaml")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_class_weights_are_those_of_torch_over_the_number_of_images(size):
     scores = network(views)
     F.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=0.1).div(6).backward()
     expected = network.fc8.weight.grad.clone()
-    stepper = MicroBatches(network, paper_optimizer(network, chosen), chosen, "fp32", size, weights)
+    stepper = MicroBatches(network, optimizer_of(network, chosen), chosen, "fp32", size, weights)
     network.zero_grad()
     stepper.step(views, types.SimpleNamespace(labels=labels))
     torch.testing.assert_close(network.fc8.weight.grad, expected)

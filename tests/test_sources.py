@@ -540,12 +540,24 @@ def test_a_folder_of_a_remote_store_is_read_in_place(split_folder, monkeypatch, 
 def test_a_list_selects_images(split_folder, tmp_path):
     source = open_source(split_folder)
     chosen = [number for number in range(len(source)) if number % 3]
-    write_list(tmp_path / "chosen.csv", source, chosen, str(split_folder))
+    write_list(tmp_path / "chosen.csv", source, chosen)
     again = open_source(tmp_path / "chosen.csv")
     assert table_of(again) == {source.names[n]: table_of(source)[source.names[n]] for n in chosen}
     assert again.classes == source.classes and is_of_its_color(again)
     (split_folder / source.names[chosen[0]]).unlink()
     assert "1 image no longer in colors" in next(each.text for each in detect_source(tmp_path / "chosen.csv").findings)
+
+
+def test_a_list_of_images_of_another_data_set_names_its_classes_and_gets_missing_splits(flat, tmp_path):
+    root, shown = flat
+    listed = tmp_path / "listed.csv"
+    lines = [f"# images of {root}", "image,label", *(f"{path},{label}" for path, label in shown.items())]
+    listed.write_text("\n".join(lines))
+    (root / "labels.json").write_text(json.dumps(shown))
+    assert set(open_source(listed).splits.tolist()) == {0, 1, 2}
+    listed.write_text("\n".join(lines).replace("green", "violet"))
+    with pytest.raises(ValueError, match=r"the label must be one of blue, green, red, got 'violet'"):
+        open_source(listed)
 
 
 def test_images_outside_the_splits_are_a_finding(split_folder):

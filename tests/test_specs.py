@@ -10,6 +10,7 @@ import torch
 import alexnet
 from alexnet.cli import COMMANDS, main
 from alexnet.specs import schedules
+from alexnet.specs.reading import settings_with
 from alexnet.specs.recipe import ColorShift, Recipe
 from alexnet.specs.recipes import RECIPES, recipe
 from alexnet.specs.schedules import ReduceOnPlateau
@@ -388,7 +389,7 @@ def test_a_wrong_name_gets_the_nearest_right_one(tmp_path, capsys):
         (lambda: alexnet.export_weights(None, tmp_path, "keras3"), "got 'keras3'; did you mean 'keras'?"),
         (lambda: alexnet.create("half").features(torch.zeros(1, 3, 224, 224), ["con1"]), "did you mean 'conv1'?"),
         (lambda: variant("half").with_layers(fc9={}), "did you mean 'fc8'?"),
-        (lambda: alexnet.TrainSettings.of(None, {"epoch": 1}), "no setting 'epoch'; did you mean 'epochs'?"),
+        (lambda: settings_with(None, {"epoch": 1}), "no setting 'epoch'; did you mean 'epochs'?"),
     ):
         with pytest.raises((ValueError, KeyError, TypeError)) as error:
             function()

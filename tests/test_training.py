@@ -18,18 +18,18 @@ from alexnet import Classifier, create, load
 from alexnet.data.batches import Batch
 from alexnet.data.sources.detection import open_source
 from alexnet.device import torch_dtype
+from alexnet.diagnosis.layers import Diverged
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
 from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import BEST, LAST, Run
-from alexnet.session import Diverged
 from alexnet.specs.recipes import recipe
 from alexnet.specs.schedules import LearningRates, LinearWarmupDecay, Piecewise, ReduceOnPlateau, Segment
 from alexnet.specs.settings import TrainSettings
 from alexnet.specs.variants import VARIANTS
 from alexnet.training import plan
 from alexnet.training.loop import Step, Training, train
-from alexnet.training.optimizer import paper_optimizer
+from alexnet.training.optimizer import optimizer_of
 from alexnet.training.plan import make_plan
 from alexnet.training.step import MicroBatches
 
@@ -92,7 +92,7 @@ class Layouts(TorchDispatchMode):
 def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     side = min(VARIANTS[name].input_size, 67)
     network, chosen = create(name, num_classes=5, input_size=side).train(), recipe(VARIANTS[name].recipe)
-    optimizer = paper_optimizer(network, chosen)
+    optimizer = optimizer_of(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
@@ -385,7 +385,7 @@ def test_curves_are_drawn(colors, tmp_path):
 def test_weights_cast_for_inference_are_kept_until_they_change(name, side, each_way):
     network = create(name, num_classes=5, input_size=side)
     bundle, x = ModelBundle(network, None, ()), torch.randn(4, 3, side, side)
-    optimizer = paper_optimizer(network, recipe("small"))
+    optimizer = optimizer_of(network, recipe("small"))
     optimizer.set_learning_rates(LearningRates(0.1, 0.1))
     for _ in range(2):
         cast = bundle.for_inference("bf16")

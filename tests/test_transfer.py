@@ -28,7 +28,7 @@ from alexnet.specs.settings import TrainSettings
 from alexnet.specs.shapes import infer_shapes, tensor_shapes
 from alexnet.specs.variants import VARIANTS
 from alexnet.training.loop import Training, train
-from alexnet.training.optimizer import paper_optimizer
+from alexnet.training.optimizer import optimizer_of
 from alexnet.training.plan import make_plan
 from alexnet.training.step import MicroBatches
 from alexnet.training.transfer import Pretrained, Transfer
@@ -194,7 +194,7 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
     loss = F.cross_entropy(network(views), labels)
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    optimizer = paper_optimizer(network, chosen)
+    optimizer = optimizer_of(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
     torch.manual_seed(1)
     MicroBatches(network, optimizer, chosen, "fp32").step(views, Batch(None, labels, np.arange(6), 0))

@@ -25,10 +25,10 @@ from .console import TrainingBar, print_facts, print_text, progress_bar
 from .data.labels.class_names import readable_class_name
 from .data.pack.reading import Pack
 from .data.source import Data
-from .data.sources.detection import hold
+from .data.sources.memory import hold
 from .device import describe_device, pick_device, pick_precision
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
-from .evaluation.evaluation import Evaluation
+from .evaluation.evaluation import Evaluation, evaluate
 from .evaluation.prediction import Prediction, predict_each
 from .interchange import huggingface
 from .model.bundle import FILE as MODEL_FILE
@@ -42,6 +42,7 @@ from .runs.run import Run, is_run
 from .specs.architecture import Architecture
 from .specs.names import listed
 from .specs.overrides import Overrides
+from .specs.reading import settings_with
 from .specs.settings import LabelMaps, TrainSettings, option
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step
@@ -172,7 +173,7 @@ class Classifier(huggingface.HubMixin):
     def _events(
         self, data: Data, settings: TrainSettings | None, overrides: dict, verbose: bool
     ) -> Generator[session.Event, None, None]:
-        settings = TrainSettings.of(settings, overrides)
+        settings = settings_with(settings, overrides)
         own = {"variant": self._architecture, "device": str(self.device), "precision": self._asked_precision}
         defaults = {name: value for name, value in own.items() if getattr(settings, name) in (None, "auto")}
         notify = print_text if verbose else lambda text: None
@@ -209,17 +210,10 @@ class Classifier(huggingface.HubMixin):
         Raises:
             ValueError: the data or the split does not exist, or has classes that the network does not know.
         """
-        return session.evaluate(
-            self._ready(),
-            data,
-            split,
-            maps=LabelMaps(labels, label_indices),
-            all_views=all_views,
-            precision=self.precision,
-            run=self.run and Run(self.run),
-            fitted=self._fitted,
-            track=progress_bar if verbose else None,
-        )
+        bundle, run, track = self._ready(), self.run and Run(self.run), progress_bar if verbose else None
+        maps = LabelMaps(labels, label_indices)
+        packed, indices = session.images_to_evaluate(bundle, data, split, maps, run, self._fitted, track)
+        return evaluate(bundle, packed, indices, all_views, self.precision, track and track("evaluating"))
 
     def predict(self, image: ImageLike | Iterable[ImageLike], all_views: bool = True) -> np.ndarray:
         """Probabilities of all classes, in the order of `classes`.
@@ -287,14 +281,23 @@ class Classifier(huggingface.HubMixin):
     def save(self, folder: str | Path) -> Path:
         """Write network, preprocessing and class names into a folder; `alexnet.load` reads it.
 
-        Which images it was trained on is not saved; the folder of a run knows.
+        An earlier saved classifier in the folder is replaced; other files beside it stay. Which images it was trained
+        on is not saved; the folder of a run knows.
 
         Raises:
-            ValueError: the folder is that of a run, which has weights of its own.
+            ValueError: the folder is that of a run, which has weights of its own, or holds something else.
         """
         folder, bundle = Path(folder), self._ready()
         if Run(folder).record():
             raise ValueError(f"{folder} is the folder of a run; save to another one")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"folder must be a new or an empty folder, got the file {folder}")
+        if names := sorted(path.name for path in folder.glob("*")):
+            try:
+                ModelBundle.load(folder / MODEL_FILE)
+            except ValueError as error:
+                must_be = "folder must be new, empty, or hold a saved classifier to replace"
+                raise ValueError(f"{must_be}, but {folder} holds {listed(names, 1)}") from error
         folder.mkdir(parents=True, exist_ok=True)
         bundle.save(folder / MODEL_FILE)
         return folder
@@ -406,5 +409,5 @@ def find_lr(
         ValueError: a setting or the data set does not fit, or steps is below 10.
     """
     notify = print_text if verbose else lambda text: None
-    settings = TrainSettings.of(settings, overrides)
+    settings = settings_with(settings, overrides)
     return session.find_lr(data, settings, steps, notify, progress_bar if verbose else None)

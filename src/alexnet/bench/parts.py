@@ -30,7 +30,7 @@ from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe
 from ..specs.shapes import infer_shapes
 from ..specs.variants import variant
-from ..training.optimizer import paper_optimizer
+from ..training.optimizer import optimizer_of
 from ..training.step import MicroBatches
 from . import peers
 from .measure import Result, Settings, compare, median_seconds
@@ -193,7 +193,7 @@ def _trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
     """A network with its initial weights, in training mode, and what takes steps with its own recipe."""
     architecture = variant(name)
     network, chosen = AlexNet(architecture).to(settings.device).train(), recipe(architecture.recipe)
-    optimizer = paper_optimizer(network, chosen)
+    optimizer = optimizer_of(network, chosen)
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     preprocessing = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
     bundle = ModelBundle(network, preprocessing, tuple(map(str, range(network.num_classes))))

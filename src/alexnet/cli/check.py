@@ -1,4 +1,6 @@
 import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ from .flags import print_json
 
 if TYPE_CHECKING:
     from ..data.check import CheckReport
+    from ..data.source import Finding
 
 
 def check(
@@ -39,7 +42,7 @@ def check(
     from ..console import console, progress_bar
     from ..data.check import check_source
     from ..data.pack.packing import PackOptions
-    from ..data.sources.detection import detect_source, location_of
+    from ..data.sources.detection import detect_source
     from ..data.sources.lists import write_list
     from ..runs.run import is_run
     from ..specs.variants import variant
@@ -49,9 +52,10 @@ def check(
     if size is None:
         size = variant(variant_for(source)[0]).stored_size
     report = check_source(source, size, PackOptions(None, workers, strict), brief, progress_bar("checking"))
+    report = replace(report, findings=(*report.findings, *_few_images(report)))
     if fix is not None:
         kept = [index for index in range(len(source)) if index not in report.dropped]
-        write_list(fix, source, kept, location_of(data))
+        write_list(fix, source, kept)
     if as_json:
         print_json(report.summary())
     else:
@@ -61,6 +65,26 @@ def check(
             console.print(f"next:   alexnet train {arguments}  ({len(kept):,} images)", soft_wrap=True)
     if {finding.level for finding in report.findings} & ({"error", "warning"} if strict else {"error"}):
         raise SystemExit(1)
+
+
+FEW_IMAGES = 20
+"""Validation or test images below which an error on them is uncertain by more than 20 points up and down."""
+USES = {
+    "validation image": "hardly tells which epoch, setting or network is better",
+    "test image": "hardly tells how good a network is, or which of two is better",
+}
+
+
+def _few_images(report: "CheckReport") -> "Iterator[Finding]":
+    """Splits on which an error says little, and what that means."""
+    from ..data.source import Finding, counted
+    from ..evaluation.metrics import confidence_interval
+
+    for (noun, use), count in zip(USES.items(), report.counts.sum(0).tolist()[1:], strict=True):
+        if 0 < count < FEW_IMAGES:
+            low, high = confidence_interval(0.5, count)
+            interval = f"an error on them has a 95% confidence interval of up to ±{50 * (high - low):.0f} points"
+            yield Finding("note", f"only {counted(count, noun)}: {interval}, so it {use}")
 
 
 def _print_report(report: "CheckReport") -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from ..specs.reading import parsed
+from ..specs.reading import parsed, settings_with
 from ..specs.settings import TrainSettings, help_of
 
 FORMER_FLAGS = {
@@ -64,7 +64,7 @@ def _declared_hints(function: Callable) -> dict[str, Any]:
 def with_config(settings: TrainSettings) -> TrainSettings:
     """The settings, over those of the file that --config names if their flags were typed, also with a default value."""
     typed = {name: getattr(settings, name) for name in type(settings).typed}
-    return TrainSettings.of(None, typed) if settings.config else settings
+    return settings_with(None, typed) if settings.config else settings
 
 
 def check_picture(path: Path, flag: str = "--output") -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..device import fits_memory, memory, processors
 from ..files import cache_folder
-from .pack.packing import PackOptions, lost_classes, max_unreadable
+from .pack.packing import PackOptions, lost_classes, make_pack, max_unreadable
+from .pack.reading import Pack
 from .pack.resizing import ORIENTATION
 from .pack.workers import Failed, run_task
 from .progress import Track, run_tracked
@@ -106,15 +107,16 @@ def check_source(
     unreadable = f" cannot be read{f' ({empty:,} of size 0)' if empty else ''}"
     unreadable += "" if brief else f"; at most {limit:,} may be skipped"
     reasons = [f"{source.names[index]}: {each.reason}" for index, each in failed.items()]
-    lost = [source.classes[label] for label in lost_classes(source, failed)]
     duplicates, dropped = _duplicate_findings(source, readable)
+    of_classes, traits = _class_findings(source, counts), _trait_findings(source, readable, side)
+    lost = [] if brief else [source.classes[label] for label in lost_classes(source, failed)]
     findings = [
         *source.findings,
-        *_class_findings(source, counts),
+        *of_classes,
         # Packing will count them all, and then stop or say which are skipped.
         *_group("note" if brief else "error" if len(failed) > limit else "warning", reasons, "image", unreadable),
-        *([] if brief else _group("error", lost, "class", " without a readable training image")),
-        *_trait_findings(source, readable, side),
+        *_group("error", lost, "class", " without a readable training image"),
+        *traits,
         *duplicates,
     ]
     cache = cache_folder()
@@ -123,6 +125,23 @@ def check_source(
         text = f"the pack needs {facts['pack']}, but only {_bytes(free)} are free in {cache}"
         findings.append(Finding("warning", text))
     return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()), counts)
+
+
+def checked_pack(
+    source: Source, side: int, options: PackOptions, track: Track | None, notify: Callable[[str], object]
+) -> Pack:
+    """The pack of a source to train on, after a brief check; arguments as for `make_pack`.
+
+    Raises:
+        ValueError: the check finds an error, or as for `make_pack`.
+    """
+    for finding in check_source(source, side, options, brief=True).findings:
+        if finding.level == "error":
+            raise ValueError(f"{source.name}: {finding}")
+        if finding.level == "warning":
+            more = f"; see alexnet check {source.arguments}" if source.arguments else ""
+            notify(f"{source.name}: {finding}{more}")
+    return make_pack(source, side, options=options, track=track, notify=notify)
 
 
 @dataclass(frozen=True)

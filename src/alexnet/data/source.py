@@ -1,6 +1,5 @@
 """What every source of images becomes: a table of labeled images, and a way to open each of them."""
 
-import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -101,6 +100,8 @@ class Source:
     """Classes that only fill gaps between the indices of others; no image has them."""
     findings: tuple[Finding, ...] = field(default=(), compare=False)
     """Found while reading folders and label files."""
+    location: str = ""
+    """What is recorded of where it is, as `location_of` says it."""
     arguments: str = ""
     """What names the data set on a command line, quoted for the shell; "" if it is in memory."""
 
@@ -113,27 +114,6 @@ class Source:
     @property
     def training_images(self) -> int:
         return int((self.splits == TRAIN).sum())
-
-    def typical_side(self) -> float:
-        """Median shorter side of up to 50 of the images, pixels; 256 if none of them can be read."""
-        sides = []
-        for index in range(0, len(self), max(1, len(self) // 50)):
-            with contextlib.suppress(Exception), self.open(index) as image:  # packing counts and names it
-                sides.append(min(image.size))
-        return float(np.median(sides)) if sides else 256.0
-
-    def fingerprint(self) -> str:
-        """A hash that changes when an image, a label or a split changes."""
-        digest = hashlib.sha256(repr((self.classes, self.files_fingerprint)).encode())
-        for array in (self.names.buffer, self.labels, self.splits):
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
-
-    def raise_errors(self) -> None:
-        """Raise ValueError for the first finding that is an error."""
-        for finding in self.findings:
-            if finding.level == "error":
-                raise ValueError(finding.text)
 
 
 def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ inputs (root mean square of what the network sees), and for each layer with weig
 The first row also has `data`: facts about the images.
 """
 
+import contextlib
 import math
 from numbers import Real
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ..device import autocast
 from ..runs.history import check_keys
+from ..runs.run import Run
 from ..specs.recipes import recipe
 from ..training.loop import Step, Training
 from ..training.plan import Plan
@@ -41,14 +43,44 @@ PIXELS, UNIT = 60.0, 1.0
 """Typical size of inputs: pixels of 0 … 255 minus their mean, and those divided by their standard deviation."""
 
 
+class Diverged(ValueError):
+    """The loss is no longer finite."""
+
+
 class Watch:
-    """Adds rows of layer statistics to the progress of a training, and says once what is wrong with it."""
+    """Adds rows of layer statistics to the progress of a training and to its run, and says what is wrong with it."""
 
-    def __init__(self, training: Training):
-        self.training = training
+    def __init__(self, training: Training, run: Run | None = None):
+        self.training, self.run = training, run
 
-    def step(self, step: Step) -> bool:
-        """Right after a step, add a row if one is due or the loss is not finite; whether there is a new one."""
+    def step(self, step: Step) -> None:
+        """Right after a step, add a row if one is due or the loss is not finite.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
+        if self._add_row(step) and self.run:
+            with contextlib.suppress(OSError):  # the next checkpoint holds the rows, and says what is wrong
+                self.run.write_layer_rows(self.training.progress.layers)
+        self._check_finite(step.step_loss, f"in epoch {step.epoch}, step {step.batch}", step.lr)
+
+    def epoch(self, row: dict) -> Diagnosis | None:
+        """After an epoch, what is wrong; None if nothing is, if it was said before, or if it is too early to tell.
+
+        Raises:
+            Diverged: the validation loss is not finite.
+        """
+        self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
+        progress = self.training.progress
+        is_over = progress.epoch == self.training.plan.recipe.epochs
+        if progress.diagnosed or not (is_over or row["steps"] >= PATIENCE):
+            return None
+        diagnosis = diagnosed(Facts(progress.epochs, progress.layers))
+        progress.diagnosed = diagnosis is not None
+        return diagnosis
+
+    def _add_row(self, step: Step) -> bool:
+        """Whether there is a new row."""
         rows, plan = self.training.progress.layers, self.training.plan
         ends_epoch = step.batch == max(1, plan.training_images // plan.recipe.batch_size)  # its last full batch
         far = step.epoch == plan.recipe.epochs or step.step - (rows[-1]["step"] if rows else 0) >= APART
@@ -62,15 +94,11 @@ class Watch:
         rows.append(row)
         return True
 
-    def epoch(self) -> Diagnosis | None:
-        """After an epoch, what is wrong; None if nothing is, if it was said before, or if it is too early to tell."""
-        progress = self.training.progress
-        is_over = progress.epoch == self.training.plan.recipe.epochs
-        if progress.diagnosed or not (is_over or progress.epochs[-1]["steps"] >= PATIENCE):
-            return None
-        diagnosis = diagnosed(Facts(progress.epochs, progress.layers))
-        progress.diagnosed = diagnosis is not None
-        return diagnosis
+    def _check_finite(self, loss: float, where: str, lr: float) -> None:
+        if not math.isfinite(loss):
+            diagnosis = diagnosed(Facts(self.training.progress.epochs, self.training.progress.layers))
+            explanation = f"\n{diagnosis}" if diagnosis else ""
+            raise Diverged(f"the loss became {loss} {where}, at a learning rate of {lr:g}{explanation}")
 
 
 @torch.no_grad()

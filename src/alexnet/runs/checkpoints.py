@@ -23,8 +23,7 @@ from torch import Tensor
 from ..files import PART_SUFFIX, fsync_folder
 from ..model.bundle import ModelBundle, read_extra, read_notes
 from ..specs.settings import option
-from ..training.loop import Training
-from ..training.progress import Progress
+from ..training.loop import Progress, Training
 from .history import with_todays_keys
 from .run import BEST, EARLIER, LAST, Run
 
@@ -81,6 +80,7 @@ class Checkpoints:
 
     def restore(self, notify: Callable[[str], object]) -> None:
         """Bring the training to the state of the newest checkpoint that can be read; without any, it starts anew.
+        The user is told which.
 
         Damaged checkpoints are set aside. If BEST is lost, so are the checkpoints after the one that can restore it; if
         none can, the best of the epochs to come is kept.
@@ -117,11 +117,13 @@ class Checkpoints:
                         self._save_best()
                     self.run.write_history(progress.epochs)
                     self.run.write_layer_rows(progress.layers)
-                return
+                started = progress.epoch or progress.batch
+                return notify(f"resuming {progress}" if started else "no checkpoint yet, starting over")
         if reasons:
             raise ValueError(
                 f"{self.run} has no checkpoint to resume from: {'; '.join(reasons)}. Remove them to start over"
             )
+        notify("no checkpoint yet, starting over")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -19,8 +19,7 @@ from ..data.source import SPLITS
 from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
 from ..model.bundle import ModelBundle
-from ..specs.settings import ResolvedSettings, option
-from ..specs.storage import to_json
+from ..specs.settings import option
 from .history import History, check_row, read_rows, with_todays_keys
 
 RECORD, SPLIT, SKIPPED = "run.json", "split.csv", "left_out.csv"
@@ -243,11 +242,6 @@ class Run:
     def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         with atomic_write(self.folder / name) as temporary, temporary.open("w", newline="", **TEXT) as file:
             csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
-
-
-def record_of(resolved: ResolvedSettings) -> dict:
-    """Resolved settings as run.json holds them."""
-    return json.loads(json.dumps({name: to_json(value) for name, value in vars(resolved).items()}))
 
 
 def weights_file(path: Path) -> Path:

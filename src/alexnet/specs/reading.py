@@ -9,9 +9,10 @@ A file is JSON or TOML, and holds fields by name. A recipe may say on which one 
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -20,6 +21,7 @@ from . import recipes
 from .names import did_you_mean, not_one_of
 from .recipe import Check, Input, Recipe, is_integer, is_real
 from .schedules import SCHEDULES, MultiStepDecay, Schedule
+from .settings import TrainSettings
 from .storage import from_json
 
 SUFFIXES = (".json", ".toml")
@@ -73,6 +75,64 @@ def read_table(path: str | Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise ValueError(f"{path} must hold fields by name, got {str(table)[:40]}")
     return table
+
+
+def settings_with(settings: TrainSettings | None, overrides: Mapping[str, Any]) -> TrainSettings:
+    """Settings with some replaced by keyword arguments; both override those of the file that `config` names.
+
+    Raises:
+        TypeError: there is no setting of a name.
+        ValueError: a value is out of range.
+    """
+    known, default = [field.name for field in fields(TrainSettings)], vars(TrainSettings())
+    for name in overrides.keys() - set(known):
+        raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
+    settings = settings or TrainSettings()
+    given = {name: value for name, value in vars(settings).items() if value != default[name]} | overrides
+    if given.get("config") is None:
+        return replace(settings, **overrides)
+    return replace(read_settings(given["config"]), **given | {"config": None})
+
+
+def read_settings(path: str | Path) -> TrainSettings:
+    """The settings of a .json or .toml file, or those of a run, by its run.json, which repeat it.
+
+    Raises:
+        ValueError: there is no such file or setting, or a value does not fit.
+    """
+    table = read_table(path)
+    try:
+        return settings_of_run(table) if "architecture" in table else with_fields(TrainSettings(), table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def settings_of_run(record: Mapping[str, Any]) -> TrainSettings:
+    """The settings that repeat a run, by what its run.json says."""
+    names = ("labels", "label_indices", "seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
+    names += ("augment", "log", "checkpoint_minutes", "keep_checkpoints", "architecture", "recipe")
+    same = {name: from_json(record[name]) for name in names if name in record}
+    return TrainSettings(variant=same.pop("architecture"), **same)
+
+
+def with_settings(recipe: Recipe, settings: TrainSettings) -> Recipe:
+    """A recipe with all that the settings replace in it.
+
+    Raises:
+        ValueError: what they ask for does not fit together, or a field is unknown or of another type.
+    """
+    shared = {field.name for field in fields(TrainSettings)} & {field.name for field in fields(Recipe)}
+    asked = {name: getattr(settings, name) for name in shared - {"schedule", "lr_scale"}}
+    recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
+    recipe = with_schedule(recipe, settings.schedule, settings.milestones, settings.gamma)
+    recipe = with_fields(recipe, settings.set or {})
+    recipe = replace(recipe, input=with_colors(recipe.input, settings.mean, settings.std))
+    if settings.lr_factors:
+        recipe = replace(recipe, lr_scale=settings.lr_factors)
+    peak_lr = recipe.peak_lr()
+    if settings.lr is not None and not math.isclose(settings.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
+        recipe = replace(recipe, lr_factor=recipe.lr_factor * settings.lr / peak_lr)
+    return recipe
 
 
 def with_fields(declared: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:

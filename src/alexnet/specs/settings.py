@@ -6,22 +6,18 @@ read this file.
 
 import ast
 import inspect
-import math
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from .architecture import Architecture
-from .names import did_you_mean
-from .reading import read_table, with_colors, with_fields, with_schedule
 from .recipe import CHECKS as RECIPE_CHECKS
 from .recipe import Check, Recipe, is_integer, is_real
-from .storage import from_json
 
 MicroBatch = int | Literal["auto"] | None
 
@@ -145,63 +141,6 @@ class TrainSettings(LabelMaps):
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
 
-    @classmethod
-    def of(cls, settings: Self | None, overrides: Mapping[str, Any]) -> Self:
-        """Settings with some replaced by keyword arguments; both override those of the file that `config` names.
-
-        Raises:
-            TypeError: there is no setting of a name.
-            ValueError: a value is out of range.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in overrides.keys() - set(known):
-            raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
-        default = vars(cls())
-        given = {name: value for name, value in vars(settings or cls()).items() if value != default[name]}
-        file = (given | overrides).get("config")
-        if file is None:
-            return replace(settings or cls(), **overrides)
-        return replace(cls.read(file), **given | overrides | {"config": None})
-
-    @classmethod
-    def read(cls, path: str | Path) -> Self:
-        """The settings of a .json or .toml file, or those of a run, by its run.json, which repeat it.
-
-        Raises:
-            ValueError: there is no such file or setting, or a value does not fit.
-        """
-        table = read_table(path)
-        try:
-            return cls.of_run(table) if "architecture" in table else with_fields(cls(), table)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-
-    @classmethod
-    def of_run(cls, record: Mapping[str, Any]) -> Self:
-        """The settings that repeat a run, by what its run.json says."""
-        names = ("labels", "label_indices", "seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
-        same = {name: record[name] for name in (*names, "augment") if name in record}
-        return cls(variant=from_json(record["architecture"]), recipe=from_json(record["recipe"]), **same)
-
-    def applied_to(self, recipe: Recipe) -> Recipe:
-        """The recipe with all that the settings replace in it.
-
-        Raises:
-            ValueError: what they ask for does not fit together, or a field is unknown or of another type.
-        """
-        shared = {field.name for field in fields(self)} & {field.name for field in fields(Recipe)}
-        asked = {name: getattr(self, name) for name in shared - {"schedule", "lr_scale"}}
-        recipe = replace(recipe, **{name: value for name, value in asked.items() if value is not None})
-        recipe = with_schedule(recipe, self.schedule, self.milestones, self.gamma)
-        recipe = with_fields(recipe, self.set or {})
-        recipe = replace(recipe, input=with_colors(recipe.input, self.mean, self.std))
-        if self.lr_factors:
-            recipe = replace(recipe, lr_scale=self.lr_factors)
-        peak_lr = recipe.peak_lr()
-        if self.lr is not None and not math.isclose(self.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
-            recipe = replace(recipe, lr_factor=recipe.lr_factor * self.lr / peak_lr)
-        return recipe
-
     @property
     def lr_factors(self) -> dict[str, float]:
         """By layer, the factor on its learning rates; 0 freezes it."""
@@ -241,6 +180,9 @@ class ResolvedSettings:
     device: str
     precision: Literal["fp32", "bf16"]
     micro_batch: MicroBatch
+    log: tuple[str, ...] | None
+    checkpoint_minutes: float
+    keep_checkpoints: bool
     threads: int
     versions: Mapping[str, str]
     recipe: Recipe

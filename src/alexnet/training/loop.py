@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ..data.batches import Batch, epoch_order, read_batches
+from ..data.source import counted
 from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
@@ -18,11 +20,74 @@ from ..model.network import AlexNet
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
-from .ema import WeightEMA
-from .optimizer import PaperSGD, paper_optimizer
+from .optimizer import PaperSGD, WeightEMA, optimizer_of
 from .plan import Plan
-from .progress import Progress
 from .step import MicroBatches
+
+
+@dataclass
+class Progress:
+    """How far a training is; saved with the weights."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    batch: int = 0
+    """Batches finished in the current epoch."""
+    loss: float = 0.0
+    """Summed over the images of the current epoch, nats."""
+    correct: int = 0
+    """Correct predictions in the current epoch."""
+    seen: int = 0
+    """Images of the current epoch trained on."""
+    epochs: list[dict] = field(default_factory=list)
+    """A row of history for every finished epoch."""
+    layers: list[dict] = field(default_factory=list)
+    """Rows of layer statistics."""
+    diagnosed: bool = False
+    """Whether the user was told what is wrong with the run."""
+    micro_batch_size: int | None = None
+    """Images per forward and backward pass that were found to fit in memory."""
+
+    def next_epoch(self, row: dict) -> Self:
+        """Progress at the end of the current epoch, whose row of history is given."""
+        started = {"batch": 0, "loss": 0.0, "correct": 0, "seen": 0}
+        return replace(self, epoch=self.epoch + 1, epochs=[*self.epochs, row], **started)
+
+    def count(self, loss: float, correct: int, images: int) -> None:
+        """Add a batch with this mean loss and this many correct predictions."""
+        self.batch += 1
+        self.loss += loss * images
+        self.correct += correct
+        self.seen += images
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the current epoch so far, nats."""
+        return self.loss / self.seen
+
+    @property
+    def val_errors(self) -> list[float]:
+        return [row["val_error"] for row in self.epochs if "val_error" in row]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The first epoch with the lowest validation error, from 1."""
+        validated = [(row["val_error"], row["epoch"]) for row in self.epochs if "val_error" in row]
+        return min(validated)[1] if validated else None
+
+    def is_stalled(self, patience: int | None) -> bool:
+        """Whether the last so many epochs were no better than the best one."""
+        return patience is not None and self.best_epoch is not None and self.epoch - self.best_epoch >= patience
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the weights of this moment are those of the best epoch."""
+        return self.batch == 0 and self.best_epoch == self.epoch
+
+    def __str__(self) -> str:
+        if not (self.epoch or self.batch):
+            return "at the beginning"
+        return f"after epoch {self.epoch}" + (f" and {counted(self.batch, 'step')}" if self.batch else "")
 
 
 class Training:
@@ -54,7 +119,7 @@ class Training:
         if plan.transfer:
             plan.transfer.copy_weights(self.network)
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
-        self.optimizer: PaperSGD = paper_optimizer(self.network, plan.recipe)
+        self.optimizer: PaperSGD = optimizer_of(self.network, plan.recipe)
         self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
         weights = plan.class_weights and torch.tensor(plan.class_weights, dtype=torch.float32, device=self.device)
         self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch, weights)

@@ -1,24 +1,26 @@
 """What to train on what, and how: settings and a data set become a plan in which nothing is left open."""
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from ..data.check import check_source
-from ..data.pack.packing import PackOptions, make_pack
+from ..data.check import checked_pack
+from ..data.pack.packing import PackOptions
 from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.statistics import Statistics, pack_statistics
 from ..data.source import Source, counted
 from ..device import fits_memory, pick_device
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.names import did_you_mean
-from ..specs.reading import find_recipe
+from ..specs.reading import find_recipe, with_settings
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
+from ..specs.recipes import FINE_TUNE, TRANSFER
+from ..specs.recipes import recipe as recipe_named
 from ..specs.settings import TrainSettings, option
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import variant as find_variant
@@ -136,6 +138,11 @@ def make_plan(
         ValueError: a setting or the data set does not fit.
     """
     settings, reasons = settings or TrainSettings(), {}
+    if isinstance(settings.augment, str):
+        raise ValueError(
+            f"augment must be the function {settings.augment}, with which this run was trained: only its name is "
+            "stored, so give it again, in Python"
+        )
     if settings.variant is None and pretrained:
         architecture = pretrained.architecture
     elif settings.variant is None:
@@ -152,19 +159,9 @@ def make_plan(
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
     recipe = _recipe(settings, architecture, transfer, source.training_images, reasons)
-    _check_layers(recipe, dict.fromkeys(name.rpartition(".")[0] for name in shapes))
-    if isinstance(recipe.class_weights, Mapping):
-        for name in recipe.class_weights:
-            if name not in source.classes:
-                raise ValueError(f"class_weights must name classes, got {name!r}{did_you_mean(name, source.classes)}")
+    recipe.check_names(dict.fromkeys(name.rpartition(".")[0] for name in shapes), source.classes)
     options = PackOptions(settings.jpeg, settings.workers, settings.strict)
-    for finding in check_source(source, architecture.stored_size, options, brief=True).findings:
-        if finding.level == "error":
-            raise ValueError(f"{source.name}: {finding}")
-        if finding.level == "warning":
-            more = f"; see alexnet check {source.arguments}" if source.arguments else ""
-            notify(f"{source.name}: {finding}{more}")
-    packed = make_pack(source, architecture.stored_size, None, options, track, notify)
+    packed = checked_pack(source, architecture.stored_size, options, track, notify)
     if recipe.patience and not len(packed.indices("val")):
         raise ValueError(f"patience needs a val split, but {packed.name} has {describe_splits(packed)}")
     is_given = settings.epochs or "epochs" in (settings.set or {})
@@ -189,16 +186,18 @@ def _recipe(
         images: training images. A recipe that is named, or left open, takes smaller batches for few.
         reasons: receives why.
     """
-    own = architecture.recipe
-    if transfer:
-        own = "transfer" if images < FEW_TO_FINE_TUNE else "fine-tune"
-    recipe = find_recipe(settings.recipe or own)
+    if settings.recipe is not None:
+        recipe = find_recipe(settings.recipe)
+    elif transfer:
+        recipe = TRANSFER if images < FEW_TO_FINE_TUNE else FINE_TUNE
+    else:
+        recipe = recipe_named(architecture.recipe)
     is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
     if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
         recipe = fewer
         advice = "" if transfer else f"; {option('pretrained')} needs fewer"
         reasons["recipe"] = f"small batches, as there are few training images{advice}"
-    recipe = settings.applied_to(recipe)
+    recipe = with_settings(recipe, settings)
     if transfer and (settings.mean or settings.std):
         raise ValueError("mean and std must not be given with pretrained: its weights expect those of their training")
     if transfer:
@@ -209,18 +208,9 @@ def _recipe(
     return recipe
 
 
-def _check_layers(recipe: Recipe, layers: Iterable[str]) -> None:
-    """Refuse learning-rate factors of layers that do not exist, or that freeze all."""
-    if unknown := [name for name in recipe.lr_scale if name not in layers]:
-        near = did_you_mean(unknown[0], layers)
-        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
-    if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
-        raise ValueError("at least one layer must be trained, but all are frozen")
-
-
 def variant_for(source: Source, device: str = "auto") -> tuple[str, str]:
     """The variant to train from scratch on a source where none is asked for, and why."""
-    return default_variant(source.typical_side(), source.training_images, pick_device(device).type != "cpu")
+    return default_variant(_typical_side(source), source.training_images, pick_device(device).type != "cpu")
 
 
 def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:
@@ -239,3 +229,12 @@ def default_variant(side: float, images: int, has_gpu: bool) -> tuple[str, str]:
     if not has_gpu:
         return "small", "as original would take days without a GPU"
     return "original", f"for {FEW_IMAGES:,} images or more and a GPU"
+
+
+def _typical_side(source: Source) -> float:
+    """Median shorter side of up to 50 of the images, pixels; 256 if none of them can be read."""
+    sides = []
+    for index in range(0, len(source), max(1, len(source) // 50)):
+        with contextlib.suppress(Exception), source.open(index) as image:  # packing counts and names it
+            sides.append(min(image.size))
+    return float(np.median(sides)) if sides else 256.0

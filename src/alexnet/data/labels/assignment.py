@@ -10,7 +10,7 @@ from reprlib import repr as short
 import numpy as np
 
 from ...specs.names import listed
-from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted, hold_out
+from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
 from .label_files import Label, LabelFile, Row, is_text, split_of
@@ -42,13 +42,13 @@ class ImageFiles:
 
 
 def labeled_source(
-    tree: Tree, images: ImageFiles, files: Sequence[LabelFile], findings: Sequence[Finding], split_seed: int
+    tree: Tree, images: ImageFiles, files: Sequence[LabelFile], findings: Sequence[Finding] = ()
 ) -> Source:
     """The source that images and label files make.
 
     Classes are the folders of train/ that hold images, sorted; or the labels that label files give to the images of
-    train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Missing splits are held
-    out from train. Without train/, the other splits can be evaluated on, but not trained on.
+    train/, sorted. If labels are indices, or a file gives each label an index, these are kept. Without train/, the
+    other splits can be evaluated on, but not trained on.
     """
     assignment = _Assignment(tree.name, images, files)
     findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]
@@ -69,7 +69,7 @@ def labeled_source(
         classes=classes,
         names=names,
         labels=labels,
-        splits=hold_out(names, labels, assignment.splits[kept], split_seed),
+        splits=assignment.splits[kept],
         reader=ImageFileReader(tree.open),
         locate=lambda index: tree.locate(int(indices[index])),
         files_fingerprint=tree.fingerprint,

@@ -32,6 +32,8 @@ MAX_LINE = 100_000
 """Characters in a line of a list."""
 MAX_PATH, MAX_LABEL = 4096, 255
 """Characters of an image's path and of a label: the limits of most systems for a path and for a folder's name."""
+OWN_LABELS = "labels must be for images in a folder, an archive or remote storage; these have labels"
+"""Refuses label files that the user named for images that have labels of their own."""
 
 Label = str | int
 """The name of a class, or its index."""

@@ -28,7 +28,7 @@ from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, truncate_n
 from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
 from ..source import TRAIN, ImageReader, Source
-from .reading import UNREADABLE, VERSION, Pack, crc32_of, encode_header, open_pack
+from .reading import DTYPES, UNREADABLE, VERSION, Pack, crc32_of, open_pack
 from .resizing import stored_square
 from .workers import Failed, run_task
 
@@ -73,7 +73,7 @@ def make_pack(
         ValueError: too many images, or all images of a class, cannot be read; or the disk is full.
     """
     folder = (folder or cache_folder()) / "packs"
-    settings = {"version": VERSION, "side": side, "jpeg": options.jpeg, "source": source.fingerprint()}
+    settings = {"version": VERSION, "side": side, "jpeg": options.jpeg, "source": source_fingerprint(source)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = folder / f"{truncate_name(source.name)}-{side}-{digest[:16]}.safetensors"
     pack = _open_existing(path, notify)
@@ -86,6 +86,14 @@ def make_pack(
                 pack = open_pack(path)
     _check_unreadable(source, pack.unreadable, len(source), options.strict)
     return pack
+
+
+def source_fingerprint(source: Source) -> str:
+    """A hash that changes when an image, a label or a split of a source changes."""
+    digest = hashlib.sha256(repr((source.classes, source.files_fingerprint)).encode())
+    for table in (source.names.buffer, source.labels, source.splits):
+        digest.update(np.ascontiguousarray(table))
+    return digest.hexdigest()
 
 
 def _open_existing(path: Path, notify: Callable[[str], object] = lambda message: None) -> Pack | None:
@@ -284,7 +292,7 @@ class _UnfinishedPack:
         fields = {"images": (np.dtype(np.uint8), shape)} | {name: (a.dtype, a.shape) for name, a in tables.items()}
         metadata = self.metadata | {"tables": crc32_of(tables.values())}
         with open(self.part, "r+b") as file:
-            file.write(encode_header(fields, metadata, self.header_size))
+            file.write(_encode_header(fields, metadata, self.header_size))
             file.seek(self.header_size + math.prod(shape))
             for table in tables.values():
                 file.write(np.ascontiguousarray(table))
@@ -308,6 +316,17 @@ class _UnfinishedPack:
                 self.checksums.extend(entry["sums"])
                 self.lengths.extend(entry["lengths"])
                 self.unreadable |= {int(index): reason for index, reason in entry["unread"].items()}
+
+
+def _encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadata: Mapping, size: int) -> bytes:
+    """The header of a pack, of `size` bytes, given the type and shape of each field in the order of the file."""
+    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
+    header: dict = {"__metadata__": {"pack": json.dumps(metadata)}}
+    end = 0
+    for name, (dtype, shape) in fields.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
+    return (size - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(size - 8)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -8,9 +8,8 @@ and where the last ends.
 
 import io
 import json
-import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, reduce
@@ -157,17 +156,6 @@ def describe_splits(pack: Pack) -> str:
     """The size of each split in words: "5,375 to train on, 706 to validate, 1,431 to test"."""
     uses = {"train": "to train on", "val": "to validate", "test": "to test"}
     return ", ".join(f"{len(pack.indices(split)):,} {uses[split]}" for split in SPLITS if len(pack.indices(split)))
-
-
-def encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadata: Mapping, size: int) -> bytes:
-    """The header of a pack, of `size` bytes, given the type and shape of each field in the order of the file."""
-    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
-    header: dict = {"__metadata__": {"pack": json.dumps(metadata)}}
-    end = 0
-    for name, (dtype, shape) in fields.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
-    return (size - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(size - 8)
 
 
 def crc32_of(arrays: Iterable[np.ndarray]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..source import SPLITS, ImageReader, Source, hold_out
+from ..source import SPLITS, ImageReader, Source
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
 
@@ -37,9 +37,9 @@ class ArrayReader(ImageReader):
 
 
 def array_source(
-    tree: Tree, layout: str, parse: ArrayParser, files: Iterable[ArrayFile], classes: Iterable[str], split_seed: int
+    tree: Tree, layout: str, parse: ArrayParser, files: Iterable[ArrayFile], classes: Iterable[str]
 ) -> Source:
-    """The source of several files of arrays; missing splits are held out from train."""
+    """The source of several files of arrays."""
     files, classes = sorted(files, key=lambda file: file.split), tuple(classes)
     labels = np.concatenate([file.labels for file in files]).astype(np.int64)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
@@ -63,7 +63,7 @@ def array_source(
         classes=classes,
         names=names,
         labels=labels,
-        splits=hold_out(names, labels, splits, split_seed),
+        splits=splits,
         reader=ArrayReader(tree.open, parse),
         locate=lambda index: (tree.locate(int(indices[index])), int(rows[index])),
         files_fingerprint=tree.fingerprint,

@@ -26,7 +26,7 @@ FILES = {
 """By version and number of classes: training files, test file, and file of class names."""
 
 
-def cifar_source(tree: Tree, split_seed: int) -> Source | None:
+def cifar_source(tree: Tree) -> Source | None:
     """CIFAR-10, or CIFAR-100 with its 100 fine classes; None if the tree is neither."""
     indices = {PurePosixPath(name).name: index for index, name in enumerate(tree.files)}
     for (version, classes), (training, test, meta) in FILES.items():
@@ -36,7 +36,7 @@ def cifar_source(tree: Tree, split_seed: int) -> Source | None:
         files = [_array_file(tree, indices.get(name), name, TRAIN, parse, classes) for name in training]
         files.append(_array_file(tree, indices[test], test, TEST, parse, classes))
         names = _class_names(tree, indices.get(meta), version, classes)
-        return array_source(tree, f"CIFAR-{classes}, {version} version", parse, files, names, split_seed)
+        return array_source(tree, f"CIFAR-{classes}, {version} version", parse, files, names)
     return None
 
 

@@ -1,7 +1,6 @@
 """Opens a data set, whatever its kind: detects the kind of source by what is there."""
 
 import itertools
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from ...specs.settings import LabelMaps
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, read_labels
 from ..progress import Track
-from ..source import Data, Source
+from ..source import Data, Source, hold_out
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, redact
 from ..storage.remote import STORES, download_remote
@@ -24,8 +23,8 @@ from .cifar import cifar_source
 from .folders import folder_source
 from .idx import IMAGE_FILE, idx_source
 from .imagenet import imagenet_source
-from .lists import list_source
-from .memory import PREFIX, InMemory, memory_source
+from .lists import list_source, read_list, subset
+from .memory import PREFIX, InMemory, hold, location_of, memory_source
 
 EXPECTED = (
     "a data set must be a folder with train/ and val/, each with a folder per class or with a list beside its images; "
@@ -46,7 +45,9 @@ def open_source(data: Data, *arguments: Any, **named: Any) -> Source:
         ValueError: there is no data set of a known layout, or it has an error that must be fixed first.
     """
     source = detect_source(data, *arguments, **named)
-    source.raise_errors()
+    for finding in source.findings:
+        if finding.level == "error":
+            raise ValueError(finding.text)
     return source
 
 
@@ -61,7 +62,7 @@ def detect_source(
 
     Args:
         data: "emoji", a path, a URL, or images in memory.
-        split_seed: seed of splits that are held out from train.
+        split_seed: of splits that are missing, which are held out from train.
         maps: label files that the user named.
 
     Raises:
@@ -69,62 +70,44 @@ def detect_source(
     """
     data = hold(data, track)
     try:
-        opener = _Opener(split_seed, track, skip_folder, _given_files(maps))
-        source = opener.open(data)
+        location, label_files = location_of(data), _given_files(maps)
+        if isinstance(data, InMemory):
+            source = memory_source(data, label_files)
+        else:
+            opener = _Opener(track, skip_folder, label_files)
+            source = opener.open(data)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
         raise ValueError(f"{data} cannot be read: {error}") from error
-    if isinstance(data, InMemory):
-        return source
+    splits = hold_out(source.names, source.labels, source.splits, split_seed)
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
-    return replace(source, arguments=shlex.join(map(str, words)))
-
-
-def hold(data: Data, track: Track | None = None) -> str | Path | InMemory:
-    """Data as it is opened: a path, a URL or "emoji" as it is, and what is in memory read once.
-
-    Raises:
-        ValueError: it is neither, or an image in memory or its label is not valid.
-    """
-    return data if isinstance(data, (str, os.PathLike, InMemory)) else InMemory(data, track)
-
-
-def location_of(data: str | Path | InMemory) -> str:
-    """What is recorded of where data is: an absolute path, so that it holds from every folder; or its hash."""
-    if isinstance(data, InMemory):
-        return data.location
-    is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
-    return str(data) if is_word else str(Path(data).expanduser().resolve())
+    arguments = "" if isinstance(data, InMemory) else shlex.join(map(str, words))
+    return replace(source, splits=splits, location=location, arguments=arguments)
 
 
 @dataclass(frozen=True)
 class _Opener:
-    """How data is opened; see `detect_source`."""
+    """How what is not in memory is opened; see `detect_source`."""
 
-    split_seed: int
     track: Track | None
     skip_folder: SkipFolder | None
     label_files: Sequence[LabelFile]
     """Those that the user named."""
 
-    def open(self, data: str | Path | InMemory, lists: tuple[Path, ...] = ()) -> Source:
+    def open(self, data: str | Path, lists: tuple[Path, ...] = ()) -> Source:
         """As `detect_source`; `lists` are the lists that have led here."""
         has_labels = any(file.rows for file in self.label_files)
-        if isinstance(data, InMemory) and not has_labels:
-            return memory_source(data, self.split_seed, self.label_files)
         name = str(data)
         if name.startswith(PREFIX):
             raise ValueError(f"{name} was in the memory of the process that trained on it; data must be passed again")
-        if name == "emoji" and not self.label_files:  # a folder of that name is ./emoji
-            return emoji_source()
-        if name == "emoji" or isinstance(data, InMemory):
-            raise ValueError("labels must be for images in a folder, an archive or remote storage; these have labels")
+        if name == "emoji":  # a folder of that name is ./emoji
+            return emoji_source(self.label_files)
         cache = cache_folder() / "archives"
         if "://" in name:
             return self._tree_source(_tree_of_url(name, cache, self.track))
         path = Path(data).expanduser()
         if name and path.is_dir():
-            source = None if has_labels else imagenet_source(path, cache, self.split_seed, self.track)
+            source = None if has_labels else imagenet_source(path, cache, self.track)
             return source or self._tree_source(folder_tree(path, self.skip_folder))
         if not path.is_file():
             problem = "is not a file or folder" if name and path.exists() else "does not exist"
@@ -135,17 +118,27 @@ class _Opener:
         if IMAGE_FILE.fullmatch(path.name):
             return self._tree_source(folder_tree(path.parent, self.skip_folder))
         if path.suffix.lower() in LABEL_SUFFIXES:
-            if path.resolve() in lists:
-                raise ValueError(f"{path} is a list of images of itself")
-            lists = (*lists, path.resolve())
-            return list_source(path, self.split_seed, self.label_files, lambda data: self.open(data, lists))
+            return self._list_source(path, lists)
         raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
+
+    def _list_source(self, path: Path, lists: tuple[Path, ...]) -> Source:
+        """The images in a list, or those of another data set that it names."""
+        if path.resolve() in lists:
+            raise ValueError(f"{path} is a list of images of itself")
+        labels, data = read_list(path)
+        if data is None:
+            return list_source(path, labels, self.label_files)
+        try:
+            source = self.open(data, (*lists, path.resolve()))
+        except ValueError as error:
+            raise ValueError(f"{path} lists images of another data set: {error}") from error
+        return subset(path, labels, source)
 
     def _tree_source(self, tree: Tree) -> Source:
         """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
         may_be_arrays = len(tree.files) <= MAX_ARRAY_FILES and not self.label_files
-        source = may_be_arrays and (cifar_source(tree, self.split_seed) or idx_source(tree, self.split_seed))
-        return source or folder_source(tree, self.split_seed, self.label_files)
+        source = may_be_arrays and (cifar_source(tree) or idx_source(tree))
+        return source or folder_source(tree, self.label_files)
 
 
 def _given_files(maps: LabelMaps) -> list[LabelFile]:

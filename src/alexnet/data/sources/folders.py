@@ -23,7 +23,7 @@ GENERIC_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "
 """Folders that are not a class if one of them holds all images of a split."""
 
 
-def folder_source(tree: Tree, split_seed: int, labels: Sequence[LabelFile]) -> Source:
+def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
     """The labeled images of a tree, with classes and splits as `labeled_source` assigns them.
 
     Label files are `labels` and, unless the user named some, those in the tree.
@@ -82,7 +82,7 @@ def folder_source(tree: Tree, split_seed: int, labels: Sequence[LabelFile]) -> S
         images.folders[:] = NONE
     in_tree = list(_read_label_files(tree, images, label_files)) if not given and (images.folders == NONE).any() else []
     findings += _imageless(tree, root, image_folders, {*others} - {root + file.name for file in in_tree})
-    return labeled_source(tree, images, [*labels, *in_tree], findings, split_seed)
+    return labeled_source(tree, images, [*labels, *in_tree], findings)
 
 
 def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str]) -> Iterator[Finding]:

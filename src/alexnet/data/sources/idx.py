@@ -18,7 +18,7 @@ MAX_BYTES = 1_000_000_000
 """Size of a file, decompressed; the largest of EMNIST has 547 million bytes."""
 
 
-def idx_source(tree: Tree, split_seed: int) -> Source | None:
+def idx_source(tree: Tree) -> Source | None:
     """Pairs of idx files; None if the tree has none. Classes are named by classes.txt, or by their indices."""
     names = [PurePosixPath(name).name for name in tree.files]
     matches = [(index, match) for index, name in enumerate(names) if (match := IMAGE_FILE.fullmatch(name))]
@@ -30,7 +30,7 @@ def idx_source(tree: Tree, split_seed: int) -> Source | None:
     if "classes.txt" in indices:
         lines = read_file(tree, indices["classes.txt"]).decode("utf-8", "replace").split("\n")
         classes = filter(None, map(str.strip, lines))
-    return array_source(tree, "idx files", parse_images, files, classes, split_seed)
+    return array_source(tree, "idx files", parse_images, files, classes)
 
 
 def parse_images(content: bytes) -> tuple[np.ndarray, None]:

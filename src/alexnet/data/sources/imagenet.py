@@ -18,14 +18,14 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 """A folder of this name, or the .tar.gz."""
 
 
-def imagenet_source(root: Path, cache: Path, split_seed: int, track: Track | None) -> Source | None:
+def imagenet_source(root: Path, cache: Path, track: Track | None) -> Source | None:
     """ImageNet in a folder of downloads; None if the folder has none of its archives."""
     archives = {"train": root / TRAIN, "val": root / VAL}
     trees = {split: archive_tree(path, cache, track) for split, path in archives.items() if path.is_file()}
     if not trees:
         return None
     labels = [_val_labels(root, trees["val"], cache)] if "val" in trees else []
-    return folder_source(joined_tree("imagenet", trees), split_seed, labels)
+    return folder_source(joined_tree("imagenet", trees), labels)
 
 
 def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as short
@@ -11,6 +11,7 @@ from reprlib import repr as short
 import numpy as np
 
 from ...files import atomic_write
+from ...specs.names import listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
 from ..source import SPLITS, Finding, Source, counted
@@ -21,42 +22,41 @@ HEADING = "# images of "
 """Begins a list of images of another data set, by their names there; the data set follows."""
 
 
-def list_source(
-    path: Path, split_seed: int, label_files: Sequence[LabelFile], open_data: Callable[[str], Source]
-) -> Source:
-    """The images in a list, relative to its folder, or in the data set that its first line names and `open_data` opens.
+def read_list(path: Path) -> tuple[LabelFile, str | None]:
+    """The rows of a list, and the data set that its first line names: a path or a URL; None if they are files."""
+    if path.stat().st_size > MAX_LABEL_FILE_BYTES:
+        raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
+    content = path.read_bytes()
+    labels = read_labels(path.name, content, lambda key: os.path.isfile(path.parent / key))
+    if not labels.rows:
+        raise ValueError(f"{path} names classes, but no images; a list must have an image and a label in each line")
+    first = content.partition(b"\n")[0].decode("utf-8", "replace").strip()
+    if not first.startswith(HEADING):
+        return labels, None
+    data = first.removeprefix(HEADING)
+    if len(first) > MAX_PATH:
+        raise ValueError(f"{path}, line 1: {short(data)} is not a data set")
+    return labels, data
+
+
+def list_source(path: Path, labels: LabelFile, label_files: Sequence[LabelFile]) -> Source:
+    """The images in a list, by their paths relative to its folder.
 
     Args:
         label_files: those that the user named.
     """
-    if path.stat().st_size > MAX_LABEL_FILE_BYTES:
-        raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
-    content = path.read_bytes()
-    listed = read_labels(path.name, content, lambda key: os.path.isfile(path.parent / key))
-    if not listed.rows:
-        raise ValueError(f"{path} names classes, but no images; a list must have an image and a label in each line")
-    first = content.partition(b"\n")[0].decode("utf-8", "replace").strip()
-    if first.startswith(HEADING):
-        data = first.removeprefix(HEADING)
-        if len(first) > MAX_PATH:
-            raise ValueError(f"{path}, line 1: {short(data)} is not a data set")
-        try:
-            source = open_data(data)
-        except ValueError as error:
-            raise ValueError(f"{path} lists images of another data set: {error}") from error
-        return _subset(path, listed, source)
     if any(file.rows for file in label_files):
         raise ValueError(f"labels must be for images in a folder, an archive or remote storage; {path} has labels")
-    tree = _listed_tree(path, listed)
+    tree = _listed_tree(path, labels)
     count = len(tree.files)
     images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
-    return replace(labeled_source(tree, images, [listed, *label_files], [], split_seed), layout=f"a list, {path.name}")
+    return replace(labeled_source(tree, images, [labels, *label_files]), layout=f"a list, {path.name}")
 
 
-def write_list(path: Path, source: Source, indices: Iterable[int], data: str) -> None:
-    """Write a list of some images of the source that `data` opens, with their splits, to train on these only."""
+def write_list(path: Path, source: Source, indices: Iterable[int]) -> None:
+    """Write a list of some images of a source, with their splits, to train on these only."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{HEADING}{data}\n")
+        file.write(f"{HEADING}{source.location}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "label", "split"))
         for index in indices:
@@ -66,10 +66,10 @@ def write_list(path: Path, source: Source, indices: Iterable[int], data: str) ->
             writer.writerow((name, source.classes[source.labels[index]], SPLITS[source.splits[index]]))
 
 
-def _listed_tree(path: Path, listed: LabelFile) -> Tree:
+def _listed_tree(path: Path, labels: LabelFile) -> Tree:
     """The files in a list as a tree. Some may be missing; reading finds out which."""
     folder, exists = str(path.resolve().parent), False
-    files = StringTable.from_strings(dict.fromkeys(row.image for row in listed.rows))
+    files = StringTable.from_strings(dict.fromkeys(row.image for row in labels.rows))
     sizes, digest = np.zeros(len(files), np.int64), hashlib.sha256(str(path.resolve()).encode())
     for index, image in enumerate(files):
         try:
@@ -89,9 +89,9 @@ def _listed_tree(path: Path, listed: LabelFile) -> Tree:
     )
 
 
-def _subset(path: Path, listed: LabelFile, source: Source) -> Source:
+def subset(path: Path, labels: LabelFile, source: Source) -> Source:
     """The images of a source that are in a list, with the list's labels and splits."""
-    rows = {row.image: row for row in listed.rows}
+    rows = {row.image: row for row in labels.rows}
     indices = np.array([index for index, name in enumerate(source.names) if name in rows], np.int64)
     chosen = [rows[source.names[index]] for index in indices]
     class_index = {name: index for index, name in enumerate(source.classes)}

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
@@ -17,9 +18,9 @@ from PIL import Image
 
 from ...specs.names import listed
 from ..labels.assignment import UNSPLIT, class_table
-from ..labels.label_files import Label, LabelFile, check_label, columns_by_header, split_of
+from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label, columns_by_header, split_of
 from ..progress import Track, run_tracked
-from ..source import SPLITS, TRAIN, ImageReader, Source, hold_out
+from ..source import SPLITS, TRAIN, Data, ImageReader, Source
 from ..storage.image_formats import open_image
 from ..storage.string_table import StringTable
 from ..storage.trees import file_state, open_regular_file
@@ -113,8 +114,27 @@ class _Reader(ImageReader):
         return location.copy()  # whoever opens it closes it
 
 
-def memory_source(data: InMemory, split_seed: int, label_files: Sequence[LabelFile]) -> Source:
-    """The source of images in memory; missing splits are held out from train."""
+def hold(data: Data, track: Track | None = None) -> str | Path | InMemory:
+    """Data as it is opened: a path, a URL or "emoji" as it is, and what is in memory read once.
+
+    Raises:
+        ValueError: it is neither, or an image in memory or its label is not valid.
+    """
+    return data if isinstance(data, (str, os.PathLike, InMemory)) else InMemory(data, track)
+
+
+def location_of(data: str | Path | InMemory) -> str:
+    """What is recorded of where data is: an absolute path, so that it holds from every folder; or its hash."""
+    if isinstance(data, InMemory):
+        return data.location
+    is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
+    return str(data) if is_word else str(Path(data).expanduser().resolve())
+
+
+def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
+    """The source of images in memory."""
+    if any(file.rows for file in label_files):
+        raise ValueError(OWN_LABELS)
     declared = next((file.indices for file in label_files if file.indices), None)
     if declared is None and data.classes:
         declared = {name: index for index, name in enumerate(data.classes)}
@@ -131,7 +151,7 @@ def memory_source(data: InMemory, split_seed: int, label_files: Sequence[LabelFi
         classes=classes,
         names=names,
         labels=indices,
-        splits=hold_out(names, indices, np.where(numbers == UNSPLIT, TRAIN, numbers).astype(np.uint8), split_seed),
+        splits=np.where(numbers == UNSPLIT, TRAIN, numbers).astype(np.uint8),
         reader=_Reader(),
         locate=data.locate,
         files_fingerprint=data.fingerprint,

@@ -1,21 +1,64 @@
-"""Resuming a run: what may have changed since it started."""
+"""What a run records of its settings, and which of them may have changed when it resumes."""
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..data.pack.reading import Pack
 from ..data.source import SPLITS
-from ..specs.settings import ResolvedSettings, option
+from ..data.sources.memory import location_of
+from ..device import pick_device, pick_precision
+from ..specs.settings import ResolvedSettings, TrainSettings, option
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
-from .run import Run, record_of
+from .run import Run
 
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "augment")
 """Settings that a resumed run shares with the one that was interrupted, besides the images."""
 ROUNDING = ("device", "threads", "micro_batch", "versions")
 """Settings that may change; sums are then rounded differently."""
+ASIDE = ("data", "log", "checkpoint_minutes", "keep_checkpoints")
+"""Settings that may change without a word, as the result is the same."""
+
+
+def resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSettings:
+    """What a training of a plan really does, given where its data is."""
+    device, log = pick_device(settings.device), settings.log
+    augment = settings.augment if hasattr(settings.augment, "__qualname__") else type(settings.augment)
+    source = plan.transfer and plan.transfer.source
+    return ResolvedSettings(
+        data=location,
+        augment=f"{augment.__module__}.{augment.__qualname__}" if settings.augment else None,
+        images=plan.packed.checksum,
+        jpeg=settings.jpeg,
+        labels=settings.labels and location_of(settings.labels),
+        label_indices=settings.label_indices and location_of(settings.label_indices),
+        pretrained=str(source.file) if source else None,
+        pretrained_sha256=source.sha256 if source else None,
+        variant=plan.architecture.name,
+        seed=int(settings.seed or 0),
+        split_seed=int(settings.split_seed or 0),
+        device=str(device),
+        precision=pick_precision(settings.precision, device),
+        micro_batch=settings.micro_batch if settings.micro_batch in (None, "auto") else int(settings.micro_batch),
+        log=(log,) if isinstance(log, str) else log,
+        checkpoint_minutes=float(settings.checkpoint_minutes),
+        keep_checkpoints=settings.keep_checkpoints,
+        threads=torch.get_num_threads(),
+        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        recipe=plan.recipe,
+        architecture=plan.architecture,
+    )
+
+
+def record_of(resolved: ResolvedSettings) -> dict:
+    """Resolved settings as run.json holds them."""
+    return json.loads(json.dumps({name: to_json(value) for name, value in vars(resolved).items()}))
 
 
 def resumed(
@@ -43,7 +86,7 @@ def resumed(
     if changed or record.get("changed"):  # otherwise the splits are as they were drawn
         plan = replace(plan, packed=run.with_splits(plan.packed, keep_new=True))
     if not changed:
-        return plan, record | {"data": now["data"]}
+        return plan, record | {name: now[name] for name in ASIDE}
     notify(f"changed since the run started, so it is a different run from here on:\n  {listed}")
     return plan, record | now | {"changed": [*record.get("changed", ()), *changed]}
 
