@@ -322,7 +322,7 @@ def test_names_of_version_0_1_still_work_and_name_todays(folder, tmp_path):
     with pytest.warns(FutureWarning, match="now called bundle"):
         assert classifier.trained is classifier.bundle
     with pytest.warns(FutureWarning, match="connected is now called fc_precision"):
-        assert alexnet.load(classifier.save(tmp_path), connected="int8").bundle.fc_precision == "int8"
+        assert alexnet.load(classifier.save(tmp_path / "saved"), connected="int8").bundle.fc_precision == "int8"
     with pytest.warns(FutureWarning, match="zoom is now called crop_scale"):
         assert replace(recipe("modern"), zoom=(0.5, 1.0)).crop_scale == (0.5, 1.0)
     with pytest.raises(TypeError, match="there is no setting 'epoch'; did you mean 'epochs'"):

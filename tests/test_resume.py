@@ -345,7 +345,7 @@ def test_the_command_finds_its_run_and_overwrites_no_finished_one(images, tmp_pa
         "--precision",
         "fp32",
     ]
-    settings = {"epochs": 2, "batch_size": 24, "checkpoint_minutes": 0}
+    settings = {"epochs": 2, "batch_size": 24, "checkpoint_minutes": 0, "keep_checkpoints": False}
     cut_off(images, "auto", 3, None, **settings)
     main(["train", str(images), "--resume"])
     assert "resuming after epoch" in capsys.readouterr().out
