@@ -95,15 +95,13 @@ def test_trainer(name, tmp_path):
     data = [{"pixel_values": each, "labels": label} for each, label in zip(x, LABELS.repeat(2), strict=True)]
 
     def trainer(network):
-        settings = TrainingArguments(
-            tmp_path, use_cpu=True, per_device_train_batch_size=4, num_train_epochs=1, save_steps=1, learning_rate=LR,
-            lr_scheduler_type="constant", max_grad_norm=0, report_to="none", disable_tqdm=True, logging_strategy="no",
-        )  # fmt: skip
+        quiet = dict(report_to="none", disable_tqdm=True, logging_strategy="no")
+        plain = dict(lr_scheduler_type="constant", max_grad_norm=0, train_sampling_strategy="sequential")
+        length = dict(per_device_train_batch_size=4, num_train_epochs=1, save_steps=1)
+        settings = TrainingArguments(tmp_path, use_cpu=True, **length, **plain, **quiet)
         model = WithLoss(network)
         optimizer = torch.optim.SGD(model.parameters(), LR, 0.9)
-        made = Trainer(model, settings, train_dataset=data, optimizers=(optimizer, None))
-        made._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(data)
-        return made
+        return Trainer(model, settings, train_dataset=data, optimizers=(optimizer, None))
 
     expected, fresh = plain_loop(network, batches(name)), copy.deepcopy(network)
     trainer(network).train()
@@ -152,10 +150,8 @@ def test_skorch(name):
     expected = plain_loop(network, batches(name), F.cross_entropy)
     x = torch.cat([x for x, _ in batches(name)])
     quiet = dict(train_split=None, verbose=0, iterator_train__shuffle=False)
-    classifier = NeuralNetClassifier(
-        network, criterion=nn.CrossEntropyLoss, optimizer=torch.optim.SGD, optimizer__momentum=0.9, lr=LR, max_epochs=1,
-        batch_size=4, **quiet,
-    )  # fmt: skip
+    sgd = dict(optimizer=torch.optim.SGD, optimizer__momentum=0.9, lr=LR, max_epochs=1, batch_size=4)
+    classifier = NeuralNetClassifier(network, criterion=nn.CrossEntropyLoss, **sgd, **quiet)
     classifier.fit(x, LABELS.repeat(2))
     assert_trained(classifier.module_.state_dict(), before, expected)
     scores = REFERENCES[name](parameters_of(classifier.module_), x.double())
@@ -212,10 +208,7 @@ def test_prune(name):
     smallest = {layer: layer.weight.abs() <= layer.weight.abs().median() for layer in layers}
     for layer in layers:
         prune.l1_unstructured(layer, "weight", amount=0.5)
-    plain_optimizer = torch.optim.SGD(network.parameters(), LR)
-    loss_of(network(x), LABELS).backward()
-    plain_optimizer.step()
-    scores = network(x)
+    scores = train(network, [(x, LABELS)])(x)
     for layer in layers:
         prune.remove(layer, "weight")
         assert torch.equal(layer.weight == 0, smallest[layer])
