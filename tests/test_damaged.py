@@ -741,7 +741,7 @@ def test_names_of_any_bytes(classes):
     os.rename(classes / "dog" / "1.png", classes / "dog" / "a\nb.png")
     packed = make_pack(detect_source(classes), 8)
     assert "cat/\udcff\udcfe.png" in packed.names
-    assert [packed.names[number] for number in packed.unreadable] == ["dog/a b.png"]
+    assert [packed.names[number] for number in packed.unreadable] == ["dog/a␤b.png"]
     run = Run(classes)
     run.write_splits(packed)
     assert (run.with_splits(packed).splits == np.where(packed.splits == 255, 255, packed.splits)).all()

@@ -95,7 +95,7 @@ def test_an_image_that_is_too_small_names_layer_size_and_remedies():
 
 @pytest.mark.parametrize(("setting", "wrong"), [("num_classes", 0), ("in_channels", 0), ("input_size", 0)])
 def test_a_setting_out_of_range_is_named(setting, wrong):
-    with pytest.raises(ValueError, match=f"{setting} must be >= 1, got {wrong}"):
+    with pytest.raises(ValueError, match=f"{setting} must be an integer >= 1, got {wrong}"):
         alexnet.create("cifar-18", **{"num_classes": 10, setting: wrong})
 
 

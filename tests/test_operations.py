@@ -156,9 +156,9 @@ def test_a_table_that_makes_no_network_is_refused(layers, message):
 
 
 def test_kinds_of_operations_are_checked():
-    with pytest.raises(ValueError, match="activation must be relu or tanh, got 'gelu'"):
+    with pytest.raises(ValueError, match="small: activation must be relu or tanh or a Operation, got 'gelu'"):
         replace(SMALL, activation="gelu")
-    with pytest.raises(ValueError, match="kind of pooling must be max or mean, got 'avg'"):
+    with pytest.raises(ValueError, match="Pool: kind must be max or mean, got 'avg'"):
         Pool("avg")
 
 

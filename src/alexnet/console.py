@@ -6,13 +6,27 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False, markup=False, emoji=False)  # file and class names are printed verbatim
+from .specs.names import printable
+
+
+class _Console(Console):
+    """Prints names of files and classes verbatim, but for what could steer the terminal."""
+
+    def __init__(self, **options: Any):
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+console = _Console()
 if not (console.is_terminal or console.is_jupyter):
     console.width = 80  # a file or a pipe has no width of its own
 
@@ -101,11 +115,11 @@ def duration(seconds: float) -> str:
 
 def print_error(text: str) -> None:
     """Print text to standard error, wrapped in a terminal; in a file, where one searches, it stays as it is."""
-    errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    errors = _Console(stderr=True)
     if errors.is_terminal:
         print_text(text, to=errors)
     else:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 def print_text(text: str, style: str | None = None, to: Console = console) -> None:
@@ -123,7 +137,7 @@ def print_facts(facts: dict[str, str]) -> None:
     options = {"subsequent_indent": " " * width, "break_long_words": False, "break_on_hyphens": False}
     for name, value in facts.items():
         lines = textwrap.wrap(f"{name:<{width}}{value}", console.width, **options)
-        text = Text("\n".join(lines))
+        text = Text(printable("\n".join(lines)))
         text.stylize("bold", 0, len(name))
         console.print(text, soft_wrap=True)
 
@@ -142,9 +156,9 @@ def print_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, name in enumerate(header):
         justify, shown = ("right", name.replace(" ", "\n")) if column in right else ("left", name)
-        table.add_column(shown, justify=justify, no_wrap=column in right)
+        table.add_column(Text(printable(shown)), justify=justify, no_wrap=column in right)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
 
 

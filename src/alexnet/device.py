@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 MEMORY_FRACTION = 0.8
 """Largest pack that is shuffled image by image, as a fraction of the memory; larger ones are shuffled by blocks, so
-that reads are sequential."""
+that reads are sequential. Also what all processes that decode may use."""
 ROOT = Path("/")
 """Where proc and sys are mounted."""
+_sharers = 0
+"""Processes that share the memory, if this is one of several; else its threads do."""
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 """Parameters of glibc's `mallopt`, from malloc.h."""
 
@@ -123,6 +125,24 @@ def memory() -> float:
         physical = math.inf
     files = [folder / name for folder in _control_groups("memory") for name in ("memory.max", "memory.limit_in_bytes")]
     return min([physical, *(limit for file in files for limit in _numbers(file))])
+
+
+def share_memory(processes: int) -> None:
+    """Make this one of so many processes that share the memory; on Linux, it cannot take more than its part."""
+    global _sharers
+    _sharers = processes
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[5])  # that it has by now
+        limit = pages * resource.getpagesize() + memory_share()
+        if limit < math.inf:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(limit), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def memory_share() -> float:
+    """Memory that this process, or one of its threads, may use for an image, bytes."""
+    return MEMORY_FRACTION * memory() / (_sharers or processors())
 
 
 def fits_memory(size: float) -> bool:

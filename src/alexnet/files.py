@@ -1,31 +1,48 @@
 """Atomic file writes, locks between processes, and the cache folder."""
 
 import contextlib
+import csv
 import errno
 import os
+import re
+import shutil
+import stat
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+from .specs.names import csv_cell
 
 try:
     import fcntl
 except ImportError:  # Windows
     import msvcrt
 
-PART_SUFFIX = ".part"
-"""Suffix of unfinished files. One that a killed process left behind is useless."""
+PART_SUFFIX, LOCK = ".part", "lock"
+"""Suffix of unfinished files and of the folders that hold them, and the name of the lock in such a folder."""
+CACHE_REMEDY = "set the environment variable ALEXNET_CACHE to a folder that can be written to"
+ABANDONED_S = 86400.0
+"""Seconds without a change after which a temporary file is taken for abandoned where locks cannot tell."""
 WAIT_NOTICE_S = 2.0
 """Seconds of waiting for a lock after which the user is told."""
+NAMES = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""How files with names of images are opened, since a name may be any bytes."""
 MAX_NAME_BYTES = 150
 """Bytes of a name that becomes part of another file's name."""
 
 
 def cache_folder() -> Path:
     """The folder of packs and downloads: $ALEXNET_CACHE, or alexnet/ in the user's cache folder."""
-    if "ALEXNET_CACHE" in os.environ:
-        return Path(os.environ["ALEXNET_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alexnet"
+    if os.environ.get("ALEXNET_CACHE"):
+        return Path(os.environ["ALEXNET_CACHE"]).expanduser()
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "alexnet"
+    try:
+        return Path.home() / ".cache" / "alexnet"
+    except RuntimeError as error:
+        raise ValueError(f"there is no home folder; {CACHE_REMEDY}") from error
 
 
 def truncate_name(name: str) -> str:
@@ -35,22 +52,88 @@ def truncate_name(name: str) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` at the end, or removed if an error is raised.
+    """A temporary path, renamed to `path` at the end, or removed if an error is raised.
 
-    The content is on the disk before the file gets its name, so a power failure leaves the old file or the new one.
+    It is in a folder of its own beside `path`, with whatever a library writes beside it, and so is the lock by which
+    others see that it is in use. Those that killed processes left behind are removed on this occasion. The content is
+    on the disk before the file gets its name, so a power failure leaves the old file or the new one.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{PART_SUFFIX}")
+    remove_abandoned(path.parent)
+    folder = Path(tempfile.mkdtemp(PART_SUFFIX, f"{truncate_name(path.name)}.", path.parent))
+    temporary = folder / path.name
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # from the umask; some libraries create files that only the owner can read
-        yield temporary
-        temporary.chmod(mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
+        with open(folder / f"{LOCK}.new", "ab") as lock:
+            _try_lock(lock)
+            os.replace(lock.name, folder / LOCK)  # so that a lock that can be seen is held
+            temporary.touch()
+            mode = temporary.stat().st_mode  # from the umask; some libraries create files that only the owner can read
+            yield temporary
+            temporary.chmod(mode)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class CsvWriter:
+    """Writes rows of a table, in which cells of text are harmless to spreadsheets (`from_csv_cell` undoes that)."""
+
+    def __init__(self, file: TextIO):
+        quoting = csv.QUOTE_MINIMAL, csv.QUOTE_ALL
+        self.minimal, self.quoted = (csv.writer(file, lineterminator="\n", quoting=each) for each in quoting)
+
+    def writerow(self, row: Iterable[object]) -> None:
+        cells = [csv_cell(cell) if isinstance(cell, str) else cell for cell in row]
+        has_return = any("\r" in cell for cell in cells if isinstance(cell, str))  # not quoted before Python 3.13
+        (self.quoted if has_return else self.minimal).writerow(cells)
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        for row in rows:
+            self.writerow(row)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder, of versions up to 0.2 only those that are old."""
+    for path in folder.glob(f"*{PART_SUFFIX}"):
+        with contextlib.suppress(OSError):  # it is gone, or somebody else's
+            is_old = time.time() - max(each.stat().st_mtime for each in (path, *path.glob("*"))) > ABANDONED_S
+            if path.is_dir() and not path.is_symlink() and (is_old or _is_abandoned(path / LOCK)):
+                shutil.rmtree(path, ignore_errors=True)
+            elif is_old and re.search(rf"\.\d+{re.escape(PART_SUFFIX)}$", path.name):
+                path.unlink()
+
+
+def _is_abandoned(lock: Path) -> bool:
+    """Whether the lock of a temporary file was held by a process that has ended; unknown without locks, or before."""
+    if not lock.exists():
+        return False
+    with open(lock, "ab") as file:
+        return _try_lock(file) is True
+
+
+def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file; OSError if it is a folder, a pipe, which would block, or a device, which may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return open(path, "rb")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for files of the cache, which only their owner can read, as the images may be.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+        reason = os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror
+    raise ValueError(f"{folder}, for packs and downloads, cannot be written to: {reason}; {CACHE_REMEDY}")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -64,33 +147,35 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
+def file_lock(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[bool]:
     """Hold the exclusive lock of `path`; waits while any other thread or process holds it.
 
     The system holds the lock, on an empty file `path`.lock that stays, and releases it however its holder ends. On a
-    file system without locks nobody waits. By hand, because `filelock` fails on some of these file systems, and on
-    others falls back to a marker file that a killed process leaves behind.
+    file system without locks nobody waits, and the value is False. By hand, because `filelock` fails on some of these
+    file systems, and on others falls back to a marker file that a killed process leaves behind.
 
     Args:
         on_wait: called once, after WAIT_NOTICE_S seconds of waiting.
     """
     with open(path.with_name(f"{path.name}.lock"), "ab") as file:
         started, notified = time.monotonic(), False
-        while not _try_lock(file):
+        while (is_held := _try_lock(file)) is False:
             if on_wait and not notified and time.monotonic() - started > WAIT_NOTICE_S:
                 notified = True
                 on_wait()
             time.sleep(0.05)
-        yield  # closing the file releases the lock
+        yield is_held is True  # closing the file releases the lock
 
 
-def is_locked(path: Path) -> bool:
-    """Whether someone holds the `file_lock` of `path` now."""
+def is_locked(path: Path) -> bool | None:
+    """Whether someone holds the `file_lock` of `path` now; None where the file system has no locks."""
     with open(path.with_name(f"{path.name}.lock"), "ab") as file:
-        return not _try_lock(file)
+        is_free = _try_lock(file)
+        return None if is_free is None else not is_free
 
 
-def _try_lock(file: BinaryIO) -> bool:
+def _try_lock(file: BinaryIO) -> bool | None:
+    """Take the lock of a file: whether it is held now, or None where the file system has no locks."""
     try:
         if os.name == "nt":
             file.seek(0)
@@ -102,6 +187,7 @@ def _try_lock(file: BinaryIO) -> bool:
             return False
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
             raise
+        return None
     return True
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 
 from ..data.batches import epoch_order, read_batches
 from ..data.labels.class_names import readable_class_name
@@ -16,10 +17,12 @@ from ..diagnosis.layers import SAMPLE
 from ..evaluation.evaluation import Evaluation
 from ..evaluation.metrics import Metrics
 from ..evaluation.tables import class_rows
+from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..notebook import Figure, html_table
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..runs.history import History
+from ..specs.names import printable
 from ..specs.recipe import Recipe
 from ..specs.shapes import count_towers
 from ..training.loop import Training
@@ -69,6 +72,7 @@ SECTIONS = {
 """By file: heading and caption."""
 
 
+@style.context("default")  # whatever the user's matplotlibrc asks for, which may need LaTeX
 def write_report(
     folder: Path, record: Mapping, training: Training, bundle: ModelBundle, evaluation: Evaluation
 ) -> Path:
@@ -120,7 +124,8 @@ def write_report(
         "</html>\n",
     ]
     path = folder / "report.html"
-    path.write_text("\n".join(page), encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(printable("\n".join(page)), encoding="utf-8")
     return path
 
 
@@ -166,7 +171,8 @@ def _augmentation_in_words(recipe: Recipe) -> str:
 
 def _section(path: Path, figure: Figure, heading: str, caption: str) -> str:
     """Save a figure; its section of the page."""
-    figure.savefig(path, dpi=160)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=160)
     encoded = base64.b64encode(path.read_bytes()).decode()
     image = f'<img alt="{heading}" src="data:image/png;base64,{encoded}">'
     return f"<h2>{heading}</h2>\n<figure>{image}\n<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -3,6 +3,7 @@
 torch is imported inside the commands that need it: importing it takes seconds, and `--help` should not.
 """
 
+import contextlib
 import sys
 
 import tyro
@@ -44,6 +45,9 @@ COMMANDS = {
 @named_as_flags()
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that the arguments ask for, by default those of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a notebook's, or a test's
+            stream.reconfigure(errors="backslashreplace")  # for consoles that cannot write every name
     arguments = with_todays_flags(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         return print(f"alexnet {__version__}")

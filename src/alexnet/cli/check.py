@@ -44,6 +44,7 @@ def check(
     from ..data.pack.packing import PackOptions
     from ..data.sources.detection import detect_source
     from ..data.sources.lists import write_list
+    from ..data.storage.download import redact
     from ..runs.run import is_run
     from ..specs.variants import variant
     from ..training.plan import variant_for
@@ -61,7 +62,7 @@ def check(
     else:
         _print_report(report)
         if fix is not None:
-            arguments = shlex.quote(str(fix)) + source.arguments.removeprefix(shlex.quote(data))
+            arguments = shlex.quote(str(fix)) + source.arguments.removeprefix(shlex.quote(redact(data)))
             console.print(f"next:   alexnet train {arguments}  ({len(kept):,} images)", soft_wrap=True)
     if {finding.level for finding in report.findings} & ({"error", "warning"} if strict else {"error"}):
         raise SystemExit(1)

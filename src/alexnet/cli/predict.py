@@ -1,5 +1,4 @@
 import contextlib
-import csv
 import sys
 from collections.abc import Callable
 from itertools import repeat
@@ -90,7 +89,9 @@ def predict(
 
 
 def _warn(message: object) -> None:
-    print(f"alexnet: {message}", file=sys.stderr)
+    from ..console import print_error
+
+    print_error(f"alexnet: {message}")
 
 
 def _print(prediction: "Prediction", top: int) -> None:
@@ -109,13 +110,13 @@ def _print_json(prediction: "Prediction", top: int) -> None:
 
 def _table_writer(table: Path, columns: int, stack: contextlib.ExitStack) -> Callable[["Prediction", int], None]:
     """A function that appends a row. The file appears, complete, when the stack is closed without an error."""
-    from ..files import atomic_write
+    from ..files import NAMES, CsvWriter, atomic_write
 
     file = sys.stdout
     if str(table) != "-":
         temporary = stack.enter_context(atomic_write(table))
-        file = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
-    writer = csv.writer(file, lineterminator="\n")
+        file = stack.enter_context(temporary.open("w", newline="", **NAMES))
+    writer = CsvWriter(file)
     ranks = [""] + [f" {rank}" for rank in range(2, columns + 1)]
     writer.writerow(("image", *(f"{name}{rank}" for rank in ranks for name in ("class", "probability"))))
 

@@ -1,10 +1,9 @@
 """Evaluations as rows of a table and as CSV."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import atomic_write
+from ..files import NAMES, CsvWriter, atomic_write
 from .ensembles import EnsembleEvaluation
 from .evaluation import Evaluation
 from .metrics import Metrics
@@ -52,8 +51,8 @@ def write_probabilities(path: Path, evaluation: Evaluation, classes: Sequence[st
     """Write CSV with a row per image: its name, its class, and the probability of every class over all views."""
     metrics = evaluation.all_views
     rows = zip(evaluation.indices, metrics.labels, metrics.probabilities.tolist(), strict=True)
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+    with atomic_write(path) as temporary, temporary.open("w", newline="", **NAMES) as file:
+        writer = CsvWriter(file)
         writer.writerow(("image", "class", *classes))
         for index, label, row in rows:
             names = evaluation.packed.names[index], classes[label]

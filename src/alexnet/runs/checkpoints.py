@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..files import PART_SUFFIX, fsync_folder
+from ..files import fsync_folder, remove_abandoned
 from ..model.bundle import ModelBundle, read_extra, read_notes
 from ..specs.settings import option
 from ..training.loop import Progress, Training
@@ -89,8 +89,8 @@ class Checkpoints:
             ValueError: no checkpoint can be read, or they are of another network.
             NotSaved: what an interruption cut off cannot be written.
         """
-        for abandoned in (*self.run.folder.glob(f"*{PART_SUFFIX}"), self.run.folder / NEXT):
-            abandoned.unlink(missing_ok=True)
+        remove_abandoned(self.run.folder)
+        (self.run.folder / NEXT).unlink(missing_ok=True)
         paths, best = self.run.checkpoints(), self.run.folder / BEST
         reasons: list[str] = []
         for needs_best in (True, False):

@@ -16,9 +16,10 @@ import numpy as np
 
 from ..data.pack.reading import UNREADABLE, Pack
 from ..data.source import SPLITS
-from ..files import PART_SUFFIX, atomic_write, file_lock, is_locked
+from ..files import NAMES, PART_SUFFIX, CsvWriter, atomic_write, file_lock, is_locked
 from ..model.bundle import FILE as MODEL
 from ..model.bundle import ModelBundle
+from ..specs.names import from_csv_cell
 from ..specs.settings import option
 from .history import History, check_row, read_rows, with_todays_keys
 
@@ -29,8 +30,6 @@ EARLIER = ("last-1.safetensors", "last-2.safetensors")
 """The checkpoints before LAST, newest first."""
 RUNS = Path("runs")
 """Where runs without an output folder of their own are, below the current folder."""
-TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""How files with image names are opened, since a name may be any bytes."""
 
 
 def is_run(folder: str | Path) -> bool:
@@ -203,8 +202,8 @@ class Run:
         """
         path = self.folder / SPLIT
         try:
-            with path.open(newline="", **TEXT) as file:
-                return {row["image"]: row["split"] for row in csv.DictReader(file)}
+            with path.open(newline="", **NAMES) as file:
+                return {from_csv_cell(row["image"]): row["split"] for row in csv.DictReader(file)}
         except (OSError, KeyError, csv.Error) as error:
             raise ValueError(f"{path}, which lists the training images, cannot be read: {error}") from error
 
@@ -240,8 +239,8 @@ class Run:
             raise ValueError(f"output must be a new or an empty folder, but {output} holds {names[0]}{more}")
 
     def _write_table(self, name: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        with atomic_write(self.folder / name) as temporary, temporary.open("w", newline="", **TEXT) as file:
-            csv.writer(file, lineterminator="\n").writerows(itertools.chain([header], rows))
+        with atomic_write(self.folder / name) as temporary, temporary.open("w", newline="", **NAMES) as file:
+            CsvWriter(file).writerows(itertools.chain([header], rows))
 
 
 def weights_file(path: Path) -> Path:

@@ -9,15 +9,20 @@ The words "relu", "norm", "spatial_norm", "pool" and "dropout" stand for what th
 normalization). An operation written out in a row, such as `Pool("mean")`, holds for that row alone.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from .names import not_one_of
+from .checks import check_fields
+from .names import not_one_of, printable
 from .operations import Activation, BatchNorm, Dropout, Layer, Norm, Operation, Pool, SpatialNorm
 
 WORDS = ("relu", "norm", "spatial_norm", "pool", "dropout")
 """Words that a row may use: fields of an architecture, which say what they mean; "relu" is its `activation`."""
 MAX_POOL, DROPOUT = Pool(), Dropout()
+MAX_SIDE, MAX_CLASSES, MAX_STEPS = 20_000, 1_000_000, 1000
+"""Largest images, most classes, and most operations of a network."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,23 @@ class Architecture:
     """The recipe that trains it by default."""
 
     def __post_init__(self):
+        owner = printable(str(self.name))[:80]
+        sides = dict.fromkeys(("input_size", "stored_size"), (1, MAX_SIDE))
+        check_fields(self, sides | {"classes": (1, MAX_CLASSES)}, owner)
+        steps = sum(1 + len(layer.then) for layer in self.layers)
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"{owner}: layers must have 1 to {MAX_STEPS:,} steps in all, got {steps:,}")
+        for layer in self.layers:
+            if not layer.name or not re.fullmatch(r"\w{1,80}", f"{layer.name}{layer.suffix}"):
+                parts = f"{layer.name!r} and {layer.suffix!r}"[:200]
+                raise ValueError(f"{owner}: name and suffix of a layer must be letters, digits and _, got {parts}")
         for layer in self.layers:
             for step in layer.then:
                 if not isinstance(step, Operation) and step not in WORDS:
                     must_be = f"must be an operation or one of {', '.join(WORDS)}"
                     raise ValueError(f"{self.name}: what follows {layer.name} {must_be}, got {step!r}")
         names = [name for layer in self.layers for name, _ in self.operations(layer)]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ValueError(f"{self.name}: names must be unique, got {', '.join(repeated)} more than once")
 
     def operations(self, layer: Layer) -> list[tuple[str, Operation]]:

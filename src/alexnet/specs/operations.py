@@ -13,11 +13,16 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from ..compat import renamed_fields
+from .checks import check_fields
 
 Shape = tuple[int, ...]
 Std = float | Literal["he", "torch"]
 """Standard deviation of the initial weights: a number, √(2 / fan-in) ("he"), or PyTorch's uniform default ("torch",
 which also draws the biases)."""
+
+MOST = 1_000_000
+"""Largest value of a field: channels, kernels and so on."""
+_OF_NORMS = {"size": (1, 10_000), "alpha": (0, MOST), "beta": (-100, 100), "k": (1e-30, MOST)}
 
 
 class InputTooSmall(ValueError):
@@ -34,6 +39,16 @@ class Operation:
     """Its inputs: feature maps alone, vectors alone (feature maps are flattened before it), or both."""
     kinds: ClassVar[dict[str, type[Self]]] = {}
     """Every operation by the name under which it is stored."""
+    bounds: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Smallest and largest value of some fields."""
+
+    def __post_init__(self):
+        check_fields(self, self.bounds, self._owner)
+
+    @property
+    def _owner(self) -> str:
+        """Whose field it is, in error messages."""
+        return type(self).__name__
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -100,6 +115,12 @@ class Layer(Operation):
     suffix: str = ""
     """Ends the names of the steps that follow; empty for the digits of `name`."""
 
+    bounds: ClassVar = {"std": (0, MOST), "bias": (-MOST, MOST)}
+
+    @property
+    def _owner(self) -> str:
+        return str(self.name)[:80]
+
     def fan_in(self, input_shape: Shape) -> int:
         """Inputs that one output sums."""
         return math.prod(self.parameter_shapes(input_shape)["weight"][1:])
@@ -125,6 +146,9 @@ class _Convolution(Layer):
     """What shared and unshared convolutions have in common."""
 
     takes = "maps"
+    bounds: ClassVar = (
+        Layer.bounds | dict.fromkeys(("channels", "kernel", "stride", "groups"), (1, MOST)) | {"pad": (0, MOST)}
+    )
 
     channels: int
     kernel: int
@@ -205,6 +229,7 @@ class Linear(Layer):
     """A fully connected layer."""
 
     takes = "vectors"
+    bounds: ClassVar = Layer.bounds | {"units": (1, MOST)}
 
     units: int | None
     """None: one per class."""
@@ -231,9 +256,6 @@ class Activation(Operation):
 
     kind: Literal["relu", "tanh"] = "relu"
 
-    def __post_init__(self):
-        _check_choice("activation", self.kind, ("relu", "tanh"))
-
     @property
     def label(self) -> str:
         return "ReLU" if self.kind == "relu" else "tanh"
@@ -246,6 +268,7 @@ class Norm(Operation):
     prefix = "norm"
     label = "LRN"
     takes = "maps"
+    bounds: ClassVar = _OF_NORMS | {"groups": (1, MOST)}
 
     size: int = 5
     """Channels summed: the paper's n."""
@@ -283,6 +306,7 @@ class SpatialNorm(Operation):
     prefix = "spatial_norm"
     label = "spatial LRN"
     takes = "maps"
+    bounds: ClassVar = _OF_NORMS
 
     size: int = 5
     alpha: float = 1e-3
@@ -323,15 +347,13 @@ class Pool(Operation):
 
     prefix = "pool"
     takes = "maps"
+    bounds: ClassVar = {"window": (1, MOST), "stride": (1, MOST)}
 
     kind: Literal["max", "mean"] = "max"
     window: int = 3
     stride: int = 2
     round_up: bool = True
     """Whether a last window may hang over the right and bottom edge."""
-
-    def __post_init__(self):
-        _check_choice("kind of pooling", self.kind, ("max", "mean"))
 
     @property
     def label(self) -> str:
@@ -357,6 +379,7 @@ class AdaptivePool(Operation):
     prefix = "avgpool"
     label = "adaptive average pool"
     takes = "maps"
+    bounds: ClassVar = {"side": (1, MOST)}
 
     side: int = 6
 
@@ -373,6 +396,7 @@ class Dropout(Operation):
 
     prefix = "drop"
     label = "dropout"
+    bounds: ClassVar = {"rate": (0, 1)}
 
     rate: float = 0.5
     rescale: bool = False
@@ -414,8 +438,3 @@ def _std_in_words(std: Std, other: Std = "torch") -> str:
         return "PyTorch's uniform default, biases too"
     number = "√(2 / fan-in)" if std == "he" else f"{std:g}"
     return f"standard deviation {number}" if other == "torch" else number
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be {' or '.join(choices)}, got {value!r}")

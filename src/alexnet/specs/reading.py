@@ -14,25 +14,18 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import recipes
+from .checks import FITS, in_words
 from .names import did_you_mean, not_one_of
-from .recipe import Check, Input, Recipe, is_integer, is_real
+from .recipe import Input, Recipe
 from .schedules import SCHEDULES, MultiStepDecay, Schedule
 from .settings import TrainSettings
 from .storage import from_json
 
 SUFFIXES = (".json", ".toml")
-FITS: dict[type, Check] = {
-    int: (lambda value: is_integer(value, -(2**63)), "an integer"),
-    float: (is_real, "a number"),
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    str: (lambda value: isinstance(value, str), "text"),
-    NoneType: (lambda value: value is None, "none"),
-}
-"""Whether a value of a file or of text is of a type, and that type in words."""
 TEXTS = {"True": True, "False": False, "None": None, "none": None}
 
 
@@ -217,7 +210,7 @@ def typed(hint: Any, value: Any, name: str) -> Any:
             return _typed(kind, value, name)
         except TypeError:
             continue
-    raise ValueError(f"{name} must be {_in_words(hint)}, got {value!r}")
+    raise ValueError(f"{name} must be {in_words(hint)}, got {value!r}")
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:
@@ -239,19 +232,6 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         if isinstance(value, kind):
             return value
     raise TypeError
-
-
-def _in_words(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(_in_words(each) for each in arguments)
-    if origin is Literal:
-        return " or ".join(map(str, arguments))
-    if origin is tuple:
-        return "a list" if arguments[-1] is ... else f"{len(arguments)} values"
-    if origin is Mapping:
-        return "values by name"
-    return FITS[hint][1] if hint in FITS else f"a {getattr(hint, '__name__', 'value')}"
 
 
 def _kind_in(hint: Any, current: Any) -> type | None:

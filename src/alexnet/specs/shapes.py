@@ -8,8 +8,12 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .architecture import Architecture
+from .architecture import MAX_CLASSES, MAX_SIDE, Architecture
 from .operations import Flatten, InputTooSmall, Layer, Linear, Operation, Shape
+from .recipe import is_integer
+
+MAX_WORK = 1e9, 1e11, 1e13
+"""Outputs, parameters and multiply-adds of an operation for one image, far beyond those of any network here."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,34 @@ def infer_shapes(
     """
     num_classes = architecture.classes if num_classes is None else num_classes
     size = architecture.input_size if input_size is None else input_size
-    for setting, value in (("num_classes", num_classes), ("in_channels", in_channels), ("input_size", size)):
-        if value < 1:
-            raise ValueError(f"{setting} must be >= 1, got {value}")
+    limits = {
+        "num_classes": (num_classes, MAX_CLASSES),
+        "in_channels": (in_channels, 10_000),
+        "input_size": (size, MAX_SIDE),
+    }
+    for setting, (value, most) in limits.items():
+        if not is_integer(value, 1) or value > most:
+            limit = f"<= {most:,}" if is_integer(value, 1) else "an integer >= 1"
+            raise ValueError(f"{setting} must be {limit}, got {str(value)[:80]}")
     try:
-        return _infer_shapes(architecture, num_classes, in_channels, size)
+        placed = _infer_shapes(architecture, num_classes, in_channels, size)
+        return _check_work(architecture.name, placed)
     except InputTooSmall as error:
         smallest, own = smallest_input(architecture, in_channels), architecture.input_size
         raise ValueError(
             f"{architecture.name}: input_size must be >= {smallest}, got {size}, at which {error}. Enlarge the images "
             f"(its own input_size is {own}) or use a variant for small images, such as cifar-18"
         ) from None
+
+
+def _check_work(name: str, placed: list[Placed]) -> list[Placed]:
+    """Raise ValueError for a network that no machine has room or time for."""
+    for step in placed:
+        costs = math.prod(step.output_shape), step.parameters, step.multiply_adds
+        for what, cost, most in zip(("outputs", "parameters", "multiply-adds"), costs, MAX_WORK, strict=True):
+            if cost > most:
+                raise ValueError(f"{name}, {step.name}: {what} for an image must be <= {most:.0e}, got {cost:.1e}")
+    return placed
 
 
 def smallest_input(architecture: Architecture, in_channels: int = 3) -> int:

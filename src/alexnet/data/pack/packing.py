@@ -5,12 +5,13 @@ While unfinished, it has another name and a log from which an interrupted packin
 
 import contextlib
 import errno
-import glob
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
+import secrets
 import time
 import zlib
 from array import array
@@ -24,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from ...device import processors
-from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, truncate_name
+from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, make_folder, truncate_name
 from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
 from ..source import TRAIN, ImageReader, Source
@@ -36,6 +37,8 @@ MAX_UNREADABLE, FEW_UNREADABLE = 0.01, 5
 """Fraction of images that may be unreadable, and how many may be in small data sets."""
 LOG_S = 2.0
 """Seconds between entries in the log."""
+ABANDONED_S = 30 * 86400.0
+"""Seconds after which an unfinished pack is removed, whatever it is of."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,13 @@ def make_pack(
     settings = {"version": VERSION, "side": side, "jpeg": options.jpeg, "source": source_fingerprint(source)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = folder / f"{truncate_name(source.name)}-{side}-{digest[:16]}.safetensors"
-    pack = _open_existing(path, notify)
+    pack = _open_existing(source, path, options, notify)
     if pack is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")):
-            pack = _open_existing(path)
+        make_folder(folder)
+        with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")) as is_held:
+            pack = _open_existing(source, path, options)
             if pack is None:
-                _write_pack(source, side, path, options, track)
+                _write_pack(_UnfinishedPack(source, side, path, options.jpeg, is_held), options, track)
                 pack = open_pack(path)
     _check_unreadable(source, pack.unreadable, len(source), options.strict)
     return pack
@@ -96,20 +99,30 @@ def source_fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _open_existing(path: Path, notify: Callable[[str], object] = lambda message: None) -> Pack | None:
+def _open_existing(
+    source: Source, path: Path, options: PackOptions, notify: Callable[[str], object] = lambda message: None
+) -> Pack | None:
+    """The pack of a path, unless it is damaged or lacks images that can be read by now."""
     if not path.exists():
         return None
     try:
-        return open_pack(path)
+        pack = open_pack(path)
     except ValueError as error:
         notify(f"{error}; packing again")
         return None
+    if pack.passing:
+        images = [(index, source.locate(index)) for index in sorted(pack.passing)]
+        task = _StoreSquare(source.reader, pack.side, 90, path, 0)  # which writes nothing, as for JPEG
+        results = itertools.chain(*run_task(task, images, len(images), options.workers or processors()))
+        if any(not isinstance(result, Failed) for result in results):
+            notify(f"images of {source.name} that could not be read can be read now; packing again")
+            return None
+    return pack
 
 
-def _write_pack(source: Source, side: int, path: Path, options: PackOptions, track: Track | None) -> None:
+def _write_pack(file: "_UnfinishedPack", options: PackOptions, track: Track | None) -> None:
     """Decode all images of a source into a new file, or resume an interrupted packing."""
-    _remove_abandoned(path)
-    file, count = _UnfinishedPack(source, side, path, options.jpeg), len(source)
+    source, count = file.source, len(file.source)
     if not file.done:
         file.allocate()
     images = ((index, source.locate(index)) for index in range(file.done, count))
@@ -208,21 +221,29 @@ class _StoreSquare:
 class _UnfinishedPack:
     """A pack that is being written.
 
-    The log has a line of JSON for every LOG_S seconds: how many images are done, and for those since the previous line
-    their checksums, their lengths (of JPEG files), and why some could not be read.
+    The log begins with a line that names the data set. Then it has a line of JSON for every LOG_S seconds: how many
+    images are done, and for those since the previous line their checksums, their lengths (of JPEG files), why some
+    could not be read, and for which of these the system is to blame: packing resumes from the first of them.
+
+    Args:
+        is_held: whether the lock of `path` keeps other processes away; where a file system has no locks, each writes a
+            file of its own, and none resumes.
     """
 
-    def __init__(self, source: Source, side: int, path: Path, jpeg: int | None):
+    def __init__(self, source: Source, side: int, path: Path, jpeg: int | None, is_held: bool = True):
         self.source, self.side, self.path, self.jpeg = source, side, path, jpeg
-        self.part, self.log = (path.with_name(f"{path.name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
+        name = path.name if is_held else f"{path.name}.{secrets.token_hex(4)}"
+        self.part, self.log = (path.with_name(f"{name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
         self.metadata = {"version": VERSION, "name": source.name, "classes": source.classes, "side": side}
         # As JSON in JSON it takes at most twice its size, and the fields take less than 2 KB.
         self.header_size = 64 * (len(json.dumps(self.metadata)) // 32 + 33)
         self.checksums, self.lengths = array("I"), array("q")
         self.unreadable: dict[int, str] = {}
+        self.passing: set[int] = set()
+        self._remove_abandoned()
+        self._logged = 0, 0
         self._read_log()
         self.jpeg_size = sum(self.lengths)
-        self._logged = self.done, len(self.unreadable)
 
     @property
     def done(self) -> int:
@@ -239,15 +260,16 @@ class _UnfinishedPack:
                 file.truncate(size)
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)
-            self.log.write_text("", encoding="utf-8")
+            self._begin_log()
         except OSError as error:
             raise self.no_room(error) from error
 
     def add(self, results: Sequence[int | bytes | Failed]) -> None:
         """Record the results of the next images."""
         black = b"" if self.jpeg else zlib.crc32(bytes(self.side * self.side * 3))
-        failures = {self.done + i: each.reason for i, each in enumerate(results) if isinstance(each, Failed)}
-        self.unreadable |= failures
+        failures = {self.done + i: each for i, each in enumerate(results) if isinstance(each, Failed)}
+        self.unreadable |= {index: each.reason for index, each in failures.items()}
+        self.passing |= {index for index, each in failures.items() if each.is_passing}
         results = [black if isinstance(each, Failed) else each for each in results]
         if self.jpeg:
             with open(self.part, "r+b") as file:
@@ -267,7 +289,8 @@ class _UnfinishedPack:
             "done": self.done,
             "sums": self.checksums[done:].tolist(),
             "lengths": self.lengths[done:].tolist(),
-            "unread": dict(list(self.unreadable.items())[unreadable:]),
+            "unread": dict(new := list(self.unreadable.items())[unreadable:]),
+            "passing": [index for index, _ in new if index in self.passing],
         }
         with self.log.open("a", encoding="utf-8") as log:
             print(json.dumps(entry), file=log, flush=True)
@@ -278,12 +301,13 @@ class _UnfinishedPack:
         """Add the tables and the header, and rename the file."""
         splits = self.source.splits.copy()
         splits[list(self.unreadable)] = UNREADABLE
+        unread = {index: [why] if index in self.passing else why for index, why in self.unreadable.items()}
         tables = {
             "labels": self.source.labels.astype(np.int64),
             "splits": splits,
             "sums": np.array(self.checksums, np.uint32),
             "names": self.source.names.buffer,
-            "unread": np.frombuffer(json.dumps(self.unreadable).encode(), np.uint8),
+            "unread": np.frombuffer(json.dumps(unread).encode(), np.uint8),
         }
         shape = len(splits), self.side, self.side, 3
         if self.jpeg:
@@ -306,8 +330,12 @@ class _UnfinishedPack:
         _remove(self.part)
         return ValueError(f"no room in {self.path.parent} for {self.path.name}: {error.strerror}")
 
+    def _begin_log(self) -> None:
+        self.log.write_text(json.dumps({"data": self.source.location}) + "\n", encoding="utf-8")
+        self._logged = 0, 0
+
     def _read_log(self) -> None:
-        """Take over what an interrupted packing did."""
+        """Take over what an interrupted packing did, up to the first image that may be readable now."""
         if not (self.log.exists() and self.part.exists()):
             return
         for line in self.log.read_text(encoding="utf-8").splitlines():
@@ -316,6 +344,27 @@ class _UnfinishedPack:
                 self.checksums.extend(entry["sums"])
                 self.lengths.extend(entry["lengths"])
                 self.unreadable |= {int(index): reason for index, reason in entry["unread"].items()}
+                self.passing |= {*map(int, entry.get("passing", entry["unread"]))}
+        self._logged = self.done, len(self.unreadable)
+        if self.passing:
+            first = min(self.passing)
+            del self.checksums[first:], self.lengths[first:]
+            self.unreadable = {index: why for index, why in self.unreadable.items() if index < first}
+            self.passing.clear()
+            self._begin_log()
+            self.write_log()
+
+    def _remove_abandoned(self) -> None:
+        """Remove unfinished packs of this data set whose images, labels or splits have changed since, and old ones."""
+        for part in self.path.parent.glob(f"*{PART_SUFFIX}"):
+            log, other = part.with_name(f"{part.name}.log"), part.with_suffix("")
+            in_use = is_locked(other)
+            if other == self.path or not log.exists() or in_use:
+                continue
+            with log.open(encoding="utf-8") as file, contextlib.suppress(ValueError, AttributeError):
+                is_same = json.loads(file.readline(100_000)).get("data") == self.source.location
+                if (is_same and in_use is False) or time.time() - log.stat().st_mtime > ABANDONED_S:
+                    _remove(part)
 
 
 def _encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadata: Mapping, size: int) -> bytes:
@@ -327,14 +376,6 @@ def _encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadat
         start, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
     return (size - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(size - 8)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove unfinished packs of the same name whose images, labels or splits have changed since."""
-    for part in path.parent.glob(f"{glob.escape(path.name.rpartition('-')[0])}-*{PART_SUFFIX}"):
-        other = part.with_suffix("")
-        if other != path and not is_locked(other):
-            _remove(part)
 
 
 def _remove(part: Path) -> None:

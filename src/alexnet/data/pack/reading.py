@@ -1,9 +1,9 @@
 """A pack: the images of a source, decoded and resized, in one memory-mapped file.
 
 It is a safetensors file, so that others can read it: `images` (N, side, side, 3), `labels`, `splits`, `sums` (the
-CRC-32 of each image), `names` joined by newlines, and `unread` (why images could not be read) as JSON; the classes are
-in its metadata. Images may be stored as JPEG; then `images` is all JPEG files in a row, and `starts` where each begins
-and where the last ends.
+CRC-32 of each image), `names` joined by newlines, and `unread` as JSON (why images could not be read: as text, in a
+list if the system was to blame rather than the image); the classes are in its metadata. Images may be stored as JPEG;
+then `images` is all JPEG files in a row, and `starts` where each begins and where the last ends.
 """
 
 import io
@@ -100,6 +100,8 @@ class Pack:
     names: StringTable
     unreadable: dict[int, str]
     """Indices of images that could not be read, and why."""
+    passing: frozenset[int]
+    """Those of them that the system was to blame for, so that they may be readable now."""
     checksum: int
     """CRC-32 of names, classes, labels, splits and image checksums; independent of where the images are stored."""
 
@@ -127,6 +129,7 @@ def open_pack(path: Path) -> Pack:
     images = fields.pop("images")
     if crc32_of(fields.values()) != metadata["tables"]:
         raise ValueError(f"{path} is damaged: checksum mismatch in its tables")
+    unread = {int(index): reason for index, reason in json.loads(bytes(fields["unread"])).items()}
     pack = Pack(
         path=path,
         name=metadata["name"],
@@ -136,7 +139,8 @@ def open_pack(path: Path) -> Pack:
         labels=np.array(fields["labels"]),
         splits=np.array(fields["splits"]),
         names=StringTable(fields["names"]),
-        unreadable={int(index): reason for index, reason in json.loads(bytes(fields["unread"])).items()},
+        unreadable={index: why[0] if isinstance(why, list) else why for index, why in unread.items()},
+        passing=frozenset(index for index, why in unread.items() if isinstance(why, list)),
         checksum=zlib.crc32(repr((metadata["classes"], metadata["tables"])).encode()),
     )
     count = len(pack.labels)

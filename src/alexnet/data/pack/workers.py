@@ -8,10 +8,12 @@ run the user's script again in each of them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ...device import share_memory
 from ..progress import ahead
 
 CHUNK = 16
@@ -28,8 +31,23 @@ CHUNK = 16
 MAX_INLINE = 0
 """Up to this many images are done in this process, without the safety of others; tests raise it to save time."""
 TIMEOUT_S = 120.0
-"""Seconds for a chunk, after which its process is killed and each of its images is given as many."""
-START = "from alexnet.data.pack.workers import serve; serve()"
+"""Seconds for a chunk, after which its process is killed and each of its images is given as many: the disk hangs."""
+IMAGE_CPU_S = 30
+"""Seconds of processor time for an image, after which its process ends."""
+START = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+spec = PathFinder.find_spec("alexnet", [sys.argv[1]])
+sys.modules["alexnet"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["alexnet"])
+from alexnet.data.pack.workers import serve
+
+serve(int(sys.argv[2]))
+"""
+"""What a process runs: this package and not another of its name, and nothing from the current folder, whose files may
+be named as modules are (Python is started with -P)."""
 
 
 class Task(Protocol):
@@ -41,11 +59,19 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Failed:
+    """Why there is no result for an image."""
+
     reason: str
+    is_passing: bool = False
+    """Whether the system is to blame rather than the image, so that another attempt may succeed."""
 
     @classmethod
     def of(cls, error: Exception) -> Failed:
-        return cls(str(error) or type(error).__name__)
+        if isinstance(error, MemoryError):
+            return cls("it needs more memory than a process may use; use fewer workers", is_passing=True)
+        # Decoders raise OSError without a number, and EINVAL is what is no file, or a position that a header claims.
+        is_passing = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        return cls(str(error) or type(error).__name__, is_passing)
 
 
 def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers: int) -> Iterator[list]:
@@ -54,6 +80,9 @@ def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers:
     Args:
         images: indices and locations.
         count: how many images there are.
+
+    Raises:
+        OSError: a process cannot be started.
     """
     images = iter(images)
     chunks = iter(lambda: list(itertools.islice(images, CHUNK)), [])
@@ -61,7 +90,8 @@ def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers:
         yield from ([task.run(*image) for image in chunk] for chunk in chunks)
         return
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    processes = [_Worker(task) for _ in range(min(workers, -(-count // CHUNK)))]
+    workers = min(workers, -(-count // CHUNK))
+    processes = [_Worker(task, workers) for _ in range(workers)]
     for process in processes:
         idle.put(process)
 
@@ -85,34 +115,50 @@ def run_task(task: Task, images: Iterable[tuple[int, Any]], count: int, workers:
             process.close()
 
 
-def serve() -> None:
-    """The main function of a worker process: runs the chunks that it is sent, until there are no more."""
+def serve(processes: int) -> None:
+    """The main function of one of so many worker processes: runs the chunks that it is sent, until there are no more.
+
+    It first replies that it is ready.
+    """
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # so that output of libraries is not mistaken for a reply
     task = pickle.load(requests)
+    share_memory(processes)
+    pickle.dump(None, replies)
+    replies.flush()
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
         while True:
             chunk = pickle.load(requests)
             try:
-                reply = [task.run(*image) for image in chunk]
+                reply = [_timed(task, image) for image in chunk]
             except Exception as error:
                 reply = error
             pickle.dump(reply, replies)
             replies.flush()
 
 
-class _Worker:
-    """A process that runs a task, restarted when it dies."""
+def _timed(task: Task, image: tuple[int, Any]) -> Any:
+    """The result for an image; ends the process after IMAGE_CPU_S."""
+    if not hasattr(signal, "setitimer"):  # Windows
+        return task.run(*image)
+    signal.setitimer(signal.ITIMER_PROF, IMAGE_CPU_S)
+    try:
+        return task.run(*image)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
-    def __init__(self, task: Task):
-        self.task = pickle.dumps(task)
+
+class _Worker:
+    """A process that runs a task, one of several, restarted when it dies."""
+
+    def __init__(self, task: Task, processes: int):
+        self.task, self.processes = pickle.dumps(task), processes
         self.process: subprocess.Popen | None = None
         self.killed = False
 
     def run(self, chunk: Sequence[tuple[int, Any]]) -> list:
-        started = time.monotonic()
+        process, started = self._started(), time.monotonic()
         try:
-            process = self._started()
             timer = threading.Timer(TIMEOUT_S, process.kill)
             timer.daemon = True
             timer.start()
@@ -126,8 +172,7 @@ class _Worker:
             code, timed_out = self.close(), time.monotonic() - started >= TIMEOUT_S
             if len(chunk) > 1 and not self.killed:
                 return [result for image in chunk for result in self.run([image])]  # one of them is the cause
-            reason = f"timed out after {TIMEOUT_S:.0f} seconds" if timed_out else f"crashed (exit code {code})"
-            return [Failed(f"the process that decoded it {reason}")] * len(chunk)
+            return [_failure(code, timed_out)] * len(chunk)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -150,13 +195,29 @@ class _Worker:
     def _started(self) -> subprocess.Popen:
         if self.process is None:
             root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
-            path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+            path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START],
+                [sys.executable, "-P", "-c", START, root, str(self.processes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which ends its processes itself
             )
-            self.process.stdin.write(self.task)
+            try:
+                self.process.stdin.write(self.task)
+                self.process.stdin.flush()
+                pickle.load(self.process.stdout)
+            except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+                raise OSError(f"a process that decodes images cannot start (exit code {self.close()})") from None
         return self.process
+
+
+def _failure(code: int | None, timed_out: bool) -> Failed:
+    """Why there is no result from a process that ended with this code when it had one image alone."""
+    if timed_out:
+        return Failed(f"the process that decoded it timed out after {TIMEOUT_S:.0f} seconds", is_passing=True)
+    if code == -getattr(signal, "SIGPROF", 0):
+        return Failed(f"it takes more than {IMAGE_CPU_S} seconds to decode")
+    # Killed from outside, as by the system when memory runs out; a crash has another signal.
+    is_passing = code in (-getattr(signal, name, 0) for name in ("SIGKILL", "SIGTERM", "SIGHUP"))
+    return Failed(f"the process that decoded it crashed (exit code {code})", is_passing)

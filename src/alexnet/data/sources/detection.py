@@ -77,11 +77,11 @@ def detect_source(
             opener = _Opener(track, skip_folder, label_files)
             source = opener.open(data)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
-        raise ValueError(f"{data} cannot be read: {error}") from error
+        raise ValueError(f"{redact(str(data))} cannot be read: {error}") from error
     splits = hold_out(source.names, source.labels, source.splits, split_seed)
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
-    arguments = "" if isinstance(data, InMemory) else shlex.join(map(str, words))
+    arguments = "" if isinstance(data, InMemory) else shlex.join(redact(str(word)) for word in words)
     return replace(source, splits=splits, location=location, arguments=arguments)
 
 
@@ -152,7 +152,7 @@ def _given_files(maps: LabelMaps) -> list[LabelFile]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{setting}: {location} cannot be read: {error.strerror}") from error
+            raise ValueError(f"{setting}: {redact(str(location))} cannot be read: {error.strerror}") from error
         names_images = setting == "labels"
         file = read_labels(name, content, lambda key, answer=names_images: answer)
         if setting == "labels" and not file.rows:

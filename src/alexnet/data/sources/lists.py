@@ -1,6 +1,5 @@
 """A list of images, wherever they are stored: CSV, TSV, text (`path label`), JSON lines or JSON."""
 
-import csv
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -10,13 +9,13 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ...files import atomic_write
-from ...specs.names import listed
+from ...files import CsvWriter, atomic_write, open_regular_file
+from ...specs.names import from_csv_cell, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
 from ..source import SPLITS, Finding, Source, counted
 from ..storage.string_table import StringTable
-from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state, open_regular_file
+from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state
 
 HEADING = "# images of "
 """Begins a list of images of another data set, by their names there; the data set follows."""
@@ -54,10 +53,17 @@ def list_source(path: Path, labels: LabelFile, label_files: Sequence[LabelFile])
 
 
 def write_list(path: Path, source: Source, indices: Iterable[int]) -> None:
-    """Write a list of some images of a source, with their splits, to train on these only."""
+    """Write a list of some images of a source, with their splits, to train on these only.
+
+    Raises:
+        ValueError: a name is not UTF-8; or the location of the source, as it is recorded, does not lead to it.
+    """
+    data = source.location
+    if data.endswith("?…") or not is_text(data) or "\n" in data:
+        raise ValueError(f"a list cannot refer to {data!r}; download or rename it")
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{HEADING}{source.location}\n")
-        writer = csv.writer(file, lineterminator="\n")
+        file.write(f"{HEADING}{data}\n")
+        writer = CsvWriter(file)
         writer.writerow(("image", "label", "split"))
         for index in indices:
             name = source.names[index]
@@ -91,11 +97,14 @@ def _listed_tree(path: Path, labels: LabelFile) -> Tree:
 
 def subset(path: Path, labels: LabelFile, source: Source) -> Source:
     """The images of a source that are in a list, with the list's labels and splits."""
-    rows = {row.image: row for row in labels.rows}
+    rows = {from_csv_cell(row.image): row for row in labels.rows}
     indices = np.array([index for index, name in enumerate(source.names) if name in rows], np.int64)
-    chosen = [rows[source.names[index]] for index in indices]
+    chosen = [
+        replace(rows[name], image=name, label=from_csv_cell(str(rows[name].label)))
+        for name in map(source.names.__getitem__, indices)
+    ]
     class_index = {name: index for index, name in enumerate(source.classes)}
-    if unknown := next((row for row in chosen if str(row.label) not in class_index), None):
+    if unknown := next((row for row in chosen if row.label not in class_index), None):
         known = listed(source.classes, 20)
         raise ValueError(f"{path}, line {unknown.line}: the label must be one of {known}, got {unknown.label!r}")
     findings = source.findings
@@ -106,7 +115,7 @@ def subset(path: Path, labels: LabelFile, source: Source) -> Source:
         source,
         layout=f"{source.layout}; of these the {len(indices):,} in {path.name}",
         names=StringTable.from_strings(row.image for row in chosen),
-        labels=np.array([class_index[str(row.label)] for row in chosen], np.int64),
+        labels=np.array([class_index[row.label] for row in chosen], np.int64),
         splits=np.array([SPLITS.index(row.split or "train") for row in chosen], np.uint8),
         locate=lambda index: source.locate(int(indices[index])),
         sizes=None if source.sizes is None else source.sizes[indices],

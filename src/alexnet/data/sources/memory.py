@@ -21,9 +21,10 @@ from ..labels.assignment import UNSPLIT, class_table
 from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label, columns_by_header, split_of
 from ..progress import Track, run_tracked
 from ..source import SPLITS, TRAIN, Data, ImageReader, Source
+from ..storage.download import redact
 from ..storage.image_formats import open_image
 from ..storage.string_table import StringTable
-from ..storage.trees import file_state, open_regular_file
+from ..storage.trees import file_state
 from .arrays import image_array
 
 EXPECTED = (
@@ -106,7 +107,7 @@ class _Reader(ImageReader):
     def open(self, location: Any) -> Image.Image:
         match location:
             case str():
-                return open_image(open_regular_file(location))
+                return open_image(location)
             case bytes():
                 return open_image(io.BytesIO(location))
             case np.ndarray():
@@ -124,11 +125,12 @@ def hold(data: Data, track: Track | None = None) -> str | Path | InMemory:
 
 
 def location_of(data: str | Path | InMemory) -> str:
-    """What is recorded of where data is: an absolute path, so that it holds from every folder; or its hash."""
+    """What is recorded of where data is: an absolute path, so that it holds from every folder; or its hash; or a URL
+    without passwords and tokens."""
     if isinstance(data, InMemory):
         return data.location
     is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
-    return str(data) if is_word else str(Path(data).expanduser().resolve())
+    return redact(str(data)) if is_word else str(Path(data).expanduser().resolve())
 
 
 def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:

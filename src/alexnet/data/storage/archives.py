@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ...files import atomic_write, file_lock, truncate_name
+from ...files import atomic_write, file_lock, make_folder, truncate_name
 from ..progress import Track, run_tracked
 
 MAX_MEMBERS = 20_000_000
@@ -78,7 +78,7 @@ class Archive:
         listing = cache / f"{cached}.npz"
         self._file = cache / f"{cached}.tar" if archive_type in DECOMPRESSORS else path
         if not (listing.exists() and self._file.exists()):
-            cache.mkdir(parents=True, exist_ok=True)
+            make_folder(cache)
             with file_lock(listing):
                 if not (listing.exists() and self._file.exists()):
                     self._list(archive_type, listing, track)

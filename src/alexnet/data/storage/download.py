@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...files import atomic_write, file_lock
+from ...files import atomic_write, file_lock, make_folder
 from ..progress import Track, run_tracked
 
 SCHEMES = ("https", "http")
@@ -50,7 +50,7 @@ def download(url: str, cache: Path, max_bytes: int = MAX_BYTES, track: Track | N
     if _is_cached(path, address.sha256):
         return path
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_folder(cache)
         with file_lock(path):
             if not _is_cached(path, address.sha256):
                 _Transfer(address, path, max_bytes, track).run()
@@ -74,8 +74,13 @@ def fetch_bytes(url: str, max_bytes: int) -> bytes:
 
 
 def redact(url: str) -> str:
-    """A URL fit to be printed: without user name, password, query and fragment."""
-    parts = urllib.parse.urlsplit(url)
+    """A URL fit to be printed: without user name, password, query and fragment; anything else as it is."""
+    if "://" not in url:
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # what it has for a host
+        return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
 
 
@@ -168,10 +173,14 @@ class _Transfer:
 
 def _parse_url(url: str) -> _Address:
     quoted = urllib.parse.quote(url, safe=":/?&=#%+,;@!$'()*~[]")  # spaces and letters outside ASCII
-    parts = urllib.parse.urlsplit(quoted)
-    user, _, host = parts.netloc.rpartition("@")
+    try:
+        parts = urllib.parse.urlsplit(quoted)
+        host, _ = parts.hostname, parts.port  # ValueError for what is no port
+    except ValueError as error:
+        raise ValueError(f"{redact(url)} is not a web address: {error}") from error
     if parts.scheme not in SCHEMES or not host:
         raise ValueError(f"a web address must begin with https:// or http://, got {redact(url)}")
+    user, _, host = parts.netloc.rpartition("@")
     authorization = f"Basic {base64.b64encode(urllib.parse.unquote_to_bytes(user)).decode()}" if user else None
     sha256 = parts.fragment.removeprefix("sha256=").lower() if parts.fragment.startswith("sha256=") else None
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):

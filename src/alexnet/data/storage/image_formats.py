@@ -1,6 +1,7 @@
 """Which image files are read, and how they are opened safely."""
 
 import contextlib
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -8,6 +9,9 @@ from os import PathLike
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
+
+from ...device import memory_share
+from ...files import open_regular_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names. It knows more formats, but some of them call other programs or are hardly ever tested."""
@@ -45,18 +49,61 @@ with contextlib.suppress(ImportError):
     SUFFIXES |= dict.fromkeys((".heic", ".heif", ".hif"), ("HEIF",))
 
 
+MAX_HEADER_BYTES = 65_536
+"""Comments and size at the beginning of a PPM file."""
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""Pixels of a progressive JPEG times its scans, each of which passes over all of them."""
+BYTES_PER_PIXEL, LARGE_PIXELS = {False: 8, True: 20}, 16_000_000
+"""Memory that decoding takes at most, without and with transparency or deep values; and pixels that never matter."""
+
+
 def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
     """Open an image without decoding it.
 
     Raises:
         OSError: its format is not in FORMATS.
         Image.DecompressionBombError: it has more than 179 million pixels.
+        ValueError: it would take too much time or memory.
     """
+    if isinstance(file, (str, PathLike)):
+        file = open_regular_file(file)
+    _check_ppm(file)
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # for half as many
         try:
-            return Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=FORMATS)
         except (UnidentifiedImageError, KeyError):  # KeyError: AVIF in an older Pillow
             raise UnidentifiedImageError("not an image of a known format, or its header is damaged") from None
+    pixels, simple = image.width * image.height, ("RGB", "L", "CMYK", "YCbCr", "1")
+    needed = pixels * BYTES_PER_PIXEL[image.mode not in simple or image.has_transparency_data]
+    if pixels > LARGE_PIXELS and needed > memory_share():
+        size, both = f"{image.width} × {image.height} pixels", (needed / 1e9, memory_share() / 1e9)
+        raise ValueError(
+            f"{size} take about {both[0]:.1f} GB to decode, and a process may use {both[1]:.1f} GB; use "
+            "fewer workers, or smaller images"
+        )
+    if image.info.get("progressive") and pixels * (scans := _count_scans(file)) > MAX_SCANNED_PIXELS:
+        raise ValueError(f"it has {scans:,} scans of {pixels:,} pixels, more than any encoder writes")
+    return image
+
+
+def _check_ppm(file: BinaryIO) -> None:
+    """Raise ValueError for a PPM file with more comments than Pillow, which reads them byte by byte, can read fast."""
+    start = file.tell()
+    head = file.read(2)
+    if len(head) == 2 and head[:1] == b"P" and head[1:] in b"123456yf":
+        head = file.read(MAX_HEADER_BYTES)
+        if len(head) == MAX_HEADER_BYTES and len(re.sub(rb"#[^\r\n]*", b"", head).split(maxsplit=3)) < 3:
+            raise ValueError(f"its header has more than {MAX_HEADER_BYTES:,} bytes")
+    file.seek(start)
+
+
+def _count_scans(file: BinaryIO) -> int:
+    """Scans of a JPEG file; their marker is nowhere in the data, but may be in a thumbnail."""
+    position = file.tell()
+    file.seek(0)
+    count = sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(1 << 20), b""))
+    file.seek(position)
+    return count
 
 
 def is_image_file(path: str) -> bool:

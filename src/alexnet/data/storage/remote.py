@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ...files import atomic_write, file_lock, truncate_name
+from ...files import atomic_write, file_lock, make_folder, truncate_name
 from .download import BLOCK, MAX_BYTES, redact
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
@@ -48,7 +48,7 @@ def download_remote(url: str, cache: Path) -> Path:
         ValueError: as `list_remote`; or the file has more than MAX_BYTES.
     """
     path = cache / f"{truncate_name(url.rpartition('/')[2])}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with file_lock(path):
         if path.exists():
             return path

@@ -25,10 +25,11 @@ class StringTable(Sequence[str]):
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> StringTable:
-        """Line breaks become spaces; surrogate escapes, which stand for bytes that are not UTF-8, are kept."""
+        """A line break becomes "␤", which hardly any other name has; surrogate escapes, which stand for bytes that are
+        not UTF-8, are kept."""
         buffer = bytearray()
         for string in strings:
-            buffer += string.replace("\n", " ").encode("utf-8", "surrogateescape") + SEPARATOR
+            buffer += string.replace("\n", "␤").encode("utf-8", "surrogateescape") + SEPARATOR
         del buffer[-1:]
         return cls(np.frombuffer(buffer, np.uint8))
 

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...files import open_regular_file
 from ..progress import Track
 from .archives import Archive
 from .remote import list_remote, open_remote
@@ -136,13 +137,6 @@ def read_up_to(file: BinaryIO, max_bytes: int) -> bytes:
         blocks.append(block)
         max_bytes -= len(block)
     return b"".join(blocks)
-
-
-def open_regular_file(path: str) -> BinaryIO:
-    """Open a file; OSError if it is a folder, a pipe, which would block, or a device, which may never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return open(path, "rb")
 
 
 def file_state(path: str, status: os.stat_result) -> bytes:

@@ -1,0 +1,265 @@
+"""What machines and accidents do: folders with unlucky names, disks that come back, processes that end, no locks."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import write_colors
+
+from alexnet import files
+from alexnet.cli import main
+from alexnet.data.check import check_source
+from alexnet.data.pack import packing, workers
+from alexnet.data.pack.packing import PackOptions, make_pack
+from alexnet.data.sources.detection import open_source
+from alexnet.files import atomic_write, remove_abandoned
+
+needs_root_to_be_absent = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
+)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    monkeypatch.setattr(workers, "MAX_INLINE", 0)
+
+
+@pytest.mark.parametrize("module", ["numpy", "alexnet", "random", "PIL", "typing"])
+def test_decoders_import_nothing_from_the_current_folder(folder, module, monkeypatch, in_processes):
+    (folder / f"{module}.py").write_text("open('ran', 'w')\nraise ImportError")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)  # two empty entries, each of which is the current folder
+    assert not make_pack(open_source(folder), 8, options=PackOptions(workers=1)).unreadable
+    assert not (folder / "ran").exists()
+
+
+def test_neither_does_the_module_as_a_command(folder):
+    (folder / "numpy.py").write_text("open('ran', 'w')\nraise ImportError")
+    done = subprocess.run([sys.executable, "-m", "alexnet", "check", ".", "--brief"], cwd=folder, capture_output=True)
+    assert done.returncode == 0 and not (folder / "ran").exists(), done.stderr
+
+
+def test_decoders_that_cannot_start_are_no_fault_of_the_images(folder, monkeypatch, in_processes):
+    monkeypatch.setattr(workers, "START", "raise ImportError")
+    with pytest.raises(OSError, match=r"a process that decodes images cannot start \(exit code 1\)"):
+        check_source(open_source(folder), 8)
+
+
+GONE = OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("jpeg", [None, 90])
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("error", [GONE, MemoryError(), PermissionError(errno.EACCES, "Permission denied")])
+def test_a_passing_failure_is_not_remembered(folder, monkeypatch, error, count, jpeg):
+    """Of a few images, which the pack does without, or of too many for a pack."""
+    source, options = open_source(folder), PackOptions(jpeg)
+    real, failing = packing.stored_square, True
+
+    def square(image, side):
+        if failing and image.fp.name.endswith(names):
+            raise error
+        return real(image, side)
+
+    names = tuple(f"{number:02}.png" for number in range(20))[-(count // 3) or -1 :] if count > 3 else ("05.png",)
+    monkeypatch.setattr(packing, "LOG_S", 0.0)
+    monkeypatch.setattr(packing, "stored_square", square)
+    if count > 3:
+        with pytest.raises(ValueError, match=r"red/|green/|blue/"):
+            make_pack(source, 8, options=options)
+    else:
+        assert len(make_pack(source, 8, options=options).unreadable) == 3
+        assert len(make_pack(source, 8, options=options).unreadable) == 3
+    failing, messages = False, []
+    packed = make_pack(source, 8, options=options, notify=messages.append)
+    assert not packed.unreadable and not packed.passing and np.asarray(packed.images[:]).any((1, 2, 3)).all()
+    assert [message.rpartition(" ")[2] for message in messages] == ["again"] * (count == 3)
+
+
+def test_a_damaged_image_is_tried_once(folder, monkeypatch):
+    (folder / "red" / "05.png").write_bytes(b"\x89PNG")
+    source = open_source(folder)
+    assert list(make_pack(source, 8).unreadable.values()) == [
+        "not an image of a known format, or its header is damaged"
+    ]
+    monkeypatch.setattr(packing, "stored_square", None)
+    assert len(make_pack(source, 8).unreadable) == 1
+
+
+KILLED = """
+import os, signal
+
+class Killed:
+    def run(self, index, location):
+        if index == 3:
+            os.kill(os.getpid(), getattr(signal, location))
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    ("name", "passes"), [("SIGKILL", True), ("SIGTERM", True), ("SIGSEGV", False), ("SIGPROF", False)]
+)
+def test_who_ended_a_decoder(tmp_path, monkeypatch, name, passes, in_processes):
+    (tmp_path / "killed.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("killed", None)
+    import killed
+
+    images = [(index, name) for index in range(5)]
+    results = [each for some in workers.run_task(killed.Killed(), images, 5, 1) for each in some]
+    assert [isinstance(each, workers.Failed) for each in results] == [False, False, False, True, False]
+    assert results[3].is_passing is passes and ("seconds" in results[3].reason) == (name == "SIGPROF")
+
+
+SLOW_OR_LARGE = """
+class SlowOrLarge:
+    def run(self, index, location):
+        if location == "slow":
+            while True:
+                pass
+        return len(bytearray(int(location)))
+"""
+
+
+@linux
+def test_an_image_has_limits_of_time_and_memory(tmp_path, monkeypatch, in_processes):
+    (tmp_path / "slow_or_large.py").write_text(SLOW_OR_LARGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(workers, "START", "import alexnet.device as d; d.memory = lambda: 1e9; " + LIMITED)
+    import slow_or_large
+
+    images = enumerate(["1000", "slow", str(900_000_000), "1001"])
+    run = workers.run_task(slow_or_large.SlowOrLarge(), images, 4, 1)
+    results = []
+    with pytest.raises(MemoryError):
+        results += [each for some in run for each in some]
+    images = enumerate(["1000", "slow", "1001"])
+    run = workers.run_task(slow_or_large.SlowOrLarge(), images, 3, 1)
+    assert [each for some in run for each in some] == [
+        1000,
+        workers.Failed("it takes more than 30 seconds to decode"),
+        1001,
+    ]
+
+
+LIMITED = "import alexnet.data.pack.workers as w; w.IMAGE_CPU_S = 0.3; w.serve(1)"
+
+
+def test_one_set_does_not_remove_the_unfinished_pack_of_another_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "LOG_S", 0.0)
+
+    def stop(counts, total):
+        yield next(counts)
+        yield next(counts)
+        raise KeyboardInterrupt
+
+    for place in ("a", "b"):
+        write_colors(tmp_path / place / "photos", 30)
+        with pytest.raises(KeyboardInterrupt):
+            make_pack(open_source(tmp_path / place / "photos"), 8, tmp_path / "cache", track=stop)
+    packs = tmp_path / "cache" / "packs"
+    assert len(list(packs.glob("*.log"))) == 2
+    (tmp_path / "a" / "photos" / "red" / "00.png").unlink()
+    make_pack(open_source(tmp_path / "a" / "photos"), 8, tmp_path / "cache")  # whose images have changed
+    (left,) = packs.glob("*.log")
+    os.utime(left, (time.time() - 40 * 86400,) * 2)
+    make_pack(open_source(tmp_path / "a" / "photos"), 9, tmp_path / "cache")
+    assert not list(packs.glob("*.log")) and not list(packs.glob("*.part"))
+
+
+NO_LOCKS = """
+import errno, fcntl, sys, time
+from pathlib import Path
+
+def flock(*arguments):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+fcntl.flock = flock
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.sources.detection import open_source
+
+print(make_pack(open_source(sys.argv[1]), 32, Path(sys.argv[2])).images[:].any((1, 2, 3)).all())
+"""
+
+
+@linux
+def test_two_packings_without_locks_do_not_meet(folder, tmp_path):
+    command = [sys.executable, "-c", NO_LOCKS, str(folder), str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["True\n"] * 2
+    names = [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"]
+    assert len(names) == 1 and names[0].endswith(".safetensors")
+
+
+KILLED_WRITER = """
+import os, sys
+from pathlib import Path
+from alexnet.files import atomic_write
+
+with atomic_write(Path(sys.argv[1])) as temporary:
+    temporary.with_name(".tmpXyz").write_text("a library's own")
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_has_is_not(tmp_path):
+    path = tmp_path / "last.safetensors"
+    command = [sys.executable, "-c", KILLED_WRITER, str(path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        process.stdout.readline()
+    (tmp_path / "fresh.part").mkdir()  # of a process that has not yet locked it
+    (tmp_path / "mine.part").write_text("of somebody else")
+    remove_abandoned(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    both[0].kill()
+    both[0].wait()
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert len(list(tmp_path.iterdir())) == 4 and path.read_text() == "new"
+    both[1].communicate()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["fresh.part", "last.safetensors", "mine.part"]
+    long_ago = time.time() - 2 * 86400
+    (tmp_path / "split.csv.4711.part").touch()
+    for name in ("fresh.part", "mine.part", "split.csv.4711.part"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    remove_abandoned(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["last.safetensors", "mine.part"]
+
+
+@needs_root_to_be_absent
+def test_a_cache_that_cannot_be_written_to_names_the_remedy(folder, tmp_path, monkeypatch, capsys):
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "cache"))
+    try:
+        with pytest.raises(SystemExit):
+            main(["pack", str(folder)])
+    finally:
+        tmp_path.chmod(0o700)
+    assert "Permission denied; set the environment variable ALEXNET_CACHE" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_the_cache_names_the_remedy(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALEXNET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SystemExit):
+        main(["pack", str(folder)])
+    assert "packs, for packs and downloads, cannot be written to: Not a directory; set the" in capsys.readouterr().err
+
+
+def test_the_cache_is_in_the_home_that_its_name_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ALEXNET_CACHE", "~/kept")
+    assert files.cache_folder() == tmp_path / "kept"
+    monkeypatch.setenv("ALEXNET_CACHE", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert files.cache_folder() == tmp_path / ".cache" / "alexnet"
