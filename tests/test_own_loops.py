@@ -88,8 +88,12 @@ def test_the_optimizer_takes_parameters_and_its_state_travels():
             (1, 3, 224, 300),
             "original: images must have 224 × 224 pixels, got 224 × 300, of which fc6 would read ",
         ),
-        ((1, 1, 224, 224), "original: images must be (N, 3, 224, 224), got (N, 1, 224, 224)"),
-        ((3, 224, 224), "original: images must be (N, 3, 224, 224), got (N, 224, 224)"),
+        ((1, 1, 224, 224), "original: images must be (N, 3, 224, 224), got (1, 1, 224, 224)"),
+        (
+            (3, 224, 224),
+            "original: images must be (N, 3, 224, 224), got (3, 224, 224); a single image needs a batch dimension: "
+            "images[None]",
+        ),
     ],
 )
 def test_images_of_a_wrong_size_name_the_layer(shape, message):

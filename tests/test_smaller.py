@@ -7,7 +7,7 @@ from torch import nn
 
 import alexnet
 from alexnet.cli import main
-from alexnet.model.quantization import Int8Linear, quantized_copy
+from alexnet.model.quantization import InferenceCopies, Int8Linear
 
 
 def test_integers_are_multiplied_exactly():
@@ -28,7 +28,7 @@ def test_integers_are_multiplied_exactly():
 def test_scores_hardly_change_and_do_change(fc_precision, least, most, precision):
     network = alexnet.create("small", num_classes=5).eval()
     x = torch.randn(4, 3, 56, 56)
-    smaller = quantized_copy(network, precision, fc_precision)
+    smaller = InferenceCopies().copy_of(network, precision, fc_precision)
     with torch.inference_mode():
         scores = network(x)
         change = (smaller(x.to(precision)).float() - scores).norm() / scores.norm()

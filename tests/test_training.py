@@ -387,11 +387,16 @@ def test_weights_cast_for_inference_are_kept_until_they_change(name, side, each_
     bundle, x = ModelBundle(network, None, ()), torch.randn(4, 3, side, side)
     optimizer = optimizer_of(network, recipe("small"))
     optimizer.set_learning_rates(LearningRates(0.1, 0.1))
+
+    def cast_weight():
+        with bundle.for_inference("bf16") as cast:
+            return cast.conv2.weight
+
     for _ in range(2):
-        cast = bundle.for_inference("bf16")
-        assert bundle.for_inference("bf16") is cast
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        weight = cast_weight()
+        assert cast_weight() is weight
+        with torch.inference_mode(), bundle.for_inference("bf16") as cast, torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(cast(x.bfloat16()), network(x))
         network(x).square().mean().backward()
         optimizer.step()
-    assert bundle.for_inference("bf16") is not cast
+        assert cast_weight() is not weight

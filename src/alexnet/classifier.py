@@ -36,7 +36,7 @@ from .model.bundle import ModelBundle
 from .model.network import AlexNet
 from .model.quantization import FcPrecision
 from .notebook import html_table
-from .preprocessing.images import ImageLike, each_image, holds_many
+from .preprocessing.images import ImageLike, each_image, holds_many, stored_image
 from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
@@ -67,7 +67,7 @@ class Classifier(huggingface.HubMixin):
         self.device = pick_device(device)
         self._asked_precision = precision
         self.precision = pick_precision(precision, self.device)
-        self.bundle: ModelBundle | None = None
+        self._bundle: ModelBundle | None = None
         self.run: Path | None = None
         """Folder of the run that it was trained in or loaded from."""
         self.evaluation: Evaluation | None = None
@@ -83,11 +83,11 @@ class Classifier(huggingface.HubMixin):
         return html_table(list(self._facts().items()))
 
     def _facts(self) -> dict[str, str]:
-        if self.bundle is None:
+        if self._bundle is None:
             return {"network": getattr(self._architecture, "name", "any network"), "classes": "not trained yet"}
-        classes = self.bundle.classes
+        classes = self._bundle.classes
         named = f"{len(classes)} classes: {listed([*map(readable_class_name, classes)], 5)}"
-        facts = {"network": self.bundle.network.architecture.name, "classes": named}
+        facts = {"network": self._bundle.network.architecture.name, "classes": named}
         return facts | ({"run": str(self.run)} if self.run else {}) | {"device": str(self.device)}
 
     @property
@@ -96,7 +96,17 @@ class Classifier(huggingface.HubMixin):
 
     @property
     def network(self) -> AlexNet:
-        return self._ready().network
+        """The network itself; whatever is changed in it changes the predictions."""
+        return self._ready().set_private(False).network
+
+    @property
+    def bundle(self) -> ModelBundle | None:
+        """The network, the preprocessing of its images and the names of its classes; None before training."""
+        return self._bundle and self._bundle.set_private(False)
+
+    @bundle.setter
+    def bundle(self, bundle: ModelBundle | None) -> None:
+        self._bundle = bundle
 
     @property
     def trained(self) -> ModelBundle | None:
@@ -182,11 +192,11 @@ class Classifier(huggingface.HubMixin):
             for event in events:
                 match event:
                     case session.Start(plan, resolved, bundle, run):
-                        self.bundle, self.run = bundle, run and run.folder
+                        self._bundle, self.run = bundle, run and run.folder
                         self.device, self.precision = torch.device(resolved.device), resolved.precision
                         self._fitted = resolved.data, plan.packed
                     case session.Finish(bundle, _, evaluation, report):
-                        self.bundle, self.evaluation, self.report = bundle, evaluation, report
+                        self._bundle, self.evaluation, self.report = bundle, evaluation, report
                 yield event
 
     def evaluate(
@@ -239,6 +249,30 @@ class Classifier(huggingface.HubMixin):
         if not many:
             return rows[0]
         return np.stack(rows) if rows else np.empty((0, len(self.classes)), np.float32)
+
+    def inputs(self, image: ImageLike | Iterable[ImageLike]) -> torch.Tensor:
+        """What the network sees of images: their center crops, normalized, for tools that look into `network`.
+
+            x = classifier.inputs("cat.jpg")
+            classifier.network.features(x, "conv5")
+            captum.attr.Saliency(classifier.network).attribute(x, target=3)
+
+        Args:
+            image: as for `predict`.
+
+        Returns:
+            (N, 3, side, side), float32, on the classifier's device; N is 1 for one image. The softmax of the network's
+            scores for it is what `predict` gives with `all_views=False`.
+
+        Raises:
+            ValueError: an image cannot be read.
+        """
+        preprocessing = self._ready().preprocessing
+        stored = [stored_image(each, preprocessing.stored_size) for _, each in each_image(image, is_run)]
+        side = preprocessing.crop_size
+        if not stored:
+            return torch.empty(0, 3, side, side, device=self.device)
+        return preprocessing.center_crop(torch.from_numpy(np.stack(stored)).to(self.device)).contiguous()
 
     @overload
     def predict_n(self, image: ImageLike, n: int = 5, all_views: bool = True) -> list[tuple[str, float]]: ...
@@ -323,7 +357,8 @@ class Classifier(huggingface.HubMixin):
         """
         classifier = cls(device=device, precision=precision)
         bundle, file = session.load(path, progress_bar("downloading"))
-        classifier.bundle = replace(bundle.to(classifier.device), fc_precision=fc_precision)
+        bundle = replace(bundle.to(classifier.device), fc_precision=fc_precision)
+        classifier._bundle = bundle.set_private(True)
         classifier._architecture = bundle.network.architecture
         classifier.run = file.parent
         return classifier
@@ -339,9 +374,9 @@ class Classifier(huggingface.HubMixin):
         return cls.load(huggingface.local_folder(model_id, **how), device, precision, fc_precision)
 
     def _ready(self) -> ModelBundle:
-        if self.bundle is None:
+        if self._bundle is None:
             raise ValueError("this classifier is not trained yet; call fit, or load one with alexnet.load(folder)")
-        return self.bundle
+        return self._bundle
 
 
 @renamed(connected="fc_precision")

@@ -192,7 +192,8 @@ def flops_per_image(name: str) -> float:
 def _trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
     """A network with its initial weights, in training mode, and what takes steps with its own recipe."""
     architecture = variant(name)
-    network, chosen = AlexNet(architecture).to(settings.device).train(), recipe(architecture.recipe)
+    network, chosen = AlexNet(architecture).train(), recipe(architecture.recipe)
+    network.to(settings.device, memory_format=torch.channels_last)  # as in training
     optimizer = optimizer_of(network, chosen)
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     preprocessing = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)

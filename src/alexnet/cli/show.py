@@ -92,7 +92,7 @@ def _predictions(bundle: "ModelBundle", stored: "np.ndarray") -> list[str]:
     from ..data.labels.class_names import readable_class_name
 
     views = bundle.preprocessing.all_views(torch.tensor(stored[None]))
-    with torch.inference_mode():
-        probabilities, labels = bundle.for_inference("fp32")(views).float().softmax(1).max(1)
+    with torch.inference_mode(), bundle.for_inference("fp32") as network:
+        probabilities, labels = network(views).float().softmax(1).max(1)
     names = [readable_class_name(bundle.classes[label]) for label in labels]
     return [f"{name[:14]} {probability:.0%}" for name, probability in zip(names, probabilities, strict=True)]

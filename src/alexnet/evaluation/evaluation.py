@@ -90,7 +90,9 @@ def probabilities(
     """
     preprocessing = bundle.preprocessing
     crop = preprocessing.all_views if all_views else preprocessing.center_crop
-    by_view = bundle.for_inference(precision)(crop(images, torch_dtype(precision))).float().softmax(1)
+    views = crop(images, torch_dtype(precision))
+    with bundle.for_inference(precision) as network:
+        by_view = network(views).float().softmax(1)
     if not all_views:
         return by_view, None
     by_view = by_view.unflatten(0, (len(images), -1))

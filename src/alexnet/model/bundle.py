@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -28,7 +27,7 @@ from ..specs.names import not_one_of
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.storage import from_json, to_json
 from .network import AlexNet
-from .quantization import FcPrecision, quantized_copy
+from .quantization import FcPrecision, InferenceCopies
 
 FORMAT = 1
 FILE = "model.safetensors"
@@ -43,26 +42,36 @@ class ModelBundle:
     classes: tuple[str, ...]
     fc_precision: FcPrecision = "same"
     """Precision of the fully connected layers in inference."""
-    _copy: tuple[tuple, AlexNet] | None = field(default=None, init=False, repr=False, compare=False)
+    _copies: InferenceCopies = field(default_factory=InferenceCopies, init=False, repr=False, compare=False)
+    _is_private: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.fc_precision not in get_args(FcPrecision):
             raise ValueError(not_one_of("fc_precision", self.fc_precision, get_args(FcPrecision)))
+        self.network.image_range = self.preprocessing and self.preprocessing.image_range
 
-    def for_inference(self, precision: Precision) -> AlexNet:
-        """The network in evaluation mode, with weights in this precision.
+    @contextmanager
+    def for_inference(self, precision: Precision) -> Iterator[AlexNet]:
+        """The network in evaluation mode, with weights in this precision; afterwards it is in the mode that it was in.
 
-        Weights of another precision are those of a copy, which is kept until the network changes. Hooks on the network
-        are called by the copy, too.
+        What is given is a copy that shares modules, settings and hooks with the network, and weights where it can.
         """
-        network = self.network.eval()
-        if precision == "fp32" and self.fc_precision == "same":
-            return network
-        tensors = ((id(each), each._version) for each in chain(network.parameters(), network.buffers()))
-        state = precision, self.fc_precision, *network.modules(), *tensors
-        if self._copy is None or self._copy[0] != state:
-            self._copy = state, quantized_copy(network, torch_dtype(precision), self.fc_precision)
-        return self._copy[1]
+        training = [module for module in self.network.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            network = self._copies.copy_of(self.network, torch_dtype(precision), self.fc_precision, self._is_private)
+            if network is not self.network:
+                network.image_range = None
+            yield network
+        finally:
+            for module in training:
+                module.training = True
+
+    def set_private(self, is_private: bool) -> ModelBundle:
+        """Say whether nobody else has the network, as when it is loaded: changed weights are then found faster."""
+        self._is_private = is_private
+        return self
 
     def to(self, device: torch.device | str) -> ModelBundle:
         """The bundle on another device; the network itself is moved."""

@@ -7,6 +7,7 @@ its input, without the batch dimension. Rows of a network get their initial weig
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.fx
@@ -77,19 +78,20 @@ def initialize(module: nn.Module, layer: Layer, fan_in: int, generator: torch.Ge
 
 
 @module_for(ops.Conv)
-class Convolution(nn.Conv2d):
-    """Convolution whose output size may be rounded up: windows over the right and bottom edge read zeros."""
+def convolution(conv: ops.Conv, input_shape: Shape) -> nn.Conv2d:
+    """`nn.Conv2d` itself, whose exact type many tools ask for, unless something is rounded up."""
+    is_rounded_up = conv.output_shape(input_shape) != replace(conv, round_up=False).output_shape(input_shape)
+    kind = RoundedUpConv2d if is_rounded_up else nn.Conv2d
+    return kind(input_shape[0], conv.channels, conv.kernel, conv.stride, conv.pad, groups=conv.groups)
 
-    def __init__(self, conv: ops.Conv, input_shape: Shape):
-        super().__init__(input_shape[0], conv.channels, conv.kernel, conv.stride, conv.pad, groups=conv.groups)
-        self.round_up = conv.round_up
+
+class RoundedUpConv2d(nn.Conv2d):
+    """Convolution whose output size is rounded up: windows over the right and bottom edge read zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.round_up:
-            kernel, stride, pad = self.kernel_size[0], self.stride[0], self.padding[0]
-            bottom, right = (-(x.shape[axis] + 2 * pad - kernel) % stride for axis in (2, 3))
-            x = F.pad(x, (0, right, 0, bottom))
-        return super().forward(x)
+        kernel, stride, pad = self.kernel_size[0], self.stride[0], self.padding[0]
+        bottom, right = (-(x.shape[axis] + 2 * pad - kernel) % stride for axis in (2, 3))
+        return super().forward(F.pad(x, (0, right, 0, bottom)))
 
 
 @module_for(ops.Local)

@@ -6,7 +6,9 @@ is that in which they run, and a name means the same in every variant.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -50,6 +52,8 @@ class AlexNet(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
+        self.image_range: tuple[float, float] | None = None
+        """What the darkest and the brightest pixels become for its weights, if known; None once it was compared."""
         self.architecture = architecture
         self.num_classes = architecture.classes if num_classes is None else num_classes
         self.in_channels = in_channels
@@ -66,7 +70,6 @@ class AlexNet(nn.Module):
                     fan_in = step.operation.fan_in(step.input_shape)
                     initialize(module.to_empty(device="cpu"), step.operation, fan_in, generator)
                 self.add_module(step.name, module)
-        self.to(memory_format=torch.channels_last)  # so that activations are, whatever the images are
 
     def train(self, mode: bool = True) -> AlexNet:
         """As for every module, except that batch norm with a frozen scale and shift keeps its statistics, too."""
@@ -77,22 +80,58 @@ class AlexNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        images, modules = x, [module for _, module in self._named_steps()]
-        try:
-            for module in modules if _is_traced(x) else _pool_before_relu(modules):
+        modules = [module for _, module in self._named_steps()]
+        if _is_traced(x):
+            for module in modules:
                 x = module(x)
-        except (RuntimeError, IndexError):
-            self._check_shape(tuple(images.shape[1:]))
-            raise
+            return x
+        with self._explaining_errors(x):
+            x = self._accepted(x)
+            for module in _pool_before_relu(modules):
+                x = module(x)
         return x
+
+    @contextmanager
+    def _explaining_errors(self, images: Tensor) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, IndexError):
+            self._check_shape(tuple(images.shape))
+            raise
+
+    def _accepted(self, images: Tensor) -> Tensor:
+        """The images in the memory format in which convolutions are fastest: channels last.
+
+        Activations then have it, too. The weights are contiguous, as most tools expect; torch reorders them in any
+        case.
+        """
+        if images.dim() != 4:
+            self._check_shape(tuple(images.shape))
+        if self.image_range and not self.training:
+            self._check_range(images)
+        if images.stride(1) == 1:
+            return images
+        rows = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        return rows.permute(0, 3, 1, 2)
+
+    def _check_range(self, images: Tensor) -> None:
+        """Warn, once, of pixels of 0 … 1 where the weights were learned on others."""
+        (low, high), self.image_range = self.image_range, None
+        if high - low > 20 and images.numel() and 0 <= images.min() < images.max() <= 1:
+            warnings.warn(
+                f"the images are from 0 to 1, but {self.architecture.name} was trained on pixels from {low:.4g} to "
+                f"{high:.4g}; Classifier.inputs prepares images for its network",
+                stacklevel=6,
+            )
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError, naming the layer, for images that a network of this declaration cannot take."""
         name, channels, side = self.architecture.name, self.in_channels, self.input_size
-        if len(shape) != 3 or shape[0] != channels:
-            raise ValueError(
-                f"{name}: images must be (N, {channels}, {side}, {side}), got (N, {', '.join(map(str, shape))})"
-            )
+        if len(shape) != 4 or shape[1] != channels:
+            remedy = "; a single image needs a batch dimension: images[None]" if len(shape) == 3 else ""
+            got = f"({', '.join(map(str, shape))})"
+            raise ValueError(f"{name}: images must be (N, {channels}, {side}, {side}), got {got}{remedy}")
+        shape = shape[1:]
         for size in sorted(shape[1:]):  # too small for a layer, which is named, or else for one after the flatten
             given = infer_shapes(self.architecture, self.num_classes, channels, size)
             for ours, theirs in zip(self.placed, given, strict=True):
@@ -101,26 +140,31 @@ class AlexNet(nn.Module):
                     remedy = "Resize them, or create the network with their input_size"
                     raise ValueError(f"{name}: {sizes}, of which {ours.name} would read too many or too few. {remedy}")
 
-    def features(self, x: Tensor, layers: Iterable[str] | None = None) -> dict[str, Tensor]:
+    def features(self, x: Tensor, layers: str | Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations by layer, in the order in which they are computed: conv1, …, relu1, pool1, … fc6, relu6, … fc8.
 
         Args:
             x: images, (N, in_channels, input_size, input_size).
-            layers: those to return, all by default; nothing after the last of them is computed. torchvision's names
-                (`features.0`, `classifier.6`) are understood and returned as given.
+            layers: the one or those to return, all by default; nothing after the last of them is computed.
+                torchvision's names (`features.0`, `classifier.6`) are understood and returned as given.
 
         Raises:
             KeyError: the network has no layer of that name.
+            ValueError: the images have another shape.
         """
         wanted: dict[str, list[str]] = {}
+        if isinstance(layers, str):
+            layers = [layers]
         for name in dict(self._named_steps()) if layers is None else layers:
             wanted.setdefault(self._own_name(name), []).append(name)
-        activations = {}
-        for name, module in self._named_steps():
-            if not wanted:
-                break
-            x = module(x)
-            activations |= dict.fromkeys(wanted.pop(name, ()), x)
+        activations: dict[str, Tensor] = {}
+        with nullcontext() if _is_traced(x) else self._explaining_errors(x):
+            x = x if _is_traced(x) else self._accepted(x)
+            for name, module in self._named_steps():
+                if not wanted:
+                    break
+                x = module(x)
+                activations |= dict.fromkeys(wanted.pop(name, ()), x)
         return activations
 
     def _named_steps(self) -> Iterator[tuple[str, nn.Module]]:

@@ -1,39 +1,179 @@
-"""Copies of a network with weights of fewer bits, for inference alone.
+"""Copies of a network with other weights, of fewer bits or in another layout, for inference alone.
 
 For one image, the time of the fully connected layers is that of reading their weights, 96% of all in 2012.
 """
 
-from copy import copy, deepcopy
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .network import AlexNet
+from .layers import RoundedUpConv2d
+from .network import AlexNet, are_watched
 
 FcPrecision = Literal["same", "bf16", "int8"]
 
+SUMMED_FROM = 2**17
+"""Tensors of at least as many elements are compared by sums of blocks of their bits."""
+BLOCK = 2 * 61
+"""float32 values in such a block. It divides no usual size, so that whoever moves rows or columns moves values between
+blocks."""
 
-def quantized_copy(network: AlexNet, dtype: torch.dtype, fc_precision: FcPrecision = "same") -> AlexNet:
-    """The network with weights of another type.
 
-    Modules that need no copy are shared with the network: those without weights, and batch norm, which stays in
-    float32. Hooks are shared, too: one added to the network or removed from it is added or removed here.
+class InferenceCopies:
+    """Makes copies of a network whose weights have another type or layout, and keeps what was converted.
+
+    Modules, settings and hooks of a copy are those that the network has when it is made, which is cheap. A converted
+    weight is used again while the weight that it was made from is the same.
     """
-    copied = copy(network)
-    copied._modules = {name: _quantized(each, dtype, fc_precision) for name, each in network._modules.items()}
-    return copied
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple, _Converted] = {}
+
+    def copy_of(
+        self, network: AlexNet, dtype: torch.dtype, fc_precision: FcPrecision = "same", private: bool = False
+    ) -> AlexNet:
+        """The network with weights of another type, and convolutions channels last.
+
+        Modules that need no copy are shared with the network: those without weights, and batch norm, which stays in
+        float32.
+
+        Args:
+            private: nobody else has the network, so that its weights change only where torch notices. Otherwise their
+                bits are compared, because torch does not notice what is done to `weight.data`, or with NumPy.
+        """
+        converter = _Converter(self._kept, dtype, fc_precision, private)
+        copied = converter.module(network)
+        self._kept = converter.used
+        return copied
 
 
-def _quantized(module: nn.Module | None, dtype: torch.dtype, fc_precision: FcPrecision) -> nn.Module | None:
-    if module is None or isinstance(module, nn.BatchNorm2d) or not [*module.parameters(), *module.buffers()]:
-        return module
-    hooks = [item for each in module.modules() for item in each.__dict__.items() if "_hooks" in item[0]]
-    if type(module) is nn.Linear and fc_precision != "same":
-        quantized = {"bf16": Bf16Linear, "int8": Int8Linear}[fc_precision](module)
-        quantized.__dict__ |= dict(hooks)
-        return quantized.eval()
-    return deepcopy(module, {id(value): value for _, value in hooks}).to(dtype)
+@dataclass
+class _Converted:
+    sources: list[Tensor | None]
+    """Held so that no other tensors get their identities."""
+    state: list[tuple]
+    value: Any
+
+
+@dataclass
+class _Converter:
+    kept: dict[tuple, _Converted]
+    dtype: torch.dtype
+    fc_precision: FcPrecision
+    private: bool
+
+    def __post_init__(self) -> None:
+        self.used: dict[tuple, _Converted] = {}
+
+    def module(self, module: Any) -> Any:
+        """A module with converted tensors, or itself if there is nothing to convert."""
+        if isinstance(module, nn.BatchNorm2d):
+            return module
+        has_own_forward = "forward" in module.__dict__
+        if type(module) is nn.Linear and self.fc_precision != "same" and not has_own_forward and _is_plain(module):
+            return self._smaller_linear(module)
+        last = type(module) in (nn.Conv2d, RoundedUpConv2d)
+        tensors = {
+            kind: {name: self._tensor(tensor, last) for name, tensor in module.__dict__[kind].items()}
+            for kind in ("_parameters", "_buffers")
+        }
+        children = {name: child and self.module(child) for name, child in module._modules.items()}
+        changed = [
+            (old, new)
+            for kind, converted in (*tensors.items(), ("_modules", children))
+            for old, new in zip(module.__dict__[kind].values(), converted.values(), strict=True)
+            if old is not new
+        ]
+        if not changed:
+            return module
+        if all(isinstance(old, Tensor) and old.dtype == new.dtype for old, new in changed) and are_watched([module]):
+            return module  # whoever watches a layer sees the layer itself, where only the layout would differ
+        if has_own_forward:
+            return _InFloat32(module)
+        return _replica(module, tensors | {"_modules": children})
+
+    def _tensor(self, tensor: Tensor | None, last: bool) -> Tensor | None:
+        if tensor is None or not tensor.is_floating_point():
+            return tensor
+        last = last and tensor.dim() == 4
+        if tensor.dtype == self.dtype and (not last or tensor.is_contiguous(memory_format=torch.channels_last)):
+            return tensor
+        layout = torch.channels_last if last else torch.preserve_format
+        convert = partial(tensor.detach().to, self.dtype, memory_format=layout, copy=True)
+        return self._converted((self.dtype, layout), [tensor], convert)
+
+    def _smaller_linear(self, linear: nn.Linear) -> nn.Module:
+        make = {"bf16": Bf16Linear, "int8": Int8Linear}[self.fc_precision]
+        smaller = self._converted(make, [linear.weight, linear.bias], partial(make, linear))
+        return _replica(smaller, {name: value for name, value in linear.__dict__.items() if "_hooks" in name})
+
+    def _converted(self, kind: Any, sources: list[Tensor | None], convert: Callable[[], Any]) -> Any:
+        key = kind, *map(id, sources)
+        state = [self._state(source) for source in sources if source is not None]
+        known = self.used.get(key) or self.kept.get(key)
+        if known is None or not _are_equal(known.state, state):
+            known = _Converted(sources, state, convert())
+        self.used[key] = known
+        return known.value
+
+    def _state(self, tensor: Tensor) -> tuple:
+        """What is compared in order to know whether a tensor is the same."""
+        facts = tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+        if self.private:
+            return *facts, tensor.data_ptr(), None if tensor.is_inference() else tensor._version
+        return *facts, *_bits(tensor.detach())
+
+
+def _replica(module: nn.Module, changes: dict) -> nn.Module:
+    """A module with all attributes of another one, the same objects, but for these."""
+    replica = object.__new__(type(module))  # `copy` refuses parametrized modules
+    replica.__dict__ = module.__dict__ | changes
+    return replica
+
+
+def _bits(tensor: Tensor) -> tuple[Tensor, ...]:
+    """A copy of a tensor or, of a large one, sums of blocks of its bits, 1% of its size.
+
+    Integer sums are exact, so that one bit that differs is seen. What they miss are values that change places within a
+    block, and sums that stay by intention.
+    """
+    summed = tensor.numel() // BLOCK * BLOCK
+    aligned = tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.storage_offset() % 2 == 0
+    if tensor.numel() < SUMMED_FROM or not aligned:
+        return (tensor.clone(),)
+    flat = tensor.view(-1)
+    return flat[:summed].view(torch.int64).view(-1, BLOCK // 2).sum(1), flat[summed:].clone()
+
+
+def _are_equal(states: list[tuple], others: list[tuple]) -> bool:
+    return len(states) == len(others) and all(
+        len(state) == len(other)
+        and all(
+            torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
+            for a, b in zip(state, other, strict=True)
+        )
+        for state, other in zip(states, others, strict=True)
+    )
+
+
+def _is_plain(linear: nn.Linear) -> bool:
+    """Whether its weights are its own parameters, and not computed by a hook, as those of torch's pruning are."""
+    return "weight" in linear._parameters
+
+
+class _InFloat32(nn.Module):
+    """A module whose `forward` somebody replaced, with its own weights."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x.float()).to(x.dtype)
 
 
 class Bf16Linear(nn.Module):
@@ -41,7 +181,8 @@ class Bf16Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.weight, self.bias = (each.detach().bfloat16() for each in (linear.weight, linear.bias))
+        self.weight = linear.weight.detach().bfloat16()
+        self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
@@ -53,7 +194,7 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight, self.scale = _to_int8(linear.weight.detach().float())
-        self.bias = linear.bias.detach().float()
+        self.bias = 0.0 if linear.bias is None else linear.bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         rows, scale = _to_int8(x.float())

@@ -85,6 +85,13 @@ class Preprocessing:
         return mean, std
 
     @property
+    def image_range(self) -> tuple[float, float]:
+        """What pixels of 0 and of 255 become, in the color of the widest range."""
+        color = int(self.std.argmin())
+        low, high = ((pixel - self.mean[..., color].mean()) / self.std[color] for pixel in (0, 255))
+        return float(low), float(high)
+
+    @property
     def margin(self) -> int:
         """Largest offset of a crop."""
         return self.stored_size - self.crop_size

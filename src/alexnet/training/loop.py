@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -126,6 +126,25 @@ class Training:
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
 
+    @contextmanager
+    def channels_last(self) -> Iterator[None]:
+        """Within this context, weights and all that is kept for each are channels last, in which a step is fastest.
+
+        Before and after, they are contiguous, as other tools expect.
+        """
+        self._lay_out(torch.channels_last)
+        try:
+            yield
+        finally:
+            self._lay_out(torch.contiguous_format)
+
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        self.network.to(memory_format=layout)
+        self.stepper.forget_graphs()
+        for kept in (self.ema.hidden, *self.optimizer.state.values()):
+            for name, tensor in kept.items():
+                kept[name] = tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor
+
     def learning_rates(self, batch: int) -> LearningRates:
         """Those of a batch of the current epoch, from 0."""
         fraction_done = (self.progress.epoch + batch / self.batches_per_epoch) / self.plan.recipe.epochs
@@ -206,7 +225,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
         training.network.train()
         reader = read_batches(plan.packed, order, recipe.batch_size, training.device, progress.batch)
-        with training.ema.showing(average=False), closing(reader):
+        with training.channels_last(), training.ema.showing(average=False), closing(reader):
             for batch, waited_s in _timed(reader):
                 total_waited_s += waited_s
                 lrs = training.learning_rates(progress.batch)

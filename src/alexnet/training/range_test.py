@@ -67,7 +67,7 @@ def range_test(training: Training, steps: int, track: Track | None = None) -> Ra
     recipe = replace(recipe, schedule=SCHEDULES["constant"](1.0, recipe.bias_lr_factor, 0.1))
     result, average, lowest, counts = RangeTest([], [], []), 0.0, math.inf, [1] * steps
     training.network.train()
-    with training.ema.showing(average=False), closing(_batches(training)) as batches:
+    with training.channels_last(), training.ema.showing(average=False), closing(_batches(training)) as batches:
         for step, _ in enumerate(track(counts, steps) if track else counts):
             batch = next(batches)
             lr = peak_lr * 10 ** (5 * step / max(steps - 1, 1) - 3)

@@ -66,6 +66,10 @@ class MicroBatches:
                 f"batches cannot be split. Choose a smaller batch size instead of micro_batch"
             )
 
+    def forget_graphs(self) -> None:
+        """Capture CUDA graphs anew at the next step: they know the weights by their addresses."""
+        self._forward = None
+
     def step(self, views: Tensor, batch: Batch, mix: Mix | None = None) -> tuple[float, int]:
         """Update the weights once.
 
