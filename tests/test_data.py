@@ -89,7 +89,7 @@ def test_val_alone_can_be_listed_but_not_trained_on(split_folder):
     for name in ("red", "blue"):
         shutil.rmtree(split_folder / "val" / name)
         shutil.rmtree(split_folder / "test" / name)
-    with pytest.raises(ValueError, match="training needs at least two classes, got only 'green'"):
+    with pytest.raises(ValueError, match="training needs at least two classes, got only one class, 'green'"):
         Classifier("small").fit(split_folder, verbose=False)
 
 

@@ -218,7 +218,7 @@ def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
             '{"image": "a.png", "label": 1}\n[]\n',
             r"line 2: must be like {'image': …, .*, got \[\]",
         ),
-        ("labels.txt", "a.png red\n\xff", r"labels.txt, line 2: label files must be UTF-8, but byte 10 is not"),
+        ("labels.txt", "a.png red\n\x81", r"labels.txt, line 2: label files must be UTF-8, but byte 10 is not"),
     ],
 )
 def test_a_damaged_label_file_is_named_with_its_line(tmp_path, name, content, message):

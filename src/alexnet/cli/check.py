@@ -94,7 +94,7 @@ def _print_report(report: "CheckReport") -> None:
     from ..data.source import SPLITS, counted
 
     source = report.source
-    print_facts({"data": source.name, "layout": source.layout} | report.facts)
+    print_facts({"data": source.name} | source.reading | report.facts)
     console.print()
     each = zip(map(readable_class_name, source.classes), report.counts, strict=True)
     rows = [(name, *(f"{count:,}" for count in counts)) for name, counts in each]

@@ -35,7 +35,7 @@ FLAG_TYPES = ConstructorRegistry()
 
 
 def print_json(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))
 
 
 def as_command(function: Callable, arguments: Sequence[str] = ()) -> Callable:

@@ -70,7 +70,7 @@ class CheckReport:
         images, *classes = (
             dict(zip(SPLITS, row, strict=True)) for row in np.vstack([self.counts.sum(0), self.counts]).tolist()
         )
-        about = {"name": self.source.name, "layout": self.source.layout, "looked_at": self.checked, "images": images}
+        about = {"name": self.source.name, **self.source.reading, "looked_at": self.checked, "images": images}
         by_class = dict(zip(self.source.classes, classes, strict=True))
         return about | {"classes": by_class, "findings": [vars(each) for each in self.findings]} | self.facts
 
@@ -185,13 +185,13 @@ def _traits(image: Image.Image) -> Iterator[str]:
 
 
 def _class_findings(source: Source, counts: np.ndarray) -> Iterator[Finding]:
-    if len(source.classes) == 1:
-        yield Finding("error", f"training needs at least two classes, got only {source.classes[0]!r}")
+    used = [label for label, name in enumerate(source.classes) if name not in source.unused_classes]
+    if len(used) == 1:
+        yield Finding("error", f"training needs at least two classes, got only one class, {source.classes[used[0]]!r}")
     train = counts[:, TRAIN]
     if not train.any():
         yield Finding("error", "there are no training images; they must be in train/CLASS/…")
         return
-    used = [label for label, name in enumerate(source.classes) if name not in source.unused_classes]
     for split in np.flatnonzero(counts.any(0)):
         level, images = ("error", "training") if split == TRAIN else ("warning", SPLITS[split])
         absent = [source.classes[label] for label in used if not counts[label, split]]

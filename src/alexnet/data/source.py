@@ -102,11 +102,25 @@ class Source:
     """Found while reading folders and label files."""
     location: str = ""
     """What is recorded of where it is, as `location_of` says it."""
+    labels_from: str = ""
+    """What labels the images, in words."""
+    splits_from: str = ""
+    """What puts them into splits, in words; "" if all or some splits are held out from train."""
+    unused: tuple[str, ...] = ()
+    """Files that lay there and might have been meant to be read, each with why it was not."""
     arguments: str = ""
     """What names the data set on a command line, quoted for the shell; "" if it is in memory."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """How the data was read: layout, where labels and splits come from, and what was not used."""
+        about = {"layout": self.layout, "labels": self.labels_from or self.layout}
+        held_out = "val and test, where missing, are held out from train"
+        about["splits"] = self.splits_from or ("the data itself" if self.has_splits else held_out)
+        return about | ({"not used": "; ".join(self.unused)} if self.unused else {})
 
     def open(self, index: int) -> Image.Image:
         return self.reader.open(self.locate(index))

@@ -1,10 +1,10 @@
 """Assigns classes and splits to images, by their folders and by label files."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import pairwise
 from reprlib import repr as short
 
 import numpy as np
@@ -13,7 +13,10 @@ from ...specs.names import listed
 from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
-from .label_files import Label, LabelFile, Row, is_text, split_of
+from .class_table import canonical, class_table, ignoring_case, meaning_of_integers
+from .label_files import Label, LabelFile, Row, is_text
+from .lookup import Lookup
+from .split_names import words_of
 
 UNSPLIT = len(SPLITS)
 """Split of images that are not in the folder of a split."""
@@ -24,6 +27,8 @@ LABELS = (
     "to label beside it"
 )
 """What images must have."""
+TEMPLATE_WORDS = {"submission", "template"}
+"""In the names of lists whose labels are only examples."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class ImageFiles:
     folder_names: list[str]
     paths: StringTable
     """Relative to the folder that holds all images."""
+    layout: str
+    """What the folders are, in words."""
 
 
 def labeled_source(
@@ -51,21 +58,24 @@ def labeled_source(
     other splits can be evaluated on, but not trained on.
     """
     assignment = _Assignment(tree.name, images, files)
-    findings = [*findings, *(assignment.add_label_files(files) if (images.folders == NONE).any() else [])]
+    findings = [*findings, *assignment.add_label_files()]
     has_splits = bool((assignment.splits < UNSPLIT).any())
     assignment.splits[assignment.splits == UNSPLIT] = TRAIN
+    findings += assignment.settle_integers()
     used = assignment.used_labels()
     first = next(iter(used.values()), set())
-    classes, unused, class_of = class_table(tree.name, set().union(*used.values()), first, assignment.indices)
+    classes, unused, class_of = class_table(tree.name, set().union(*used.values()), first, assignment.declared)
     findings += assignment.class_findings(used, classes, class_of)
-    labels = np.array([class_of.get(label, NONE) for label in assignment.labels], np.int64)
+    labels = np.array(
+        [NONE if (index := class_of.get(each)) is None else index for each in assignment.labels], np.int64
+    )
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(assignment.splits[kept], kind="stable")]
     indices, labels = images.indices[kept], labels[kept]
     names = tree.files.select(indices)
     return Source(
         name=tree.name,
-        layout=assignment.layout(),
+        layout=f"{images.layout}{assignment.files_in_words()}",
         classes=classes,
         names=names,
         labels=labels,
@@ -77,35 +87,9 @@ def labeled_source(
         sizes=tree.sizes[indices],
         unused_classes=unused,
         findings=tuple(findings),
+        labels_from=", ".join(assignment.label_files) or "the names of folders",
+        splits_from=", ".join(assignment.split_files) or ("the names of folders" if has_splits else ""),
     )
-
-
-def class_table(
-    name: str, labels: set[Label], of_train: set[Label], declared: Mapping[str, int] | None
-) -> tuple[tuple[str, ...], frozenset[str], dict[Label, int]]:
-    """The classes, those that only fill gaps between indices, and the class index of each label, or NONE.
-
-    Args:
-        labels: all that images have.
-        of_train: those that define the classes, unless `declared` gives the index of each.
-    """
-    if declared is not None:
-        names = {index: label for label, index in declared.items()}
-    elif all(isinstance(label, int) for label in of_train):
-        names = {label: str(label) for label in labels if isinstance(label, int)}
-    else:
-        names = dict(enumerate(sorted(map(str, of_train))))
-    if names and (min(names) < 0 or max(names) >= 10 * len(names) + 100):
-        raise ValueError(
-            f"{name}: class indices must start at 0 and have few gaps, because each has an output; got "
-            f"{min(names)} to {max(names):,} for {len(names):,} labels"
-        )
-    gaps = {index: f"unused {index}" for index in range(max(names, default=0)) if index not in names}
-    classes = tuple(label for _, label in sorted((names | gaps).items()))
-    index_of = {label: index for index, label in enumerate(classes)}
-    index_of |= {index: index for index in range(len(classes))}
-    class_of = {label: index_of.get(str(label), index_of.get(label, NONE)) for label in labels}
-    return classes, frozenset(gaps.values()), class_of
 
 
 class _Assignment:
@@ -113,41 +97,158 @@ class _Assignment:
 
     def __init__(self, root: str, images: ImageFiles, label_files: Sequence[LabelFile]):
         self.root, self.images, self.splits = root, images, images.splits.copy()
-        self.labels = np.array([*images.folder_names, None], object)[images.folders]  # None is at NONE
-        declaring = next((file for file in label_files if file.indices), None)
-        self.indices = declaring and declaring.indices
-        """Class indices that a file declares."""
-        self.declared_by = declaring.name if declaring else None
+        self.folders = images.folders.copy()
+        self.labels = np.array([*map(canonical, images.folder_names), None], object)[self.folders]  # None is at NONE
+        self.lookups = [Lookup(file) for file in label_files if file.rows]
+        self.labeled_by = np.full(len(self.labels), NONE, np.int64)
+        """Index into `lookups` of the file that labels each image, or NONE."""
+        self.encodings = {file.name: file.encoding for file in label_files if file.encoding == "Windows-1252"}
         self.given = next((file.name for file in label_files if file.is_given and file.rows), None)
-        self.files: list[str] = []
+        self.declared, self.declared_by = self._declared(label_files)
+        self.label_files: list[str] = []
         """Names of the files that labeled images."""
+        self.split_files: list[str] = []
+        """Names of the files that put images into splits."""
 
-    def add_label_files(self, files: Sequence[LabelFile]) -> list[Finding]:
-        """Label the images that are not in the folder of a class; ValueError if an image has two labels."""
-        lookups = [_Lookup(file) for file in files if file.rows]
-        for image in np.flatnonzero(self.images.folders == NONE).tolist():
-            path = self.images.paths[image]
-            split = None if self.splits[image] == UNSPLIT else SPLITS[self.splits[image]]
-            relevant = [lookup for lookup in lookups if None in (split, lookup.split) or lookup.split == split]
-            matches = [(lookup, row) for lookup in relevant if (row := lookup.find(path))]
-            if not matches:
+    def _declared(self, files: Sequence[LabelFile]) -> tuple[dict[str, int] | None, str | None]:
+        """Class indices that a file declares, and its name; one among the images only if lists label some of these."""
+        labels = set().union(*(lookup.labels for lookup in self.lookups))
+        for file in files:
+            indices = file.indices and {canonical(label): index for label, index in file.indices.items()}
+            fits = self.lookups and (labels & {*(indices or ())} or all(map(str.isdecimal, labels)))
+            if indices and (file.is_given or fits):
+                return indices, file.name
+        return None, None
+
+    def add_label_files(self) -> list[Finding]:
+        """Label the images by the files; ValueError if an image has two labels."""
+        rows = [self._rows_of_images(lookup) for lookup in self.lookups]  # for each file, the row of each image or NONE
+        findings = [finding for lookup in self.lookups for finding in self._reading_findings(lookup)]
+        used = []
+        for lookup, row_of in zip(self.lookups, rows, strict=True):
+            if problem := self._template_problem(lookup, row_of):
+                findings.append(Finding("warning", f"{lookup.name} is not used: {problem}"))
                 continue
-            lookup, row = matches[0]
-            for other, other_row in matches[1:]:
-                if other_row.label != row.label:
-                    here, there = lookup.position(row), other.position(other_row)
-                    raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}")
-            named = filter(None, (each_row.split or each.split for each, each_row in matches))
-            if split is None and (split := next(named, None)):
-                self.splits[image] = SPLITS.index(split)
-            self.labels[image] = int(row.label) if lookup.only_indices else row.label
-        self.files = [lookup.name for lookup in lookups if lookup.matched]
-        missing = [(file, key) for file in lookups for key in file.rows if key not in file.matched]
-        findings = []
+            findings += self._compare_with_folders(lookup, row_of)
+            used.append((lookup, row_of))
+        for image in np.flatnonzero(np.any([row_of != NONE for _, row_of in used], axis=0)).tolist() if used else ():
+            self._assign(
+                image, [(lookup, lookup.rows[row_of[image]]) for lookup, row_of in used if row_of[image] != NONE]
+            )
+        missing = [(each, each.rows[i]) for each, _ in used for i in each.indices.values() if i not in each.matched]
         if missing:
-            text = f"of missing images, first {missing[0][0].name}: {short(missing[0][1])}"
+            text = f"of missing images, first {missing[0][0].name}: {short(missing[0][1].image)}"
             findings.append(Finding("warning", f"{counted(len(missing), 'label')} {text}"))
-        return findings + list(self._unlabeled())
+        return [*findings, *self._unlisted(), *self._unlabeled()]
+
+    def _rows_of_images(self, lookup: Lookup) -> np.ndarray:
+        """Index of the row of each image, or NONE."""
+        row_of = np.full(len(self.splits), NONE, np.int64)
+        in_question = (self.folders == NONE) | (self.splits == UNSPLIT)
+        if lookup.split:
+            in_question &= np.isin(self.splits, (UNSPLIT, SPLITS.index(lookup.split)))
+        for image in np.flatnonzero(in_question).tolist():
+            row = lookup.find(self.images.paths[image])
+            row_of[image] = NONE if row is None else row
+        return row_of
+
+    def _reading_findings(self, lookup: Lookup) -> Iterator[Finding]:
+        """What was unusual in a file."""
+        if encoding := self.encodings.get(lookup.name):
+            yield Finding("warning", f"{lookup.name} is not UTF-8 and was read as {encoding}; save it as UTF-8")
+        repeated, most = lookup.repeated
+        if repeated:
+            text = (
+                f"{lookup.name} lists {counted(repeated, 'image')} several times, up to {most} times; each counts once"
+            )
+            yield Finding("warning", text)
+
+    def _template_problem(self, lookup: Lookup, row_of: np.ndarray) -> str:
+        """Why the labels of a file are not the truth; "" if they may be."""
+        if lookup.name == self.given:
+            return ""
+        if TEMPLATE_WORDS & {*words_of(lookup.name)}:
+            return "it is a template of answers, by its name"
+        splits = set(self.splits[row_of != NONE].tolist())
+        others = set().union(*(other.labels for other in self.lookups if other is not lookup))
+        if len(lookup.labels) == 1 and len(lookup.rows) >= 5 and splits == {TEST} and len(others) > 1:
+            return f"it gives the same label to all {len(lookup.rows):,} images, as a template of answers does"
+        return ""
+
+    def _compare_with_folders(self, lookup: Lookup, row_of: np.ndarray) -> Iterator[Finding]:
+        """Where a file labels images in folders: whether these are classes. If not, the file's labels count."""
+        both = np.flatnonzero((row_of != NONE) & (self.folders != NONE))
+        pairs = Counter((self.labels[image], str(lookup.rows[row_of[image]].label)) for image in both.tolist())
+        pairs = Counter({pair: count for pair, count in pairs.items() if pair[1] in lookup.labels})
+        if not pairs:
+            return
+        folders, labels = ({pair[side] for pair in pairs} for side in (0, 1))
+        label_repeats, folder_repeats = len(pairs) > len(labels), len(pairs) > len(folders)
+        in_folders = int((self.folders != NONE).sum())
+        if labels <= folders:
+            if wrong := [pair for pair in pairs if pair[0] != pair[1]]:
+                count = counted(sum(pairs[pair] for pair in wrong), "image")
+                first = f"first {wrong[0][1]} in the folder {wrong[0][0]}"
+                yield Finding(
+                    "warning",
+                    f"{lookup.name} has other labels than the folders for {count}, {first}; the folders count",
+                )
+        elif folder_repeats and (label_repeats or len(folders) == 1) and 2 * pairs.total() >= in_folders:
+            self.labels[self.folders != NONE], self.folders[:] = None, NONE
+            if len(folders) > 1:
+                names = listed(sorted(folders), 5)
+                reason = f"{lookup.name} gives their images the same labels"
+                yield Finding("warning", f"the folders {names} are not taken for classes, because {reason}")
+        elif folder_repeats or label_repeats:
+            text = f"{lookup.name} has other labels than the folders and is not used for them; --labels makes it count"
+            yield Finding("warning", text)
+
+    def _assign(self, image: int, matches: list[tuple[Lookup, Row]]) -> None:
+        """Label an image by its rows, and put it into a split if its folder does not."""
+        if self.splits[image] == UNSPLIT:
+            named = ((row.split or lookup.split, lookup.name) for lookup, row in matches)
+            split, file = next(((split, file) for split, file in named if split), (None, ""))
+            if split:
+                self.splits[image] = SPLITS.index(split)
+                self.split_files += [file] if file not in self.split_files else []
+        if self.folders[image] != NONE:
+            return
+        labels = [(lookup, row) for lookup, row in matches if str(row.label) in lookup.labels]
+        for (lookup, row), (other, other_row) in zip(labels[:1] * len(labels), labels[1:], strict=False):
+            if canonical(row.label) != canonical(other_row.label):
+                here, there = lookup.position(row), other.position(other_row)
+                path = self.images.paths[image]
+                raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}")
+        if labels:
+            lookup, row = labels[0]
+            self.labels[image], self.labeled_by[image] = canonical(row.label), self.lookups.index(lookup)
+            self.label_files += [lookup.name] if lookup.name not in self.label_files else []
+
+    def settle_integers(self) -> Iterator[Finding]:
+        """Make indices of the labels of files that are integers, unless these are names of classes."""
+        by_integers = [number for number, lookup in enumerate(self.lookups) if lookup.only_integers]
+        is_name = ~np.isin(self.labeled_by, by_integers) & np.array([label is not None for label in self.labels], bool)
+        splits = self.splits[is_name]
+        names = {str(label) for label in self.labels[is_name & (self.splits == splits.min(initial=TEST))]}
+        classes = sorted(self.declared, key=self.declared.__getitem__) if self.declared else sorted(names)
+        for number in by_integers:
+            images, lookup = np.flatnonzero(self.labeled_by == number), self.lookups[number]
+            meaning, note = {label: int(label) for label in lookup.labels}, ""
+            if classes and len(images):
+                meaning, note = meaning_of_integers(lookup.labels, classes, bool(self.declared))
+            self.labels[images] = [meaning[str(label)] for label in self.labels[images]]
+            if note:
+                yield Finding("warning", f"{lookup.name}: {note}")
+
+    def _unlisted(self) -> Iterator[Finding]:
+        """Leave out images in no list, where lists say what is trained on."""
+        if self.split_files and (self.splits == TRAIN).any():
+            unlisted = [image for image in np.flatnonzero(self.splits == UNSPLIT) if self.labels[image] is not None]
+            self.labels[unlisted] = None
+            if unlisted:
+                text = f"are in none of the lists {', '.join(self.split_files)} and are left out"
+                first = f"first {self.images.paths[unlisted[0]]}"
+                yield Finding("warning", f"{counted(len(unlisted), 'image')} {text}, {first}")
 
     def _unlabeled(self) -> Iterator[Finding]:
         has_label = np.array([label is not None for label in self.labels], bool)
@@ -157,7 +258,7 @@ class _Assignment:
                 continue
             first = self.images.paths[unlabeled[0]]
             folder = f"{self.root}/{SPLITS[split]}" if split < UNSPLIT else self.root
-            if split == TEST or has_label[self.splits == split].any():
+            if split == TEST or has_label[self.splits == split].any() or self.split_files:
                 text = f"{folder}: skipped {counted(len(unlabeled), 'image')} without a label, first {first}"
                 yield Finding("warning", text)
                 continue
@@ -171,60 +272,26 @@ class _Assignment:
         return {split: used for split, used in labels.items() if used}
 
     def class_findings(
-        self, used: dict[int, set[Label]], classes: Sequence[str], class_of: dict[Label, int]
+        self, used: dict[int, set[Label]], classes: Sequence[str], class_of: dict[Label, int | None]
     ) -> Iterator[Finding]:
-        """Classes whose names cannot be written, and labels that are not a class."""
+        """Classes whose names cannot be written or differ in case only, and labels that are not a class.
+
+        Labels that differ from a class in case only get its index in `class_of`.
+        """
         for raw in (os.fsencode(name) for name in classes if not is_text(name)):
             yield Finding("error", f"{self.root}: the name of folder {raw!r} is not UTF-8; rename the folder")
+        for name, other in pairwise(sorted(classes, key=lambda each: (each.casefold(), each))):
+            if name.casefold() == other.casefold():
+                yield Finding("warning", f"{self.root}: the classes {name} and {other} differ in case only")
         for split, labels in used.items():
-            for label in sorted({str(label) for label in labels if class_of[label] == NONE}):
+            for label in sorted({str(label) for label in labels if class_of[label] is None}):
                 folder = f"{self.root}/{SPLITS[split]}/{label}"
                 declared = self.declared_by or f"{SPLITS[min(used)]}/"
-                yield Finding("error", f"{folder} is not a class of {declared}, which has {listed(classes, 20)}")
+                if near := ignoring_case(label, classes):
+                    class_of[label] = classes.index(near)
+                    yield Finding("warning", f"{folder} is taken for {near} of {declared}, which differs in case only")
+                else:
+                    yield Finding("error", f"{folder} is not a class of {declared}, which has {listed(classes, 20)}")
 
-    def layout(self) -> str:
-        """The layout in words."""
-        patterns = []
-        for split in np.unique(self.images.splits).tolist():
-            is_flat = (self.images.folders[self.images.splits == split] == NONE).all()
-            patterns.append(f"{[*SPLITS, ''][split]}/{'' if is_flat else 'CLASS/'}IMAGE".lstrip("/"))
-        return ", ".join(patterns) + (f"; labels from {', '.join(self.files)}" if self.files else "")
-
-
-class _Lookup:
-    """Rows of a label file, found by any of the ways to name an image."""
-
-    def __init__(self, file: LabelFile):
-        self.name = file.name
-        path = PurePosixPath(file.name)
-        words = () if file.is_given else (*path.parts[:-1], re.split(r"[_\-. ]", path.stem)[0])
-        self.split = next((split for word in words if (split := split_of(word))), None)
-        """The split that the file or its folder is named after."""
-        self.rows: dict[str, Row] = {}
-        self.matched: dict[str, str] = {}
-        """Path of the image that a key of `rows` fits."""
-        for row in file.rows:
-            first = self.rows.setdefault(row.image.replace("\\", "/").removeprefix("./"), row)
-            if first.label != row.label:
-                labels = f"{row.label!r}, but {first.label!r} in line {first.line}"
-                raise ValueError(f"{self.position(row)}: {short(row.image)} is {labels}")
-        self.only_indices = all(str(row.label).isdecimal() for row in file.rows)
-
-    def position(self, row: Row) -> str:
-        return f"{self.name}, line {row.line}" if row.line else self.name  # rows of a JSON map have no line
-
-    def find(self, path: str) -> Row | None:
-        """The row of the image at a path; ValueError if it fits another image as well."""
-        parts = path.split("/")
-        suffixes = ("/".join(parts[first:]) for first in range(len(parts)))
-        keys = (key for suffix in suffixes for key in (suffix, suffix.rpartition(".")[0]))
-        key = next(filter(self.rows.__contains__, keys), None)
-        if key is None:
-            return None
-        row, other = self.rows[key], self.matched.setdefault(key, path)
-        if other != path:
-            raise ValueError(
-                f"{self.name}: {short(row.image)} is ambiguous, it fits {other} and {path}; write paths relative to "
-                f"the folder of {self.name}"
-            )
-        return row
+    def files_in_words(self) -> str:
+        return f"; labels from {', '.join(self.label_files)}" if self.label_files else ""

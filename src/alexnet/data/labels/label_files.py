@@ -1,31 +1,45 @@
 """Label files: JSON maps, and lists as CSV, TSV, text or JSON lines, with or without a header."""
 
+import contextlib
 import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import PurePosixPath
 from reprlib import repr as short
 
 from ..source import SPLITS
 from ..storage.image_formats import is_image_file
+from .columns import COLUMN_NAMES, FLAGS, Columns, KnowsImage, find_columns
+from .exports import records_of_exports
+from .split_names import split_of, words_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
 CLASS_FILES = ("classes", "class_names", "classnames")
 """Stems of text files with one class per line, in the order of the indices."""
-COLUMN_NAMES = {
-    "image": ("image", "images", "path", "paths", "file", "files", "filename", "file_name", "filepath", "name", "id"),
-    "label": ("label", "labels", "class", "classes", "target", "category", "index", "class_name", "label_name"),
-    "split": ("split", "subset", "set", "part"),
+INDEX_WORDS = {
+    "index",
+    "indices",
+    "idx",
+    "class",
+    "classes",
+    "label",
+    "labels",
+    "map",
+    "mapping",
+    "names",
+    "categories",
 }
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+"""In the name of a JSON map from classes to indices; a map by another name must count from 0 or 1, without gaps."""
+COUNT_WORDS = {"count", "counts", "number", "numbers", "stats", "statistics", "weight", "weights", "size", "sizes"}
+"""In the name of a JSON map that gives classes other numbers than indices."""
+UNKNOWN_LABELS = ("-1", "?", "nan", "none", "null", "n/a", "")
+"""What stands where a label is withheld."""
+SAMPLE = 200
+"""Rows by which the columns of a list are found."""
 MAX_JSON_BYTES = 100_000_000
 """Size of a JSON file, which takes more than ten times as much memory when it is parsed."""
 MAX_LINE = 100_000
@@ -37,8 +51,6 @@ OWN_LABELS = "labels must be for images in a folder, an archive or remote storag
 
 Label = str | int
 """The name of a class, or its index."""
-KnowsImage = Callable[[str], bool]
-"""Whether there is an image of this path, name or stem."""
 
 
 class LabelFileError(ValueError):
@@ -53,7 +65,8 @@ class NoLabels(LabelFileError):
 @dataclass(frozen=True, slots=True)
 class Row:
     image: str
-    label: Label
+    label: Label | None
+    """None if the list only says that the image belongs to a split, or withholds its label."""
     split: str | None = None
     line: int = 0
 
@@ -67,26 +80,57 @@ class LabelFile:
     indices: Mapping[str, int] | None = None
     is_given: bool = False
     """Whether the user named it; its labels then count more than folders."""
+    encoding: str = "UTF-8"
 
 
-def read_labels(name: str, content: bytes, knows_image: KnowsImage) -> LabelFile:
+def read_labels(
+    name: str, content: bytes, knows_image: KnowsImage, classes: Collection[str] = frozenset()
+) -> LabelFile:
     """Parse a label file of a kind that the suffix of its name tells.
+
+    Args:
+        classes: names of classes that are known already.
 
     Raises:
         NoLabels: it does not look like a label file.
         LabelFileError: it is damaged; the message has its name and the line.
     """
     try:
-        parsed = _parse(PurePosixPath(name.lower()), content, knows_image)
+        text, encoding = _decoded(content)
+        parsed = _parse(PurePosixPath(name), text, _Known(knows_image, classes))
     except LabelFileError as error:
         error.args = (f"{name}{error}",)
         raise
-    return LabelFile(name, indices=parsed) if isinstance(parsed, dict) else LabelFile(name, tuple(parsed))
+    if isinstance(parsed, dict):
+        return LabelFile(name, indices=parsed, encoding=encoding)
+    return LabelFile(name, tuple(parsed), encoding=encoding)
 
 
-def split_of(name: str) -> str | None:
-    """The split that a folder, file or word is named after."""
-    return SPLIT_NAMES.get(name.lower())
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the images of a list before it is read."""
+
+    image: KnowsImage
+    classes: Collection[str]
+
+    def are_images(self, keys: Iterable[object]) -> bool:
+        """Whether most of the first keys name images."""
+        first = [key for key in islice(keys, 100)]
+        return bool(first) and sum(isinstance(key, str) and self.image(key) for key in first) * 2 >= len(first)
+
+
+def _decoded(content: bytes) -> tuple[str, str]:
+    """Text and its encoding: UTF-8, UTF-16 with its mark, or else Windows-1252, as Excel writes it."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode("utf-16"), "UTF-16"
+    try:
+        return content.decode("utf-8-sig"), "UTF-8"
+    except UnicodeDecodeError as error:
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode("cp1252"), "Windows-1252"
+        line = content[: error.start].count(b"\n") + 1
+        raise LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line) from None
 
 
 def is_text(string: str) -> bool:
@@ -94,24 +138,28 @@ def is_text(string: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in string)
 
 
-def _parse(path: PurePosixPath, content: bytes, knows_image: KnowsImage) -> Iterable[Row] | dict[str, int]:
+def _parse(path: PurePosixPath, text: str, known: _Known) -> Iterable[Row] | dict[str, int]:
     """The rows of a file, or the index of each class."""
-    suffix = path.suffix
-    if suffix == ".json" and len(content) > MAX_JSON_BYTES:
-        raise NoLabels(f"a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(content):,}; use CSV")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line) from None
+    suffix = path.suffix.lower()
+    if suffix == ".json" and len(text) > MAX_JSON_BYTES:
+        raise NoLabels(f"a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(text):,}; use CSV")
     if suffix == ".json":
-        return _from_json(_parse_json(text), knows_image)
-    if suffix == ".txt" and path.stem in CLASS_FILES:
+        parsed = _from_json(_parse_json(text), known)
+        if isinstance(parsed, dict) and not _may_be_indices(path.stem, [*parsed.values()]):
+            raise NoLabels("its numbers are not the indices of classes")
+        return parsed
+    if suffix == ".txt" and path.stem.lower() in CLASS_FILES:
         return _checked_indices(enumerate(filter(None, map(str.strip, text.splitlines()))))
     if suffix in (".jsonl", ".ndjson"):
         lines = enumerate(_lines(text), 1)
-        return list(_from_records((line, _parse_json(each, line)) for line, each in lines if each.strip()))
-    return list(_from_table(text, knows_image))
+        return list(_from_records([(line, _parse_json(each, line)) for line, each in lines if each.strip()], known))
+    return list(_from_table(text, known))
+
+
+def _may_be_indices(stem: str, indices: list[int]) -> bool:
+    words = {*words_of(stem)}
+    is_counting = sorted(indices) in ([*range(len(indices))], [*range(1, len(indices) + 1)])
+    return not words & COUNT_WORDS and (is_counting or bool(words & INDEX_WORDS))
 
 
 def _parse_json(text: str, line: int = 0):
@@ -135,16 +183,49 @@ def _parse_json(text: str, line: int = 0):
         raise LabelFileError("nested too deeply", line) from None
 
 
-def _from_json(value, knows_image: KnowsImage) -> list[Row] | dict[str, int]:
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        return list(_from_records(enumerate(value, 1)))
-    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        return _checked_indices(enumerate(value))
+def _from_json(value, known: _Known) -> list[Row] | dict[str, int]:
+    """What a JSON file says; docs/data.md lists the forms."""
+    if isinstance(value, list) and value:
+        return _from_json_list(value, known)
     if not isinstance(value, dict) or not value:
         raise NoLabels("not a map from images to labels, or from classes to indices")
+    try:
+        exported = records_of_exports(value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise LabelFileError(f"a damaged export: {error!r}") from None
+    if exported:
+        return list(_from_records([*enumerate(exported, 1)], known))
+    if all(map(split_of, value)) and all(isinstance(part, (dict, list)) for part in value.values()):
+        rows = ((split_of(split), row) for split, part in value.items() for row in _from_json(part, known))
+        return [replace(row, split=split) for split, row in rows]
+    if (
+        len(value) == 1
+        and isinstance(inner := next(iter(value.values())), list)
+        and any(isinstance(each, (dict, list)) for each in inner[:1])
+    ):
+        return _from_json(inner, known)  # {"labels": [["a.jpg", 3], …]}
+    if known.are_images(value):
+        return [_row(item, Columns(0, 1)) for item in value.items()]
+    members = [(member, label) for label, each in value.items() if isinstance(each, list) for member in each]
+    if members and known.are_images(member for member, _ in members):
+        return [_row(member, Columns(0, 1)) for member in members]
+    return _indices_of_map(value)
+
+
+def _from_json_list(value: list, known: _Known) -> list[Row] | dict[str, int]:
+    if all(isinstance(each, dict) for each in value):
+        return list(_from_records([*enumerate(value, 1)], known))
+    if all(isinstance(each, str) for each in value):
+        return [Row(each, None) for each in value] if known.are_images(value) else _checked_indices(enumerate(value))
+    if all(isinstance(each, list) and each for each in value):
+        sample = [[str(field) for field in each] for each in value[:SAMPLE]]
+        if columns := find_columns(sample, known.image, known.classes):
+            return [_row(each, columns) for each in value]
+    raise NoLabels("not a map from images to labels, or from classes to indices")
+
+
+def _indices_of_map(value: dict) -> dict[str, int]:
     keys = list(value)
-    if sum(map(knows_image, keys[:100])) * 2 >= len(keys[:100]):
-        return [_row(item, {"image": 0, "label": 1}) for item in value.items()]
     if all(key.isdecimal() and len(key) <= MAX_LABEL for key in keys):
         # A map from index to class; Keras writes [id, name] for each class.
         classes = {index: each[0] if isinstance(each, list) and each else each for index, each in value.items()}
@@ -172,39 +253,58 @@ def _checked_indices(items: Iterable[tuple[int, str]]) -> dict[str, int]:
     return indices
 
 
-def _from_records(records: Iterable[tuple[int, object]]) -> Iterator[Row]:
-    error = NoLabels
+def _from_records(records: Sequence[tuple[int, object]], known: _Known) -> Iterator[Row]:
+    """Rows of JSON objects with the same keys."""
+    keys: list[str] = []
+    columns = None
     for line, record in records:
         if not isinstance(record, dict):
             raise LabelFileError(f"must be like {{'image': …, 'label': …}}, got {short(record)}", line)
-        columns = columns_by_header(list(record))
-        if columns is None:
-            raise error(f"must have an image and a label, got {short(list(record))}", line)
-        yield _row(list(record.values()), columns, line)
-        error = LabelFileError  # a file that begins with labels is meant to have them
+        if not keys:
+            keys = list(record)
+            sample = [each for _, each in records[:SAMPLE] if isinstance(each, dict)]
+            columns = find_columns(
+                [keys, *([str(each.get(key, "")) for key in keys] for each in sample)], known.image, known.classes
+            )
+        if columns is None or columns.image is None:
+            raise NoLabels(f"must have an image and a label, got {short(keys)}", line)
+        needed = [keys[each] for each in (columns.image, columns.label) if each is not None]
+        if absent := [key for key in needed if key not in record]:
+            raise LabelFileError(f"must have an image and a label, but lacks {absent[0]!r}", line)
+        yield _row([record.get(key, "") for key in keys], columns, line)
 
 
-def _from_table(text: str, knows_image: KnowsImage) -> Iterator[Row]:
-    lines = _split_lines(text)
-    line, fields = next(lines, (0, []))
-    columns = columns_by_header(fields)
-    if columns is None:
-        columns, lines = _columns_by_content(fields, knows_image), chain([(line, fields)], lines)
+def _from_table(text: str, known: _Known) -> Iterator[Row]:
+    lines = _split_lines(text, known.image)
+    sample = list(islice(lines, SAMPLE))
+    columns = find_columns([fields for _, fields in sample], known.image, known.classes) if sample else None
     if columns is None:
         image, label = (f"{', '.join(COLUMN_NAMES[column][:4])}, …" for column in ("image", "label"))
-        raise NoLabels(f"neither an image nor a header with an image column ({image}) and a label ({label})", line)
-    for line, fields in lines:
-        yield _row(fields, columns, line)
+        problem = f"neither an image nor a header with an image column ({image}) and a label ({label})"
+        raise NoLabels(problem, sample[0][0] if sample else 0)
+    takes_first_word = _labels_begin_with_class([fields for _, fields in sample], columns, known.classes)
+    for line, fields in chain(sample[columns.has_header :], lines):
+        row = _row(fields, columns, line)
+        yield replace(row, label=str(row.label).partition(" ")[0]) if takes_first_word else row
 
 
-def _split_lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each line that is not empty, after the comments at the top."""
-    comments = re.match(r"(#[^\n]*(\n|\Z))*", text)[0]
+def _labels_begin_with_class(sample: list[list[str]], columns: Columns, classes: Collection[str]) -> bool:
+    """Whether class and boxes stand in one column, as in ImageNet's LOC_val_solution.csv."""
+    if columns.label is None:
+        return False
+    labels = [fields[columns.label] for fields in sample[1:] if len(fields) > columns.label]
+    begin = sum(label not in classes and label.partition(" ")[0] in classes for label in labels)
+    return begin * 2 > len(labels)
+
+
+def _split_lines(text: str, knows_image: KnowsImage) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each line that is not empty, after the comments at the top and Excel's sep=;"""
+    comments = re.match(r"(#[^\n]*(\n|\Z))*(sep=.\r?\n)?", text)[0]
     text, skipped = text.removeprefix(comments), comments.count("\n")
     first = next((line for line in _lines(text, skipped) if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)
     lines = _lines(text, skipped)
-    rows = enumerate(map(_split_at_space, lines), 1)
+    rows = enumerate((_split_at_space(line, knows_image) for line in lines), 1)
     if delimiter:
         reader = csv.reader(lines, delimiter=delimiter)
         rows = ((reader.line_num, row) for row in reader)
@@ -225,51 +325,43 @@ def _lines(text: str, skipped: int = 0) -> Iterator[str]:
         yield match[0]
 
 
-def _split_at_space(line: str) -> list[str]:
+def _split_at_space(line: str, knows_image: KnowsImage) -> list[str]:
     """Path and label in a line of text; the label may come first if the path has spaces and ends like an image."""
     line = line.strip()
     before, _, after = line.rpartition(" ")
-    if not before and "\t" not in line:
+    if (not before and "\t" not in line) or (knows_image(line) and not knows_image(before)):
         return [line]
     if is_image_file(after) and not is_image_file(before):
         before, _, after = line.partition(" ")
     return [before, after]
 
 
-def columns_by_header(fields: list[str]) -> dict[str, int] | None:
-    """Indices of the image, label and split columns; None if the fields are not a header."""
-    header = [field.strip().lower() for field in fields]
-    first_names = {column: next(filter(header.__contains__, names), None) for column, names in COLUMN_NAMES.items()}
-    columns = {column: header.index(name) for column, name in first_names.items() if name}
-    return columns if {"image", "label"} <= set(columns) and columns["image"] != columns["label"] else None
-
-
-def _columns_by_content(fields: list[str], knows_image: KnowsImage) -> dict[str, int] | None:
-    columns = range(len(fields))
-    image = next((column for test in (is_image_file, knows_image) for column in columns if test(fields[column])), None)
-    if len(fields) < 2 or image is None:
-        return None
-    label, *others = (column for column in columns if column != image)
-    split = next((column for column in others if split_of(fields[column])), None)
-    return {"image": image, "label": label} | ({} if split is None else {"split": split})
-
-
-def _row(values: Sequence, columns: dict[str, int], line: int = 0) -> Row:
-    if len(values) <= max(columns["image"], columns["label"]):
+def _row(values: Sequence, columns: Columns, line: int = 0) -> Row:
+    if len(values) <= max(columns.image, columns.label or 0):
         raise LabelFileError(f"an image and a label are needed, got {len(values)} fields", line)
-    image, label = values[columns["image"]], values[columns["label"]]
+    image, label = values[columns.image], None if columns.label is None else values[columns.label]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
         raise LabelFileError(f"the image must be a path, a name or an integer, got {short(image)}", line)
     if len(str(image)) > MAX_PATH or "\0" in str(image) or not is_text(str(image)):
         raise LabelFileError(f"{short(image)} is not a valid path", line)
-    check_label(label, line, "" if line else f" for {short(image)}")
-    if "split" not in columns or len(values) <= columns["split"]:
-        return Row(str(image), label, None, line)
-    word = str(values[columns["split"]])
+    if columns.one_hot:
+        label = next((name for index, name in columns.one_hot if float(values[index] or 0)), None)
+    if columns.label is not None or columns.one_hot:
+        check_label(label, line, "" if line else f" for {short(image)}")
+    return Row(str(image), label, _split(values, columns, line), line)
+
+
+def _split(values: Sequence, columns: Columns, line: int) -> str | None:
+    if columns.split is None or len(values) <= columns.split:
+        return None
+    word = str(values[columns.split])
+    if columns.flag:
+        is_set = FLAGS.get(word.lower(), False)
+        return columns.flag if is_set else "test" if columns.flag == "train" else "train"
     split = split_of(word)
     if split is None:
         raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
-    return Row(str(image), label, split, line)
+    return split
 
 
 def check_label(label: object, line: int = 0, image: str = "") -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..labels.class_table import class_table
 from ..source import SPLITS, ImageReader, Source
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
@@ -37,11 +38,24 @@ class ArrayReader(ImageReader):
 
 
 def array_source(
-    tree: Tree, layout: str, parse: ArrayParser, files: Iterable[ArrayFile], classes: Iterable[str]
+    tree: Tree,
+    layout: str,
+    parse: ArrayParser,
+    files: Iterable[ArrayFile],
+    classes: Iterable[str] | None,
 ) -> Source:
-    """The source of several files of arrays."""
-    files, classes = sorted(files, key=lambda file: file.split), tuple(classes)
+    """The source of several files of arrays.
+
+    Args:
+        classes: their names; None if they are called by their indices.
+    """
+    files, unused = sorted(files, key=lambda file: file.split), frozenset[str]()
     labels = np.concatenate([file.labels for file in files]).astype(np.int64)
+    if classes is None:
+        occurring = set(labels.tolist())
+        classes, unused, index_of = class_table(tree.name, occurring, occurring, None)
+        labels = np.array([index_of[label] for label in labels.tolist()], np.int64)
+    classes = tuple(classes)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(
             f"{tree.name}: labels must be 0 … {len(classes) - 1}, because {len(classes)} classes are named; got "
@@ -67,6 +81,7 @@ def array_source(
         reader=ArrayReader(tree.open, parse),
         locate=lambda index: (tree.locate(int(indices[index])), int(rows[index])),
         files_fingerprint=tree.fingerprint,
+        unused_classes=unused,
     )
 
 

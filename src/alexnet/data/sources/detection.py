@@ -116,7 +116,7 @@ class _Opener:
         if is_archive(path):
             return self._tree_source(archive_tree(path, cache, self.track))
         if IMAGE_FILE.fullmatch(path.name):
-            return self._tree_source(folder_tree(path.parent, self.skip_folder))
+            return idx_source(folder_tree(path.parent, self.skip_folder), path.name)
         if path.suffix.lower() in LABEL_SUFFIXES:
             return self._list_source(path, lists)
         raise ValueError(f"{data} is a file of an unknown kind; {EXPECTED}")
@@ -155,7 +155,7 @@ def _given_files(maps: LabelMaps) -> list[LabelFile]:
             raise ValueError(f"{setting}: {redact(str(location))} cannot be read: {error.strerror}") from error
         names_images = setting == "labels"
         file = read_labels(name, content, lambda key, answer=names_images: answer)
-        if setting == "labels" and not file.rows:
+        if setting == "labels" and all(row.label is None for row in file.rows):
             raise ValueError(f"labels must map images to labels, as in {{'cat1.jpg': 'cat'}}, got {name}")
         if setting == "label_indices" and file.indices is None:
             raise ValueError(f"label_indices must map labels to indices, as in {{'cat': 0}}, got {name}")

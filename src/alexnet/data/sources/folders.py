@@ -1,26 +1,40 @@
-"""Labeled images in a tree of files: by their folders, by label files beside them, or both.
-
-root/{train,val,test}/CLASS/…      root/CLASS/…      also one level deeper, as CLASS/images/…
-root/{train,val,test}/…            root/…            with label files in root or beside the images
-"""
+"""Labeled images in a tree of files: by their folders, by label files, or both; see `folder_roles`."""
 
 from array import array
-from collections.abc import Iterator, Sequence
-from posixpath import commonpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ...specs.names import listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
-from ..labels.label_files import LabelFile, NoLabels, read_labels, split_of
+from ..labels.label_files import LabelFile, LabelFileError, NoLabels, read_labels
+from ..labels.lookup import folded, normalized
+from ..labels.split_names import words_of
 from ..source import SPLITS, Finding, Source, counted
 from ..storage.image_formats import SUFFIXES, ignored_files, is_helped, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
+from .folder_roles import Roles, roles_of
+from .unknown_files import images_by_content
 
-GENERIC_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
-"""Folders that are not a class if one of them holds all images of a split."""
+MAX_LISTS = 200
+"""Label files in a folder, beyond which they are annotations of an image each."""
+LIST_WORDS = {
+    "label",
+    "labels",
+    "train",
+    "val",
+    "test",
+    "class",
+    "classes",
+    "annotations",
+    "split",
+    "truth",
+    "metadata",
+}
+"""In the names of files that were probably meant to be read."""
 
 
 def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
@@ -28,73 +42,112 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
 
     Label files are `labels` and, unless the user named some, those in the tree.
     """
-    image_folders: set[str] = set()
-    others: list[str] = []
-    for name in tree.files:
-        if is_image_file(name):
-            image_folders.add(name.rpartition("/")[0])
-        else:
-            others.append(name)
-    root = _data_root(image_folders)
-    split_folders = {top for folder in image_folders if split_of(top := f"{folder}/"[len(root) :].partition("/")[0])}
-    indices, splits, folders = array("q"), bytearray(), array("q")
-    folder_names: dict[str, int] = {}
-    label_files, outside = [], array("q")
-    for index, name in enumerate(tree.files):
-        if not name.startswith(root):
-            continue
-        path = name[len(root) :]
-        *parents, file = path.split("/")
-        split = split_of(parents[0]) if parents and parents[0] in split_folders else None
-        inner = parents[1:] if split else parents
-        if not is_image_file(file):
-            is_beside_images = not inner or (len(inner) == 1 and inner[0].lower() in GENERIC_FOLDERS)
-            if is_beside_images and file.lower().endswith(LABEL_SUFFIXES):
-                label_files.append((index, path))
-        elif split or not split_folders:
-            indices.append(index)
-            splits.append(SPLITS.index(split) if split else UNSPLIT)
-            folders.append(folder_names.setdefault(inner[0], len(folder_names)) if inner else NONE)
-        else:
-            outside.append(index)
-    if not indices:
-        instead = f"; other files: {', '.join(filter(None, ignored_files(others)))}" if others else ""
+    indices, folders, folder_of, others = _images_and_others(tree)
+    if not len(indices):
+        instead = f"; other files: {', '.join(filter(None, ignored_files(others.values())))}" if others else ""
         raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))}){instead}")
-    findings = []
-    if outside:
-        first = tree.files[outside[0]][len(root) :]
-        text = f"{tree.name}: {counted(len(outside), 'image')} not in the folder of a split, first {first}"
-        findings = [Finding("warning", text)]
-    paths = tree.files.select(indices)
-    images = ImageFiles(
-        indices=np.array(indices, np.int64),
-        splits=np.array(splits, np.uint8),
-        folders=np.array(folders, np.int64),
-        folder_names=list(folder_names),
-        paths=StringTable.from_strings(path[len(root) :] for path in paths) if root else paths,
-    )
-    for split in range(UNSPLIT + 1):
-        in_split = images.splits == split
-        used = set(images.folders[in_split].tolist())
-        if len(used) == 1 and used != {NONE} and images.folder_names[min(used)].lower() in GENERIC_FOLDERS:
-            images.folders[in_split] = NONE
+    roles = roles_of(folders)
+    images, findings = _image_files(tree, roles, indices, folders, folder_of)
     if given := [file for file in labels if file.is_given and file.rows]:
         images.folders[:] = NONE
-    in_tree = list(_read_label_files(tree, images, label_files)) if not given and (images.folders == NONE).any() else []
-    findings += _imageless(tree, root, image_folders, {*others} - {root + file.name for file in in_tree})
-    return labeled_source(tree, images, [*labels, *in_tree], findings)
+    in_tree, unused = ([], {}) if given else _read_label_files(tree, roles, images, others)
+    findings += _imageless(tree, roles, folders, {*others.values()} - {roles.root + file.name for file in in_tree})
+    looks_like_list = (name for name in unused if LIST_WORDS & {*words_of(name)})
+    findings += [Finding("warning", f"{name} is not used: {unused[name]}") for name in looks_like_list]
+    source = labeled_source(tree, images, [*labels, *in_tree], findings)
+    return replace(source, unused=tuple(f"{name}: {reason}" for name, reason in unused.items()))
 
 
-def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str]) -> Iterator[Finding]:
+def _images_and_others(tree: Tree) -> tuple[np.ndarray, list[str], np.ndarray, dict[int, str]]:
+    """Indices of the images in the tree, their folders, the index of each image's folder, and all other files."""
+    others: dict[int, str] = {}
+    indices, numbers, folder_of = array("q"), {}, array("q")
+    for index, name in enumerate(tree.files):
+        if is_image_file(name):
+            indices.append(index)
+            folder_of.append(numbers.setdefault(name.rpartition("/")[0], len(numbers)))
+        else:
+            others[index] = name
+    for index in images_by_content(tree, others):
+        indices.append(index)
+        folder_of.append(numbers.setdefault(others.pop(index).rpartition("/")[0], len(numbers)))
+    order = np.argsort(indices, kind="stable")
+    return np.array(indices, np.int64)[order], list(numbers), np.array(folder_of, np.int64)[order], others
+
+
+def _image_files(
+    tree: Tree, roles: Roles, indices: np.ndarray, folders: Sequence[str], folder_of: np.ndarray
+) -> tuple[ImageFiles, list[Finding]]:
+    findings = list(roles.findings)
+    names: dict[str, int] = {}
+    places = [roles.places.get(folder, (None, None)) for folder in folders]
+    splits = np.array([SPLITS.index(split) if split else UNSPLIT for split, _ in places], np.uint8)
+    labels = np.array([NONE if name is None else names.setdefault(name, len(names)) for _, name in places], np.int64)
+    is_outside = np.array([folder in roles.outside for folder in folders], bool)[folder_of]
+    if is_outside.any():
+        first = tree.files[indices[is_outside][0]].removeprefix(roles.root)
+        text = f"{tree.name}: {counted(int(is_outside.sum()), 'image')} not in the folder of a split, first {first}"
+        findings.append(Finding("warning", text))
+    indices, folder_of = indices[~is_outside], folder_of[~is_outside]
+    paths = tree.files.select(indices)
+    relative = StringTable.from_strings(path[len(roles.root) :] for path in paths) if roles.root else paths
+    return ImageFiles(indices, splits[folder_of], labels[folder_of], list(names), relative, roles.layout), findings
+
+
+def _read_label_files(
+    tree: Tree, roles: Roles, images: ImageFiles, others: Mapping[int, str]
+) -> tuple[list[LabelFile], dict[str, str]]:
+    """The label files of a tree that can be read, and why others cannot, by name."""
+    in_question = np.flatnonzero((images.folders == NONE) | (images.splits == UNSPLIT))
+    candidates = [*_candidates(roles, others)] if len(in_question) else []
+    if not candidates:
+        return [], {}
+    known = {folded(f"{path.rpartition('/')[2]}") for path in (images.paths[image] for image in in_question)}
+
+    def knows_image(key: str) -> bool:
+        name = normalized(key).rpartition("/")[2]
+        return name.casefold() in known or (is_image_file(name) and folded(name) in known)
+
+    must_be_read = bool((images.folders == NONE).any())
+    files, unused = [], {}
+    for index, path in candidates:
+        name = path.removeprefix(roles.root)
+        try:
+            files.append(read_labels(name, read_file(tree, index), knows_image, {*images.folder_names}))
+        except NoLabels as problem:
+            unused[name] = str(problem).removeprefix(name).lstrip(",: ")
+        except LabelFileError as problem:
+            if must_be_read:
+                raise
+            unused[name] = str(problem).removeprefix(name).lstrip(",: ")
+    return files, unused
+
+
+def _candidates(roles: Roles, others: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """Index and name of each file that may have labels and is in no folder of a class."""
+    by_folder: dict[str, list[tuple[int, str]]] = {}
+    for index, name in others.items():
+        if name.lower().endswith(LABEL_SUFFIXES):
+            by_folder.setdefault(name.rpartition("/")[0], []).append((index, name))
+    for folder, files in by_folder.items():
+        parts = folder.split("/")
+        above = {"/".join(parts[: depth + 1]) for depth in range(len(parts))}
+        if len(files) <= MAX_LISTS and not above & roles.class_folders:
+            yield from files
+
+
+def _imageless(tree: Tree, roles: Roles, folders: Sequence[str], others: set[str]) -> Iterator[Finding]:
     """Findings about files that are not images, by kind, and about folders of classes or splits without an image."""
 
     def folder_of_class(folder: str) -> str:
-        parts = folder.removeprefix(root).split("/")
-        return "/".join(parts[: 2 if split_of(parts[0]) else 1])
+        parts = folder.removeprefix(roles.root).split("/")
+        return "/".join(parts[: 2 if parts[0] in splits else 1])
 
+    splits = {pattern.partition("/")[0] for pattern in roles.patterns if pattern.count("/") > 1}
+    splits |= {*SPLITS}
     helped, harmless = ignored_files(others)
     suspicious = {*tree.empty_folders, *(name.rpartition("/")[0] for name in others if is_helped(name))}
-    full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in image_folders)}
+    full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in folders)}
     empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
     texts = [f"ignored files: {helped}"] if helped else []
     if empty:
@@ -103,27 +156,3 @@ def _imageless(tree: Tree, root: str, image_folders: set[str], others: set[str])
         yield Finding("warning", "; ".join(texts))
     if harmless:
         yield Finding("note", f"ignored files: {harmless}")
-
-
-def _data_root(folders: set[str]) -> str:
-    """The one of the images' folders, with "/", that holds all and is neither a split nor a class; "" for the root."""
-    common = [folder for folder in commonpath(folders or [""]).split("/") if folder]
-    common = common[: next((level for level, folder in enumerate(common) if split_of(folder)), len(common))]
-    depth = max((folder.count("/") + bool(folder) for folder in folders), default=0)
-    if len(common) == depth:  # all images are in one folder, which may be a class
-        common = common[:-1]
-    return "".join(f"{folder}/" for folder in common)
-
-
-def _read_label_files(tree: Tree, images: ImageFiles, candidates: list[tuple[int, str]]) -> Iterator[LabelFile]:
-    known = {images.paths[image].rpartition("/")[2] for image in np.flatnonzero(images.folders == NONE)}
-    known |= {name.rpartition(".")[0] for name in known}
-
-    def knows_image(key: str) -> bool:
-        return key.replace("\\", "/").rpartition("/")[2] in known
-
-    for index, path in candidates:
-        try:
-            yield read_labels(path, read_file(tree, index), knows_image)
-        except NoLabels:
-            continue  # a readme, or what another program wrote

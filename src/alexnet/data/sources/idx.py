@@ -8,27 +8,47 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ..labels.label_files import split_of
+from ...specs.names import listed
+from ..labels.split_names import split_of
 from ..source import SPLITS, Source
 from ..storage.trees import Tree, read_file, read_up_to
 from .arrays import ArrayFile, array_source
 
-IMAGE_FILE = re.compile(r"(.*?)[-._]?images?[-._]idx([34])[-._]ubyte(\.gz)?")
+IMAGE_FILE = re.compile(
+    r"(?P<set>(?:.*?[-._])??)(?P<split>[^-._]*)[-._]?images?[-._]idx(?P<axes>[34])[-._]ubyte(\.gz)?"
+)
 MAX_BYTES = 1_000_000_000
 """Size of a file, decompressed; the largest of EMNIST has 547 million bytes."""
 
 
-def idx_source(tree: Tree) -> Source | None:
-    """Pairs of idx files; None if the tree has none. Classes are named by classes.txt, or by their indices."""
-    names = [PurePosixPath(name).name for name in tree.files]
-    matches = [(index, match) for index, name in enumerate(names) if (match := IMAGE_FILE.fullmatch(name))]
-    if not matches:
+def idx_source(tree: Tree, only: str = "") -> Source | None:
+    """Pairs of idx files; None if the tree has none. Classes are named by classes.txt, or by their indices.
+
+    Args:
+        only: name of a file of images; others of the same set belong to it.
+
+    Raises:
+        ValueError: the tree has several sets, and `only` names none of them.
+    """
+    sets: dict[str, dict[str, tuple[int, re.Match]]] = {}
+    for index, path in enumerate(tree.files):
+        if match := IMAGE_FILE.fullmatch(PurePosixPath(path).name):
+            pairs = sets.setdefault(str(PurePosixPath(path).parent / match["set"]), {})
+            pairs.setdefault(path.removesuffix(".gz"), (index, match))  # torchvision keeps the plain file beside it
+    if not sets:
         return None
-    indices = dict(zip(names[::-1], range(len(names))[::-1], strict=True))  # the first of equal names counts
-    files = [_array_file(tree, index, match, indices) for index, match in matches]
-    classes = map(str, range(max(int(file.labels.max(initial=0)) for file in files) + 1))
-    if "classes.txt" in indices:
-        lines = read_file(tree, indices["classes.txt"]).decode("utf-8", "replace").split("\n")
+    if only:
+        sets = {name: pairs for name, pairs in sets.items() if only.removesuffix(".gz") in pairs}
+    if len(sets) > 1:
+        names = listed([min(pairs) for pairs in sets.values()], 5)
+        raise ValueError(f"{tree.name} has {len(sets)} sets of idx files; give the images of one of them: {names}")
+    indices = {name: index for index, name in enumerate(tree.files)}
+    files = [_array_file(tree, index, match, indices) for index, match in next(iter(sets.values())).values()]
+    folder = PurePosixPath(next(iter(sets))).parent
+    named = next((indices[path] for path in (str(folder / "classes.txt"), "classes.txt") if path in indices), None)
+    classes = None
+    if named is not None:
+        lines = read_file(tree, named).decode("utf-8", "replace").split("\n")
         classes = filter(None, map(str.strip, lines))
     return array_source(tree, "idx files", parse_images, files, classes)
 
@@ -44,13 +64,13 @@ def parse_images(content: bytes) -> tuple[np.ndarray, None]:
 def _array_file(tree: Tree, index: int, match: re.Match, indices: dict[str, int]) -> ArrayFile:
     """The images at an index of the tree, with the labels in their counterpart."""
     path = f"{tree.name}/{tree.files[index]}"
-    counterpart = match[0].replace("images", "labels").replace("image", "label").replace(f"idx{match[2]}", "idx1")
-    candidates = (counterpart, f"{counterpart}.gz", counterpart.removesuffix(".gz"))
+    counterpart = match[0].replace("images", "labels").replace("image", "label").replace(f"idx{match['axes']}", "idx1")
+    names = (counterpart, f"{counterpart}.gz", counterpart.removesuffix(".gz"))
+    candidates = (str(PurePosixPath(tree.files[index]).with_name(name)) for name in names)
     label_file = next((indices[candidate] for candidate in candidates if candidate in indices), None)
     if label_file is None:
         raise ValueError(f"{path} has no labels: {counterpart} is missing")
-    word = re.split(r"[-._]", match[1])[-1]
-    split = "test" if word == "t10k" else split_of(word)
+    split = split_of(match["split"])
     if split is None:
         raise ValueError(f"{path}: its name must begin with train, val, test or t10k")
     try:

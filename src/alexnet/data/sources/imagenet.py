@@ -6,6 +6,7 @@ The labels of val are in the devkit, as class IDs in an order of its own, or in 
 import io
 from pathlib import Path, PurePosixPath
 
+from ..labels.class_names import imagenet_class_names
 from ..labels.label_files import LabelFile, Row, read_labels
 from ..progress import Track
 from ..source import Source
@@ -29,9 +30,11 @@ def imagenet_source(root: Path, cache: Path, track: Track | None) -> Source | No
 
 
 def _val_labels(root: Path, val: Tree, cache: Path) -> LabelFile:
+    images, classes = {PurePosixPath(image).stem for image in val.files}, imagenet_class_names().keys()
     for name in ("val.txt", "val.csv", "LOC_val_solution.csv"):
         if (root / name).is_file():
-            return read_labels(f"val/{name}", (root / name).read_bytes(), lambda key: True)
+            content = (root / name).read_bytes()
+            return read_labels(f"val/{name}", content, lambda key: PurePosixPath(key).stem in images, classes)
     ground_truth, meta = _read_devkit(root, cache)
     wordnet_ids = _wordnet_ids(meta)
     try:

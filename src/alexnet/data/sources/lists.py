@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from reprlib import repr as short
 
 import numpy as np
@@ -13,9 +13,12 @@ from ...files import CsvWriter, atomic_write, open_regular_file
 from ...specs.names import from_csv_cell, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
+from ..labels.lookup import Lookup, folded, normalized
 from ..source import SPLITS, Finding, Source, counted
+from ..storage.image_formats import is_image_file
 from ..storage.string_table import StringTable
-from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state
+from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state, folder_tree
+from .folders import folder_source
 
 HEADING = "# images of "
 """Begins a list of images of another data set, by their names there; the data set follows."""
@@ -47,9 +50,18 @@ def list_source(path: Path, labels: LabelFile, label_files: Sequence[LabelFile])
     if any(file.rows for file in label_files):
         raise ValueError(f"labels must be for images in a folder, an archive or remote storage; {path} has labels")
     tree = _listed_tree(path, labels)
+    if tree is None:
+        return _near_the_list(path, label_files)
     count = len(tree.files)
-    images = ImageFiles(np.arange(count), np.full(count, UNSPLIT, np.uint8), np.full(count, NONE), [], tree.files)
-    return replace(labeled_source(tree, images, [labels, *label_files]), layout=f"a list, {path.name}")
+    images = ImageFiles(
+        indices=np.arange(count),
+        splits=np.full(count, UNSPLIT, np.uint8),
+        folders=np.full(count, NONE),
+        folder_names=[],
+        paths=tree.files,
+        layout=f"a list, {path.name}",
+    )
+    return labeled_source(tree, images, [replace(labels, is_given=True), *label_files])
 
 
 def write_list(path: Path, source: Source, indices: Iterable[int]) -> None:
@@ -72,8 +84,25 @@ def write_list(path: Path, source: Source, indices: Iterable[int]) -> None:
             writer.writerow((name, source.classes[source.labels[index]], SPLITS[source.splits[index]]))
 
 
-def _listed_tree(path: Path, labels: LabelFile) -> Tree:
-    """The files in a list as a tree. Some may be missing; reading finds out which."""
+def _near_the_list(path: Path, label_files: Sequence[LabelFile]) -> Source:
+    """The images below the folder of a list that it names in another way than by their paths."""
+    folder = path.resolve().parent
+    is_huge = folder in (Path.home(), Path(folder.anchor))  # it may hold millions of files
+    tree = None if is_huge else folder_tree(folder)
+    images = [name for name in tree.files if is_image_file(name)] if tree else []
+    stems = {folded(PurePosixPath(name).name) for name in images}
+    labels = read_labels(path.name, path.read_bytes(), lambda key: folded(normalized(key).rpartition("/")[2]) in stems)
+    lookup = Lookup(labels)
+    if tree is None or all(lookup.find(name) is None for name in images):
+        raise ValueError(
+            f"{path}: none of its {len(labels.rows):,} images exists, first {short(labels.rows[0].image)}; paths are "
+            f"relative to the folder of the list, {folder}"
+        )
+    return folder_source(tree, [replace(labels, is_given=True), *label_files])
+
+
+def _listed_tree(path: Path, labels: LabelFile) -> Tree | None:
+    """The files in a list as a tree, or None if none of them exists. Some may; reading finds out which."""
     folder, exists = str(path.resolve().parent), False
     files = StringTable.from_strings(dict.fromkeys(row.image for row in labels.rows))
     sizes, digest = np.zeros(len(files), np.int64), hashlib.sha256(str(path.resolve()).encode())
@@ -85,10 +114,7 @@ def _listed_tree(path: Path, labels: LabelFile) -> Tree:
         exists, sizes[index] = True, status.st_size
         digest.update(file_state(image, status))
     if not exists:
-        raise ValueError(
-            f"{path}: none of its {len(files):,} images exists, first {short(files[0])}; paths are relative to the "
-            f"folder of the list, {folder}"
-        )
+        return None
     fingerprint = digest.hexdigest()
     return Tree(
         path.stem, files, sizes, fingerprint, open_regular_file, lambda index: os.path.join(folder, files[index])

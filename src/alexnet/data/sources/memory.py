@@ -17,8 +17,11 @@ import numpy as np
 from PIL import Image
 
 from ...specs.names import listed
-from ..labels.assignment import UNSPLIT, class_table
-from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label, columns_by_header, split_of
+from ..labels.assignment import UNSPLIT
+from ..labels.class_table import class_table
+from ..labels.columns import columns_by_header
+from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label
+from ..labels.split_names import split_of
 from ..progress import Track, run_tracked
 from ..source import SPLITS, TRAIN, Data, ImageReader, Source
 from ..storage.download import redact
@@ -142,7 +145,7 @@ def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
         declared = {name: index for index, name in enumerate(data.classes)}
     labels, splits = zip(*data.names.values(), strict=True)
     classes, unused, class_of = class_table(data.name, set(labels), set(labels), declared)
-    if unknown := [label for label in class_of if class_of[label] < 0]:
+    if unknown := [label for label in class_of if class_of[label] is None]:
         raise ValueError(f"{data.name}: labels must be among {listed(classes, 20)}, got {unknown[0]!r}")
     indices = np.array([class_of[label] for label in labels], np.int64)
     numbers = np.array([SPLITS.index(split) if split else UNSPLIT for split in splits], np.uint8)

@@ -16,7 +16,7 @@ from ...files import open_regular_file
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "DIB", "JPEG2000", "AVIF", "HEIF")
 """Pillow's names. It knows more formats, but some of them call other programs or are hardly ever tested."""
 SUFFIXES = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO")),
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), ("JPEG", "MPO")),
     **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ("PPM",)),
     **dict.fromkeys((".jp2", ".j2k", ".jpx"), ("JPEG2000",)),
@@ -24,6 +24,14 @@ SUFFIXES = {
     **{f".{name.lower()}": (name,) for name in ("PNG", "WEBP", "GIF", "AVIF")},
 }
 """Suffixes of image files, and the formats that each stands for."""
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+"""First bytes of formats that these tell."""
+NO_IMAGES = (
+    *(".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".lock", ".tmp", ".bak"),
+    *(".py", ".pyc", ".ipynb", ".sh", ".bat", ".c", ".cpp", ".js", ".css", ".xlsx", ".xls", ".ods", ".db", ".sqlite"),
+    *(".mat", ".npy", ".npz", ".h5", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".bin", ".parquet", ".arrow"),
+)
+"""Suffixes of files that are no images."""
 HELP = {
     suffix: remedy
     for suffixes, remedy in (
@@ -104,6 +112,13 @@ def _count_scans(file: BinaryIO) -> int:
     count = sum(block.count(b"\xff\xda") for block in iter(lambda: file.read(1 << 20), b""))
     file.seek(position)
     return count
+
+
+def begins_like_image(head: bytes) -> bool:
+    """Whether a file with these first 32 bytes is an image of a format that they tell."""
+    is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    is_bmp = head.startswith(b"BM") and head[6:10] == bytes(4)
+    return head.startswith(BEGINNINGS) or is_webp or is_bmp or head[4:12] in (b"ftypavif", b"ftypheic")
 
 
 def is_image_file(path: str) -> bool:
