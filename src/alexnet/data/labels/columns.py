@@ -57,7 +57,7 @@ def find_columns(sample: Sequence[Sequence[str]], knows_image: KnowsImage, class
     header, by_header = table.rows[0], columns_by_header(table.rows[0])
     image = by_header["image"] if by_header else None
     for test in (knows_image, is_image_file):
-        if images := [column for column in table.columns if table.share(column, test) >= 0.5]:
+        if images := [column for column in table.columns if table.fraction(column, test) >= 0.5]:
             image = min(images, key=lambda column: (_rank(header[column], "image"), -table.distinct(column), column))
             break
     if image is None:
@@ -92,7 +92,7 @@ class _Table:
     def distinct(self, column: int) -> int:
         return len(set(self.values(column)))
 
-    def share(self, column: int, test: Callable[[str], object]) -> float:
+    def fraction(self, column: int, test: Callable[[str], object]) -> float:
         values = self.values(column)
         return sum(map(bool, map(test, values))) / max(len(values), 1)
 
@@ -105,7 +105,7 @@ class _Table:
             flag = next(filter(None, map(split_of, words)), None)
             if flag and all(value.lower() in FLAGS for value in self.values(column)):
                 return column, flag
-            if column != image and len(self.columns) > 2 and self.share(column, split_of) == 1:
+            if column != image and len(self.columns) > 2 and self.fraction(column, split_of) == 1:
                 return column, None
         return None, None
 
@@ -115,11 +115,11 @@ class _Table:
         if named := [column for column in others if LABEL_WORDS & {*words_of(self.header[column])}]:
             return named[0]
         for test in (classes.__contains__, lambda value: value.partition(" ")[0] in classes):
-            if of_classes := [column for column in others if self.share(column, test) >= 0.9]:
+            if of_classes := [column for column in others if self.fraction(column, test) >= 0.9]:
                 return of_classes[0]
         others = sorted((column for column in others if not self.counts_rows(column)), key=lambda each: each < image)
         varied = [column for column in others if 1 < self.distinct(column) < len(self.values(column))]
-        varied = [column for column in varied if not self.share(column, _is_fraction)]
+        varied = [column for column in varied if not self.fraction(column, _is_fraction)]
         if self.has_header and len(others) > 1:  # any of them may be what is meant
             return varied[0] if len(varied) == 1 else None
         return next(iter(varied or others), None)
@@ -133,7 +133,7 @@ class _Table:
 
     def one_hot(self, columns: Sequence[int]) -> tuple[tuple[int, str], ...]:
         """The columns of 0 and 1, if each row has a single 1, and their headers."""
-        bits = [column for column in columns if self.share(column, lambda value: value in _BITS) == 1]
+        bits = [column for column in columns if self.fraction(column, lambda value: value in _BITS) == 1]
         rows = [[row[column] for column in bits] for row in self.rows[1:] if len(row) == len(self.columns)]
         is_one_hot = self.has_header and len(bits) > 1 and all(sum(map(float, row)) == 1 for row in rows)
         return tuple((column, self.header[column]) for column in bits) if rows and is_one_hot else ()
