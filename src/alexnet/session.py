@@ -254,6 +254,8 @@ def load(weights: str | Path, track: Track | None = None) -> tuple[ModelBundle, 
     if report.guessed:
         guess = f"{file} does not say how to preprocess images: {report.inputs} to alexnet import"
         print(f"alexnet: {guess}", file=sys.stderr)
+    for guess in report.guesses:
+        print(f"alexnet: {file}, a guess: {guess}", file=sys.stderr)
     return bundle, file
 
 

@@ -181,3 +181,14 @@ def keras_weights(layers: dict[str, list[np.ndarray]]) -> bytes:
         file.create_group("vars")
         file["optimizer/vars/0"] = np.float32(1)
     return content.getvalue()
+
+
+def caffe_net(*layers: tuple) -> bytes:
+    """A caffemodel of layers: (name, type, names that it reads, blobs, number and fields of its parameters)."""
+    net = field(1, b"net")
+    for name, kind, bottoms, blobs, number, settings in layers:
+        content = field(1, name.encode()) + field(2, kind.encode())
+        content += b"".join(field(3, each.encode()) for each in bottoms.split()) + field(4, name.encode())
+        content += b"".join(field(7, new_blob(np.asarray(each, np.float32))) for each in blobs)
+        net += field(100, content + (field(number, settings) if number else b""))
+    return net

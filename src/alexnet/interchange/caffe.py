@@ -5,6 +5,7 @@ them are told apart. Caffe's convolutions round sizes down and its pooling round
 window, and its images are BGR. Needs Google's `protobuf` (`pip install 'alexnet[caffe]'`), not Caffe.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,23 @@ from torch import Tensor
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..specs.architecture import Architecture
-from ..specs.operations import Activation, AdaptivePool, Conv, Dropout, Flatten, Linear, Norm, Pool
+from ..specs.operations import (
+    Activation,
+    AdaptivePool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    Norm,
+    Operation,
+    Pool,
+)
 from ..specs.shapes import Placed
-from ..specs.variants import VARIANTS
-from .matching import computation
+from .described import Step, build
 from .protobuf import message_classes, parse
-from .weights_file import Layers, WeightsFile, bgr_layers_of, named_tensors, swap_colors
+from .weights_file import WeightsFile, bgr_layers_of
 
 SCHEMA = """
 message BlobShape { repeated int64 dim = 1; }
@@ -30,15 +41,21 @@ message BlobProto {
   int64 num = 1; int64 channels = 2; int64 height = 3; int64 width = 4; BlobShape shape = 7;
   repeated bytes data = 5; repeated bytes double_data = 8;
 }
+message BatchNormParameter {
+  bool use_global_stats = 1; float moving_average_fraction = 2; float eps = 3 [default = 1e-5];
+}
 message ConvolutionParameter {
   uint32 num_output = 1; bool bias_term = 2; repeated uint32 pad = 3; repeated uint32 kernel_size = 4;
   uint32 group = 5 [default = 1]; repeated uint32 stride = 6; bytes weight_filler = 7; bytes bias_filler = 8;
-  int32 engine = 15;
+  uint32 pad_h = 9; uint32 pad_w = 10; uint32 kernel_h = 11; uint32 kernel_w = 12; uint32 stride_h = 13;
+  uint32 stride_w = 14; int32 engine = 15; int32 axis = 16 [default = 1]; bool force_nd_im2col = 17;
+  repeated uint32 dilation = 18;
 }
-message DataParameter { uint32 crop_size = 5; }
+message DataParameter { float scale = 2 [default = 1]; string mean_file = 3; uint32 crop_size = 5; }
 message DropoutParameter { float dropout_ratio = 1 [default = 0.5]; }
 message InnerProductParameter {
   uint32 num_output = 1; bool bias_term = 2; bytes weight_filler = 3; bytes bias_filler = 4;
+  int32 axis = 5 [default = 1]; bool transpose = 6;
 }
 message InputParameter { BlobShape shape = 1; }
 message LRNParameter {
@@ -46,22 +63,33 @@ message LRNParameter {
   int32 norm_region = 4; float k = 5 [default = 1]; int32 engine = 6;
 }
 message PoolingParameter {
-  int32 pool = 1; uint32 kernel_size = 2; uint32 stride = 3 [default = 1]; uint32 pad = 4; int32 engine = 11;
+  int32 pool = 1; uint32 kernel_size = 2; uint32 stride = 3 [default = 1]; uint32 pad = 4; uint32 kernel_h = 5;
+  uint32 kernel_w = 6; uint32 stride_h = 7; uint32 stride_w = 8; uint32 pad_h = 9; uint32 pad_w = 10;
+  int32 engine = 11; bool global_pooling = 12; int32 round_mode = 13;
 }
-message ReLUParameter { int32 engine = 2; }
-message TransformationParameter { uint32 crop_size = 3; }
+message ReLUParameter { float negative_slope = 1; int32 engine = 2; }
+message ScaleParameter {
+  int32 axis = 1 [default = 1]; int32 num_axes = 2 [default = 1]; bytes filler = 3; bool bias_term = 4;
+  bytes bias_filler = 5;
+}
+message TanHParameter { int32 engine = 1; }
+message TransformationParameter {
+  float scale = 1 [default = 1]; uint32 crop_size = 3; string mean_file = 4; repeated float mean_value = 5;
+}
 message LayerParameter {
   string name = 1; string type = 2; repeated string bottom = 3; repeated string top = 4; repeated bytes blobs = 7;
   TransformationParameter transform_param = 100; ConvolutionParameter convolution_param = 106;
   DataParameter data_param = 107; DropoutParameter dropout_param = 108;
   InnerProductParameter inner_product_param = 117; LRNParameter lrn_param = 118;
-  PoolingParameter pooling_param = 121; ReLUParameter relu_param = 123; InputParameter input_param = 143;
+  PoolingParameter pooling_param = 121; ReLUParameter relu_param = 123; TanHParameter tanh_param = 127;
+  BatchNormParameter batch_norm_param = 139; ScaleParameter scale_param = 142; InputParameter input_param = 143;
 }
 message V1LayerParameter {
-  bytes layer = 1; string name = 4; int32 type = 5; repeated bytes blobs = 6;
+  repeated string bottom = 2; repeated string top = 3; bytes layer = 1; string name = 4; int32 type = 5;
+  repeated bytes blobs = 6;
   ConvolutionParameter convolution_param = 10; DataParameter data_param = 11; DropoutParameter dropout_param = 12;
   InnerProductParameter inner_product_param = 17; LRNParameter lrn_param = 18; PoolingParameter pooling_param = 19;
-  ReLUParameter relu_param = 30; TransformationParameter transform_param = 36;
+  ReLUParameter relu_param = 30; TransformationParameter transform_param = 36; TanHParameter tanh_param = 37;
 }
 message NetParameter {
   string name = 1; repeated bytes layers = 2; repeated int64 input_dim = 4; BlobShape input_shape = 8;
@@ -76,12 +104,20 @@ V1_TYPES = {
     **{23: "TanH", 24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence"},
 }
 """Types of layers before 2015, which were numbers."""
-IGNORED = {
-    *("Accuracy", "Data", "DummyData", "Flatten", "HDF5Data", "ImageData", "Input", "MemoryData", "Silence"),
-    *("Softmax", "SoftmaxWithLoss", "Split", "WindowData"),
-}
+SOURCES = ("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
+"""Types of layers that give images."""
+IGNORED = ("Accuracy", "Flatten", "Silence", "Softmax", "SoftmaxWithLoss", "Split")
 """Types of layers that change nothing between an image and the scores."""
-WEIGHTED = ("Convolution", "InnerProduct")
+BLOBS = {"BatchNorm": (3,), "Convolution": (1, 2), "InnerProduct": (1, 2), "Scale": (1, 2)}
+"""How many arrays a layer may have, if not none."""
+ONLY = {
+    "convolution_param": {"axis": 1, "dilation": 1},
+    "inner_product_param": {"axis": 1, "transpose": 0},
+    "lrn_param": {"norm_region": 0},
+    "relu_param": {"negative_slope": 0},
+    "scale_param": {"axis": 1, "num_axes": 1},
+}
+"""Settings of which one value alone is supported, which is mostly Caffe's default."""
 FILES = ("network.caffemodel", "deploy.prototxt", "mean.binaryproto")
 STARTS = (b"\x0a", b"\x12", b"\x1a", b"\xa2\x06")
 """First bytes of a `.caffemodel`, whose fields are written in order: its name, or without one a layer or an input."""
@@ -89,21 +125,21 @@ MEAN_COLOR = (122.67891434, 116.66876762, 104.00698793)
 """Mean color of the training images of ILSVRC-2012, RGB, from Caffe's `ilsvrc_2012_mean.npy`."""
 
 
-def read(path: Path) -> WeightsFile:
-    """Read a `.caffemodel`."""
+def read(path: Path, input_size: int | None = None) -> WeightsFile:
+    """Read a `.caffemodel`, for images of its own size or of that size."""
     net = _parse("NetParameter", path.read_bytes())
     typed_layers = _typed_layers(net)
-    layers: Layers = {layer.name: _weights(layer, kind) for layer, kind in typed_layers if kind in WEIGHTED}
-    if not layers:
+    if not any(layer.blobs for layer, _ in typed_layers):
         raise ValueError("neither a Caffe network nor any other known format")
-    return WeightsFile(
-        "Caffe's caffemodel",
-        named_tensors(swap_colors(layers)),
-        tuple(layer.name for layer, kind in typed_layers if layer.blobs and kind not in WEIGHTED),
-        _architecture(net.name or "unnamed", typed_layers, layers),
-        input_size=_input_size(net, typed_layers),
-        mean=torch.tensor(MEAN_COLOR),
-    )
+    side = _input_size(net, typed_layers)
+    about = f"Read from the Caffe network {net.name or 'unnamed'}."
+    built = build(net.name or "unnamed", about, _steps(_chain(typed_layers)), input_size or side or 227, "caffe")
+    colors = _colors(typed_layers)
+    if built.std is not None:  # of a batch norm of what the transformation gives
+        mean, std = colors.get("mean", torch.zeros(3)), colors.get("std", torch.ones(3))
+        colors |= {"mean": None if mean is None else mean + built.mean * std, "std": built.std * std}
+        colors |= {"inputs_from": "its batch norm of the images"}
+    return WeightsFile("Caffe's caffemodel", built.tensors, architecture=built.architecture, input_size=side, **colors)
 
 
 def read_mean(path: Path) -> Tensor:
@@ -159,15 +195,82 @@ def _typed_layers(net) -> list[tuple]:
     return typed
 
 
-def _weights(layer, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    if len(layer.blobs) not in (1, 2):
-        raise ValueError(f"{layer.name} must have weights and perhaps biases, got {len(layer.blobs)} blobs")
-    weight, *biases = map(_parse_array, layer.blobs)
-    if kind == "InnerProduct" and weight.ndim == 4:  # before 2015
-        weight = weight.reshape(weight.shape[-2:])
-    if weight.ndim != (4 if kind == "Convolution" else 2):
-        raise ValueError(f"{layer.name}, of type {kind}, has weights of shape {weight.shape}")
-    return weight, (biases[0] if biases else np.zeros(len(weight), np.float32))
+def _chain(typed_layers: list[tuple]) -> list[tuple]:
+    """The layers from the images to the scores, each of which must read what the one before it gives."""
+    chain: list[tuple] = []
+    positions: dict[str, int] = {}  # of each blob: how many layers of the chain it has passed
+    for layer, kind in typed_layers:
+        position = positions.get(layer.bottom[0], 0) if layer.bottom else len(chain)
+        if kind in SOURCES:
+            position = 0
+        elif kind not in IGNORED:
+            if position != len(chain) or len(layer.bottom) > 1:
+                read = " and ".join(layer.bottom)
+                after = f", not {chain[-1][0].name}, the layer before it" if position != len(chain) else ""
+                raise ValueError(
+                    f"{layer.name}, of type {kind}, reads {read}{after}: a network with several heads or branches "
+                    "must be cut to one chain of layers, from the images to the scores"
+                )
+            chain.append((layer, kind))
+            position = len(chain)
+        positions |= dict.fromkeys(layer.top, position)
+    return chain
+
+
+def _steps(chain: list[tuple]) -> list[Step]:
+    """The layers with their operations and weights, the latter in the order red, green, blue."""
+    steps: list[Step] = []
+    for layer, kind in chain:
+        if len(layer.blobs) not in BLOBS.get(kind, (0,)) and (kind in BLOBS or layer.blobs):
+            expected = {"BatchNorm": "a mean, a variance and a factor"}.get(kind, "weights and perhaps biases")
+            raise ValueError(
+                f"{layer.name} must have {expected if kind in BLOBS else 'no arrays'}, got {len(layer.blobs)} blobs"
+            )
+        arrays = dict(zip(("weight", "bias"), map(_parse_array, layer.blobs), strict=False))
+        if kind == "Scale" and steps and isinstance(steps[-1].operation, BatchNorm):
+            _checked(layer, "scale_param")
+            steps[-1] = replace(steps[-1], tensors={**steps[-1].tensors, **arrays})
+            continue
+        operation = _operation(layer, kind, arrays)
+        if isinstance(operation, BatchNorm):
+            factor = _parse_array(layer.blobs[2]).reshape(-1)[:1].astype(np.float64)
+            mean, variance = (each.reshape(-1) / np.where(factor == 0, 1, factor) for each in arrays.values())
+            ones = np.ones(len(mean))
+            arrays = {"weight": ones, "bias": 0 * ones, "running_mean": mean, "running_var": variance}
+        elif arrays:
+            arrays = {"bias": np.zeros(len(arrays["weight"]), np.float32), **arrays}
+            arrays["bias"] = arrays["bias"].reshape(-1)
+        steps.append(Step(layer.name, operation, arrays))
+    first = next((index for index, step in enumerate(steps) if isinstance(step.operation, Layer)), -1)
+    return [_red_first(step) if index <= first else step for index, step in enumerate(steps)]
+
+
+def _red_first(step: Step) -> Step:
+    """A layer that reads blue, green and red, as one that reads red, green and blue."""
+    kernel = step.tensors.get("weight")
+    if isinstance(step.operation, Layer):
+        return replace(step, tensors={**step.tensors, "weight": kernel[:, ::-1] if kernel.shape[1] == 3 else kernel})
+    return replace(step, tensors={name: array[::-1] for name, array in step.tensors.items()})
+
+
+def _colors(typed_layers: list[tuple]) -> dict:
+    """What the layer of the images says about their mean and scale."""
+    for layer, kind in typed_layers:
+        transform, data = layer.transform_param, layer.data_param
+        means, scale = list(transform.mean_value), transform.scale * data.scale
+        file = transform.mean_file or data.mean_file
+        if kind in SOURCES and (means or file or scale != 1):
+            if len(means) not in (0, 1, 3) or not np.isfinite([*means, scale]).all() or not scale > 0:
+                got = f"{means}, {scale}"
+                raise ValueError(f"{layer.name} must have 1 or 3 finite mean_values and a scale > 0, got {got}")
+            colors = {"mean": None if file else torch.tensor((means or [0.0])[::-1]).expand(3)}
+            note = f"its mean image, {file}, is not in it; to be sure, give that file as mean" if file else ""
+            return colors | {
+                "std": torch.full((3,), 1 / scale),
+                "inputs_from": "its transform_param",
+                "mean_note": note,
+            }
+    return {}
 
 
 def _input_size(net, typed_layers: list[tuple]) -> int | None:
@@ -180,72 +283,76 @@ def _input_size(net, typed_layers: list[tuple]) -> int | None:
     return next(filter(None, sides), None)
 
 
-def _architecture(name: str, typed_layers: list[tuple], layers: Layers) -> Architecture:
-    """The network that a file describes: the variant of equal computation, or else one of its own."""
-    rows: list[Conv | Linear] = []
-    gap = max(0, 8 - len(layers))  # the last is fc8 even if there are few
-    for layer, kind in typed_layers:
-        if kind in IGNORED:
-            continue
-        index = len(rows) + 1
-        if kind == "Convolution":
-            parameters = _checked(layer, "convolution_param")
-            channels, _, kernel, _ = layers[layer.name][0].shape
-            stride, pad, groups = _size(parameters, "stride"), _size(parameters, "pad", 0), _size(parameters, "group")
-            rows.append(Conv(f"conv{index}", channels, kernel, stride=stride, pad=pad, groups=groups, then=()))
-        elif kind == "InnerProduct":
-            _checked(layer, "inner_product_param")
-            units = len(layers[layer.name][0]) if index < len(layers) else None
-            rows.append(Linear(f"fc{index + gap}", units))
-        elif not rows:
-            raise ValueError(f"{layer.name}, of type {kind}, comes before the first weights")
-        else:
-            rows[-1] = replace(rows[-1], then=(*rows[-1].then, _operation(layer, kind)))
-    kinds = {kind for _, kind in typed_layers}
-    if {"ReLU", "TanH"} <= kinds:
-        raise ValueError("all activations of a network must be of the same type, got ReLU and TanH")
-    activation = "tanh" if "TanH" in kinds else "relu"
-    about = f"Read from the Caffe network {name}."
-    described = Architecture(name, about, tuple(rows), 227, activation=activation, recipe="caffe")
-    return next((each for each in VARIANTS.values() if computation(each) == computation(described)), described)
-
-
-def _operation(layer, kind: str) -> str | Norm | Pool | Dropout:
-    """The operation of a layer without weights."""
+def _operation(layer, kind: str, arrays: Mapping[str, np.ndarray]) -> Operation | None:
+    """The operation of a layer; None for one that scales the images."""
+    weight = arrays.get("weight")
     match kind:
+        case "Convolution":
+            parameters = _checked(layer, "convolution_param")
+            if weight is None or weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+                raise ValueError(f"{layer.name} must have square kernels, got weights of {_shape(weight)}")
+            stride, pad = _size(parameters, "stride"), _size(parameters, "pad", 0)
+            return Conv("", len(weight), weight.shape[2], stride=stride, pad=pad, groups=_size(parameters, "group"))
+        case "InnerProduct":
+            _checked(layer, "inner_product_param")
+            if weight is not None and weight.ndim == 4:  # before 2015
+                arrays["weight"] = weight = weight.reshape(weight.shape[-2:])
+            if weight is None or weight.ndim != 2:
+                raise ValueError(f"{layer.name} must have a matrix of weights, got weights of {_shape(weight)}")
+            return Linear("", len(weight))
+        case "BatchNorm":
+            return BatchNorm(_decimal(_checked(layer, "batch_norm_param").eps))
+        case "Scale":
+            _checked(layer, "scale_param")
+            return None
         case "ReLU" | "TanH":
-            _checked(layer, "relu_param")
-            return "relu"
+            _checked(layer, f"{kind.lower()}_param")
+            return Activation(kind.lower())
         case "Dropout":
             return Dropout(_decimal(layer.dropout_param.dropout_ratio), rescale=True)
         case "LRN":
             lrn = _checked(layer, "lrn_param")
-            if lrn.norm_region:
-                raise ValueError(f"{layer.name} must normalize across channels, but does within channels")
             return Norm(_size(lrn, "local_size"), _decimal(lrn.alpha), _decimal(lrn.beta), _decimal(lrn.k))
         case "Pooling":
             pooling = _checked(layer, "pooling_param")
-            if pooling.pool > 1 or pooling.pad:
-                raise ValueError(f"{layer.name} must be max or average pooling without padding")
-            kind = "mean" if pooling.pool else "max"
-            return Pool(kind, _size(pooling, "kernel_size"), _size(pooling, "stride"))
+            pad = _size(pooling, "pad", 0)
+            if pooling.pool > 1 or (pooling.pool == 1 and pad) or (pooling.pool == 0 and pooling.global_pooling):
+                raise ValueError(
+                    f"{layer.name} must be max pooling, or average pooling without padding or of all places"
+                )
+            if pooling.global_pooling:
+                return AdaptivePool(1)
+            window, stride = _size(pooling, "kernel_size"), _size(pooling, "stride")
+            return Pool("mean" if pooling.pool else "max", window, stride, not pooling.round_mode, pad)
     raise ValueError(f"{layer.name} is a layer of type {kind}, which is not supported")
 
 
 def _checked(layer, name: str):
-    """A layer's parameters; refuses those that the schema lacks, such as dilation or separate height and width."""
+    """A layer's parameters; refuses fields that the schema lacks, and values other than those in ONLY."""
     parameters = getattr(layer, name)
     known = type(parameters).FromString(parameters.SerializeToString())
     known.DiscardUnknownFields()
     if known.ByteSize() != parameters.ByteSize():
         raise ValueError(f"{layer.name} sets fields in {name} that are not supported")
+    for field, only in ONLY.get(name, {}).items():
+        value = getattr(parameters, field)
+        if any(each != only for each in ([value] if isinstance(value, (int, float)) else value)):
+            raise ValueError(f"{layer.name} must have {field} {only}, got {value}")
     return parameters
+
+
+def _shape(array: np.ndarray | None) -> str:
+    return "no shape" if array is None else f"shape {array.shape}"
 
 
 def _size(parameters, name: str, least: int = 1) -> int:
     """A size that is given once, or for height and width alike; the least if it is not given."""
     value = getattr(parameters, name)
-    sizes = {value} if isinstance(value, int) else set(value) or {least}
+    sizes = {value} if isinstance(value, int) else set(value)
+    sides = [f"{name.removesuffix('_size')}_{side}" for side in "hw"]
+    if any(side in parameters.DESCRIPTOR.fields_by_name and parameters.HasField(side) for side in sides):
+        sizes = {getattr(parameters, side) for side in sides}
+    sizes = sizes or {least}
     if len(sizes) > 1:
         raise ValueError(f"{name} must be the same for height and width, got {sorted(sizes)}")
     if not least <= max(sizes) <= 1000:
@@ -282,8 +389,10 @@ def _settings(step: Placed) -> dict:
         case Norm(groups=1, size=size, beta=beta, k=k):
             constants = {"local_size": size, "alpha": operation.divided_alpha, "beta": beta, "k": k}
             return {"type": "LRN", "lrn_param": constants}
-        case Pool(kind, window, stride) if operation.round_up or (step.input_shape[1] - window) % stride == 0:
-            sizes = {"pool": int(kind == "mean"), "kernel_size": window, "stride": stride}
+        case Pool(kind, window, stride, round_up, pad) if (
+            round_up or (step.input_shape[1] + 2 * pad - window) % stride == 0
+        ) and not (kind == "mean" and pad):
+            sizes = {"pool": int(kind == "mean"), "kernel_size": window, "stride": stride, "pad": pad}
             return {"type": "Pooling", "pooling_param": sizes}
         case Dropout():
             return {"type": "Dropout", "dropout_param": {"dropout_ratio": operation.rate}}

@@ -11,7 +11,7 @@ from ..files import atomic_write
 from ..model.bundle import FILE, ModelBundle
 from .weights_file import WeightsFile
 
-CONFIG, CARD = "config.json", "README.md"
+CONFIG, PREPROCESSOR, CARD = "config.json", "preprocessor_config.json", "README.md"
 NEEDED = "the Hub needs the package huggingface_hub: pip install 'alexnet[hub]'"
 
 try:
@@ -61,7 +61,7 @@ def download(address: str, **options) -> Path:
     try:
         if file:
             return Path(hf_hub_download(f"{owner}/{repo}", file[0], **options))
-        folder = Path(snapshot_download(f"{owner}/{repo}", allow_patterns=[FILE, CONFIG], **options))
+        folder = Path(snapshot_download(f"{owner}/{repo}", allow_patterns=[FILE, CONFIG, PREPROCESSOR], **options))
     except Exception as error:  # of many kinds, also those of its HTTP library
         raise ValueError(f"hf://{address} cannot be downloaded: {error}") from error
     if not (folder / FILE).exists():
@@ -121,33 +121,77 @@ Classes, in the order of the scores: {", ".join(map(readable_class_name, bundle.
 
 
 def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
-    """Add the class names and colors of a config.json next to the file, if there is one.
+    """Add the class names, colors and sizes of JSON files next to the file.
 
-    It may have transformers' `id2label` and `image_mean`, or timm's `label_names` and `pretrained_cfg`.
+    config.json may have transformers' `id2label` and `image_mean`, or timm's `label_names` and `pretrained_cfg` with
+    `input_size` and `crop_pct`; preprocessor_config.json has transformers' `image_mean`, `rescale_factor`, `size` ….
     """
-    path = folder / CONFIG
-    if not path.exists():
-        return file
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config |= config.get("pretrained_cfg", {})
-        labels = config.get("id2label", {})
-        classes = [labels[index] for index in sorted(labels, key=int)] or config.get("label_names", [])
-        if not isinstance(classes, list) or not all(isinstance(name, (str, int)) for name in classes):
-            raise ValueError(f"class names must be a list of names, got {str(classes)[:80]}")
-        mean, std = _color(config, "mean", 0.0), _color(config, "std", 1e-6)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{CONFIG} next to it cannot be used: {error}") from error
-    classes = tuple(map(str, classes)) or None
-    return replace(file, format=f"{file.format}, with a {CONFIG}", classes=classes, mean=mean, std=std)
+    facts: dict = {}
+    names: list[str] = []
+    for name, read in ((CONFIG, _config), (PREPROCESSOR, _preprocessor)):
+        if not (folder / name).exists():
+            continue
+        try:
+            found = read(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (ValueError, TypeError, AttributeError, RecursionError, ArithmeticError, LookupError) as error:
+            raise ValueError(f"{name} next to it cannot be used: {error}") from error
+        facts |= {key: value for key, value in found.items() if value is not None}
+        facts |= {"inputs_from": name} if found.get("mean") is not None else {}
+        names.append(name)
+    return replace(file, format=f"{file.format}, with a {' and a '.join(names)}", **facts) if names else file
 
 
-def _color(config: dict, name: str, least: float) -> torch.Tensor | None:
-    """`image_mean` or `mean`, three numbers of 0 to 1, in pixel units."""
+def _config(config: dict) -> dict:
+    """Class names, colors and sizes of a config.json."""
+    config = config | config.get("pretrained_cfg", {})
+    labels = config.get("id2label", {})
+    classes = [labels[index] for index in sorted(labels, key=int)] or config.get("label_names", [])
+    if not isinstance(classes, list) or not all(isinstance(name, (str, int)) for name in classes):
+        raise ValueError(f"class names must be a list of names, got {str(classes)[:80]}")
+    size = config.get("image_size", config.get("input_size"))
+    side = _side(size[-1] if isinstance(size, list) and len({*size[-2:]}) == 1 else size)
+    part = config.get("crop_pct")
+    if part is not None and not (isinstance(part, (int, float)) and 0.1 <= part <= 1):
+        raise ValueError(f"crop_pct must be 0.1 to 1, got {str(part)[:80]}")
+    return {
+        "classes": tuple(map(str, classes)) or None,
+        "mean": _color(config, "mean", 0.0, 255),
+        "std": _color(config, "std", 1e-6, 255),
+        "input_size": side,
+        "stored_size": int(side / part) if side and part else None,
+    }
+
+
+def _preprocessor(config: dict) -> dict:
+    """Colors and sizes of a preprocessor_config.json: (pixels × rescale_factor − image_mean) / image_std."""
+    factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    if not isinstance(factor, (int, float)) or not 1e-6 <= factor <= 1:
+        raise ValueError(f"rescale_factor must be 1e-06 to 1, got {str(factor)[:80]}")
+    if config.get("do_normalize", True):
+        colors = {"mean": _color(config, "mean", 0.0, 1 / factor), "std": _color(config, "std", 1e-6, 1 / factor)}
+    else:
+        colors = {"mean": torch.zeros(3), "std": torch.full((3,), 1 / factor)}
+    resized = _side(config.get("size")) if config.get("do_resize", True) else None
+    cropped = _side(config.get("crop_size")) if config.get("do_center_crop", "crop_size" in config) else None
+    return colors | {"input_size": cropped or resized, "stored_size": resized}
+
+
+def _side(size: object) -> int | None:
+    """A side from the forms in which sizes are written; None where there is none."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height") if size.get("height") == size.get("width") else size)
+    if size is None or (isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 4096):
+        return size
+    raise ValueError(f"sizes of images must be squares of 1 to 4096 pixels, got {str(size)[:80]}")
+
+
+def _color(config: dict, name: str, least: float, unit: float) -> torch.Tensor | None:
+    """`image_mean` or `mean`, three numbers of which 1 is `unit`, in pixel units."""
     values = config.get(f"image_{name}", config.get(name))
     if values is None:
         return None
     is_color = isinstance(values, list) and len(values) == 3 and all(isinstance(each, (int, float)) for each in values)
-    if not is_color or not all(least <= each <= 1 for each in values):
-        raise ValueError(f"{name} must be three numbers of {least:g} to 1, got {str(values)[:80]}")
-    return 255 * torch.tensor(values, dtype=torch.float32)
+    most = max(1, 255 / unit)
+    if not is_color or not all(least <= each <= most for each in values):
+        raise ValueError(f"{name} must be three numbers of {least:g} to {most:g}, got {str(values)[:80]}")
+    return unit * torch.tensor(values, dtype=torch.float32)

@@ -1,8 +1,6 @@
 """From a file of any framework to a network that is ready to predict."""
 
-import re
 import zipfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +10,27 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..data.labels.class_names import imagenet_class_names
-from ..data.labels.label_files import LabelFileError, read_labels
 from ..model.bundle import FILE, ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.preprocessing import Preprocessing
+from ..specs.architecture import Architecture
 from ..specs.recipes import recipe as find_recipe
 from . import caffe, huggingface, keras, npy, programs, state_dict
+from .class_files import read_classes
 from .matching import build_network
-from .public_weights import local_weights
+from .public_weights import PUBLIC, local_weights
 from .weights_file import WeightsFile, classes_path
+
+OTHERS = {
+    "a web page, as servers send instead of a file that needs a login or a confirmation": (b"<", b"\n<", b"\r\n<"),
+    "a pointer of Git LFS (fetch the file itself: git lfs pull)": (b"version https://",),
+    "packed by gzip (unpack it first)": (b"\x1f\x8b",),
+    "a file of MATLAB": (b"MATLAB",),
+    "a description of a Caffe network or solver, a .prototxt, whose weights are a .caffemodel": (
+        *(b"name:", b"layer", b"input:", b"net:", b"#"),
+    ),
+}
+"""What other files are, by their first bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,22 @@ class Report:
     """In the network, but not in the file: initialized."""
     guessed: bool = False
     """Whether the preprocessing is a guess."""
+    recognized: str = "by its description in the file"
+    """What told which network it is."""
+    guesses: tuple[str, ...] = ()
+    """What about the network is a guess, and how to state it instead."""
 
     def facts(self) -> dict[str, str]:
         """Name and value of each line of the report."""
         named = {name: ", ".join(getattr(self, name)) or "nothing" for name in ("loaded", "skipped", "new")}
-        return {"format": self.format, "network": self.variant, **named, "images": self.inputs}
+        facts = {"format": self.format, "network": f"{self.variant}, {self.recognized}"}
+        guesses = {"guessed": "; ".join(self.guesses)} if self.guesses else {}
+        return facts | guesses | named | {"images": self.inputs}
 
 
 def import_weights(
     path: str | Path,
-    variant: str | None = None,
+    variant: str | Architecture | None = None,
     classes: str | Path | Sequence[str] | None = None,
     mean: str | Path | Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -58,18 +74,21 @@ def import_weights(
 
     Args:
         path: a file; a folder with model.safetensors and perhaps config.json; or what `local_weights` can download.
-        variant: which network it is, if the file does not say and the shapes fit several. Widths may differ.
+        variant: which network it is, by name or declared, if the file does not say and the shapes fit several. Widths
+            may differ. Dropout is taken to scale in training, as it does elsewhere.
         classes: class names in the order of the scores, or a file with them (`read_classes`). Default: the file's, or
             those in NAME.classes.txt beside it; else ImageNet's if there are 1,000, else "0", "1", ….
         mean: subtracted from pixels of 0 to 255: a color, RGB, or a file with a mean image (.binaryproto, .npy).
         std: standard deviation, RGB, that pixels are divided by after that.
         input_size: side of the images that the network sees, pixels. Default: the file's, else the variant's.
-        strict: whether every weight of the network must be in the file; otherwise, the missing ones are initialized.
+        strict: whether every weight of the network must be in the file, and all of the file in the network; otherwise,
+            missing ones are initialized, and others left out.
 
     Raises:
         ValueError: the file cannot be read, is of no known format, fits no variant or several. The message says which.
         ImportError: a package that reads the format is not installed.
     """
+    is_published = path in PUBLIC
     path = local_weights(path)
     path = path / FILE if path.is_dir() else path
     if (bundle := _ours(path)) is not None:
@@ -79,47 +98,22 @@ def import_weights(
         return bundle, Report("alexnet", bundle.network.architecture.name, names, "as in the file")
     class_names = () if classes is None else read_classes(classes)
     try:
-        file = _read(path)
+        file = _read(path, input_size)
         if not (class_names or file.classes) and classes_path(path).exists():
             class_names = read_classes(classes_path(path))
         class_names = class_names or file.classes or ()
-        network, names = build_network(file, variant, len(class_names), input_size, strict)
+        network, match = build_network(file, variant, len(class_names), input_size, strict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    preprocessing, inputs, guessed = _preprocessing(network, file, mean, std)
-    names["skipped"] = file.skipped + names["skipped"]
-    report = Report(file.format, network.architecture.name, inputs=inputs, guessed=guessed, **names)
+    is_published = is_published or path.name in {known.by_hand.name for known in PUBLIC.values()}
+    preprocessing, inputs, guessed = _preprocessing(network, file, mean, std, is_published)
+    name = network.architecture.name
+    report = Report(
+        file.format, name, match.loaded, inputs, match.skipped, match.new, guessed, match.recognized, match.guesses
+    )
     imagenet, count = imagenet_class_names(), network.num_classes
     class_names = class_names or (imagenet if count == len(imagenet) else map(str, range(count)))
     return ModelBundle(network.eval(), preprocessing, tuple(class_names)), report
-
-
-def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
-    """Class names as given, or in the order of the scores from a file with one per line or JSON.
-
-    JSON must be a list of names, or an object of names by index or of indices by name. In "n01440764 tench, Tinca
-    tinca" and in ["n01440764", "tench"], the name is the WordNet ID, as ImageNet's folders have it.
-
-    Raises:
-        ValueError: the file cannot be read or has other content, or a name is there twice.
-    """
-    names, source = classes, "classes"
-    if isinstance(classes, (str, Path)):
-        source = path = Path(classes).expanduser()
-        if not path.exists():
-            raise ValueError(f"{path} does not exist; classes must be names or a file with names")
-        content = path.read_bytes()
-        kind = "names.json" if content.lstrip(b"\xef\xbb\xbf\t\r\n ")[:1] in (b"[", b"{", b'"') else "classes.txt"
-        try:
-            indices = read_labels(kind, content, knows_image=lambda name: False).indices or {}
-        except LabelFileError as error:
-            raise ValueError(f"{path} has no usable class names{str(error).removeprefix(kind)}") from error
-        names = [re.sub(r"^(n[0-9]{8})\s.*", r"\1", name) for name in sorted(indices, key=indices.get)]
-    if not len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"classes must be names in the order of the scores, or a file with names, got {classes!r}")
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"class names must be distinct; {source} has {repeated[0]!r} twice")
-    return tuple(names)
 
 
 def _ours(path: Path) -> ModelBundle | None:
@@ -140,8 +134,12 @@ def _ours(path: Path) -> ModelBundle | None:
         return None
 
 
-def _read(path: Path) -> WeightsFile:
-    """Read a file whose format its first bytes tell; its name does not matter."""
+def _read(path: Path, input_size: int | None) -> WeightsFile:
+    """Read a file whose format its first bytes tell; its name does not matter.
+
+    Args:
+        input_size: of the images, where the format describes its network (default: as the file says).
+    """
     with path.open("rb") as file:
         start = file.read(16)
     if not start:
@@ -149,9 +147,9 @@ def _read(path: Path) -> WeightsFile:
     if start.startswith(state_dict.LEGACY_MAGIC):
         return state_dict.read_torch(path)
     if start.startswith(b"PK"):
-        return _read_archive(path)
+        return _read_archive(path, input_size)
     if start.startswith(keras.MAGIC):
-        return keras.read(path)
+        return keras.read(path, input_size)
     if start.startswith(npy.MAGIC):
         return npy.read(path)
     if start[8:9] == b"{":
@@ -159,32 +157,44 @@ def _read(path: Path) -> WeightsFile:
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
         raise ValueError("a pickle, which is refused because it could execute arbitrary code")
     if start.startswith(caffe.STARTS):
-        return caffe.read(path)
+        return caffe.read(path, input_size)
+    if other := next((what for what, begin in OTHERS.items() if start.startswith(begin)), None):
+        raise ValueError(f"{other}, and not weights themselves")
     raise ValueError(
         "not a known format; it must be PyTorch's (.pth, .pt), safetensors, Caffe's .caffemodel, an .npy of layers, or "
         "Keras 3's (.weights.h5, .keras)"
     )
 
 
-def _read_archive(path: Path) -> WeightsFile:
+def _read_archive(path: Path, input_size: int | None) -> WeightsFile:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ValueError(f"a damaged archive: {error}") from error
     if keras.INSIDE in names:
-        return keras.read(path)
+        return keras.read(path, input_size)
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+        raise ValueError("a TorchScript program (torch.jit.save), which is not run; save its state_dict() instead")
     if any(name.endswith("data.pkl") for name in names):
         return state_dict.read_torch(path)
     if any(name.endswith("models/model.json") for name in names):
         raise ValueError("a program of torch.export, which is not read back; take the network that it was made from")
-    raise ValueError("an archive, but not PyTorch's or Keras 3's")
+    raise ValueError(f"an archive, but not PyTorch's or Keras 3's: it holds {', '.join(names[:3])} …")
 
 
 def _preprocessing(
-    network: AlexNet, file: WeightsFile, mean: str | Path | Sequence[float] | None, std: Sequence[float] | None
+    network: AlexNet,
+    file: WeightsFile,
+    mean: str | Path | Sequence[float] | None,
+    std: Sequence[float] | None,
+    is_published: bool,
 ) -> tuple[Preprocessing, str, bool]:
-    """The preprocessing, in words with its source, and whether it is a guess."""
+    """The preprocessing, in words with its source, and whether it is a guess.
+
+    Args:
+        is_published: whether these are the public weights of the network, whose preprocessing is known.
+    """
     size, architecture = network.input_size, network.architecture
     spec = find_recipe(architecture.recipe).input
     pixel_std, guessed = file.std, False
@@ -193,11 +203,14 @@ def _preprocessing(
     elif mean is not None:
         pixel_mean, source = _color("mean", mean), "as requested"
     elif file.mean is not None:
-        pixel_mean, source = file.mean, "as in the file or usual for its format"
-    elif isinstance(spec.mean, tuple):
-        pixel_mean, source = torch.tensor(spec.mean), f"as in the recipe {architecture.recipe}"
+        pixel_mean, source = file.mean, f"as in {file.inputs_from}"
     else:
-        pixel_mean, source, guessed = torch.tensor(caffe.MEAN_COLOR), "a guess; to be sure, give mean and std", True
+        is_fixed = isinstance(spec.mean, tuple)
+        pixel_mean = torch.tensor(spec.mean if is_fixed else caffe.MEAN_COLOR)
+        guessed = not is_published
+        usual = f"usual for {architecture.name}" if is_fixed else "ImageNet's mean color"
+        reason = file.mean_note or "to be sure, give mean and std"
+        source = f"a guess ({usual}); {reason}" if guessed else "as published with these weights"
     if std is not None:
         pixel_std = _color("std", std)
     elif pixel_std is None:
@@ -207,7 +220,8 @@ def _preprocessing(
         raise ValueError(f"std must be > 0, got {pixel_std.tolist()}")
     pixel_mean = pixel_mean if pixel_mean.dim() == 3 else pixel_mean.view(1, 1, 3)
     is_image = len(pixel_mean) > 1
-    stored_size = len(pixel_mean) if is_image else max(size, architecture.stored_size)
+    scaled = architecture if size == architecture.input_size else architecture.with_input(size)
+    stored_size = len(pixel_mean) if is_image else max(size, file.stored_size or scaled.stored_size)
     if size > stored_size:
         raise ValueError(f"the mean image must be at least as large as the images ({size}), got {stored_size}")
     preprocessing = Preprocessing(stored_size, size, pixel_mean.float(), pixel_std.float(), mean_follows_crop=is_image)

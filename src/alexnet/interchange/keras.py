@@ -1,32 +1,55 @@
-"""Keras 3's files: `.weights.h5`, and `.keras`, an archive with such a file inside.
+"""HDF5 files: Keras's `.weights.h5`, `.keras` (an archive with such a file inside) and `.h5`, and `.caffemodel.h5`.
 
-Weights are under `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, numbered within a type of layer, whatever the
-layers are called. Needs the package `h5py` (`pip install 'alexnet[keras]'`), not Keras.
+In Keras 3, weights are under `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, numbered within a type of layer,
+whatever the layers are called. In an `.h5` of Keras 1 to 3, attributes list the layers and their arrays by name. A
+`.keras`, and an `.h5` of a whole model, also describe the model, as JSON. Needs the package `h5py`
+(`pip install 'alexnet[keras]'`), not Keras.
 """
 
 import io
+import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
-from .weights_file import Layers, WeightsFile, channels_first, channels_last, layers_of, named_tensors
+from .described import build
+from .keras_config import Model
+from .weights_file import (
+    Layers,
+    WeightsFile,
+    channels_first,
+    channels_last,
+    layers_of,
+    named_tensors,
+    numbers_as_numbers,
+    swap_colors,
+)
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-INSIDE = "model.weights.h5"
+INSIDE, CONFIG = "model.weights.h5", "config.json"
+BATCH_NORM_EPS = 1e-3
+"""Keras's default."""
 
 
-def read(path: Path) -> WeightsFile:
-    """Read either kind of file."""
+def read(path: Path, input_size: int | None = None) -> WeightsFile:
+    """Read any of these files, a model that says so for images of another size than its own."""
     h5py = _h5py()
+    config = None
     with path.open("rb") as file:
-        content = file if file.read(8) == MAGIC else io.BytesIO(_unzipped(path))
+        content = file
+        if file.read(8) != MAGIC:
+            with zipfile.ZipFile(path) as archive:
+                content = io.BytesIO(_unzipped(archive, INSIDE, path))
+                config = _unzipped(archive, CONFIG, path) if CONFIG in archive.namelist() else None
         content.seek(0)
         try:
             with h5py.File(content, "r") as opened:
-                return _read(opened, path.stat().st_size)
+                return _read(opened, config, path.stat().st_size, input_size)
         except (OSError, RuntimeError, KeyError) as error:
             raise ValueError(f"an HDF5 file that cannot be read: {error}") from error
 
@@ -56,30 +79,144 @@ def _h5py():
     return h5py
 
 
-def _unzipped(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(INSIDE).file_size > path.stat().st_size:  # Keras stores, and does not compress
-            raise ValueError(f"{INSIDE} in it claims to be larger than the archive")
-        return archive.read(INSIDE)
+def _unzipped(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    if archive.getinfo(name).file_size > path.stat().st_size:  # Keras stores, and does not compress
+        raise ValueError(f"{name} in it claims to be larger than the archive")
+    return archive.read(name)
 
 
-def _read(file, most_bytes: int) -> WeightsFile:
-    if "layers" not in file:
-        raise ValueError("an HDF5 file without Keras 3's layers/; load a file of Keras 2 in Keras 3 and save it again")
-    groups = _member(file, "layers", "Group")
+def _read(file, config: bytes | None, most_bytes: int, input_size: int | None) -> WeightsFile:
+    if "layers" in file:
+        if config is None or config.strip() == b"{}":
+            return _keras_3_weights(file, most_bytes)
+        return _described(config, lambda path, _, key: _keras_3_arrays(file, (*path, key), most_bytes), input_size)
+    if "data" in file:
+        return _caffe(file, most_bytes)
+    root = _member(file, "model_weights", "Group") if "model_weights" in file else file
+    if "layer_names" not in root.attrs:
+        raise ValueError("an HDF5 file that is neither Keras's nor Caffe's")
+    arrays = _named_arrays(root, most_bytes)
+    if "model_config" in file.attrs:
+        return _described(file.attrs["model_config"], lambda path, name, _: arrays.get(name, []), input_size)
+    return _weights_file("Keras's .h5 of weights", arrays)
+
+
+def _described(config: bytes | str, arrays, input_size: int | None) -> WeightsFile:
+    """A model that its JSON describes."""
+    try:
+        parsed = json.loads(config)
+        model = Model(arrays, shape=input_size and (3, input_size, input_size))
+        model.read(parsed)
+        side = model.side or 227
+        about = "Read from a Keras model."
+        built = build(str(parsed["config"].get("name", "keras")), about, model.steps, side, "modern")
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError) as error:
+        raise ValueError(f"a Keras model whose description cannot be understood: {error!r}") from error
+    colors = {"mean": built.mean, "std": built.std, "inputs_from": "its first layers"} if built.std is not None else {}
+    guesses = tuple(model.guesses)
+    return WeightsFile(
+        "a Keras model", built.tensors, architecture=built.architecture, input_size=side, guesses=guesses, **colors
+    )
+
+
+def _keras_3_arrays(file, path: tuple[str, ...], most_bytes: int) -> list[np.ndarray]:
+    """The arrays of a layer, of which a model may have none."""
+    group = file
+    for name in path:
+        if "layers" not in group or name not in (layers := _member(group, "layers", "Group")):
+            return []
+        group = _member(layers, name, "Group")
+    variables = _member(group, "vars", "Group") if "vars" in group else ()
+    return [_array(variables, index, most_bytes) for index in sorted(variables, key=int)]
+
+
+def _keras_3_weights(file, most_bytes: int) -> WeightsFile:
+    """Weights without a description: by the types of layers, each in its order."""
+    names = sorted(_member(file, "layers", "Group"), key=numbers_as_numbers)
+    skipped = tuple(name for name in file if name not in ("layers", "vars"))
+    nested = [name for name in names if "layers" in _member(file["layers"], name, "Group")]
+    if nested:
+        raise ValueError(
+            f"its layers are inside of {nested[0]}, a model in the model; save the .keras, which says more"
+        )
+    arrays = {name: _keras_3_arrays(file, (name,), most_bytes) for name in names}
+    return _weights_file("Keras 3's weights", arrays, skipped, is_sorted=False)
+
+
+def _named_arrays(root, most_bytes: int) -> dict[str, list[np.ndarray]]:
+    """The arrays of each layer of a Keras 2 file, in the order of its attributes."""
+    arrays: dict[str, list[np.ndarray]] = {}
+    for layer in map(_text, root.attrs["layer_names"]):
+        group = _member(root, layer, "Group")
+        arrays.setdefault(layer, [])
+        for path in map(_text, group.attrs.get("weight_names", ())):
+            *parents, name = path.split("/")
+            parent = group
+            for each in parents:
+                parent = _member(parent, each, "Group")
+            arrays.setdefault(parents[-1] if parents else layer, []).append(_array(parent, name, most_bytes))
+    return arrays
+
+
+def _weights_file(
+    format: str, arrays: Mapping[str, list[np.ndarray]], skipped: tuple[str, ...] = (), is_sorted: bool = True
+) -> WeightsFile:
+    """Weights without a description of their model.
+
+    Args:
+        is_sorted: whether the layers are in the order of the model.
+    """
     layers: Layers = {}
-    skipped = [name for name in file if name not in ("layers", "vars")]
-    for name in groups:
-        layer = _member(groups, name, "Group")
-        variables = _member(layer, "vars", "Group") if "vars" in layer else ()
-        arrays = [_array(variables, index, most_bytes) for index in sorted(variables, key=int)]
-        if [array.ndim for array in arrays] in ([4, 1], [2, 1]):
-            layers[name] = arrays[0], arrays[1]
-        elif arrays:
-            skipped.append(f"layers/{name}")
+    norms: dict[str, torch.Tensor] = {}
+    unread: list[str] = []
+    for name, each in arrays.items():
+        dimensions = [array.ndim for array in each]
+        if dimensions in ([4, 1], [2, 1], [4], [2]):
+            layers[name] = each[0], each[1] if len(each) > 1 else np.zeros(each[0].shape[-1], np.float32)
+        elif dimensions == [1, 1, 1, 1]:
+            kinds = ("weight", "bias", "running_mean", "running_var")
+            norms |= {
+                f"{name}.{kind}": torch.from_numpy(np.float32(array)) for kind, array in zip(kinds, each, strict=True)
+            }
+        elif each:
+            unread.append(name)
     if all(weight.ndim != 4 for weight, _ in layers.values()):
-        raise ValueError("a Keras 3 file without convolution layers")
-    return WeightsFile("Keras 3's weights", named_tensors(channels_first(layers)), tuple(skipped))
+        raise ValueError("a Keras file without convolution layers")
+    tensors = named_tensors(channels_first(layers, is_sorted))
+    order = {name: index for index, name in enumerate(arrays)}
+    if is_sorted:
+        tensors = dict(sorted((tensors | norms).items(), key=lambda item: order[item[0].rpartition(".")[0]]))
+    return WeightsFile(
+        format,
+        tensors if is_sorted else tensors | norms,
+        skipped,
+        tuple(unread),
+        modules=tuple(arrays) if is_sorted else (),
+        order_is_known=is_sorted,
+        batch_norm_eps=BATCH_NORM_EPS,
+    )
+
+
+def _caffe(file, most_bytes: int) -> WeightsFile:
+    """Caffe's `.caffemodel.h5`, which has weights and no description."""
+    layers: Layers = {}
+    unread: list[str] = []
+    data = _member(file, "data", "Group")
+    for name in sorted(data, key=numbers_as_numbers):
+        group = _member(data, name, "Group")
+        blobs = [_array(group, index, most_bytes) for index in sorted(group)]
+        if [blob.ndim for blob in blobs] in ([4, 1], [2, 1]):
+            layers[name] = blobs[0], blobs[1]
+        elif blobs:
+            unread.append(name)
+    layers = dict(sorted(layers.items(), key=lambda item: item[1][0].ndim != 4))
+    if not layers:
+        raise ValueError("an HDF5 file of Caffe without layers that have weights")
+    return WeightsFile("Caffe's caffemodel.h5", named_tensors(swap_colors(layers)), (), tuple(unread))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _member(parent, name: str, kind: str):

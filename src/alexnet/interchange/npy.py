@@ -8,12 +8,10 @@ import mmap
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..restricted_pickle import PickledArray, load_arrays
-from .caffe import MEAN_COLOR
 from .weights_file import Layers, WeightsFile, bgr_layers_of, channels_first, channels_last, named_tensors, swap_colors
 
 MAGIC = b"\x93NUMPY"
@@ -26,7 +24,7 @@ def read(path: Path) -> WeightsFile:
     if not isinstance(value, dict):
         raise ValueError("an .npy file without a dict of layers")
     layers: Layers = {}
-    skipped, bytes_left = [], path.stat().st_size
+    unread, bytes_left = [], path.stat().st_size
     for name, entry in _decoded(value).items():
         entry = [*map(_decoded(entry).get, ("weights", "biases"))] if isinstance(entry, dict) else entry
         arrays = [each.to_numpy() for each in entry if isinstance(each, PickledArray)] if type(entry) is list else []
@@ -36,12 +34,12 @@ def read(path: Path) -> WeightsFile:
         if len(arrays) == 2 and arrays[0].ndim in (2, 4):
             layers[name] = arrays[0], arrays[1]
         else:
-            skipped.append(name)
+            unread.append(name)
     if all(weight.ndim != 4 for weight, _ in layers.values()):
         raise ValueError("an .npy file without a dict of convolutions with weights and biases")
-    format, mean = "a dict of arrays, as bvlc_alexnet.npy", torch.tensor(MEAN_COLOR)
     tensors = named_tensors(swap_colors(channels_first(layers)))
-    return WeightsFile(format, tensors, tuple(skipped), likely_variant="caffe", mean=mean)
+    usual = {"likely_variant": "caffe", "recognized_by": "its format, mostly that of bvlc_alexnet"}
+    return WeightsFile("a dict of arrays, as bvlc_alexnet.npy", tensors, unread=tuple(unread), **usual)
 
 
 def write(bundle: ModelBundle, path: Path) -> None:

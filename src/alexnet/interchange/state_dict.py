@@ -6,7 +6,8 @@ refuses all but tensors.
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -18,15 +19,32 @@ from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
-from .matching import computation
-from .weights_file import WeightsFile, layers_of, named_tensors
+from .described import computation
+from .weights_file import WeightsFile, layers_of, named_tensors, numbers_as_numbers
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
-PREFIXES = r"^((module|_orig_mod|model|network|net|backbone|state_dict)\.)+"
-"""Prefixes that wrappers add to names: DataParallel, torch.compile and others."""
-CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
+WRAPPERS = r"^((module|_orig_mod|model|network|net|backbone|encoder|alexnet|attacker|state_dict)\.)+"
+"""What wrappers put before names: DataParallel, torch.compile, Lightning, robustness and others."""
+FIRST = ("features.0.weight", "conv1.weight")
+"""Usual names of the first weights; whatever stands before them stands before the others, too."""
+CHECKPOINT_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "weights", "params"),
+    *("net_state_dict", "module", "alexnet", "encoder", "backbone"),
+)
 """Where a checkpoint has the weights among other things."""
+NOT_WEIGHTS = "optim|sched|scaler|amp|hyper|callback|loop|args|config"
+"""What stands in the names of other things that hold tensors."""
+COLORS = r"^(?:new_|pixel_|image_|input_|norm_|_)?(mean|std)$"
+"""Names of what a network subtracts from its images and divides them by, as that of robustness does."""
+REMEDIES = {
+    "sparse": "tensor.to_dense()",
+    "quantized": "tensor.dequantize()",
+    "expanded or empty": "tensor.clone()",
+}
+TORCHVISION_LAYERS = {name for name in TORCHVISION_NAMES.values() if name.startswith(("conv", "fc"))}
+MAX_DEPTH = 6
+"""Dicts within dicts that are searched for weights; a pickle may hold a dict within itself."""
 
 
 def read_torch(path: Path) -> WeightsFile:
@@ -41,24 +59,18 @@ def read_torch(path: Path) -> WeightsFile:
             f"a torch.save file that is damaged or holds more than tensors, which is refused because a pickle could "
             f"execute arbitrary code; save model.state_dict() instead ({reason})"
         ) from error
-    skipped: list[str] = []
-    while isinstance(value, Mapping) and (key := next((key for key in CHECKPOINT_KEYS if key in value), None)):
-        if not isinstance(value[key], Mapping):
-            break
-        skipped += [str(name) for name in value if name != key]
-        value = value[key]
     if not isinstance(value, Mapping):
         raise ValueError(f"a torch.save file must hold a dict of tensors, got a {type(value).__name__}")
-    return _weights_file("PyTorch state dict", value, skipped)
+    return _weights_file("PyTorch state dict", *_state_dict(value))
 
 
 def read_safetensors(path: Path) -> WeightsFile:
-    """Read safetensors, which keep no order: layers are sorted by the numbers in their names, b9 before b10."""
+    """Read safetensors, which keep no order: convolutions come first, then layers by their numbers, b9 before b10."""
     try:
         values = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"it cannot be read as safetensors: {error}") from error
-    return _weights_file("safetensors", {name: values[name] for name in sorted(values, key=_numbers_as_numbers)}, [])
+    return _weights_file("safetensors", _sorted(values), [])
 
 
 def write_torchvision(bundle: ModelBundle, path: Path) -> None:
@@ -74,25 +86,113 @@ def write_torchvision(bundle: ModelBundle, path: Path) -> None:
         torch.save(state, temporary)
 
 
+def _state_dict(value: Mapping) -> tuple[Mapping, list[str]]:
+    """The dict of weights in a checkpoint, and the names of what stands beside it."""
+    skipped: list[str] = []
+    for _ in range(MAX_DEPTH):
+        holders = [key for key, each in value.items() if not re.search(NOT_WEIGHTS, str(key)) and _holds_weights(each)]
+        keys = [key for key in CHECKPOINT_KEYS if key in holders] or holders
+        if any(isinstance(value[key], Tensor) for key in holders) or not holders:
+            break
+        layers = [value[key] for key in holders]
+        if keys is holders and all(set(map(str, each)) <= {"weight", "bias"} for each in layers):  # a dict per layer
+            value = {f"{key}.{kind}": tensor for key in holders for kind, tensor in value[key].items()}
+            break
+        if keys is holders and len(holders) > 1:
+            raise ValueError(
+                f"it has weights under {', '.join(map(repr, holders))}; save one of them: "
+                f"torch.save(checkpoint[{holders[0]!r}], …)"
+            )
+        skipped += [str(key) for key in value if key != keys[0]]
+        value = value[keys[0]]
+    return value, skipped
+
+
+def _holds_weights(value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether this is a tensor of at least two dimensions, or a dict with one somewhere."""
+    if isinstance(value, Tensor):
+        return value.dim() > 1 and value.is_floating_point()
+    return depth > 0 and isinstance(value, Mapping) and any(_holds_weights(each, depth - 1) for each in value.values())
+
+
 def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFile:
-    """The tensors without prefixes, and under our names if theirs are torchvision's."""
+    """The tensors under names without what wrappers put before them, and what the file says about its images."""
+    found = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+    skipped += [str(name) for name, value in values.items() if not isinstance(value, Tensor)]
+    short = _shortener(found)
     tensors: dict[str, Tensor] = {}
+    colors: dict[str, Tensor] = {}
     original_names: dict[str, str] = {}
-    likely_variant = None
-    for name, value in values.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.dim():
-            skipped.append(str(name))
-            continue
-        short = re.sub(PREFIXES, "", str(name))
-        module, _, kind = short.rpartition(".")
-        if module in TORCHVISION_NAMES:
-            short = f"{TORCHVISION_NAMES[module]}.{kind}"
-            format, likely_variant = "torchvision's alexnet", "torchvision"
-        if short in tensors:
-            raise ValueError(f"both {original_names[short]} and {name} in it would be {short}; remove one of them")
-        tensors[short], original_names[short] = value.float(), str(name)
-    return WeightsFile(format, tensors, tuple(skipped), likely_variant=likely_variant, inverted_dropout=False)
+    for name, value in found.items():
+        _check_ordinary(name, value)
+        kind = re.match(COLORS, name.rpartition(".")[2])
+        if not value.is_floating_point() or not value.dim():
+            skipped.append(name)
+        elif kind and value.numel() == 3:
+            colors[kind[1]] = value.float().flatten()
+        elif (own := short(name)) not in tensors:
+            tensors[own], original_names[own] = value.float(), name
+        elif not torch.equal(tensors[own], value.float()):
+            raise ValueError(f"both {original_names[own]} and {name} in it would be {own}; remove one of them")
+    weighted = {name.rpartition(".")[0] for name, tensor in tensors.items() if tensor.dim() > 1 or "running_" in name}
+    is_torchvision = bool(weighted) and {*map(TORCHVISION_NAMES.get, weighted)} <= TORCHVISION_LAYERS
+    if is_torchvision:
+        format = "torchvision's alexnet"
+    modules = list(map(str, getattr(values, "_metadata", None) or ()))
+    leaves = [name for name in modules if not any(other.startswith(f"{name}.") for other in modules)]
+    return WeightsFile(
+        format,
+        tensors,
+        tuple(skipped),
+        likely_variant="torchvision" if is_torchvision else None,
+        recognized_by="torchvision's names of layers" if is_torchvision else WeightsFile.recognized_by,
+        modules=tuple(short(name) for name in leaves if name),
+        is_state_dict=True,
+        **_in_pixel_units(colors),
+    )
 
 
-def _numbers_as_numbers(name: str) -> list[str | int]:
-    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", name))]
+def _shortener(names: Iterable[str]) -> Callable[[str], str]:
+    """What removes the prefixes from names."""
+    stripped = [re.sub(WRAPPERS, "", name) for name in names]
+    before = {name.removesuffix(first) for name in stripped for first in FIRST if f".{name}".endswith(f".{first}")}
+    if not before:
+        parts = zip(*(name.split(".")[:-2] for name in stripped), strict=False)
+        before = {"".join(f"{part[0]}." for part in takewhile(lambda part: len({*part}) == 1, parts))}
+
+    def short(name: str) -> str:
+        name = re.sub(WRAPPERS, "", name)
+        return name.removeprefix(max((each for each in before if name.startswith(each)), key=len, default=""))
+
+    return short
+
+
+def _check_ordinary(name: str, tensor: Tensor) -> None:
+    kind = "quantized" if tensor.is_quantized else "sparse" if tensor.layout != torch.strided else None
+    if kind is None and (tensor.is_meta or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()):
+        kind = "expanded or empty"
+    if kind:
+        raise ValueError(f"{name} is a tensor of a special kind ({kind}); save an ordinary one, as by {REMEDIES[kind]}")
+
+
+def _in_pixel_units(colors: dict[str, Tensor]) -> dict:
+    """Mean and std that a network holds, for pixels of 0 to 255 if both are of 0 to 1."""
+    if colors.keys() != {"mean", "std"} or not all(each.isfinite().all() for each in colors.values()):
+        return {}
+    unit = 255.0 if max(each.abs().max() for each in colors.values()) <= 1 else 1.0
+    return {name: unit * each for name, each in colors.items()} | {"inputs_from": "the mean and std in it"}
+
+
+def _sorted(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Blocks with convolutions first, then all by the numbers in their names."""
+
+    def block(name: str) -> str:
+        layer = name.rpartition(".")[0]
+        return layer.rpartition(".")[0] or layer
+
+    convolutional = {block(name) for name, tensor in values.items() if tensor.dim() > 2}
+    connected = {block(name) for name, tensor in values.items() if tensor.dim() == 2} - convolutional
+    return {
+        name: values[name]
+        for name in sorted(values, key=lambda name: (block(name) in connected, numbers_as_numbers(name)))
+    }

@@ -31,18 +31,36 @@ class WeightsFile:
     """By name (`conv1.weight`), layers in the order of the network; the names may still be the file's own."""
     skipped: tuple[str, ...] = ()
     """Names of what is not a weight."""
+    unread: tuple[str, ...] = ()
+    """Names of learned arrays for which no reader has a place."""
     architecture: Architecture | None = None
     """If the file describes its network."""
     likely_variant: str | None = None
     """The usual variant of files in this format, if the shapes fit several."""
-    inverted_dropout: bool = True
-    """Whether the framework scales dropout during training, so that the weights are used as they are."""
+    recognized_by: str = "the shapes of its tensors"
+    """What tells which network it is, if not its description."""
+    modules: tuple[str, ...] = ()
+    """Names of all modules of the network, if the file has them, in their order."""
+    is_state_dict: bool = False
+    """Whether it could be that of a network of this package, whose dropout may be that of 2012."""
+    order_is_known: bool = True
+    """Whether layers of all kinds stand in the order of the network."""
+    batch_norm_eps: float = 1e-5
+    """The default of the framework."""
     input_size: int | None = None
     """Side of the images, pixels."""
+    stored_size: int | None = None
+    """Side of the images that crops are cut from, pixels."""
     mean: Tensor | None = None
     """Mean color, RGB, 0 to 255, (3,)."""
     std: Tensor | None = None
     """Standard deviation of the colors, RGB, 0 to 255, (3,)."""
+    inputs_from: str = "it"
+    """What mean and std are from."""
+    mean_note: str = ""
+    """What the file says of a mean that it does not hold."""
+    guesses: tuple[str, ...] = ()
+    """What the reader assumed, in words."""
     classes: tuple[str, ...] | None = None
 
 
@@ -98,11 +116,11 @@ def channels_last(layers: Layers) -> Layers:
     return converted
 
 
-def channels_first(layers: Layers) -> Layers:
+def channels_first(layers: Layers, is_sorted: bool = False) -> Layers:
     """Convert from the layout of TensorFlow and Keras, and sort: convolutions first, conv2 before conv10."""
-    numbers = {name: [int(digits) for digits in re.findall(r"\d+", name)] for name in layers}
     converted, channels = {}, 1
-    for name in sorted(layers, key=lambda name: (layers[name][0].ndim != 4, numbers[name])):
+    key = None if is_sorted else lambda name: (layers[name][0].ndim != 4, numbers_as_numbers(name))
+    for name in layers if key is None else sorted(layers, key=key):
         weight, bias = layers[name]
         if weight.ndim == 4:
             converted[name], channels = (weight.transpose(3, 2, 0, 1), bias), max(1, weight.shape[3])
@@ -112,6 +130,11 @@ def channels_first(layers: Layers) -> Layers:
             by_position = weight.reshape(-1, channels, weight.shape[1])  # (rows × columns, channels, units)
             converted[name], channels = (by_position.transpose(2, 1, 0).reshape(weight.T.shape), bias), 1
     return converted
+
+
+def numbers_as_numbers(name: str) -> list[str | int]:
+    """A key that sorts b9 before b10."""
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def swap_colors(layers: Layers) -> Layers:

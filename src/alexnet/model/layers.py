@@ -22,13 +22,16 @@ from ..specs.shapes import Placed
 torch.fx.wrap("response_norm")  # so that torch.fx records a call and does not look inside
 torch.fx.wrap("spatial_norm")
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 Factory = Callable[[Operation, Shape], nn.Module]
 FACTORIES: dict[type[Operation], Factory] = {
     ops.Linear: lambda linear, input_shape: nn.Linear(*input_shape, linear.units),
     ops.Activation: lambda activation, _: {"relu": nn.ReLU, "tanh": nn.Tanh}[activation.kind](),
-    ops.BatchNorm: lambda _, input_shape: nn.BatchNorm2d(input_shape[0]),
-    ops.Pool: lambda pool, _: {"max": nn.MaxPool2d, "mean": nn.AvgPool2d}[pool.kind](
-        pool.window, pool.stride, ceil_mode=pool.round_up
+    ops.BatchNorm: lambda norm, shape: {3: nn.BatchNorm2d, 1: nn.BatchNorm1d}[len(shape)](shape[0], norm.eps),
+    ops.Pool: lambda pool, _: (
+        nn.MaxPool2d(pool.window, pool.stride, pool.pad, ceil_mode=pool.round_up)
+        if pool.kind == "max"
+        else nn.AvgPool2d(pool.window, pool.stride, pool.pad, ceil_mode=pool.round_up, count_include_pad=False)
     ),
     ops.AdaptivePool: lambda pool, _: nn.AdaptiveAvgPool2d(pool.side),
     ops.Dropout: lambda dropout, _: (nn.Dropout if dropout.rescale else PlainDropout)(dropout.rate),

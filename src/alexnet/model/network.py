@@ -19,7 +19,7 @@ from ..specs.architecture import Architecture
 from ..specs.names import not_one_of
 from ..specs.operations import Layer, Linear
 from ..specs.shapes import infer_shapes
-from .layers import build_module, initialize
+from .layers import BATCH_NORMS, build_module, initialize
 
 TORCHVISION_NAMES = {
     f"{part}.{index}": name
@@ -75,7 +75,7 @@ class AlexNet(nn.Module):
         """As for every module, except that batch norm with a frozen scale and shift keeps its statistics, too."""
         super().train(mode)
         for module in self.children():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            if isinstance(module, BATCH_NORMS) and not module.weight.requires_grad:
                 module.eval()
         return self
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import RoundedUpConv2d
+from .layers import BATCH_NORMS, RoundedUpConv2d
 from .network import AlexNet, are_watched
 
 FcPrecision = Literal["same", "bf16", "int8"]
@@ -71,7 +71,7 @@ class _Converter:
 
     def module(self, module: Any) -> Any:
         """A module with converted tensors, or itself if there is nothing to convert."""
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, BATCH_NORMS):
             return module
         has_own_forward = "forward" in module.__dict__
         if type(module) is nn.Linear and self.fc_precision != "same" and not has_own_forward and _is_plain(module):

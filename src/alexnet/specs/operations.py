@@ -329,7 +329,11 @@ class BatchNorm(Operation):
 
     prefix = "norm"
     label = "batch norm"
-    takes = "maps"
+
+    bounds: ClassVar = {"eps": (0, MOST)}
+
+    eps: float = 1e-5
+    """Added to the variance before its square root."""
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"weight": input_shape[:1], "bias": input_shape[:1]}
@@ -338,7 +342,7 @@ class BatchNorm(Operation):
         return {"running_mean": input_shape[:1], "running_var": input_shape[:1], "num_batches_tracked": ()}
 
     def description(self, input_shape: Shape = ()) -> str:
-        return "batch norm with a learned scale and shift"
+        return "batch norm with a learned scale and shift" + (f", eps {self.eps:g}" if self.eps != 1e-5 else "")
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,13 @@ class Pool(Operation):
     stride: int = 2
     round_up: bool = True
     """Whether a last window may hang over the right and bottom edge."""
+    pad: int = 0
+    """How far the first windows hang over the left and top edge, and the last ones over the others."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= 2 * self.pad <= self.window:
+            raise ValueError(f"pad of pooling must be 0 to half its window, {self.window}, got {self.pad}")
 
     @property
     def label(self) -> str:
@@ -365,11 +376,13 @@ class Pool(Operation):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         channels, *sides = input_shape
-        return channels, *(_output_side(side, self.window, self.stride, 0, self.round_up) for side in sides)
+        outputs = [_output_side(side, self.window, self.stride, self.pad, self.round_up) for side in sides]
+        starts = [(output - 1) * self.stride - self.pad for output in outputs]  # of the last window, which sees a pixel
+        return channels, *(each - (start >= side) for each, start, side in zip(outputs, starts, sides, strict=True))
 
     def description(self, input_shape: Shape = ()) -> str:
         kind = "max" if self.kind == "max" else "average"
-        return f"{kind} of {self.window} × {self.window}, stride {self.stride}"
+        return f"{kind} of {self.window} × {self.window}, stride {self.stride}" + (f", pad {self.pad}" * (self.pad > 0))
 
 
 @dataclass(frozen=True)

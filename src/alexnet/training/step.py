@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..device import Precision, autocast
-from ..model.layers import PlainDropout
+from ..model.layers import BATCH_NORMS, PlainDropout
 from ..model.network import are_watched
 from ..preprocessing.augmentation import Mix
 from ..specs.recipe import Recipe
@@ -59,7 +59,7 @@ class MicroBatches:
         self.notice: str | None = None
         self._forward: Callable[[Tensor], Tensor] | None = None
         self._rows = slice(None)
-        self._has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+        self._has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in network.modules())
         if self.micro_batch_size and self._has_batch_norm:
             raise ValueError(
                 f"{network.architecture.name} has batch norm, whose statistics are those of the entire batch, so "
