@@ -157,10 +157,10 @@ def _of_lines(lines: list[str]) -> list[str] | None:
     Only if the indices are those of all classes: in other files, numbers belong to the names.
     """
     for pattern, name, index in ((INDEX_FIRST, 2, 1), (INDEX_LAST, 1, 2)):
-        found = [pattern.fullmatch(line.rstrip(",")) for line in lines]
-        if not all(found):
+        matches = [pattern.fullmatch(line.rstrip(",")) for line in lines]
+        if not all(matches):
             continue
-        names, indices = ([each[group].strip("\"'") for each in found] for group in (name, index))
+        names, indices = ([each[group].strip("\"'") for each in matches] for group in (name, index))
         is_numbered = len({*indices}) == len(lines) and (len({*names}) > 1 or len(lines) == 1)
         if is_numbered and (pattern is INDEX_FIRST or _are_all(sorted(map(int, indices)))):
             return _by_index(names, indices)

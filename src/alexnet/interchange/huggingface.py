@@ -132,11 +132,11 @@ def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
         if not (folder / name).exists():
             continue
         try:
-            found = read(json.loads((folder / name).read_text(encoding="utf-8")))
+            read_facts = read(json.loads((folder / name).read_text(encoding="utf-8")))
         except (ValueError, TypeError, AttributeError, RecursionError, ArithmeticError, LookupError) as error:
             raise ValueError(f"{name} next to it cannot be used: {error}") from error
-        facts |= {key: value for key, value in found.items() if value is not None}
-        facts |= {"inputs_from": name} if found.get("mean") is not None else {}
+        facts |= {key: value for key, value in read_facts.items() if value is not None}
+        facts |= {"inputs_from": name} if read_facts.get("mean") is not None else {}
         names.append(name)
     return replace(file, format=f"{file.format}, with a {' and a '.join(names)}", **facts) if names else file
 

@@ -42,9 +42,9 @@ class Model:
     steps: list[Step] = field(default_factory=list)
     guesses: list[str] = field(default_factory=list)
     shape: Shape | None = None
-    """Of what the layers so far give; None before the size of the images is known."""
+    """What the layers so far give has this shape; None before the size of the images is known."""
     side: int | None = None
-    """Of the images, pixels."""
+    """Side of the images, pixels."""
     is_flat: bool = False
     """Whether maps of that shape have been flattened, along rows, columns and channels."""
     pad: int = 0

@@ -20,7 +20,7 @@ NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant …
 STATING = "to state it, give variant a name or an Architecture"
 PARTIAL = "import_weights(…, strict=False), alexnet import --partial"
 COUNTERS = ".num_batches_tracked"
-"""Of batch norm; predictions do not depend on them."""
+"""Ends the names of the counters of batch norm, on which predictions do not depend."""
 KINDS = {
     "local": "local",
     "conv": "conv",
@@ -222,8 +222,8 @@ def _with_batch_norm(architecture: Architecture, file: WeightsFile, norms: list[
         layers = [*_layers(file.tensors)]
         before = {name: [each for each in layers[: layers.index(name)] if each in widths][-1:] for name in norms}
         alike = {name: [each for each in rows if _digits(each) == _digits(name)] for name in norms}
-        for found in (before, alike):
-            owners = {found[name][0]: name for name in norms if found[name] and widths[found[name][0]] == sizes[name]}
+        for owned in (before, alike):
+            owners = {owned[name][0]: name for name in norms if owned[name] and widths[owned[name][0]] == sizes[name]}
             if len(owners) == len(norms):
                 break
     if len(owners) < len(norms) or len(rows) != len(architecture.layers):

@@ -117,13 +117,13 @@ def _holds_weights(value: object, depth: int = MAX_DEPTH) -> bool:
 
 def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFile:
     """The tensors under names without what wrappers put before them, and what the file says about its images."""
-    found = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+    given = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
     skipped += [str(name) for name, value in values.items() if not isinstance(value, Tensor)]
-    short = _shortener(found)
+    short = _shortener(given)
     tensors: dict[str, Tensor] = {}
     colors: dict[str, Tensor] = {}
     original_names: dict[str, str] = {}
-    for name, value in found.items():
+    for name, value in given.items():
         _check_ordinary(name, value)
         kind = re.match(COLORS, name.rpartition(".")[2])
         if not value.is_floating_point() or not value.dim():
