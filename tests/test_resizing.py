@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet.data.pack.resizing import resize_center
+from alexnet.data.pack.resizing import resize
 from alexnet.kernels import library
+
+
+def resize_center(image, side):
+    return resize(image, side, *(min(image.size),) * 2)
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,9 @@ def fit(
             run = Run.interrupted(_folder(settings), location, getattr(settings.variant, "name", settings.variant))
             stack.enter_context(run.lock())
             settings = _settings_of(run, settings)
-        source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
+        source = open_source(
+            data, settings.split_seed or 0, track and track("reading"), is_run, settings, settings.val_fraction
+        )
         pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
         plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
         resolved = resolve(settings, plan, source.location)
@@ -123,7 +125,9 @@ def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[s
     """A learning-rate range test, as `classifier.find_lr` describes it."""
     if steps < 10:
         raise ValueError(f"steps must be >= 10, got {steps}")
-    source = open_source(data, settings.split_seed or 0, track and track("reading"), is_run, settings)
+    source = open_source(
+        data, settings.split_seed or 0, track and track("reading"), is_run, settings, settings.val_fraction
+    )
     pretrained = _pretrained(settings.pretrained, None, track and track("downloading"))
     plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
     resolved = resolve(settings, plan, source.location)
@@ -202,13 +206,14 @@ def images_to_evaluate(
     is_own = location_of(data) == record.get("data")
     if is_own and maps == LabelMaps():
         maps = LabelMaps(record.get("labels"), record.get("label_indices"))
-    source = open_source(data, record.get("split_seed", 0) if is_own else 0, None, is_run, maps)
+    drawn = (record.get("split_seed", 0), record.get("val_fraction")) if is_own else (0, None)
+    source = open_source(data, drawn[0], None, is_run, maps, drawn[1])
     if unknown := sorted(set(source.classes) - set(bundle.classes)):
         raise ValueError(
             f"{source.name} has classes that the network does not know: {listed(unknown, 5)}; it knows "
             f"{listed(bundle.classes, 20)}"
         )
-    options = PackOptions(record.get("jpeg") if is_own else None)
+    options = PackOptions(record.get("jpeg") if is_own else None, squares=bundle.preprocessing.squares)
     packed = make_pack(source, bundle.preprocessing.stored_size, None, options, track and track("packing"))
     order = np.array([bundle.classes.index(name) for name in packed.classes])
     packed = replace(packed, classes=bundle.classes, labels=order[packed.labels])

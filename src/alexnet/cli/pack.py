@@ -1,3 +1,5 @@
+from typing import Literal
+
 from tyro.conf import Positional
 
 from ..specs.settings import LabelMaps
@@ -8,6 +10,7 @@ def pack(
     /,
     size: int = 256,
     jpeg: int | None = None,
+    aspect: Literal["crop", "squash", "pad"] = "crop",
     workers: int | None = None,
     strict: bool = False,
     verify: bool = False,
@@ -21,21 +24,25 @@ def pack(
         size: Side of the stored squares, pixels.
         jpeg: JPEG quality, 1 to 95, at which they are stored (default: raw pixels, about ten times as large as JPEG of
             quality 90, but not decoded in each epoch).
+        aspect: What is stored of an image that is no square: its central square, all of it squashed, or all of it
+            padded with black.
         workers: Number of processes that decode images (default: one per core).
         strict: Fail if any image cannot be read, instead of skipping up to five or 1%.
         verify: Verify the checksum of every stored image, instead of a thousand of them.
     """
     from ..console import console, print_text, progress_bar
-    from ..data.pack.packing import PackOptions, make_pack
+    from ..data.check import checked_pack
+    from ..data.pack.packing import PackOptions
     from ..data.pack.reading import damaged_images, describe_splits
+    from ..data.pack.resizing import Squares
     from ..data.sources.detection import open_source
     from ..runs.run import is_run
 
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
     source = open_source(data, 0, progress_bar("reading"), is_run, maps)
-    options = PackOptions(jpeg, workers, strict)
-    packed = make_pack(source, size, options=options, track=progress_bar("packing"), notify=print_text)
+    options = PackOptions(jpeg, workers, strict, Squares(aspect))
+    packed = checked_pack(source, size, options, progress_bar("packing"), print_text)
     console.print(f"{describe_splits(packed)}; {len(packed.classes)} classes\n{packed.path}", soft_wrap=True)
     if verify and (damaged := list(damaged_images(packed, range(len(packed.labels))))):
         raise ValueError(

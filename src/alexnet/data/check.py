@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from ..device import fits_memory, memory, processors
 from ..files import cache_folder
 from .pack.packing import PackOptions, lost_classes, make_pack, max_unreadable
 from .pack.reading import Pack
-from .pack.resizing import ORIENTATION
+from .pack.resizing import DEEP_MODES, ORIENTATION
 from .pack.workers import Failed, run_task
 from .progress import Track, run_tracked
 from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source, counted
@@ -29,12 +29,14 @@ TRAITS = {
     "grayscale": "converted to RGB",
     "palette": "converted to RGB",
     "transparent": "transparent parts become white",
-    "16-bit": "the upper eight bits are kept",
+    "16-bit": "the upper eight bits of the range are kept",
+    "float": "1 becomes white, or 256 in images with values above 1",
+    "hardly any range": "at most 16 of 256 shades are left",
     "CMYK": "converted to RGB without a color profile",
     "other color mode": "converted to RGB",
     "animated": "the first frame is used",
     "rotated": "turned upright according to the EXIF orientation",
-    "elongated": "the center square holds less than a third of the image",
+    "elongated": "the center square leaves out more than a third; --aspect squash or pad keeps all",
     "blank": "all pixels have the same color",
 }
 """What is unusual about an image, and what happens to it."""
@@ -49,6 +51,8 @@ class ImageInfo:
     """Those of TRAITS that the image has."""
     digest: bytes
     """A hash of the stored bytes."""
+    extrema: tuple[float, float] | None = None
+    """Least and most of the values, of gray of more than eight bits."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class CheckReport:
     """Indices of images that are better not trained on."""
     counts: np.ndarray
     """Images by class and split, (classes, splits)."""
+    white: float | None = None
+    """What becomes white in gray of more than eight bits, where that is not the format's own; see `Squares`."""
 
     def summary(self) -> dict:
         """The report as JSON."""
@@ -124,7 +130,9 @@ def check_source(
     if free < count * side * side * 3:
         text = f"the pack needs {facts['pack']}, but only {_bytes(free)} are free in {cache}"
         findings.append(Finding("warning", text))
-    return CheckReport(source, len(indices), tuple(findings), facts, frozenset(dropped | failed.keys()), counts)
+    white, of_depth = _white(list(readable.values()))
+    kept = frozenset(dropped | failed.keys())
+    return CheckReport(source, len(indices), (*findings, *of_depth), facts, kept, counts, white)
 
 
 def checked_pack(
@@ -135,13 +143,33 @@ def checked_pack(
     Raises:
         ValueError: the check finds an error, or as for `make_pack`.
     """
-    for finding in check_source(source, side, options, brief=True).findings:
+    report = check_source(source, side, options, brief=True)
+    for finding in report.findings:
         if finding.level == "error":
             raise ValueError(f"{source.name}: {finding}")
         if finding.level == "warning":
             more = f"; see alexnet check {source.arguments}" if source.arguments else ""
             notify(f"{source.name}: {finding}{more}")
-    return make_pack(source, side, options=options, track=track, notify=notify)
+    squares = replace(options.squares, white=options.squares.white or report.white)
+    return make_pack(source, side, options=replace(options, squares=squares), track=track, notify=notify)
+
+
+def _white(images: Sequence[ImageInfo]) -> tuple[float | None, list[Finding]]:
+    """What becomes white in gray of more than eight bits, None for the format's own, and what is to be said of it.
+
+    Integers have as many bits as the largest needs: 8, 10, 12, 14 or 16; floats end at 1, at 256, or as integers.
+    """
+    extrema = [image.extrema for image in images if image.extrema]
+    if not extrema:
+        return None, []
+    least, most = min(low for low, _ in extrema), max(high for _, high in extrema)
+    is_float = any("float" in image.traits for image in images)
+    white = 1 if is_float and most <= 1 else next((2.0**bits for bits in (8, 10, 12, 14, 16) if most < 2**bits), most)
+    findings = []
+    if white != 65536 or least < 0:
+        text = f"{counted(len(extrema), 'image')}: gray of more than 8 bits with values from {least:g} to {most:g}"
+        findings = [Finding("warning", f"{text}; of this range, 0 becomes black and {white:,.0f} white")]
+    return (None if white == 65536 else white), findings
 
 
 @dataclass(frozen=True)
@@ -152,7 +180,9 @@ class _Inspect:
         try:
             digest = blake2b(self.reader.read_bytes(location), digest_size=16).digest()
             with self.reader.open(location) as image:
-                return ImageInfo(*image.size, image.format, frozenset(_traits(image)), digest)
+                traits = frozenset(_traits(image))
+                extrema = image.getextrema() if image.mode.startswith(DEEP_MODES) else None
+                return ImageInfo(*image.size, image.format, traits, digest, extrema)
         except Exception as error:  # decoders raise all kinds for a broken file
             return Failed.of(error)
 
@@ -164,13 +194,15 @@ def _traits(image: Image.Image) -> Iterator[str]:
         yield "animated"
     if image.getexif().get(ORIENTATION, 1) != 1:
         yield "rotated"
-    if max(image.size) > 3 * min(image.size):
+    if 2 * max(image.size) > 3 * min(image.size):
         yield "elongated"
     image.load()
     if image.has_transparency_data:
         yield "transparent"
     if mode.startswith("I"):
         yield "16-bit"
+    elif mode == "F":
+        yield "float"
     elif mode in ("1", "L", "LA", "La"):
         yield "grayscale"
     elif mode in ("P", "PA"):
@@ -180,8 +212,11 @@ def _traits(image: Image.Image) -> Iterator[str]:
     elif mode not in ("RGB", "RGBA", "RGBa", "RGBX"):
         yield "other color mode"
     extrema = image.getextrema()
-    if all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else [extrema])):
+    ranges = [high - low for low, high in (extrema if isinstance(extrema[0], tuple) else [extrema])]
+    if not any(ranges):
         yield "blank"
+    elif max(ranges) < 16 and mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        yield "hardly any range"
 
 
 def _class_findings(source: Source, counts: np.ndarray) -> Iterator[Finding]:
@@ -210,7 +245,9 @@ def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> 
     names = source.names
     for trait, effect in TRAITS.items():
         having = [names[index] for index, image in images.items() if trait in image.traits]
-        yield from _group("warning" if trait == "blank" else "note", having, "image", f": {trait} ({effect})")
+        yield from _group(
+            "warning" if trait in ("blank", "hardly any range") else "note", having, "image", f": {trait} ({effect})"
+        )
     small = [names[index] for index, image in images.items() if min(image.width, image.height) < side / 2]
     level: Level = "warning" if len(small) * 10 > len(images) else "note"
     yield from _group(level, small, "image", f": smaller than half of {side} pixels (upscaled)")

@@ -130,10 +130,13 @@ class Source:
         return int((self.splits == TRAIN).sum())
 
 
-def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int) -> np.ndarray:
+def hold_out(
+    names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed: int, fraction: float = 0.1
+) -> np.ndarray:
     """Splits in which val is held out from train if it is missing, and test too if both are missing.
 
-    Each takes a tenth of every class, at least one image of classes that have more images than splits. Within a class
+    Each takes a fraction of every class, at least one image of classes that have more images than splits; of two or
+    three images, val takes one. Within a class
     images are ordered by a hash of their names, so that the split of a class does not depend on the others.
     """
     present = set(splits.tolist())
@@ -147,8 +150,9 @@ def hold_out(names: Sequence[str], labels: np.ndarray, splits: np.ndarray, seed:
     splits = splits.copy()
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     for start, count in zip(starts, counts, strict=True):
-        held_out = round(0.1 * count) or int(count > len(missing) + 1)
-        for split in missing:
+        held_out = round(fraction * count) or int(count > len(missing) + 1)
+        for split in missing if held_out else missing[: int(count > 1)]:
+            held_out = held_out or 1
             splits[order[start : start + held_out]] = split
             start += held_out
     return splits

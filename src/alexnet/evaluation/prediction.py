@@ -12,6 +12,7 @@ from ..data.progress import ahead
 from ..device import Precision, processors
 from ..model.bundle import ModelBundle
 from ..preprocessing.images import ImageLike, stored_image
+from ..preprocessing.preprocessing import Preprocessing
 from .evaluation import BATCH_SIZE, probabilities
 
 
@@ -55,21 +56,21 @@ def predict_each(
     """A prediction for each named image, in order; see `Classifier.predict_each`."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-    images, side = iter(images), bundle.preprocessing.stored_size
+    images, inputs = iter(images), bundle.preprocessing
     batch_size = batch_size or (BATCH_SIZE if all_views else 4 * BATCH_SIZE)
     batches = iter(lambda: list(islice(images, batch_size)), [])
     with ThreadPoolExecutor(processors(), "images") as pool:  # Pillow decodes without holding Python's lock
         try:
-            reading = ([(name, pool.submit(_read, name, image, side)) for name, image in batch] for batch in batches)
+            reading = ([(name, pool.submit(_read, name, image, inputs)) for name, image in batch] for batch in batches)
             for batch in ahead(reading, 1):
                 yield from _predicted(bundle, batch, all_views, precision)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _read(name: str, image: ImageLike, side: int) -> np.ndarray | ValueError:
+def _read(name: str, image: ImageLike, inputs: Preprocessing) -> np.ndarray | ValueError:
     try:
-        return stored_image(image, side)
+        return stored_image(image, inputs.stored_size, inputs.squares)
     except ValueError as error:
         return error if isinstance(image, str) or name in str(error) else ValueError(f"{name}: {error}")
 

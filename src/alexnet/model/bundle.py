@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.pack.resizing import Squares
 from ..device import Precision, torch_dtype
 from ..files import atomic_write
 from ..preprocessing.preprocessing import Preprocessing
@@ -121,7 +122,7 @@ class ModelBundle:
             "crop_size": preprocessing.crop_size,
             "aligned": preprocessing.mean_follows_crop,
             "flip": preprocessing.flip,
-        }
+        } | ({} if preprocessing.squares == Squares() else {"squares": vars(preprocessing.squares)})
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights and the preprocessing, by name."""
@@ -143,7 +144,8 @@ class ModelBundle:
             raise ValueError(f"it does not hold the weights of its architecture, {settings[0].name}")
         flip = facts["flip"] if "flip" in facts else facts.get("mirror")  # as in files of version 0.1
         sizes = facts["stored_size"], facts["crop_size"]
-        preprocessing = Preprocessing(*sizes, mean, std, mean_follows_crop=facts["aligned"], flip=flip)
+        squares = Squares(**facts.get("squares", {}))
+        preprocessing = Preprocessing(*sizes, mean, std, facts["aligned"], flip, squares)
         network = AlexNet(*settings)
         network.load_state_dict(dict(zip(shapes, weights, strict=True)))
         return cls(network.eval(), preprocessing, tuple(facts["classes"]))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..data.pack.resizing import stored_square
+from ..data.pack.resizing import Squares, stored_square
 from ..data.sources.arrays import image_array
 from ..data.storage.download import fetch_bytes, redact
 from ..data.storage.image_formats import HELP, ignored_files, is_image_file, open_image
@@ -58,7 +58,7 @@ def each_image(
     yield from _named(images, names, lambda folder: _images_below(folder, skip_folder, notify))
 
 
-def stored_image(image: ImageLike, side: int) -> np.ndarray:
+def stored_image(image: ImageLike, side: int, squares: Squares = Squares()) -> np.ndarray:
     """An image as a pack would store it, (side, side, 3), uint8.
 
     Args:
@@ -78,11 +78,11 @@ def stored_image(image: ImageLike, side: int) -> np.ndarray:
         image, name = _source(image)
     try:
         if isinstance(image, Image.Image):
-            return stored_square(image, side)
+            return stored_square(image, side, squares)
         with _OPENING:
             opened = open_image(image)
         with opened:
-            return stored_square(opened, side)
+            return stored_square(opened, side, squares)
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
     except Exception as error:  # decoders raise anything on a broken file

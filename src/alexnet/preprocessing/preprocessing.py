@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics
 from ..specs.recipe import Input
 from .crops import Crops, normalized_crops
@@ -37,6 +38,8 @@ class Preprocessing:
     """Whether a mean image is cropped and flipped like the image (Caffe) or always at its center (2012)."""
     flip: bool = True
     """Whether flipped images are among the views; False for a network that was trained without flips."""
+    squares: Squares = Squares()
+    """How images become the stored squares."""
 
     @classmethod
     def from_statistics(

@@ -30,7 +30,7 @@ class Transform:
 
     def __call__(self, image: ImageLike) -> Tensor:
         inputs = self.preprocessing
-        stored = torch.tensor(stored_image(image, inputs.stored_size))[None]
+        stored = torch.tensor(stored_image(image, inputs.stored_size, inputs.squares))[None]
         if not self.train:
             return inputs.center_crop(stored)[0]
         drawn = torch.rand(1, 5, dtype=torch.float64)

@@ -43,6 +43,8 @@ def resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSetti
         variant=plan.architecture.name,
         seed=int(settings.seed or 0),
         split_seed=int(settings.split_seed or 0),
+        val_fraction=settings.val_fraction,
+        aspect=plan.packed.squares.aspect,
         device=str(device),
         precision=pick_precision(settings.precision, device),
         micro_batch=settings.micro_batch if settings.micro_batch in (None, "auto") else int(settings.micro_batch),

@@ -35,6 +35,8 @@ class Overrides(TypedDict, total=False):
     crop_size: int | None
     seed: int | None
     split_seed: int | None
+    val_fraction: float | None
+    aspect: Literal["crop", "squash", "pad"] | None
     augment: Callable[[Any], Any] | str | None
     config: str | Path | None
     output: str | Path | None

@@ -102,7 +102,18 @@ def read_settings(path: str | Path) -> TrainSettings:
 
 def settings_of_run(record: Mapping[str, Any]) -> TrainSettings:
     """The settings that repeat a run, by what its run.json says."""
-    names = ("labels", "label_indices", "seed", "split_seed", "micro_batch", "jpeg", "pretrained", "precision")
+    names = (
+        "labels",
+        "label_indices",
+        "seed",
+        "split_seed",
+        "val_fraction",
+        "aspect",
+        "micro_batch",
+        "jpeg",
+        "pretrained",
+        "precision",
+    )
     names += ("augment", "log", "checkpoint_minutes", "keep_checkpoints", "architecture", "recipe")
     same = {name: from_json(record[name]) for name in names if name in record}
     return TrainSettings(variant=same.pop("architecture"), **same)

@@ -99,6 +99,12 @@ class TrainSettings(LabelMaps):
     """Seed of the initial weights, order, crops and dropout (default: 0)."""
     split_seed: int | None = None
     """Seed of the train/val/test split of a data set that has none (default: 0)."""
+    val_fraction: float | None = None
+    """Fraction of each class that is held out from train as val, where that is missing, and as much again as test,
+    where both are (default: 0.1)."""
+    aspect: Literal["crop", "squash", "pad"] | None = None
+    """What is stored of an image that is no square: its central square, all of it squashed, or all of it padded with
+    black (default: crop, or as for --pretrained)."""
     augment: Callable[[Any], Any] | str | None = None
     """Your own augmentation: a function that takes the stored images of a batch, a uint8 tensor (N, 3, side, side) on
     the device, and returns such a tensor. It runs before crops, flips and color shift. A run stores only its name, so
@@ -177,6 +183,8 @@ class ResolvedSettings:
     variant: str
     seed: int
     split_seed: int
+    val_fraction: float | None
+    aspect: Literal["crop", "squash", "pad"]
     device: str
     precision: Literal["fp32", "bf16"]
     micro_batch: MicroBatch
@@ -200,6 +208,8 @@ CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
     "lr": (lambda lr: is_real(lr) and lr > 0, "> 0"),
     "seed": (lambda seed: is_integer(seed, 0) and seed < 2**63, "an integer from 0 to 2**63 - 1"),
     "split_seed": (lambda seed: is_integer(seed, 0), "an integer >= 0"),
+    "val_fraction": (lambda fraction: is_real(fraction) and 0 < fraction < 0.5, "> 0 and < 0.5"),
+    "aspect": (lambda aspect: aspect in ("crop", "squash", "pad"), "crop, squash or pad"),
     "checkpoint_minutes": (lambda minutes: is_real(minutes) and minutes >= 0, ">= 0"),
     "micro_batch": (lambda size: size == "auto" or is_integer(size, 1), "an integer >= 1, or 'auto'"),
     **dict.fromkeys(("labels", "label_indices"), (lambda file: isinstance(file, (str, Path)), "a path or a URL")),

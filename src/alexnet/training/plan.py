@@ -11,6 +11,7 @@ import numpy as np
 from ..data.check import checked_pack
 from ..data.pack.packing import PackOptions
 from ..data.pack.reading import Pack, describe_splits
+from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics, pack_statistics
 from ..data.source import Source, counted
 from ..device import fits_memory, pick_device
@@ -60,9 +61,11 @@ class Plan:
     def preprocessing(self) -> Preprocessing:
         """From stored images to inputs of the network."""
         if self.transfer:
-            return self.transfer.preprocessing(self.architecture, self.recipe.flip)
-        sizes = self.architecture.stored_size, self.architecture.input_size
-        return Preprocessing.from_statistics(self.recipe.input, self.statistics, *sizes, flip=self.recipe.flip)
+            inputs = self.transfer.preprocessing(self.architecture, self.recipe.flip)
+        else:
+            sizes = self.architecture.stored_size, self.architecture.input_size
+            inputs = Preprocessing.from_statistics(self.recipe.input, self.statistics, *sizes, flip=self.recipe.flip)
+        return replace(inputs, squares=self.packed.squares)
 
     @property
     def has_test(self) -> bool:
@@ -100,7 +103,7 @@ class Plan:
             "recipe": f"{self.recipe.name}: {epochs}, {counted(steps, 'step')} of {self.recipe.batch_size}",
             "training": recipe_in_words(self.recipe),
         }
-        facts |= {name: f"{facts[name]}; {reason}" for name, reason in self.reasons.items()}
+        facts |= {name: f"{facts[name]}; {why}" if name in facts else why for name, why in self.reasons.items()}
         if self.transfer:
             facts |= self.transfer.facts()
         if self.recipe.lr_scale:
@@ -160,7 +163,10 @@ def make_plan(
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
     recipe = _recipe(settings, architecture, transfer, source.training_images, reasons)
     recipe.check_names(dict.fromkeys(name.rpartition(".")[0] for name in shapes), source.classes)
-    options = PackOptions(settings.jpeg, settings.workers, settings.strict)
+    squares = pretrained.bundle.preprocessing.squares if pretrained else Squares()
+    squares = replace(squares, aspect=settings.aspect or squares.aspect)
+    options = PackOptions(settings.jpeg, settings.workers, settings.strict, squares)
+    reasons |= source.reading
     packed = checked_pack(source, architecture.stored_size, options, track, notify)
     if recipe.patience and not len(packed.indices("val")):
         raise ValueError(f"patience needs a val split, but {packed.name} has {describe_splits(packed)}")

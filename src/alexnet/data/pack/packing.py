@@ -30,7 +30,7 @@ from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
 from ..source import TRAIN, ImageReader, Source
 from .reading import DTYPES, UNREADABLE, VERSION, Pack, crc32_of, open_pack
-from .resizing import stored_square
+from .resizing import Squares, stored_square
 from .workers import Failed, run_task
 
 MAX_UNREADABLE, FEW_UNREADABLE = 0.01, 5
@@ -50,6 +50,7 @@ class PackOptions:
     """Processes that decode; one per core if None."""
     strict: bool = False
     """Whether a single unreadable image is an error."""
+    squares: Squares = Squares()
 
     def __post_init__(self):
         for name in ("jpeg", "workers"):
@@ -77,6 +78,8 @@ def make_pack(
     """
     folder = (folder or cache_folder()) / "packs"
     settings = {"version": VERSION, "side": side, "jpeg": options.jpeg, "source": source_fingerprint(source)}
+    if options.squares != Squares():
+        settings["squares"] = vars(options.squares)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = folder / f"{truncate_name(source.name)}-{side}-{digest[:16]}.safetensors"
     pack = _open_existing(source, path, options, notify)
@@ -85,7 +88,7 @@ def make_pack(
         with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")) as is_held:
             pack = _open_existing(source, path, options)
             if pack is None:
-                _write_pack(_UnfinishedPack(source, side, path, options.jpeg, is_held), options, track)
+                _write_pack(_UnfinishedPack(source, side, path, options, is_held), options, track)
                 pack = open_pack(path)
     _check_unreadable(source, pack.unreadable, len(source), options.strict)
     return pack
@@ -191,6 +194,7 @@ class _StoreSquare:
 
     reader: ImageReader
     side: int
+    squares: Squares
     jpeg: int | None
     path: Path
     start: int
@@ -200,7 +204,7 @@ class _StoreSquare:
     def run(self, index: int, location: Any) -> int | bytes | Failed:
         try:
             with self.reader.open(location) as image:
-                pixels = stored_square(image, self.side)
+                pixels = stored_square(image, self.side, self.squares)
         except Exception as error:  # decoders raise all kinds for a broken file
             return Failed.of(error)
         if self.jpeg:
@@ -230,11 +234,14 @@ class _UnfinishedPack:
             file of its own, and none resumes.
     """
 
-    def __init__(self, source: Source, side: int, path: Path, jpeg: int | None, is_held: bool = True):
-        self.source, self.side, self.path, self.jpeg = source, side, path, jpeg
+    def __init__(self, source: Source, side: int, path: Path, options: PackOptions, is_held: bool = True):
+        self.source, self.side, self.path, self.jpeg = source, side, path, options.jpeg
+        self.squares = options.squares
         name = path.name if is_held else f"{path.name}.{secrets.token_hex(4)}"
         self.part, self.log = (path.with_name(f"{name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
         self.metadata = {"version": VERSION, "name": source.name, "classes": source.classes, "side": side}
+        if self.squares != Squares():
+            self.metadata["squares"] = vars(self.squares)
         # As JSON in JSON it takes at most twice its size, and the fields take less than 2 KB.
         self.header_size = 64 * (len(json.dumps(self.metadata)) // 32 + 33)
         self.checksums, self.lengths = array("I"), array("q")
@@ -250,7 +257,7 @@ class _UnfinishedPack:
         return len(self.checksums)
 
     def task(self) -> _StoreSquare:
-        return _StoreSquare(self.source.reader, self.side, self.jpeg, self.part, self.header_size)
+        return _StoreSquare(self.source.reader, self.side, self.squares, self.jpeg, self.part, self.header_size)
 
     def allocate(self) -> None:
         """Reserve the disk space, so that a full disk is noticed now; the size of JPEG files is not known yet."""

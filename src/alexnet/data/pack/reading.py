@@ -21,6 +21,7 @@ from PIL import Image
 from ...device import processors
 from ..source import SPLITS
 from ..storage.string_table import StringTable
+from .resizing import Squares
 
 VERSION = 3
 """Changes when the same source would make other pixels or fields."""
@@ -104,6 +105,7 @@ class Pack:
     """Those of them that the system was to blame for, so that they may be readable now."""
     checksum: int
     """CRC-32 of names, classes, labels, splits and image checksums; independent of where the images are stored."""
+    squares: Squares = Squares()
 
     @property
     def side(self) -> int:
@@ -142,6 +144,7 @@ def open_pack(path: Path) -> Pack:
         unreadable={index: why[0] if isinstance(why, list) else why for index, why in unread.items()},
         passing=frozenset(index for index, why in unread.items() if isinstance(why, list)),
         checksum=zlib.crc32(repr((metadata["classes"], metadata["tables"])).encode()),
+        squares=Squares(**metadata.get("squares", {})),
     )
     count = len(pack.labels)
     sample = np.unique(np.linspace(0, count - 1, VERIFIED_IMAGES).astype(np.int64)) if count else []

@@ -5,7 +5,9 @@ identical and packing is limited by decoding.
 """
 
 import functools
+from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,16 +16,30 @@ from ...kernels import library
 
 ORIENTATION = 0x0112
 """The EXIF tag for the orientation of an image."""
+DEEP_MODES = ("I", "F")
+"""Begin Pillow's modes of gray with more than eight bits."""
+Aspect = Literal["crop", "squash", "pad"]
 _REACH = 2
 """Radius of the bicubic filter, in pixels of the smaller of the two images."""
 _FRACTION_BITS = 22
 """Bits after the point of Pillow's fixed-point weights."""
 
 
-def stored_square(image: Image.Image, side: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Squares:
+    """How images become squares of eight bits."""
+
+    aspect: Aspect = "crop"
+    """The central square; or all of the image, squashed, or padded with black."""
+    white: float | None = None
+    """What becomes white in gray of more than eight bits: 4096 in images of 12 bits (default: 65536; 1 for floats, or
+    256 if one of them is above 1)."""
+
+
+def stored_square(image: Image.Image, side: int, squares: Squares = Squares()) -> np.ndarray:
     """An image as it is stored: upright by its EXIF tag, RGB, shorter side resized to `side`, central square.
 
-    Transparent parts become white; 16-bit gray keeps its upper eight bits; of an animation the first frame is used.
+    Transparent parts become white; deep gray is divided by its white; of an animation the first frame is used.
 
     Returns:
         (side, side, 3), uint8.
@@ -31,23 +47,35 @@ def stored_square(image: Image.Image, side: int) -> np.ndarray:
     image.load()
     if image.getexif().get(ORIENTATION, 1) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode.startswith(DEEP_MODES):
+        values = np.nan_to_num(np.asarray(image, np.float64))
+        white = squares.white or (65536 if image.mode != "F" else 1 if values.max() <= 1 else 256)
+        image = Image.fromarray(np.floor(values * (256 / white)).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return resize_center(image if image.mode == "RGB" else image.convert("RGB"), side)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if squares.aspect == "pad":
+        longer = max(image.size)
+        size = max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer))
+        square = Image.new("RGB", (side, side))
+        square.paste(image.resize(size, Image.Resampling.BICUBIC), ((side - size[0]) // 2, (side - size[1]) // 2))
+        return np.asarray(square)
+    return resize(image, side, *(image.size if squares.aspect == "squash" else (min(image.size),) * 2))
 
 
-def resize_center(image: Image.Image, side: int) -> np.ndarray:
-    """The central square of an RGB image, resized to (side, side, 3), uint8: first along the rows, then the columns."""
-    shorter = min(image.size)
-    left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
+def resize(image: Image.Image, side: int, width: int, height: int) -> np.ndarray:
+    """The center of an RGB image, resized to (side, side, 3), uint8: first along the rows, then the columns.
+
+    Args:
+        width, height: of the center, pixels of the image.
+    """
+    left, top = (image.width - width) / 2, (image.height - height) / 2
     if library() is None:  # in two calls, because versions of Pillow differ in which direction comes first
-        image = image.resize((side, image.height), Image.Resampling.BICUBIC, (left, 0, left + shorter, image.height))
-        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, (0, top, side, top + shorter)))
+        image = image.resize((side, image.height), Image.Resampling.BICUBIC, (left, 0, left + width, image.height))
+        return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC, (0, top, side, top + height)))
     pixels, square = np.asarray(image), np.empty((side, side, 3), np.uint8)
-    weights = _weights(image.width, left, shorter, side), _weights(image.height, top, shorter, side)
+    weights = _weights(image.width, left, width, side), _weights(image.height, top, height, side)
     horizontal, vertical = ((*(array.ctypes.data for array in arrays), arrays[2].shape[1]) for arrays in weights)
     if not library().resize(pixels.ctypes.data, square.ctypes.data, image.width, side, *horizontal, *vertical):
         raise MemoryError(f"no memory to resize an image of {image.width} × {image.height}")

@@ -57,6 +57,7 @@ def detect_source(
     track: Track | None = None,
     skip_folder: SkipFolder | None = None,
     maps: LabelMaps = LabelMaps(),
+    val_fraction: float | None = None,
 ) -> Source:
     """A data set, with its errors in `findings`.
 
@@ -64,6 +65,7 @@ def detect_source(
         data: "emoji", a path, a URL, or images in memory.
         split_seed: of splits that are missing, which are held out from train.
         maps: label files that the user named.
+        val_fraction: how much of each class is held out for a split; a tenth if None.
 
     Raises:
         ValueError: there is no data set of a known layout, or it cannot be read.
@@ -78,7 +80,7 @@ def detect_source(
             source = opener.open(data)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
         raise ValueError(f"{redact(str(data))} cannot be read: {error}") from error
-    splits = hold_out(source.names, source.labels, source.splits, split_seed)
+    splits = hold_out(source.names, source.labels, source.splits, split_seed, val_fraction or 0.1)
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
     arguments = "" if isinstance(data, InMemory) else shlex.join(redact(str(word)) for word in words)
