@@ -102,14 +102,14 @@ class AlexNet(nn.Module):
     def _accepted(self, images: Tensor) -> Tensor:
         """The images in the memory format in which convolutions are fastest: channels last.
 
-        Activations then have it, too. The weights are contiguous, as most tools expect; torch reorders them in any
-        case.
+        Activations then have it, too, unless somebody looks: tools that read them by their strides, such as Opacus,
+        take them for contiguous. The weights are contiguous, as most tools expect; torch reorders them in any case.
         """
         if images.dim() != 4:
             self._check_shape(tuple(images.shape))
         if self.image_range and not self.training:
             self._check_range(images)
-        if images.stride(1) == 1:
+        if images.stride(1) == 1 or are_watched(self.children()):
             return images
         rows = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         return rows.permute(0, 3, 1, 2)
