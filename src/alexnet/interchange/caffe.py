@@ -238,8 +238,7 @@ def _steps(chain: list[tuple]) -> list[Step]:
             ones = np.ones(len(mean))
             arrays = {"weight": ones, "bias": 0 * ones, "running_mean": mean, "running_var": variance}
         elif arrays:
-            arrays = {"bias": np.zeros(len(arrays["weight"]), np.float32), **arrays}
-            arrays["bias"] = arrays["bias"].reshape(-1)
+            arrays["bias"] = arrays.get("bias", np.zeros(len(arrays["weight"]), np.float32)).reshape(-1)
         steps.append(Step(layer.name, operation, arrays))
     first = next((index for index, step in enumerate(steps) if isinstance(step.operation, Layer)), -1)
     return [_red_first(step) if index <= first else step for index, step in enumerate(steps)]

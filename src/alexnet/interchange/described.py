@@ -88,7 +88,8 @@ def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) 
         elif _changes_nothing(operation, rows[-1].then):
             continue
         elif operation.prefix in {each.prefix for each in rows[-1].then}:
-            raise ValueError(f"{step.name} is a second {operation.label} after {rows[-1].name}, which is not supported")
+            second = f"{step.name} ({operation.label}) is a second {operation.prefix}"
+            raise ValueError(f"{second} after {rows[-1].name}, which is not supported")
         else:
             rows[-1] = replace(rows[-1], then=(*rows[-1].then, operation))
         if not isinstance(operation, Dropout):
