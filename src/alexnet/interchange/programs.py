@@ -1,8 +1,8 @@
 """A network as a program for other runtimes: an ONNX file, or a file of torch.export.
 
-Both are made from one form of the network, a sequence of its layers in their declared order in which normalizations are
-standard operations, so that neither this package nor its kernels are needed to run the file. Both carry the class names
-and the preprocessing, as JSON. An ONNX file can be read back as the same network.
+Both are made from a sequence of the network's layers in their declared order. Normalizations become standard operations
+(`normalization/exported.py`), so that neither this package nor its kernels are needed to run the file. Both carry the
+class names and the preprocessing, as JSON. An ONNX file can be read back as the same network.
 """
 
 import base64
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
-from ..model.layers import ResponseNorm, SpatialResponseNorm
 from .protobuf import parse
 
 OPSET, IR_VERSION = 18, 8
@@ -163,10 +161,7 @@ def _export_form(bundle: ModelBundle, preprocessing: bool) -> tuple[OrderedDict[
     """Layers by name, in evaluation mode on the CPU, and an example of the images that the first one takes."""
     network = deepcopy(bundle.network).cpu().eval().to(memory_format=torch.contiguous_format)
     example = torch.zeros(2, network.in_channels, network.input_size, network.input_size)
-    layers = OrderedDict()
-    for name, module in network.named_modules(remove_duplicate=False):  # a module that is used twice is two layers
-        if name and "." not in name:
-            layers[name] = STANDARD[type(module)](module.norm, ()) if type(module) in STANDARD else module
+    layers = OrderedDict((name, module) for name, module in network._modules.items() if module is not None)
     if preprocessing:
         side = bundle.preprocessing.stored_size
         example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
@@ -180,33 +175,3 @@ class _AllActivations(nn.Sequential):
         for layer in self:
             activations.append(layer(activations[-1]))
         return tuple(activations[1:])
-
-
-class _StandardResponseNorm(ResponseNorm):
-    """ONNX's operator LRN, which divides alpha by its window as ours does."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.norm.groups == 1:
-            return self._normalized(x)
-        return torch.cat([self._normalized(tower) for tower in x.chunk(self.norm.groups, 1)], 1)
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        size, alpha, beta, k = self.norm.size, float(self.norm.divided_alpha), self.norm.beta, float(self.norm.k)
-        if not torch.onnx.is_in_onnx_export() or size % 2 == 0:  # ONNX's even windows lie one channel further
-            return F.local_response_norm(x, size, alpha, beta, k)
-        attributes = {"size": size, "alpha": alpha, "beta": beta, "bias": k}
-        return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
-
-
-class _StandardSpatialNorm(SpatialResponseNorm):
-    """Without `divisor_override`, which `torch.onnx.export` ignores."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        norm = self.norm
-        before, after = norm.size // 2, norm.size - 1 - norm.size // 2
-        mean_square = F.avg_pool2d(F.pad(x * x, (before, after, before, after)), norm.size, stride=1)
-        return x * (norm.k + norm.alpha * mean_square) ** -norm.beta
-
-
-STANDARD = {ResponseNorm: _StandardResponseNorm, SpatialResponseNorm: _StandardSpatialNorm}
-"""The same normalizations in torch's own operations."""

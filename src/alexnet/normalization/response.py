@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import has_triton
-from . import cpu, plain
+from . import cpu, exported, plain
 
 
 def response_norm(
@@ -42,6 +42,8 @@ def response_norm(
     _check(x, size, k)
     if groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
+    if exported.is_leaving():
+        return exported.response_norm(x, size, alpha, beta, k, groups, relu)
     return torch.ops.alexnet.response_norm(x, size, alpha / size, beta, k, groups, relu)
 
 
@@ -61,6 +63,8 @@ def spatial_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.
         ValueError: x has another shape, size < 1, or k <= 0.
     """
     _check(x, size, k)
+    if exported.is_leaving():
+        return exported.spatial_norm(x, size, alpha, beta, k)
     return torch.ops.alexnet.spatial_norm(x, size, alpha / size**2, beta, k)
 
 
