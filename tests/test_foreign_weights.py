@@ -656,6 +656,32 @@ def torchvision_state(prefix=""):
     return state
 
 
+@pytest.mark.parametrize("form", ["zip", "safetensors"])
+def test_a_wrapper_around_a_part_is_removed(form, tmp_path):
+    """PyTorch's ImageNet example wraps `features` alone, and so does the network of Places365."""
+    state = {name.replace("features.", "features.module."): each for name, each in torchvision_state().items()}
+    _, report = import_weights(save(state, tmp_path / "net", form))
+    assert report.recognized == "by torchvision's names of layers" and report.new == report.skipped == ()
+
+
+@pytest.mark.parametrize("form", ["zip", "safetensors"])
+def test_a_sequential_for_each_layer(form, tmp_path):
+    """As in tutorials: layer1 … layer5, fc, fc1 and fc2."""
+    modules = OrderedDict()
+    for each in numbered("bn relu pool").c.children():
+        if isinstance(each, nn.Conv2d):
+            modules[f"layer{len(modules) + 1}"] = nn.Sequential()
+        modules[f"layer{len(modules)}"].append(each)
+    connected = list(numbered().f)
+    modules["flatten"] = connected[0]
+    modules["fc"] = nn.Sequential(connected[3], connected[1], connected[2])
+    modules["fc1"] = nn.Sequential(connected[6], connected[4], connected[5])
+    modules["fc2"] = nn.Sequential(connected[7])
+    theirs = shaken(nn.Sequential(modules))
+    imported, _ = import_weights(save(theirs.state_dict(), tmp_path / "net", form), "dense", input_size=SIDE)
+    assert_scores(imported, theirs)
+
+
 PREFIXES = ("alexnet.", "encoder.", "module.model.", "_orig_mod.module.", "feature_extractor.", "a.b.")
 
 

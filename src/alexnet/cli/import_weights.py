@@ -24,12 +24,14 @@ def import_weights(
             caffenet, a URL or hf://OWNER/REPO.
         output: Folder for the classifier, which evaluate, predict and export accept.
         variant: Network of the weights; `alexnet describe` lists them (default: detected from the file).
-        classes: File with the class names, one per line or as JSON (default: those in the file; else ImageNet's if
-            there are 1,000, else indices).
-        mean: Mean subtracted from pixels of 0 ... 255: red, green, blue, or a mean image (.binaryproto, .npy).
-        std: Standard deviation by which they are then divided: red, green, blue.
+        classes: File with the class names: one per line, perhaps with their indices, JSON, YAML or CSV (default: those
+            in the file; else ImageNet's if there are 1,000, else indices).
+        mean: Mean subtracted from pixels of 0 ... 255: red, green, blue, or a mean image (.binaryproto, .npy)
+            (default: the file's; if it has none, a guess, which the report says).
+        std: Standard deviation by which they are then divided: red, green, blue (default: the file's).
         input_size: Side of the images that the network sees, pixels (default: the file's, or the network's own).
-        partial: Load the layers that fit and initialize the others (strict=False).
+        partial: Load the layers that fit, initialize those that are missing, and leave out what has no place
+            (strict=False).
     """
     from ..classifier import Classifier
     from ..console import console, print_facts, progress_bar

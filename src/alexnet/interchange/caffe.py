@@ -100,13 +100,17 @@ message NetParameter {
 _message_classes, _parse = partial(message_classes, "Caffe", SCHEMA), partial(parse, "Caffe", SCHEMA)
 V1_TYPES = {
     **{1: "Accuracy", 4: "Convolution", 5: "Data", 6: "Dropout", 8: "Flatten", 9: "HDF5Data", 12: "ImageData"},
-    **{14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split"},
-    **{23: "TanH", 24: "WindowData", 29: "MemoryData", 32: "DummyData", 36: "Silence"},
+    **{13: "InfogainLoss", 14: "InnerProduct", 15: "LRN", 16: "MultinomialLogisticLoss", 17: "Pooling", 18: "ReLU"},
+    **{20: "Softmax", 21: "SoftmaxWithLoss", 22: "Split", 23: "TanH", 24: "WindowData", 28: "HingeLoss"},
+    **{29: "MemoryData", 30: "ArgMax", 32: "DummyData", 36: "Silence"},
 }
 """Types of layers before 2015, which were numbers."""
 SOURCES = ("Data", "DummyData", "HDF5Data", "ImageData", "Input", "MemoryData", "WindowData")
 """Types of layers that give images."""
-IGNORED = ("Accuracy", "Flatten", "Silence", "Softmax", "SoftmaxWithLoss", "Split")
+IGNORED = (
+    *("Accuracy", "ArgMax", "Flatten", "HingeLoss", "InfogainLoss", "MultinomialLogisticLoss", "Silence", "Softmax"),
+    *("SoftmaxWithLoss", "Split"),
+)
 """Types of layers that change nothing between an image and the scores."""
 BLOBS = {"BatchNorm": (3,), "Convolution": (1, 2), "InnerProduct": (1, 2), "Scale": (1, 2)}
 """How many arrays a layer may have, if not none."""

@@ -55,6 +55,8 @@ class Model:
     def read(self, model: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
         """Read the layers of a model, and those of the models in it."""
         counts: dict[str, int] = {}
+        if (built := isinstance(model["config"], Mapping) and model["config"].get("build_input_shape")) and not path:
+            self._set_input(built)
         for layer, inbound in _chain(model):
             kind, config = layer["class_name"], layer.get("config", {})
             name = str(config.get("name", layer.get("name", kind)))

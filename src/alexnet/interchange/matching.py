@@ -323,10 +323,10 @@ def _renamed(architecture: Architecture, tensors: dict[str, Tensor]) -> dict[str
 
 
 def _fits(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
-    """Whether the tensors have the variant's own shapes, but for the number of classes and of color channels."""
+    """Whether the layers have the variant's own shapes, but for the number of classes and of color channels."""
     tensors = _renamed(architecture, tensors)
     last = tensors.get(f"{architecture.layers[-1].name}.weight")
-    if last is None or not len(last):
+    if last is None or not len(last) or len(_rows(tensors)) != len(architecture.layers):
         return False
     shapes = _shapes(architecture, len(last), _channels(architecture, tensors))
     shapes = {name: shape for name, shape in shapes.items() if not name.endswith(COUNTERS)}

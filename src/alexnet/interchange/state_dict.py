@@ -26,6 +26,8 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
 WRAPPERS = r"^((module|_orig_mod|model|network|net|backbone|encoder|alexnet|attacker|state_dict)\.)+"
 """What wrappers put before names: DataParallel, torch.compile, Lightning, robustness and others."""
+INSIDE = r"(?<=\.)(module|_orig_mod)\."
+"""What DataParallel and torch.compile put into names, where only a part of a network is wrapped."""
 FIRST = ("features.0.weight", "conv1.weight")
 """Usual names of the first weights; whatever stands before them stands before the others, too."""
 CHECKPOINT_KEYS = (
@@ -154,14 +156,14 @@ def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFi
 
 def _shortener(names: Iterable[str]) -> Callable[[str], str]:
     """What removes the prefixes from names."""
-    stripped = [re.sub(WRAPPERS, "", name) for name in names]
+    stripped = [re.sub(WRAPPERS, "", re.sub(INSIDE, "", name)) for name in names]
     before = {name.removesuffix(first) for name in stripped for first in FIRST if f".{name}".endswith(f".{first}")}
     if not before:
         parts = zip(*(name.split(".")[:-2] for name in stripped), strict=False)
         before = {"".join(f"{part[0]}." for part in takewhile(lambda part: len({*part}) == 1, parts))}
 
     def short(name: str) -> str:
-        name = re.sub(WRAPPERS, "", name)
+        name = re.sub(WRAPPERS, "", re.sub(INSIDE, "", name))
         return name.removeprefix(max((each for each in before if name.startswith(each)), key=len, default=""))
 
     return short

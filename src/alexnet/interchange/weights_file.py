@@ -132,9 +132,10 @@ def channels_first(layers: Layers, is_sorted: bool = False) -> Layers:
     return converted
 
 
-def numbers_as_numbers(name: str) -> list[str | int]:
-    """A key that sorts b9 before b10."""
-    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", name))]
+def numbers_as_numbers(name: str) -> list[list[str | int]]:
+    """A key that sorts b9 before b10, and fc.1 before fc1.1."""
+    pieces = (re.split(r"([0-9]+)", part) for part in name.split("."))
+    return [[int(piece) if index % 2 else piece for index, piece in enumerate(each)] for each in pieces]
 
 
 def swap_colors(layers: Layers) -> Layers:
