@@ -64,10 +64,10 @@ def meaning_of_integers(
         classes: names of the classes in the order of their indices.
     """
     by_number = {str(int(name)): name for name in classes if name.isdecimal()}
-    if 2 * sum(label in classes for label in labels) >= len(labels):
-        return {label: label for label in labels}, ""
     if len(by_number) == len(classes) and 2 * sum(str(int(label)) in by_number for label in labels) >= len(labels):
         return {label: by_number.get(str(int(label)), label) for label in labels}, ""
+    if 2 * sum(label in classes for label in labels) >= len(labels):
+        return {label: label for label in labels}, ""
     indices = {label: int(label) for label in labels}
     least, most = min(indices.values()), max(indices.values())
     if least == 1 and most == len(classes):

@@ -95,12 +95,15 @@ def read_labels(
         NoLabels: it does not look like a label file.
         LabelFileError: it is damaged; the message has its name and the line.
     """
+    text, encoding, bad_byte = _decoded(content)
     try:
-        text, encoding = _decoded(content)
         parsed = _parse(PurePosixPath(name), text, _Known(knows_image, classes))
+        if bad_byte:
+            raise bad_byte
     except LabelFileError as error:
+        error = bad_byte if bad_byte and not isinstance(error, NoLabels) else error
         error.args = (f"{name}{error}",)
-        raise
+        raise error from None
     if isinstance(parsed, dict):
         return LabelFile(name, indices=parsed, encoding=encoding)
     return LabelFile(name, tuple(parsed), encoding=encoding)
@@ -119,18 +122,19 @@ class _Known:
         return bool(first) and sum(isinstance(key, str) and self.image(key) for key in first) * 2 >= len(first)
 
 
-def _decoded(content: bytes) -> tuple[str, str]:
-    """Text and its encoding: UTF-8, UTF-16 with its mark, or else Windows-1252, as Excel writes it."""
+def _decoded(content: bytes) -> tuple[str, str, LabelFileError | None]:
+    """Text, its encoding (UTF-8, UTF-16 with its mark, or Windows-1252, as Excel writes it), and what is wrong."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         with contextlib.suppress(UnicodeDecodeError):
-            return content.decode("utf-16"), "UTF-16"
+            return content.decode("utf-16"), "UTF-16", None
     try:
-        return content.decode("utf-8-sig"), "UTF-8"
+        return content.decode("utf-8-sig"), "UTF-8", None
     except UnicodeDecodeError as error:
         with contextlib.suppress(UnicodeDecodeError):
-            return content.decode("cp1252"), "Windows-1252"
+            return content.decode("cp1252"), "Windows-1252", None
         line = content[: error.start].count(b"\n") + 1
-        raise LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line) from None
+        problem = LabelFileError(f"label files must be UTF-8, but byte {error.start:,} is not", line)
+        return content.decode("latin-1"), "", problem
 
 
 def is_text(string: str) -> bool:
