@@ -27,13 +27,20 @@ from alexnet.data.check import check_source
 from alexnet.data.pack import packing
 from alexnet.data.pack.packing import PackOptions, make_pack
 from alexnet.data.sources import idx
-from alexnet.data.sources.detection import detect_source
+from alexnet.data.sources.detection import detect_source, open_source
 from alexnet.runs.run import Run
 
 TIMES = int(os.environ.get("ALEXNET_DAMAGE", "1"))
 CASES: dict[str, int] = {}
 """How many cases each test runs."""
 LONGEST_MESSAGE = 10_000
+
+
+def raise_errors(source):
+    """What `open_source` does with what it detects."""
+    for finding in source.findings:
+        if finding.level == "error":
+            raise ValueError(finding.text)
 
 
 def cases(count):
@@ -200,7 +207,7 @@ class Outcomes:
             report = check_source(source, 8, PackOptions(workers=1))
             assert report.checked == len(source) == len(source.names) == len(source.labels)
             assert not len(source) or 0 <= source.labels.min() <= source.labels.max() < len(source.classes)
-            source.raise_errors()
+            raise_errors(source)
             packed = make_pack(source, 8, options=PackOptions(workers=1))
             assert all(reason for reason in packed.unreadable.values()) and len(packed.names) == len(source)
             self.read += 1
@@ -519,7 +526,7 @@ LOOK = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 from alexnet.data import check
-from alexnet.data.sources.detection import detect_source
+from alexnet.data.sources.detection import detect_source, open_source
 check.EXAMPLES = 10
 for root in sys.argv[2:]:
     try:
@@ -749,7 +756,7 @@ def test_names_of_any_bytes(classes):
         (classes / file).unlink()
     os.rename(classes / "cat", os.fsencode(classes) + b"/c\xffat")
     with pytest.raises(ValueError, match=r"root: the name of folder b'c\\xffat' is not UTF-8; rename the folder"):
-        detect_source(classes).raise_errors()
+        open_source(classes)
 
 
 def test_long_names(classes):

@@ -72,7 +72,7 @@ def detect_source(
     """
     data = hold(data, track)
     try:
-        location, label_files = location_of(data), _given_files(maps)
+        label_files = _given_files(maps)
         if isinstance(data, InMemory):
             source = memory_source(data, label_files)
         else:
@@ -84,7 +84,7 @@ def detect_source(
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
     arguments = "" if isinstance(data, InMemory) else shlex.join(redact(str(word)) for word in words)
-    return replace(source, splits=splits, location=location, arguments=arguments)
+    return replace(source, splits=splits, location=location_of(data), arguments=arguments)
 
 
 @dataclass(frozen=True)
