@@ -1,22 +1,29 @@
 """What machines and accidents do: folders with unlucky names, disks that come back, processes that end, no locks."""
 
 import errno
+import http.server
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
-from conftest import write_colors
+from conftest import fit, write_colors
 
-from alexnet import files
+from alexnet import Classifier, files, session
 from alexnet.cli import main
 from alexnet.data.check import check_source
 from alexnet.data.pack import packing, workers
 from alexnet.data.pack.packing import PackOptions, make_pack
+from alexnet.data.pack.statistics import pack_statistics
 from alexnet.data.sources.detection import open_source
 from alexnet.files import atomic_write, remove_abandoned
+from alexnet.runs.run import Run
 
 needs_root_to_be_absent = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
@@ -184,6 +191,7 @@ def flock(*arguments):
 
 fcntl.flock = flock
 from alexnet.data.pack.packing import make_pack
+from alexnet.data.pack.statistics import pack_statistics
 from alexnet.data.sources.detection import open_source
 
 print(make_pack(open_source(sys.argv[1]), 32, Path(sys.argv[2])).images[:].any((1, 2, 3)).all())
@@ -263,3 +271,88 @@ def test_the_cache_is_in_the_home_that_its_name_says(monkeypatch, tmp_path):
     monkeypatch.setenv("ALEXNET_CACHE", "")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert files.cache_folder() == tmp_path / ".cache" / "alexnet"
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    bodies: ClassVar = []
+    log_message = lambda *_: None  # noqa: E731
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()  # without Content-Length: nobody knows whether it is whole
+        self.wfile.write(self.bodies.pop(0))
+
+
+@pytest.mark.parametrize("wrong", ["a login page", "half of it"])
+def test_a_wrong_download_is_asked_for_again(folder, tmp_path, wrong):
+    content = Path(shutil.make_archive(tmp_path / "photos", "zip", folder)).read_bytes()
+    Server.bodies = [{"a login page": b"<html>Please log in", "half of it": content[:3000]}[wrong], content]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/photos.zip"
+        with pytest.raises(ValueError, match=r"(must be a zip|cannot be read as an arch).*; removed, so that the next"):
+            open_source(url)
+        assert len(open_source(url)) == len(open_source(url)) == 60
+        server.shutdown()
+
+
+def harmed(content):
+    return [b"", content[:-20], content[:100], b"junk" * 50, content[:300] + b"\xff" + content[301:]]
+
+
+@pytest.mark.parametrize("kind", ["the list of an archive", "a decompressed archive", "statistics"])
+def test_damaged_files_of_the_cache_are_made_anew(folder, tmp_path, kind):
+    archive = shutil.make_archive(tmp_path / "photos", "gztar", folder)
+    packed = make_pack(open_source(archive), 8)
+    intact = vars(pack_statistics(packed))
+    pattern = {"statistics": "packs/*.statistics.safetensors", "the list of an archive": "archives/*.npz"}
+    (path,) = files.cache_folder().glob(pattern.get(kind, "archives/*.tar"))
+    content = path.read_bytes()
+    for damage in harmed(content)[: 3 if kind == "a decompressed archive" else None]:
+        path.write_bytes(damage)
+        source = open_source(archive)
+        assert len(source) == 60 and source.open(0).size == (40, 36)
+        assert all((intact[name] == array).all() for name, array in vars(pack_statistics(packed)).items())
+    assert path.read_bytes() == content or kind != "statistics"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: you tried to allocate 8 bytes"), MemoryError()])
+def test_what_was_learned_is_not_lost_when_the_evaluation_fails(folder, tmp_path, monkeypatch, error, capsys):
+    def evaluate(*arguments, **named):
+        raise error
+
+    command = ["train", str(folder), "--epochs", "1", "--variant", "cifar-18", "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(session, "write_report", evaluate)
+        main(command)
+    message = capsys.readouterr().err
+    assert "last.safetensors has the trained network, but it could not be evaluated" in message
+    assert f"To try that again: --resume --output {tmp_path / 'run'}" in message and "Traceback" not in message
+    main(["train", str(folder), "--resume", "--output", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_run_survives_that_its_record_is_removed_meanwhile(folder, tmp_path):
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    fit(classifier, folder, 2, (tmp_path / "run" / "run.json").unlink, epochs=1, output=tmp_path / "run")
+    assert Run(tmp_path / "run").record()["results"]
+
+
+@pytest.mark.parametrize("line", ["text.usetex: True", 'axes.prop_cycle: cycler("color", [])', "font.size: -3"])
+def test_the_report_obeys_no_style_of_the_folder(folder, tmp_path, line):
+    (tmp_path / "matplotlibrc").write_text(f"{line}\n")
+    command = [sys.executable, "-m", "alexnet", "train", str(folder), "--epochs", "1", "--variant", "cifar-18"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and list(tmp_path.glob("runs/*/report.html")), done.stderr[-1000:]
+
+
+@linux
+def test_names_that_are_not_utf_8_stop_nothing(folder, tmp_path):
+    os.rename(folder / "red" / "00.png", os.fsencode(folder) + b"/red/br\xf6ken.png")
+    with open(os.fsencode(folder) + b"/red/br\xf6ken.png", "wb") as file:
+        file.write(b"\x89PNG")
+    for encoding in ("utf-8:strict", "latin-1:strict", "ascii:strict"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "200"}
+        command = [sys.executable, "-m", "alexnet", "check", str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True)
+        assert done.returncode == 0 and rb"red/br\udcf6ken.png" in done.stdout, done.stderr

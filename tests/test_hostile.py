@@ -3,18 +3,27 @@
 import io
 import json
 import os
+import shutil
+import socket
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from conftest import write_colors
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import alexnet
 from alexnet.cli import main
+from alexnet.data.sources.detection import open_source
+from alexnet.data.sources.memory import location_of
 from alexnet.data.storage import image_formats
 from alexnet.data.storage.download import redact
 from alexnet.data.storage.image_formats import open_image
+from alexnet.model import bundle as bundle_module
 from alexnet.preprocessing.images import stored_image
 from alexnet.specs.names import csv_cell, from_csv_cell, printable
 from alexnet.specs.operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
@@ -228,3 +237,147 @@ def test_what_is_no_address_is_named_without_its_password(url, capsys):
         main(["check", url])
     error = capsys.readouterr().err
     assert "is not a web address: " in error and "Traceback" not in error and "a:b" not in error
+
+
+# A run folder.
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run on three colors, one epoch."""
+    root = tmp_path_factory.mktemp("runs")
+    classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(write_colors(root / "colors", 8), epochs=1, batch_size=8, output=root / "run", verbose=False)
+    return root
+
+
+WRONG = [None, 3, -1, 1.5, NAN, True, "x", "../../x", [], ["x"], {}, {"is": "Conv"}, [[]], "x" * 100_000]
+FIELDS = ["data", "recipe", "architecture", "weights", "jpeg", "pretrained", "labels", "results", "changed", "seed"]
+FIELDS += [
+    "device",
+    "precision",
+    "micro_batch",
+    "variant",
+    "images",
+    "versions",
+    "log",
+    "checkpoint_minutes",
+    "augment",
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_run_of_other_types_is_refused_by_name(finished, tmp_path, field, capsys):
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    record["data"] = str(tmp_path / "nowhere")
+    for value in WRONG:
+        (run / "run.json").write_text(json.dumps(record | {field: value}))
+        resuming = ["train", str(tmp_path / "nowhere"), "--resume", "--output", str(run)]
+        for command in (["evaluate", str(run)], *([resuming] if value in (3, None) else [])):
+            with pytest.raises(SystemExit):
+                main(command)
+            error = capsys.readouterr().err
+            assert error.startswith("alexnet: ") and "Traceback" not in error and len(error) < 5000, (value, error)
+
+
+def test_nothing_in_a_run_leads_out_of_it(finished, tmp_path, capsys):
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    del record["results"]
+    (run / "run.json").write_text(json.dumps(record))
+    (tmp_path / "thesis.png").write_text("precious")
+    (run / "curves.png").unlink()
+    (run / "curves.png").symlink_to(tmp_path / "thesis.png")
+    with pytest.raises(SystemExit):
+        main(["train", str(finished / "colors"), "--resume", "--output", str(run)])
+    assert "curves.png is a link out of the run" in capsys.readouterr().err
+    assert (tmp_path / "thesis.png").read_text() == "precious"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/phone-home.zip", "hf://datasets/somebody/home", "s3://x/y"])
+def test_evaluation_asks_no_address_that_only_the_run_names(finished, tmp_path, url, capsys, monkeypatch):
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"data": url}))
+    monkeypatch.setattr(socket, "create_connection", None)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run)])
+    assert f"was trained on {url}, which is fetched only if it is given as data" in capsys.readouterr().err
+
+
+def test_passwords_and_tokens_of_addresses_are_not_recorded():
+    secret = "https://anna:s3cret@host/photos.zip?X-Amz-Signature=TOKEN#sha256=" + "0" * 64
+    assert location_of(secret) == "https://host/photos.zip?…"
+    with pytest.raises(ValueError, match=r"^https://host/photos.zip\?… cannot be downloaded") as raised:
+        open_source(secret)
+    assert "s3cret" not in str(raised.value) and "TOKEN" not in str(raised.value)
+
+
+# Files of weights.
+
+
+def with_header(source, target, change):
+    """A file of our own with facts changed, and checksums that fit."""
+    with safe_open(source, "pt") as opened:
+        header, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    facts = json.loads(header["alexnet"])
+    change(facts, tensors)
+    header["alexnet"] = json.dumps(facts)
+    header["sums"] = json.dumps({name: bundle_module._checksum(tensor) for name, tensor in tensors.items()})
+    header.pop("head")
+    save_file(tensors, target, header | {"head": bundle_module._header_checksum(header)})
+    return target
+
+
+def put(*path):
+    *path, last, value = path
+
+    def change(facts, tensors):
+        for key in path:
+            facts = facts[key]
+        facts[last] = value
+
+    return change
+
+
+def put_tensor(name, value):
+    return lambda facts, tensors: tensors.update({name: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(put_tensor("preprocessing.mean", torch.zeros(shape)) for shape in ((0,), (3,), (2, 1, 1), (31, 31, 3))),
+        *(put_tensor("preprocessing.std", torch.tensor(value)) for value in ([], [1.0], [0.0, 1, 1], [NAN, 1, 1])),
+        put_tensor("preprocessing.mean", torch.full((1, 1, 3), INFINITY)),
+        put_tensor("conv1.bias", torch.full((32,), NAN)),
+        *(put("stored_size", value) for value in (20_000_000, "32", None, -1, 8)),
+        *(put("crop_size", value) for value in (64, None, 0)),
+        *(put("input_size", value) for value in (10**12, 0, "x")),
+        *(put("in_channels", value) for value in (0, 10**9, "3")),
+        *(put("classes", value) for value in ([], [[1], [2], [3]], 3, None, {"a": 1}, ["a"] * 1_000_000)),
+        *(put("architecture", value) for value in (None, [], {"is": "Pool"}, {"is": "PaperDecay"}, "small")),
+        *(put("architecture", "layers", value) for value in ([], None, 3, [{"is": "Pool"}], ["conv1"])),
+        *(put("architecture", "layers", 0, "stride", value) for value in (0, -1, 10**13, "2", None, True)),
+        *(put("architecture", "layers", 0, "kernel", value) for value in (0, 10**13, NAN)),
+        *(put("architecture", "spatial_norm", "size", value) for value in (0, 2 * 10**9, NAN)),
+        *(put("architecture", "spatial_norm", name, NAN) for name in ("k", "beta", "alpha")),
+        *(put("flip", value) for value in (3, "yes", [])),
+        put("aligned", None),
+    ],
+)
+def test_a_file_in_our_own_format_is_checked_before_it_is_built(finished, tmp_path, change, capsys):
+    file = with_header(finished / "run" / "last.safetensors", tmp_path / "x.safetensors", change)
+    with pytest.raises(SystemExit):
+        main(["predict", str(file), str(finished / "colors" / "red" / "00.png"), "--device", "cpu"])
+    error = capsys.readouterr().err
+    assert error.startswith(f"alexnet: {file}: ") and len(error) < 1000 and error.count("\n") == 1, error
+
+
+def test_weights_that_are_too_large_name_the_layer(finished, tmp_path, capsys):
+    change = put_tensor("conv2.weight", torch.full((32, 32, 5, 5), 3e38))
+    file = with_header(finished / "run" / "last.safetensors", tmp_path / "x.safetensors", change)
+    with pytest.raises(SystemExit):
+        main(["predict", str(file), str(finished / "colors" / "red" / "00.png"), "--device", "cpu"])
+    assert "alexnet: conv2 gives values that are not finite" in capsys.readouterr().err

@@ -47,6 +47,8 @@ def progress_bar(title: str):
     return show
 
 
+MAX_ERROR = 4000
+"""Characters of an error message that are printed."""
 ESTIMATE_AFTER_S, SHOWN_EPOCHS = 5.0, 50
 """After how many seconds a line says how long the training takes, and how many epochs print a line, at most."""
 EPOCH = "{:>9} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}"
@@ -115,6 +117,8 @@ def duration(seconds: float) -> str:
 
 def print_error(text: str) -> None:
     """Print text to standard error, wrapped in a terminal; in a file, where one searches, it stays as it is."""
+    if len(text) > MAX_ERROR:  # it repeats what a file says
+        text = f"{text[: MAX_ERROR // 2]} … {text[-MAX_ERROR // 2 :]}"
     errors = _Console(stderr=True)
     if errors.is_terminal:
         print_text(text, to=errors)

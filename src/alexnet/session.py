@@ -22,6 +22,7 @@ from .data.progress import Track
 from .data.source import SPLITS, Data
 from .data.sources.detection import open_source
 from .data.sources.memory import hold, location_of
+from .data.storage.download import is_downloaded
 from .diagnosis.causes import Facts
 from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation, evaluate
@@ -37,7 +38,7 @@ from .runs.run import Run, is_run, weights_file
 from .specs.architecture import Architecture
 from .specs.names import listed, not_one_of
 from .specs.reading import settings_of_run
-from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings
+from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings, option
 from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
@@ -72,6 +73,10 @@ class Finish:
     evaluation: Evaluation | None = None
     """On the reported split, if there is a run."""
     report: Path | None = None
+
+
+class NotEvaluated(ValueError):
+    """A finished training has no results, because its evaluation or report failed; its weights are saved."""
 
 
 Event = Start | Step | Epoch | Finish
@@ -202,7 +207,11 @@ def images_to_evaluate(
         return fitted[1], evaluation_images(fitted[1], split)
     if data is None and "data" not in record:
         raise ValueError("data must be given, as this classifier does not know what it was trained on")
-    data = record["data"] if data is None else data
+    if data is None:
+        data = record["data"]
+        for location in filter(None, (data, record.get("labels"), record.get("label_indices"))):
+            if "://" in location and not is_downloaded(location):
+                raise ValueError(f"{run} was trained on {location}, which is fetched only if it is given as data")
     is_own = location_of(data) == record.get("data")
     if is_own and maps == LabelMaps():
         maps = LabelMaps(record.get("labels"), record.get("label_indices"))
@@ -341,10 +350,18 @@ def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_c
             training.network.load_state_dict(best)
         training.network.requires_grad_(True)
         return Finish(training.bundle, history)
-    bundle = ModelBundle.load(run.choose_weights(plan.keeps_best), training.device)
-    evaluation = evaluate(bundle, plan.packed, evaluation_images(plan.packed), precision=training.precision)
-    report = write_report(run.folder, run.record(), training, bundle, evaluation)
-    run.update({"results": {"split": evaluation.split} | evaluation.summary()})
+    weights = run.choose_weights(plan.keeps_best)
+    try:
+        bundle = ModelBundle.load(weights, training.device)
+        evaluation = evaluate(bundle, plan.packed, evaluation_images(plan.packed), precision=training.precision)
+        report = write_report(run.folder, run.record(), training, bundle, evaluation)
+        run.update({"results": {"split": evaluation.split} | evaluation.summary()})
+    except Exception as error:  # of memory, of the disk, of drawing: what was learned is safe
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'out of memory'}"
+        raise NotEvaluated(
+            f"the training is finished, and {weights} has the trained network, but it could not be evaluated or "
+            f"reported ({reason}). To try that again: {option('resume', True)} {option('output', run.folder)}"
+        ) from error
     if not keep_checkpoints:
         run.discard_checkpoints()
     return Finish(bundle, history, evaluation, report)

@@ -39,6 +39,8 @@ from .figures import (
 
 SHOWN, SHOWN_CLASSES = 12, 20
 """Images in a figure of images; classes whose errors are shown at once, not after a click."""
+MAX_DRAWN = 2000
+"""Classes up to which a confusion matrix is drawn."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 1rem auto 4rem; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem }
@@ -93,10 +95,11 @@ def write_report(
     figures = {
         "curves.png": history.plot(columns=1),
         "predictions.png": _images(evaluation, pick_examples(metrics, SHOWN), classes),
-        "confusion.png": confusion_figure(metrics, classes),
         "batch.png": _batch_figure(training, classes),
         "kernels.png": kernels_figure(bundle.network),
     }
+    if len(classes) <= MAX_DRAWN:
+        figures["confusion.png"] = confusion_figure(metrics, classes)
     if len(worst := worst_errors(metrics, SHOWN)):
         figures["errors.png"] = _images(evaluation, worst, classes)
     if layer_rows:

@@ -14,6 +14,7 @@ from ..data.pack.packing import Pack
 from ..data.source import SPLITS
 from ..device import Precision, torch_dtype
 from ..model.bundle import ModelBundle
+from ..model.network import AlexNet
 from ..notebook import html_table
 from ..preprocessing.preprocessing import CENTER
 from .metrics import Metrics, confidence_interval
@@ -93,10 +94,20 @@ def probabilities(
     views = crop(images, torch_dtype(precision))
     with bundle.for_inference(precision) as network:
         by_view = network(views).float().softmax(1)
+        if not by_view.isfinite().all():
+            raise ValueError(_first_not_finite(network, views))
     if not all_views:
         return by_view, None
     by_view = by_view.unflatten(0, (len(images), -1))
     return by_view[:, CENTER], by_view.mean(1)
+
+
+def _first_not_finite(network: AlexNet, views: Tensor) -> str:
+    """What is wrong with a network whose scores are not finite."""
+    for name, values in network.features(views).items():
+        if not values.isfinite().all():
+            return f"{name} gives values that are not finite; the weights up to there are damaged or far too large"
+    return "the scores of the network are not finite"
 
 
 def evaluate(
@@ -120,12 +131,15 @@ def evaluate(
     if packed.side != bundle.preprocessing.stored_size:
         raise ValueError(f"images must be stored at {bundle.preprocessing.stored_size} pixels, got {packed.side}")
     device = next(bundle.network.parameters()).device
-    outputs = []
+    shape = len(indices), bundle.network.num_classes
+    centers, labels = torch.empty(shape), torch.empty(len(indices), dtype=torch.int64)
+    means, start = torch.empty(shape) if all_views else None, 0
     image_batches = read_batches(packed, indices, BATCH_SIZE if all_views else 4 * BATCH_SIZE, device)
     for batch in progress(image_batches, len(indices)) if progress else image_batches:
         center, mean = probabilities(bundle, batch.images, all_views, precision)
-        outputs.append([None if each is None else each.cpu() for each in (center, mean, batch.labels)])
-    centers, means, labels = zip(*outputs, strict=True)
-    labels = torch.cat(labels)
-    mean = Metrics(torch.cat(means), labels) if all_views else None
-    return Evaluation(Metrics(torch.cat(centers), labels), mean, bundle.preprocessing.view_count, packed, indices)
+        rows = slice(start, start := start + len(center))
+        centers[rows], labels[rows] = center, batch.labels
+        if all_views:
+            means[rows] = mean
+    metrics = Metrics(means, labels) if all_views else None
+    return Evaluation(Metrics(centers, labels), metrics, bundle.preprocessing.view_count, packed, indices)

@@ -65,9 +65,17 @@ class Metrics:
         return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
     @cached_property
+    def cells(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Class, predicted class and count of each cell of the confusion matrix that is not 0, by row and column: with
+        thousands of classes, hardly any."""
+        classes = self.probabilities.shape[1]
+        cells, counts = (self.labels * classes + self.probabilities.argmax(1)).unique(return_counts=True)
+        return cells // classes, cells % classes, counts
+
+    @cached_property
     def most_predicted_fraction(self) -> float:
         """Fraction of the images predicted as the class that is predicted most often."""
-        return (self.confusion.sum(0).max() / len(self.labels)).item()
+        return (self.probabilities.argmax(1).bincount().max() / len(self.labels)).item()
 
     @cached_property
     def top1_relabeled(self) -> float:
@@ -75,8 +83,7 @@ class Metrics:
 
         Classes are matched one to one, greedily from the largest cell of the confusion matrix.
         """
-        classes, predictions = self.confusion.nonzero(as_tuple=True)
-        counts = self.confusion[classes, predictions]
+        classes, predictions, counts = self.cells
         order = counts.argsort(descending=True, stable=True)
         correct, matched, used = 0, set(), set()
         cells = zip(*(each[order].tolist() for each in (classes, predictions, counts)), strict=True)

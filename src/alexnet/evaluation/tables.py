@@ -36,11 +36,14 @@ def change_rows(evaluation: Evaluation, before: Evaluation, cause: str) -> list[
 def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[dict[str, str]]:
     """A row of a table for each class; the count follows the confused class in parentheses."""
     rows = []
-    for label, counts in enumerate(metrics.confusion):
-        images, correct = int(counts.sum()), int(counts[label])
-        wrong = counts.clone()
-        wrong[label] = 0
-        confused = f"{classes[int(wrong.argmax())]} ({int(wrong.max())})" if wrong.any() else ""
+    predicted: dict[int, dict[int, int]] = {}
+    for label, prediction, count in zip(*(each.tolist() for each in metrics.cells), strict=True):
+        predicted.setdefault(label, {})[prediction] = count
+    for label in range(len(classes)):
+        counts = predicted.get(label, {})
+        images, correct = sum(counts.values()), counts.pop(label, 0)
+        most = max(counts, key=counts.get, default=None)
+        confused = "" if most is None else f"{classes[most]} ({counts[most]})"
         percent = f"{correct / images:.1%}" if images else ""
         row = {"class": classes[label], "images": f"{images}", "correct": percent, "most often confused with": confused}
         rows.append(row)

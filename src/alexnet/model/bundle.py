@@ -24,6 +24,7 @@ from ..data.pack.resizing import Squares
 from ..device import Precision, torch_dtype
 from ..files import atomic_write
 from ..preprocessing.preprocessing import Preprocessing
+from ..specs.architecture import Architecture
 from ..specs.names import not_one_of
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.storage import from_json, to_json
@@ -134,7 +135,10 @@ class ModelBundle:
         """A bundle of its `facts` and tensors, of which there may be others."""
         if facts.get("format") != FORMAT:
             raise ValueError(f"not a network of format {FORMAT} saved by alexnet")
-        settings = from_json(facts["architecture"]), len(facts["classes"]), facts["in_channels"], facts["input_size"]
+        architecture = from_json(facts["architecture"])
+        if not isinstance(architecture, Architecture) or not isinstance(facts["classes"], (list, tuple)):
+            raise ValueError("its header has no network with classes")
+        settings = architecture, len(facts["classes"]), facts["in_channels"], facts["input_size"]
         shapes = tensor_shapes(infer_shapes(*settings))
         names = [*shapes, "preprocessing.mean", "preprocessing.std"]
         if missing := sorted(set(names) - set(tensors)):
@@ -142,6 +146,11 @@ class ModelBundle:
         *weights, mean, std = (tensors[name] for name in names)
         if [tuple(weight.shape) for weight in weights] != list(shapes.values()):
             raise ValueError(f"it does not hold the weights of its architecture, {settings[0].name}")
+        for name, weight in zip(shapes, weights, strict=True):
+            if weight.is_floating_point() and weight.numel() and not all(each.isfinite() for each in weight.aminmax()):
+                raise ValueError(f"{name} must be finite numbers, but has NaN or infinity")
+        if not all(isinstance(name, str) for name in facts["classes"]):
+            raise ValueError(f"classes must be names, got {str(facts['classes'])[:80]}")
         flip = facts["flip"] if "flip" in facts else facts.get("mirror")  # as in files of version 0.1
         sizes = facts["stored_size"], facts["crop_size"]
         squares = Squares(**facts.get("squares", {}))

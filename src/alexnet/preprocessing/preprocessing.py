@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics
-from ..specs.recipe import Input
+from ..specs.architecture import MAX_SIDE
+from ..specs.recipe import Input, is_integer
 from .crops import Crops, normalized_crops
 
 CENTER = 2
@@ -41,6 +42,21 @@ class Preprocessing:
     squares: Squares = Squares()
     """How images become the stored squares."""
 
+    def __post_init__(self):
+        for name in ("stored_size", "crop_size"):
+            if not is_integer(getattr(self, name), 1) or self.stored_size > MAX_SIDE:
+                raise ValueError(f"{name} must be an integer from 1 to {MAX_SIDE:,}, got {getattr(self, name)!r}")
+        if self.crop_size > self.stored_size:
+            raise ValueError(f"crop_size must be <= stored_size, got {self.crop_size} > {self.stored_size}")
+        image, shape = (self.stored_size, self.stored_size, 3), tuple(self.mean.shape)
+        if shape not in ((1, 1, 3), image) or not self.mean.isfinite().all():
+            raise ValueError(f"mean must be finite numbers of shape (1, 1, 3) or {image}, got shape {shape}")
+        if tuple(self.std.shape) != (3,) or not (self.std > 0).all() or not self.std.isfinite().all():
+            raise ValueError(f"std must be three finite numbers > 0, got {str(self.std.tolist())[:80]}")
+        for name in ("mean_follows_crop", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
     @classmethod
     def from_statistics(
         cls, spec: Input, statistics: Statistics, stored_size: int, crop_size: int, flip: bool = True
@@ -50,8 +66,6 @@ class Preprocessing:
         Raises:
             ValueError: crops are larger than the stored images.
         """
-        if crop_size > stored_size:
-            raise ValueError(f"crop_size must be <= stored_size, got {crop_size} > {stored_size}")
         if isinstance(spec.mean, tuple):
             mean = torch.tensor(spec.mean).view(1, 1, 3)
         elif spec.mean == "channel":

@@ -98,7 +98,7 @@ def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
         location = f"{path}, line {line_number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{location} is cut short or not JSON") from error
         rows.append(with_todays_keys(row) if isinstance(row, dict) else row)
         check(rows[-1], location)

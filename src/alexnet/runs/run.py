@@ -11,16 +11,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 
 from ..data.pack.reading import UNREADABLE, Pack
 from ..data.source import SPLITS
-from ..files import NAMES, PART_SUFFIX, CsvWriter, atomic_write, file_lock, is_locked
+from ..files import NAMES, PART_SUFFIX, CsvWriter, atomic_write, file_lock, is_locked, remove_abandoned
 from ..model.bundle import FILE as MODEL
 from ..model.bundle import ModelBundle
 from ..specs.names import from_csv_cell
-from ..specs.settings import option
+from ..specs.reading import typed
+from ..specs.settings import ResolvedSettings, option
 from .history import History, check_row, read_rows, with_todays_keys
 
 RECORD, SPLIT, SKIPPED = "run.json", "split.csv", "left_out.csv"
@@ -28,6 +30,13 @@ HISTORY, HISTORY_TABLE, LAYERS, TENSORBOARD = "metrics.jsonl", "metrics.csv", "l
 LAST, BEST = "last.safetensors", "best.safetensors"
 EARLIER = ("last-1.safetensors", "last-2.safetensors")
 """The checkpoints before LAST, newest first."""
+SCHEMA = get_type_hints(ResolvedSettings) | {
+    "weights": Literal["best.safetensors", "last.safetensors"],
+    "results": Mapping[str, Any],
+    "changed": tuple[str, ...],
+    **dict.fromkeys(("wandb_id", "mlflow_id"), str),
+}
+"""Types of what a run.json may say: a file of a stranger is read here and nowhere else."""
 RUNS = Path("runs")
 """Where runs without an output folder of their own are, below the current folder."""
 
@@ -42,6 +51,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._written: dict = {}
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -79,6 +89,7 @@ class Run:
             if not run.record():
                 raise ValueError(f"{output} holds no run to resume ({RECORD} is missing)")
             if run.is_finished:
+                remove_abandoned(output)
                 further = f"to train further, start a new run with {option('pretrained', output)}"
                 raise ValueError(f"{output} is finished; {further}")
             return run
@@ -87,7 +98,7 @@ class Run:
             run, record = cls(path.parent), {}
             with contextlib.suppress(ValueError):  # a damaged one is not resumed
                 record = run.record()
-            fits = record.get("data") == data and variant in (None, record["variant"]) and "results" not in record
+            fits = record.get("data") == data and variant in (None, record.get("variant")) and "results" not in record
             if fits and not is_locked(path):  # one that has weights lacks only its results
                 candidates.append(("weights" not in record, path.stat().st_mtime_ns, path.parent))
         if not candidates:
@@ -99,9 +110,12 @@ class Run:
         """Keep other processes from training in the folder at the same time.
 
         Raises:
-            ValueError: one is, or the folder cannot be written to.
+            ValueError: one is, the folder cannot be written to, or a link in it leads out of it.
         """
         path = self.folder / RECORD
+        for entry in self.folder.iterdir():
+            if not entry.resolve().is_relative_to(self.folder.resolve()):
+                raise ValueError(f"{entry} is a link out of the run, which would be written to; remove it")
         try:
             busy = is_locked(path)
         except OSError as error:
@@ -122,15 +136,20 @@ class Run:
             return {}
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not isinstance(record, dict) or not record.keys() >= {"data", "recipe", "architecture"}:
+                return {}
+            record = with_todays_keys(record)
+            for name in SCHEMA.keys() & record.keys():
+                typed(SCHEMA[name], record[name], name)
+        except RecursionError:
+            raise ValueError(f"{path} is damaged: it is nested too deeply") from None
+        except (ValueError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
-        if not isinstance(record, dict) or not record.keys() >= {"data", "recipe", "architecture"}:
-            return {}
-        return with_todays_keys(record)
+        return record
 
     def update(self, changes: Mapping) -> None:
         """Write run.json with some of its values replaced."""
-        record = self.record() | dict(changes)
+        record = self._written = (self.record() or self._written) | dict(changes)  # also if it was removed meanwhile
         with atomic_write(self.folder / RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

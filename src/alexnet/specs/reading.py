@@ -221,7 +221,7 @@ def typed(hint: Any, value: Any, name: str) -> Any:
             return _typed(kind, value, name)
         except TypeError:
             continue
-    raise ValueError(f"{name} must be {in_words(hint)}, got {value!r}")
+    raise ValueError(f"{name} must be {in_words(hint)}, got {repr(value)[:80]}")
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:

@@ -1,16 +1,22 @@
 """Mean image and color statistics of a training set (sections 2 and 4.1), in one pass over its images."""
 
+import contextlib
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ...files import atomic_write
-from .reading import JpegImages, Pack
+from .reading import JpegImages, Pack, crc32_of
 
 CHUNK = 64
 """Images summed at a time."""
+
+
+CHECKSUM = "checksum"
+"""Name of the CRC-32 of the arrays beside it in a file."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,15 @@ def pack_statistics(pack: Pack) -> Statistics:
     """Statistics of the training images of a pack, cached beside it for each split into train and others."""
     train = pack.indices("train")
     path = pack.path.with_suffix(f".{zlib.crc32(train):08x}.statistics.safetensors")
-    if not path.exists():
-        statistics = compute_statistics(pack.images, train)
-        with atomic_write(path) as temporary:
-            save_file({name: np.ascontiguousarray(array) for name, array in vars(statistics).items()}, temporary)
-    return Statistics(**load_file(path))
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # it is not there, or damaged
+        arrays = load_file(path)
+        if arrays.pop(CHECKSUM) == crc32_of(arrays[name] for name in sorted(arrays)):
+            return Statistics(**arrays)
+    statistics = compute_statistics(pack.images, train)
+    arrays = {name: np.ascontiguousarray(array) for name, array in sorted(vars(statistics).items())}
+    with atomic_write(path) as temporary:
+        save_file(arrays | {CHECKSUM: np.uint32([crc32_of(arrays.values())])}, temporary)
+    return statistics
 
 
 def compute_statistics(images: np.ndarray | JpegImages, indices: np.ndarray) -> Statistics:

@@ -15,7 +15,7 @@ from ..labels.label_files import LabelFile, read_labels
 from ..progress import Track
 from ..source import Data, Source, hold_out
 from ..storage.archives import is_archive
-from ..storage.download import SCHEMES, download, redact
+from ..storage.download import SCHEMES, download, kept_if_useful, redact
 from ..storage.remote import STORES, download_remote
 from ..storage.trees import SkipFolder, Tree, archive_tree, folder_tree, remote_tree
 from .bundled import emoji_source
@@ -177,9 +177,11 @@ def _tree_of_url(url: str, cache: Path, track: Track | None) -> Tree:
     scheme = url.partition("://")[0]
     if scheme in SCHEMES:
         path = download(url, cache, track=track)
-        if not is_archive(path):
-            raise ValueError(f"{redact(url)} must be a zip or tar file, because web servers do not list their files")
-        return archive_tree(path, cache, track)
+        with kept_if_useful(path):
+            if not is_archive(path):
+                must_be = "must be a zip or tar file, because web servers do not list their files"
+                raise ValueError(f"{redact(url)} {must_be}")
+            return archive_tree(path, cache, track)
     if scheme in STORES and url.lower().endswith(ARCHIVE_SUFFIXES):
         return archive_tree(download_remote(url, cache), cache, track)
     return remote_tree(url)

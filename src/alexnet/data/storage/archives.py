@@ -77,16 +77,29 @@ class Archive:
         cached = f"{truncate_name(path.name)}-{self.fingerprint[:16]}"
         listing = cache / f"{cached}.npz"
         self._file = cache / f"{cached}.tar" if archive_type in DECOMPRESSORS else path
-        if not (listing.exists() and self._file.exists()):
+        if not self._is_listed(listing):
             make_folder(cache)
             with file_lock(listing):
-                if not (listing.exists() and self._file.exists()):
+                if not self._is_listed(listing):
                     self._list(archive_type, listing, track)
-        with np.load(listing) as tables:
-            self._members = tables["members"]
-            self.sizes = self._members["size"]
-            """Bytes of each file, int64."""
-            self.names = tuple(tables["names"].tobytes().decode().split("\0")) if len(self._members) else ()
+                    if not self._is_listed(listing):
+                        raise ValueError(f"{listing}, which was just written, cannot be read")
+
+    def _is_listed(self, listing: Path) -> bool:
+        """Take over the list of members, if the cache has it and what it lists, undamaged."""
+        try:
+            with np.load(listing) as tables:
+                members, names = tables["members"], tables["names"].tobytes().decode()
+            end = (members["offset"] + members["stored"]).max(initial=0)
+            if members.dtype != MEMBER or self._file.stat().st_size < end:
+                return False
+        except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile, zlib.error):
+            return False
+        self._members = members
+        self.sizes = members["size"]
+        """Bytes of each file, int64."""
+        self.names = tuple(names.split("\0")) if len(members) else ()
+        return len(self.names) == len(members)
 
     def member(self, index: int) -> tuple[int, ...]:
         """Location of names[index], for `read` and `open`: a row of MEMBER."""

@@ -6,6 +6,7 @@ stored. By hand, because neither `pooch` nor `fsspec` resumes downloads, notices
 """
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import itertools
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...files import atomic_write, file_lock, make_folder
+from ...files import atomic_write, cache_folder, file_lock, make_folder
 from ..progress import Track, run_tracked
 
 SCHEMES = ("https", "http")
@@ -71,6 +72,27 @@ def fetch_bytes(url: str, max_bytes: int) -> bytes:
             return b"".join(_blocks(response, 0, _extent(response)[1], max_bytes))
     except (ValueError, _ConnectionLost) as error:
         raise ValueError(f"{address.redacted} cannot be fetched: {error}") from error
+
+
+def is_downloaded(url: str) -> bool:
+    """Whether the file of a URL is in the cache, so that the network is not used."""
+    with contextlib.suppress(ValueError):
+        address = _parse_url(url)
+        folders = (cache_folder() / name for name in ("archives", "labels", "weights"))
+        return any(_is_cached(folder / address.file_name, address.sha256) for folder in folders)
+    return False
+
+
+@contextlib.contextmanager
+def kept_if_useful(path: Path) -> Iterator[None]:
+    """Remove a downloaded file that turns out to be of no use, as a login page is, so that it is asked for again."""
+    try:
+        yield
+    except ValueError as error:
+        if _record_path(path).exists():
+            path.unlink(missing_ok=True)
+            raise ValueError(f"{error}; removed, so that the next attempt downloads it again") from error
+        raise
 
 
 def redact(url: str) -> str:
