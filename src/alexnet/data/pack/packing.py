@@ -115,7 +115,7 @@ def _open_existing(
         return None
     if pack.passing:
         images = [(index, source.locate(index)) for index in sorted(pack.passing)]
-        task = _StoreSquare(source.reader, pack.side, 90, path, 0)  # which writes nothing, as for JPEG
+        task = _StoreSquare(source.reader, pack.side, Squares(), 90, path, 0)  # which writes nothing, as for JPEG
         results = itertools.chain(*run_task(task, images, len(images), options.workers or processors()))
         if any(not isinstance(result, Failed) for result in results):
             notify(f"images of {source.name} that could not be read can be read now; packing again")
