@@ -327,6 +327,8 @@ def test_names_of_version_0_1_still_work_and_name_todays(folder, tmp_path):
         assert replace(recipe("modern"), zoom=(0.5, 1.0)).crop_scale == (0.5, 1.0)
     with pytest.raises(TypeError, match="there is no setting 'epoch'; did you mean 'epochs'"):
         classifier.fit(folder, epoch=1)
+    with pytest.raises(TypeError, match="there is no setting 'learning_rate'; did you mean 'lr'"):
+        classifier.fit(folder, learning_rate=1)
 
 
 def test_fit_with_an_output_folder_ends_as_the_command_does(folder, tmp_path):

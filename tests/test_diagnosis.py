@@ -59,7 +59,7 @@ def test_a_run_that_learns_is_left_in_peace(images, tmp_path, capsys):
         assert found_in(images, tmp_path / variant, variant, 8, verbose=True) is None
         assert "Likely cause" not in capsys.readouterr().out
         main(["doctor", str(tmp_path / variant)])
-        assert "It learns." in capsys.readouterr().out
+        assert "It learns: the validation error is 0%, and guessing gives 67%." in capsys.readouterr().out
 
 
 def test_inputs_255_times_too_small_for_the_initial_weights(images, tmp_path, capsys):
@@ -87,6 +87,29 @@ def test_a_rate_that_is_far_too_high(images, tmp_path, variant, lr, ends):
 def test_a_rate_that_is_far_too_low(images, tmp_path):
     for variant, lr in (("cifar-18", 1e-7), ("small", 1e-6)):
         assert found_in(images, tmp_path / variant, variant, epochs=8, lr=lr).cause == "low-lr"
+
+
+def test_a_lucky_validation_loss_does_not_hide_a_rate_that_is_far_too_low():
+    slow = LINE | {"layers": {"conv1": SIZES | {"ratio": 5e-6}}, "data": DATA | {"guess": 1.1, "lr_factor": 0.004}}
+    epoch = EPOCH | {"train_loss": 1.25, "val_loss": 0.9, "val_error": 0.33}
+    found = diagnosed(Facts([epoch], [slow]))
+    assert found.cause == "low-lr" and found.remedy == "the recipe's learning rate, 25 (omit lr=…)"
+    assert found.symptom == "It hardly learns: after 240 steps the training loss is 1.25, and guessing gives 1.1"
+    assert diagnosed(Facts([epoch | {"train_loss": 1.0}], [slow])) is None
+
+
+def test_a_rate_far_above_the_recipes_is_the_first_to_go():
+    for lr_factor, remedy in ((2000.0, "the recipe's learning rate, 5e-05 (omit lr=…)"), (2.0, "a tenth of the")):
+        row = LINE | {"loss": 1e19, "data": DATA | {"lr_factor": lr_factor}}
+        assert diagnosed(Facts([], [row])).remedy.startswith(remedy)
+
+
+def test_an_exploded_loss_is_told_after_its_epoch(images, tmp_path, capsys):
+    found_in(images, tmp_path / "run", "small", 8, lr=30.0, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line for line in lines if line.strip().startswith(("1/8", "8/8"))]
+    told = next(number for number, line in enumerate(lines) if "Likely cause" in line)
+    assert told < lines.index(epochs[-1]) and max(map(len, epochs)) <= 80
 
 
 def test_labels_that_do_not_belong_to_the_images(images, tmp_path):
@@ -156,9 +179,10 @@ def test_few_steps_come_before_the_learning_rate(steps, change):
 
 def test_nobody_is_told_to_omit_what_was_not_given():
     slow = LINE | {"loss": 9.0, "layers": {"conv1": SIZES | {"ratio": 1e-9}}}
-    for lr_factor, remedy in ((1.0, "a higher learning rate than 0.1"), (0.5, ", or omit lr=…")):
+    higher = "a higher learning rate than 0.1"
+    for lr_factor, remedy in ((1.0, higher), (0.5, higher), (0.1, "the recipe's learning rate, 1 (omit lr=…)")):
         row = slow | {"data": DATA | {"guess": 9.0, "lr_factor": lr_factor}}
-        assert diagnosed(Facts([], [row])).remedy.endswith(remedy)
+        assert diagnosed(Facts([], [row])).remedy == remedy
     small = LINE | {"loss": 9.0, "inputs": 0.1}
     for has_own, remedy in ((True, ""), (False, "the network's own recipe (omit recipe=…), or ")):
         found = diagnosed(Facts([], [small | {"data": DATA | {"has_own_inputs": has_own}}]))

@@ -200,6 +200,18 @@ PAPER = Path(__file__).parent.parent / "docs" / "paper.md"
 
 
 @pytest.mark.skipif(not PAPER.exists(), reason="needs the checkout")
+def test_what_a_network_never_sees_is_not_drawn(tmp_path, capsys):
+    for what, why in (
+        ("augmentation", "the recipe cifar-18 leaves images as they are"),
+        ("views", "there is one view only"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["show", what, "cifar-18", "--output", str(tmp_path / "figure.png")])
+        assert why in capsys.readouterr().err
+    main(["show", "kernels", "small", "--output", str(tmp_path / "figure.svg")])
+    assert "initial weights, not trained" in (tmp_path / "figure.svg").read_text()
+
+
 def test_the_commands_and_the_python_of_the_page_on_the_paper_run(tmp_path, monkeypatch, capsys):
     """Those that train or need ImageNet excepted; tests/test_readme.py holds the flags of all of them."""
     data = write_colors(tmp_path / "colors", 20)
@@ -215,7 +227,9 @@ def test_the_commands_and_the_python_of_the_page_on_the_paper_run(tmp_path, monk
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert drawn == {"network.png", "augmentation.png", "views.png", "learning-rates.png", "kernels.png"}
     names = sorted(str(path) for path in data.rglob("*.png"))
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    training, block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(training.replace('"emoji", ', f"{str(data)!r}, epochs=1, verbose=False, "), {})
+    assert (tmp_path / "runs" / "no-dropout" / "report.html").exists()
     found = {"names": names}
     exec(block, found)
     assert found["nearest"].shape == (len(names), 6)

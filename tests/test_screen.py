@@ -67,5 +67,13 @@ def test_descriptions_fit_80_columns(capsys):
     assert too_long(capsys.readouterr().out) == []
 
 
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert too_long(capsys.readouterr().out) == []
+
+
 def too_long(printed):
     return [line for line in printed.splitlines() if len(line.rstrip()) > 80]

@@ -366,3 +366,5 @@ def test_where_the_loss_does_not_fall_nothing_is_suggested():
     flat = RangeTest([0.1, 1.0], [1.0, 0.99], [1.0, 0.99])
     assert flat.suggestion is None and str(flat).startswith("no suggestion: the loss did not fall")
     assert RangeTest([0.1, 1.0], [1.0, 0.5], [1.0, 0.5]).suggestion == pytest.approx(0.1)
+    lucky = [1.1] + [1.5] * 10 + [1.2]  # the first step says little of where the loss begins
+    assert RangeTest([*map(float, range(1, 13))], lucky, lucky).suggestion == pytest.approx(0.1)

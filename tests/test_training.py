@@ -286,7 +286,7 @@ def test_resume_by_the_command_takes_the_settings_of_the_run(colors, tmp_path, m
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
-    assert process.returncode == 130 and "progress is saved, resume with --resume" in said
+    assert process.returncode == 130 and "progress is saved, to go on: alexnet train" in said and "--resume" in said
     main(["train", "colors", "--resume", "--keep-checkpoints"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["colors-cifar-18-1"]
     main([*asked, "--precision", "fp32", "--output", "whole"])

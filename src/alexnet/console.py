@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from .specs.names import printable
+from .specs.names import counted, printable
+from .specs.settings import option
 
 
 class _Console(Console):
@@ -49,8 +50,9 @@ def progress_bar(title: str):
 
 MAX_ERROR = 4000
 """Characters of an error message that are printed."""
-ESTIMATE_AFTER_S, SHOWN_EPOCHS = 5.0, 50
-"""After how many seconds a line says how long the training takes, and how many epochs print a line, at most."""
+ESTIMATE_AFTER_S, LONG_S, SHOWN_EPOCHS = 5.0, 900.0, 50
+"""After how many seconds a line says how long the training takes, from how many on it says how to shorten it, and how
+many epochs print a line, at most."""
 EPOCH = "{:>9} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>8}"
 """Columns of the line that an epoch prints."""
 
@@ -76,7 +78,7 @@ class TrainingBar:
             self.task.id,
             completed=completed,
             description=f"epoch {step.epoch}/{self.epochs}",
-            status=f"loss {step.loss:.3f}  {speed:,.0f} images/s  waiting {waiting:.0%}",
+            status=f"loss {_loss(step.loss)}  {speed:,.0f} images/s  waiting {waiting:.0%}",
         )
 
     def _estimate(self, completed: int) -> None:
@@ -87,9 +89,10 @@ class TrainingBar:
         if now - started >= ESTIMATE_AFTER_S and completed > before:
             self.started = math.inf, 0
             speed = (completed - before) / (now - started)
-            left = duration((self.epochs * self.images - completed) / speed)
+            left_s = (self.epochs * self.images - completed) / speed
             if self.shown:
-                console.print(f"about {left} left, at {speed:,.0f} images/s")
+                fewer = f"; {option('epochs')} sets a lower number of epochs" if left_s > LONG_S else ""
+                console.print(f"about {duration(left_s)} left, at {speed:,.0f} images/s{fewer}")
 
     def epoch(self, row: dict) -> None:
         """Print a row of history, the first one below the names of the columns; of many epochs, some and the last."""
@@ -100,19 +103,23 @@ class TrainingBar:
             console.print(EPOCH.format("epoch", "lr", "loss", "error", "val loss", "val error", "images/s", "left"))
         validation = ("", "")
         if "val_error" in row:
-            validation = f"{row['val_loss']:.3f}", f"{row['val_error']:.1%}"
+            validation = _loss(row["val_loss"]), f"{row['val_error']:.1%}"
         left_s = row["elapsed_s"] * (self.epochs - row["epoch"])
-        train = f"{row['lr']:.2g}", f"{row['train_loss']:.3f}", f"{row['train_error']:.1%}"
+        train = f"{row['lr']:.2g}", _loss(row["train_loss"]), f"{row['train_error']:.1%}"
         speed = f"{row['images_per_s']:,.0f}", str(timedelta(seconds=round(left_s)))
         console.print(EPOCH.format(f"{row['epoch']}/{self.epochs}", *train, *validation, *speed))
 
 
+def _loss(loss: float) -> str:
+    return f"{loss:.3f}" if loss < 1000 else f"{loss:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A duration in words, in the unit that suits it."""
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+            return counted(round(seconds / size), unit)
+    return counted(round(seconds), "second")
 
 
 def print_error(text: str) -> None:

@@ -105,7 +105,12 @@ def views_figure(image: np.ndarray, preprocessing: Preprocessing, labels: Sequen
     Args:
         image: stored, (stored_size, stored_size, 3), uint8.
         labels: a text for each view, such as what the network takes it for.
+
+    Raises:
+        ValueError: crops are as large as the image, so that all are the same.
     """
+    if not preprocessing.margin:
+        raise ValueError(f"there is one view only: crops are as large as the stored image, {len(image)} × {len(image)}")
     size, far, center = preprocessing.crop_size, preprocessing.margin, preprocessing.margin // 2
     corners = {"top left": (0, 0), "top right": (0, far), "center": (center, center)}
     corners |= {"bottom left": (far, 0), "bottom right": (far, far)}
@@ -137,16 +142,24 @@ def augmentation_figure(image: np.ndarray, recipe: Recipe, preprocessing: Prepro
 
     Args:
         image: stored, (stored_size, stored_size, 3), uint8; the color shift follows its own colors.
+
+    Raises:
+        ValueError: the recipe leaves images as they are.
     """
     statistics = compute_statistics(image[None], np.arange(1))
     recipe = replace(recipe, crop_group=1)
     middle = replace(preprocessing, stored_size=preprocessing.crop_size, mean=preprocessing.center_crop.mean)
     margin = preprocessing.margin // 2
     center = image[margin : margin + middle.crop_size, margin : margin + middle.crop_size]
-    rows = {"crops and flips": (preprocessing, image, replace(recipe, color_shift=None))}
+    rows = {}
+    if preprocessing.margin or recipe.crop_scale or recipe.flip:
+        rows["crops and flips"] = preprocessing, image, replace(recipe, color_shift=None)
     if recipe.color_shift:
         rows["color shift"] = middle, center, replace(recipe, crop_scale=None, flip=False)
+    if len(rows) == 2:
         rows["both"] = preprocessing, image, recipe
+    if not rows:
+        raise ValueError(f"the recipe {recipe.name} leaves images as they are: it neither crops nor flips them")
     shown = {}
     for name, (used, pixels, chosen) in rows.items():
         batch = Batch(torch.from_numpy(np.repeat(pixels[None], 6, 0)), torch.zeros(6), np.arange(6), 0)

@@ -23,7 +23,7 @@ from ..notebook import Figure, html_table
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
 from ..runs.history import History
 from ..specs.names import printable
-from ..specs.recipe import Recipe
+from ..specs.operations import Dropout
 from ..specs.shapes import count_towers
 from ..training.loop import Training
 from .figures import (
@@ -37,6 +37,7 @@ from .figures import (
     worst_errors,
 )
 
+UNCHANGED = "as they are"
 SHOWN, SHOWN_CLASSES = 12, 20
 """Images in a figure of images; classes whose errors are shown at once, not after a click."""
 MAX_DRAWN = 2000
@@ -55,18 +56,19 @@ pre { white-space: pre-wrap; font: inherit }
   figcaption, .facts td:first-child { color: #aaa } img { background: #fff } }
 """
 SECTIONS = {
-    "curves.png": "Training curves|Loss and top-1 error of each epoch. Black: the training images, augmented and with "
-    "dropout, which makes them harder. Red: the validation images, as they are.",
+    "curves.png": "Training curves|Loss and top-1 error of each epoch. Black: the training images{harder}. "
+    "Red: the validation images, as they are.",
     "predictions.png": "Predictions|Images that were not trained on, drawn at random from each class in turn. Above: "
     "the true class. Below: the five most probable classes; a longer bar is a higher probability. Pink is the true "
-    "class, blue any other; without pink, the true class is not among the five.",
+    "class, blue any other; without pink, the true class is not among the five, or its probability is nearly 0.",
     "errors.png": "The worst errors|The wrong predictions with the highest probabilities, highest first: look here "
     "for wrong labels, and for classes that look alike.",
     "confusion.png": "Confusion matrix|A row for each true class, a column for each predicted class, in percent of "
     "the images of the true class. Correct predictions are on the diagonal.",
     "batch.png": "What the network saw in training|The images of its first training step: {augmentation}.",
     "kernels.png": "Kernels of the first layer|What the first layer looks for: its weights as colors, on one scale. "
-    "Edges and spots of color have been learned; what looks like noise has hardly changed since the start.{towers}",
+    "Edges and spots of color have been learned; what looks like noise has hardly changed since the start; plain gray "
+    "beside a few strong kernels comes from a training that went wrong.{towers}",
     "layers.png": "Layers during training|Above: how much a step changes the weights of a layer, relative to their "
     f"size; about a thousandth is usual. Below: dead units, whose output is 0 for each of {SAMPLE} images. A dead unit "
     "passes nothing on and does not learn; a few are usual, a layer of them is not.",
@@ -105,7 +107,11 @@ def write_report(
     if layer_rows:
         figures["layers.png"] = layers_figure(layer_rows)
     diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
-    words = {"augmentation": _augmentation_in_words(training.plan.recipe), "towers": ""}
+    words = {"augmentation": _augmentation_in_words(training), "harder": "", "towers": ""}
+    changes = ["augmented"] * (words["augmentation"] != UNCHANGED)
+    changes += ["with dropout"] * any(isinstance(step.operation, Dropout) for step in bundle.network.placed)
+    if changes:
+        words["harder"] = f", {' and '.join(changes)}, which makes them harder"
     if count_towers(bundle.network.placed) == 2:
         words["towers"] = " The two blocks belong to the two towers, which see the same image but hardly each other."
     title = html.escape(folder.name)
@@ -115,7 +121,7 @@ def write_report(
         f"<h1>{title}</h1>",
         f"<div class='facts'>{html_table(list(_facts(record, evaluation).items()))}</div>",
         f"<h2>Errors</h2>\n<div class='scroll'>{html_table(evaluation.rows())}</div>",
-        f"<p>{html.escape(evaluation.in_words())} {html.escape(_chance(metrics, classes))}</p>",
+        f"<p>{html.escape(evaluation.in_words())} {html.escape(_chance(training, metrics, classes))}</p>",
         f"<details{' open' if len(classes) <= SHOWN_CLASSES else ''}><summary>Errors by class</summary>\n"
         f"<div class='scroll'>{html_table(class_rows(metrics, classes))}</div></details>",
         *([f"<h2>Diagnosis</h2>\n<pre>{html.escape(str(diagnosis))}</pre>"] if diagnosis else []),
@@ -132,11 +138,11 @@ def write_report(
     return path
 
 
-def _chance(metrics: Metrics, classes: Sequence[str]) -> str:
+def _chance(training: Training, metrics: Metrics, classes: Sequence[str]) -> str:
     """The error without a network, to compare with."""
-    counts = metrics.labels.bincount()
-    largest = int(counts.argmax())
-    error = 1 - counts[largest].item() / len(metrics.labels)
+    packed = training.plan.packed
+    largest = int(np.bincount(packed.labels[packed.indices("train")]).argmax())
+    error = (metrics.labels != largest).float().mean().item()
     return f"For comparison: always predicting {classes[largest]}, the largest class, has an error of {error:.1%}."
 
 
@@ -161,15 +167,16 @@ def _batch_figure(training: Training, classes: Sequence[str]) -> Figure:
     return images_figure(rows, [classes[label] for label in batch.labels])
 
 
-def _augmentation_in_words(recipe: Recipe) -> str:
+def _augmentation_in_words(training: Training) -> str:
+    recipe = training.plan.recipe
     changes = {
-        "cropped": True,
+        "cropped": training.bundle.preprocessing.margin > 0,
         "resized": recipe.crop_scale,
         "half of them flipped": recipe.flip,
         "with shifted colors": recipe.color_shift,
         "mixed with one another": recipe.mixup or recipe.cutmix,
     }
-    return ", ".join(words for words, is_on in changes.items() if is_on)
+    return ", ".join(words for words, is_on in changes.items() if is_on) or UNCHANGED
 
 
 def _section(path: Path, figure: Figure, heading: str, caption: str) -> str:

@@ -4,7 +4,12 @@ torch is imported inside the commands that need it: importing it takes seconds, 
 """
 
 import contextlib
+import io
+import shlex
+import shutil
 import sys
+import textwrap
+from collections.abc import Iterator
 
 import tyro
 
@@ -54,20 +59,41 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(not_one_of("the command", arguments[0], COMMANDS))
-        tyro.extras.subcommand_cli_from_dict(
-            {name: as_command(command, arguments) for name, command in COMMANDS.items()},
-            prog="alexnet",
-            description="The whole of AlexNet: train, evaluate, predict, inspect. --version prints the version.",
-            args=arguments,
-            config=(tyro.conf.DisallowNone,),
-            registry=FLAG_TYPES,
-        )
+        with _wrapped_help() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
+            tyro.extras.subcommand_cli_from_dict(
+                {name: as_command(command, arguments) for name, command in COMMANDS.items()},
+                prog="alexnet",
+                description="The whole of AlexNet: train, evaluate, predict, inspect. --version prints the version.",
+                args=arguments,
+                config=(tyro.conf.DisallowNone,),
+                registry=FLAG_TYPES,
+            )
     except BrokenPipeError:
         raise SystemExit(0) from None
     except (ValueError, OSError, ImportError) as error:
         print_error(f"alexnet: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
-        saved = "; progress is saved, resume with --resume" if type(stop).__name__ == "Interrupted" else ""
+        saved = ""
+        if type(stop).__name__ == "Interrupted":
+            command = shlex.join([each for each in arguments if each != "--resume"])
+            saved = f"; progress is saved, to go on: alexnet {command} --resume"
         print_error(f"\nalexnet: interrupted{saved}")
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def _wrapped_help() -> Iterator[None]:
+    """Wrap those lines of the help that tyro prints in one: the usage and the description of a command."""
+    printed = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding or "utf-8")
+    printed.isatty = sys.stdout.isatty  # colors as on the terminal
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        width = shutil.get_terminal_size().columns
+        printed.seek(0)
+        for line in printed.read().splitlines():
+            if len(line) > width and not any(frame in line for frame in "│╭╰"):
+                line = textwrap.fill(line.replace(",", ", ").replace(",  ", ", "), width, subsequent_indent="  ")
+            print(line)

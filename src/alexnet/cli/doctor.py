@@ -18,7 +18,7 @@ def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name
 
     from ..console import print_table, print_text
     from ..diagnosis.causes import diagnosed
-    from ..diagnosis.layers import HEAD, layer_table
+    from ..diagnosis.layers import HEAD, WORDS, layer_table
     from ..session import facts_of
 
     facts = facts_of(run)
@@ -28,6 +28,6 @@ def doctor(run: Positional[Path], /, as_json: Annotated[bool, tyro.conf.arg(name
     else:
         print_text(f"{facts}\n")
         print_table(layer_table(facts.now), HEAD)
-        print_text(f"\n{diagnosis or 'It learns.'}")
+        print_text(f"\n{WORDS}\n\n{diagnosis or facts.verdict}")
     if diagnosis:
         raise SystemExit(1)

@@ -61,7 +61,10 @@ def _figure(what: str, name: str, image: str | None) -> "Figure":
     bundle = load(name, device="cpu").bundle if has_weights else None
     architecture = bundle.network.architecture if bundle else variant(name)
     if what == "kernels":
-        return kernels_figure(bundle.network if bundle else AlexNet(architecture))
+        figure = kernels_figure(bundle.network if bundle else AlexNet(architecture))
+        if not bundle:
+            figure.suptitle("initial weights, not trained", fontsize=10)
+        return figure
     if what == "network":
         return network_figure(bundle.network.placed if bundle else infer_shapes(architecture), architecture.name)
     sizes = architecture.stored_size, architecture.input_size

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from ..specs.names import counted as counted
 from .storage.image_formats import open_image
 from .storage.string_table import StringTable
 from .storage.trees import FileOpener
@@ -66,11 +67,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.text}{f' ({self.examples[0]} …)' if self.examples else ''}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number with its noun: "1 image", "1,200 images"."""
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 @dataclass(frozen=True)

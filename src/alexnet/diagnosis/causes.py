@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ..data.source import counted
+from ..specs.names import counted
 from ..specs.settings import option
 
 NEAR = 0.95
@@ -28,6 +28,8 @@ BETTER = 0.7
 """An error below this fraction of that of guessing is no coincidence."""
 SLOW = 2e-5
 """Ratio of updates to weights, in half of the layers, below which nothing happens in thousands of steps."""
+FAR = 4.0
+"""A learning rate this many times higher or lower than the recipe's was somebody's choice, and may be the fault."""
 DOMINANT = 0.7
 """Fraction of the images in one class from which on always guessing it is hard to beat."""
 
@@ -95,6 +97,19 @@ class Facts:
         return self.now.get("peak_lr", max(row["lr"] for row in self.layers))
 
     @property
+    def own_lr(self) -> float:
+        """Peak learning rate of the recipe, without `lr`."""
+        return self.peak_lr / (self.data.get("lr_factor") or 1.0)
+
+    @property
+    def verdict(self) -> str:
+        """What a run that learns has reached."""
+        if "val_error" not in self.last_epoch:
+            return "It learns."
+        error, guessing = self.last_epoch["val_error"], self.guessing["val_error"]
+        return f"It learns: the validation error is {error:.0%}, and guessing gives {guessing:.0%}."
+
+    @property
     def usual_ratio(self) -> float:
         """Ratio of updates to weights at its highest, the median over the layers that move."""
         rows = [row["layers"] for row in self.layers]
@@ -119,6 +134,8 @@ def _symptom(facts: Facts) -> tuple[str | None, tuple[str, ...]]:
     val_loss = last.get("val_loss")
     if min(loss, loss if val_loss is None else val_loss) >= NEAR * guess:
         return f"It does not learn: {steps} the loss is {loss:.3g}, and guessing gives {guess:.3g}", NO_LEARNING
+    if loss >= guess and facts.usual_ratio < SLOW:  # on few images, the validation loss says little
+        return f"It hardly learns: {steps} the training loss is {loss:.3g}, and guessing gives {guess:.3g}", ("low-lr",)
     fraction = last.get("val_largest_answer", 0)
     if fraction >= 0.99 and last["val_error"] > 0.9 * guessing["val_error"]:
         return f"It predicts one class for {fraction:.0%} of the validation images, {steps}", NO_LEARNING
@@ -149,7 +166,9 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
     if facts.steps <= TOO_FEW:
         yield "few-steps", *_few_steps(facts)
 
-    lower = f"a tenth of the learning rate, {option('lr', f'{peak_lr / 10:.2g}')}"
+    omit = f"the recipe's learning rate, {facts.own_lr:.2g} (omit {option('lr')})"
+    is_far = not 1 / FAR < peak_lr / facts.own_lr < FAR
+    lower = omit if is_far else f"a tenth of the learning rate, {option('lr', f'{peak_lr / 10:.2g}')}"
     if facts.loss is None or facts.loss > 1.5 * data["guess"]:
         yield "high-lr", f"the learning rate, up to {peak_lr:.2g}, is too high", lower
     dead = {name: statistics.get("dead") or 0.0 for name, statistics in facts.now["layers"].items()}
@@ -161,8 +180,7 @@ def _causes(facts: Facts) -> Iterator[tuple[str, str, str]]:
     if (ratio := facts.usual_ratio) < SLOW:
         usual = "a thousandth is usual"
         evidence = f"in half of the layers a step changes the weights by less than {ratio:.1g} of their size; {usual}"
-        omit = f", or omit {option('lr')}" if data.get("lr_factor", 1) != 1 else ""
-        yield "low-lr", evidence, f"a higher learning rate than {peak_lr:.2g}{omit}"
+        yield "low-lr", evidence, omit if is_far else f"a higher learning rate than {peak_lr:.2g}"
 
     error, renamed = last.get("val_error", 1), last.get("val_error_renamed", 1)
     if renamed <= 0.5 * error:

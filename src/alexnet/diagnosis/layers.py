@@ -39,6 +39,8 @@ FIRST, APART = (1, 10, 100), 100
 """Steps after which a row is due, and how far apart later ones are: a row takes about half the time of a step."""
 PATIENCE = 1000
 """Steps before an unfinished run is called stuck: docs/networks.md has how long networks take to start learning."""
+EXPLODED = 100
+"""A loss this many times that of guessing does not wait for PATIENCE."""
 PIXELS, UNIT = 60.0, 1.0
 """Typical size of inputs: pixels of 0 … 255 minus their mean, and those divided by their standard deviation."""
 
@@ -73,7 +75,8 @@ class Watch:
         self._check_finite(row.get("val_loss", 0.0), f"after epoch {row['epoch']}, on val", row["lr"])
         progress = self.training.progress
         is_over = progress.epoch == self.training.plan.recipe.epochs
-        if progress.diagnosed or not (is_over or row["steps"] >= PATIENCE):
+        exploded = row["train_loss"] > EXPLODED * progress.layers[0]["data"]["guess"]
+        if progress.diagnosed or not (is_over or exploded or row["steps"] >= PATIENCE):
             return None
         diagnosis = diagnosed(Facts(progress.epochs, progress.layers))
         progress.diagnosed = diagnosis is not None
@@ -163,6 +166,10 @@ def data_facts(plan: Plan) -> dict:
 
 
 HEAD = ("layer", "activations", "spread", "weights", "updates", "ratio", "dead")
+WORDS = """\
+RMS: root mean square, as are activations, weights and updates (changes by the last step). Spread: the part of the
+activations that differs from image to image. Ratio: updates over weights, usually about 0.001. Dead: units that are 0
+for all images. Losses are in nats.""".replace("\n", " ")
 
 
 def layer_table(row: dict) -> list[list[str]]:

@@ -7,6 +7,8 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from ..specs.names import counted
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -48,7 +50,7 @@ class History(Sequence):
 
     def __repr__(self) -> str:
         last = ", ".join(f"{key} {value:.3g}" for key, value in self._shown(-1).items()) if len(self) else "none"
-        return f"History({len(self)} epochs, the last: {last})"
+        return f"History({counted(len(self), 'epoch')}, the last: {last})"
 
     def _repr_html_(self) -> str:
         from ..notebook import html_table
@@ -65,6 +67,8 @@ class History(Sequence):
 
     def plot(self, path: str | Path | None = None, columns: int = 2) -> "Figure":
         """Loss and error by epoch, training and validation; a figure, also written to `path`; notebooks show it."""
+        from matplotlib.ticker import MaxNLocator
+
         from ..notebook import Figure
 
         figure = Figure(figsize=(5 * columns, 8 / columns), layout="constrained")
@@ -76,7 +80,9 @@ class History(Sequence):
                 if any(value is not None for value in values):
                     axes.plot(self["epoch"], values, color=color, marker=marker, label=label)
             axes.set(xlabel="Epoch", title=name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
+            axes.margins(y=0.05)
             axes.grid(alpha=0.3)
             axes.legend()
         if path is not None:

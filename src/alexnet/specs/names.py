@@ -1,4 +1,4 @@
-"""Names in messages: what there is, which is nearest to a name that there is not, and what others named, harmless."""
+"""Names and counts in messages: what there is, what is nearest to a name that there is not, and names made harmless."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,11 @@ def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str
 def not_one_of(kind: str, name: object, known: Iterable[str]) -> str:
     """The message for a name that is none of those known."""
     return f"{kind} must be one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def listed(names: Sequence[str], most: int) -> str:

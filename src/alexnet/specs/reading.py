@@ -26,6 +26,8 @@ from .settings import TrainSettings
 from .storage import from_json
 
 SUFFIXES = (".json", ".toml")
+NAMED_ELSEWHERE = {"learning_rate": "lr", "lr0": "lr", "wd": "weight_decay", "bs": "batch_size", "num_epochs": "epochs"}
+"""Names of settings in other libraries, and here."""
 TEXTS = {"True": True, "False": False, "None": None, "none": None}
 
 
@@ -79,7 +81,8 @@ def settings_with(settings: TrainSettings | None, overrides: Mapping[str, Any]) 
     """
     known, default = [field.name for field in fields(TrainSettings)], vars(TrainSettings())
     for name in overrides.keys() - set(known):
-        raise TypeError(f"there is no setting {name!r}{did_you_mean(name, known) or ', only ' + ', '.join(known)}")
+        meant = NAMED_ELSEWHERE.get(name, name)
+        raise TypeError(f"there is no setting {name!r}{did_you_mean(meant, known) or ', only ' + ', '.join(known)}")
     settings = settings or TrainSettings()
     given = {name: value for name, value in vars(settings).items() if value != default[name]} | overrides
     if given.get("config") is None:

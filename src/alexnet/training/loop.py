@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Batch, epoch_order, read_batches
-from ..data.source import counted
 from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..preprocessing.augmentation import augmented, draw_mix, training_views
+from ..specs.names import counted
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
 from .optimizer import PaperSGD, WeightEMA, optimizer_of

@@ -201,7 +201,7 @@ def _recipe(
     is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
     if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
         recipe = fewer
-        advice = "" if transfer else f"; {option('pretrained')} needs fewer"
+        advice = "" if transfer else f"; with {option('pretrained')}, fewer images suffice"
         reasons["recipe"] = f"small batches, as there are few training images{advice}"
     recipe = with_settings(recipe, settings)
     if transfer and (settings.mean or settings.std):

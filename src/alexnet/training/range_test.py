@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from ..data.batches import Batch, epoch_order, read_batches
 from ..data.progress import Track
 from ..specs.schedules import SCHEDULES
 from .loop import Training
 
-SMOOTHING, DIVERGED, FELL = 0.9, 4.0, 0.98
+SMOOTHING, DIVERGED, FELL, FIRST = 0.9, 4.0, 0.98, 10
 """The smoothed loss is an exponential moving average; above this multiple of its lowest value the test ends; below this
-fraction of its first value it fell."""
+fraction of the mean of so many first losses, which come before anything is learned, it fell."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RangeTest:
     def suggestion(self) -> float | None:
         """A peak learning rate to train with; None where the loss did not fall."""
         lowest = min(range(len(self.smoothed)), key=self.smoothed.__getitem__, default=0)
-        fell = bool(self.smoothed) and self.smoothed[lowest] < FELL * self.smoothed[0]
+        fell = bool(self.smoothed) and self.smoothed[lowest] < FELL * fmean(self.losses[:FIRST])
         return self.lrs[lowest] / 10 if fell else None
 
     def __str__(self) -> str:
