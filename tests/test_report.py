@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_CACHE", str(folder / "cache"))
-        classifier = alexnet.Classifier("cifar-18", "cpu", "fp32")
+        classifier = alexnet.Classifier("small", "cpu", "fp32")
         data = write_colors(folder / "colors", 20)
         classifier.fit(data, epochs=2, batch_size=16, output=folder / "run", verbose=False)
     return classifier
@@ -49,7 +49,7 @@ def test_the_report_has_a_caption_for_every_picture_and_fits_a_phone(run):
         "Pink is the true class, blue any other" in page
         and "dead units, whose output is 0 for each of 32 images" in page
     )
-    assert "The images of its first training step: cropped." in page
+    assert "The images of its first training step: cropped, half of them flipped." in page
     for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(picture))).width <= 1000
     for name in ("curves", "predictions", "confusion", "batch", "kernels", "layers"):
@@ -60,7 +60,7 @@ def test_the_report_says_how_sure_the_error_is_and_what_chance_gives(run):
     page = run.report.read_text(encoding="utf-8")
     metrics = run.evaluation.all_views
     low, high = confidence_interval(1 - metrics.top1, 6)
-    error = f"On 6 images, the top-1 error with 5 views is {1 - metrics.top1:.1%}"
+    error = f"On 6 images, the top-1 error with 10 views is {1 - metrics.top1:.1%}"
     assert f"{error} (95% confidence interval: {low:.1%} to {high:.1%})." in page
     assert "For comparison: always predicting blue, the largest class, has an error of 66.7%." in page
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_shown_is_refused(arguments, message, capsys):
 
 def test_notebooks_show_history_evaluation_and_classifier(run):
     classifier, evaluation, history = alexnet.load(run.run), run.evaluation, Run(run.run).history()
-    assert repr(classifier).startswith("Classifier(cifar-18, 3 classes: blue, green, red, ")
+    assert repr(classifier).startswith("Classifier(small, 3 classes: blue, green, red, ")
     assert "<td>cifar-18</td>" in classifier._repr_html_()
     assert repr(alexnet.Classifier("small")) == "Classifier(small, not trained yet)"
     assert repr(evaluation).startswith("Evaluation(colors, test, 6 images: top-1 accuracy ")
