@@ -49,7 +49,7 @@ def test_the_report_has_a_caption_for_every_picture_and_fits_a_phone(run):
         "Pink is the true class, blue any other" in page
         and "dead units, whose output is 0 for each of 32 images" in page
     )
-    assert "The images of its first training step: cropped, half of them flipped." in page
+    assert "The images of its first training step: cropped, resized, half of them flipped, with shifted colors." in page
     for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(picture))).width <= 1000
     for name in ("curves", "predictions", "confusion", "batch", "kernels", "layers"):
