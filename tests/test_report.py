@@ -181,7 +181,7 @@ def test_what_cannot_be_shown_is_refused(arguments, message, capsys):
 def test_notebooks_show_history_evaluation_and_classifier(run):
     classifier, evaluation, history = alexnet.load(run.run), run.evaluation, Run(run.run).history()
     assert repr(classifier).startswith("Classifier(small, 3 classes: blue, green, red, ")
-    assert "<td>cifar-18</td>" in classifier._repr_html_()
+    assert "<td>small</td>" in classifier._repr_html_()
     assert repr(alexnet.Classifier("small")) == "Classifier(small, not trained yet)"
     assert repr(evaluation).startswith("Evaluation(colors, test, 6 images: top-1 accuracy ")
     assert "<th>top-1 error</th>" in evaluation._repr_html_() and "colors, test: 6 images" in evaluation._repr_html_()
