@@ -830,3 +830,20 @@ def test_an_absurd_window_in_a_file_is_an_error(tmp_path):
     (tmp_path / "ours").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     with pytest.raises(ValueError, match="size must be <= "):
         alexnet.load(tmp_path / "ours")
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    _, path = small_keras(tmp_path / "net.keras")
+    with h5py.File(tmp_path / "net.inside", "a") as file:
+        file["layers/dense_1/vars/0"] = np.zeros((400, 400), np.float32)
+        for index in range(2, 20):  # hard links, all to one array
+            file[f"layers/dense_{index}/vars/0"] = file["layers/dense_1/vars/0"]
+    with pytest.raises(ValueError, match="is not an array of floats in this file"):
+        import_weights(tmp_path / "net.inside", "cifar-keras")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="a damaged archive"):
+        import_weights(path)
+    (tmp_path / "net.caffemodel").write_bytes(caffe_net(data(10**6), CONV1, dense("fc8", "conv1", 3, 196)))
+    with pytest.raises(ValueError, match=r"fc8.weight must be|input_size"):
+        import_weights(tmp_path / "net.caffemodel", input_size=10**6, strict=False)

@@ -114,7 +114,7 @@ def test_public_weights_have_the_checksums_that_their_publishers_state():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_known_names_are_downloaded_once_and_give_the_network_of_that_name(name, published):
+def test_known_names_are_downloaded_once_and_give_the_network_of_that_name(name, published, capsys):
     classifier = alexnet.load(name, device="cpu")
     assert classifier.network.architecture.name == name and len(classifier.classes) == 5
     mean = classifier.bundle.preprocessing.mean.flatten()
@@ -124,6 +124,19 @@ def test_known_names_are_downloaded_once_and_give_the_network_of_that_name(name,
     torch.testing.assert_close(classifier.network.fc8.weight, reference)
     alexnet.load(name, device="cpu")
     assert len(published.requested) == 1
+    assert "guess" not in capsys.readouterr().err
+
+
+def test_a_verified_file_is_verified_again_only_if_it_was_written(published):
+    alexnet.load("torchvision", device="cpu")
+    file = next(PUBLIC["torchvision"].by_hand.parent.rglob("*.pth"))
+    facts, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the length of a comment that a zip may have
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    alexnet.load("torchvision", device="cpu")
+    os.utime(file)
+    with pytest.raises(ValueError, match="the SHA-256 of"):
+        alexnet.load("torchvision")
 
 
 def test_an_interrupted_download_is_resumed(published):

@@ -18,7 +18,7 @@ from ..specs.recipes import recipe as find_recipe
 from . import caffe, huggingface, keras, npy, programs, state_dict
 from .class_files import read_classes
 from .matching import build_network
-from .public_weights import PUBLIC, local_weights
+from .public_weights import are_public, local_weights
 from .weights_file import WeightsFile, classes_path
 
 OTHERS = {
@@ -88,7 +88,6 @@ def import_weights(
         ValueError: the file cannot be read, is of no known format, fits no variant or several. The message says which.
         ImportError: a package that reads the format is not installed.
     """
-    is_published = path in PUBLIC
     path = local_weights(path)
     path = path / FILE if path.is_dir() else path
     if (bundle := _ours(path)) is not None:
@@ -105,11 +104,19 @@ def import_weights(
         network, match = build_network(file, variant, len(class_names), input_size, strict)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    is_published = is_published or path.name in {known.by_hand.name for known in PUBLIC.values()}
-    preprocessing, inputs, guessed = _preprocessing(network, file, mean, std, is_published)
+    is_public = are_public(path)
+    preprocessing, inputs, guessed = _preprocessing(network, file, mean, std, is_public)
     name = network.architecture.name
     report = Report(
-        file.format, name, match.loaded, inputs, match.skipped, match.new, guessed, match.recognized, match.guesses
+        file.format,
+        name,
+        match.loaded,
+        inputs,
+        match.skipped,
+        match.new,
+        guessed,
+        match.recognized,
+        () if is_public else match.guesses,
     )
     imagenet, count = imagenet_class_names(), network.num_classes
     class_names = class_names or (imagenet if count == len(imagenet) else map(str, range(count)))
@@ -188,12 +195,12 @@ def _preprocessing(
     file: WeightsFile,
     mean: str | Path | Sequence[float] | None,
     std: Sequence[float] | None,
-    is_published: bool,
+    is_public: bool,
 ) -> tuple[Preprocessing, str, bool]:
     """The preprocessing, in words with its source, and whether it is a guess.
 
     Args:
-        is_published: whether these are the public weights of the network, whose preprocessing is known.
+        is_public: whether these are the public weights of the network, whose preprocessing is known.
     """
     size, architecture = network.input_size, network.architecture
     spec = find_recipe(architecture.recipe).input
@@ -207,7 +214,7 @@ def _preprocessing(
     else:
         is_fixed = isinstance(spec.mean, tuple)
         pixel_mean = torch.tensor(spec.mean if is_fixed else caffe.MEAN_COLOR)
-        guessed = not is_published
+        guessed = not is_public
         usual = f"usual for {architecture.name}" if is_fixed else "ImageNet's mean color"
         reason = file.mean_note or "to be sure, give mean and std"
         source = f"a guess ({usual}); {reason}" if guessed else "as published with these weights"

@@ -36,6 +36,22 @@ BATCH_NORM_EPS = 1e-3
 """Keras's default."""
 
 
+class _Allowance:
+    """How many bytes of arrays may still be read, so that a small file cannot hold one array very often."""
+
+    def __init__(self, most_bytes: int):
+        self.bytes_left = most_bytes
+
+    def array(self, group, name: str) -> np.ndarray:
+        """A dataset of floats, which must be in this file and not be larger than what is left."""
+        dataset = _member(group, name, "Dataset")
+        if dataset.external or dataset.is_virtual or dataset.nbytes > self.bytes_left or dataset.dtype.kind != "f":
+            shape = f"{dataset.shape} of {dataset.dtype}"
+            raise ValueError(f"{dataset.name}, {shape}, is not an array of floats in this file")
+        self.bytes_left -= dataset.nbytes
+        return dataset[()]
+
+
 def read(path: Path, input_size: int | None = None) -> WeightsFile:
     """Read any of these files, a model that says so for images of another size than its own."""
     h5py = _h5py()
@@ -49,7 +65,7 @@ def read(path: Path, input_size: int | None = None) -> WeightsFile:
         content.seek(0)
         try:
             with h5py.File(content, "r") as opened:
-                return _read(opened, config, path.stat().st_size, input_size)
+                return _read(opened, config, _Allowance(path.stat().st_size), input_size)
         except (OSError, RuntimeError, KeyError) as error:
             raise ValueError(f"an HDF5 file that cannot be read: {error}") from error
 
@@ -85,17 +101,17 @@ def _unzipped(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return archive.read(name)
 
 
-def _read(file, config: bytes | None, most_bytes: int, input_size: int | None) -> WeightsFile:
+def _read(file, config: bytes | None, allowance: _Allowance, input_size: int | None) -> WeightsFile:
     if "layers" in file:
         if config is None or config.strip() == b"{}":
-            return _keras_3_weights(file, most_bytes)
-        return _described(config, lambda path, _, key: _keras_3_arrays(file, (*path, key), most_bytes), input_size)
+            return _keras_3_weights(file, allowance)
+        return _described(config, lambda path, _, key: _keras_3_arrays(file, (*path, key), allowance), input_size)
     if "data" in file:
-        return _caffe(file, most_bytes)
+        return _caffe(file, allowance)
     root = _member(file, "model_weights", "Group") if "model_weights" in file else file
     if "layer_names" not in root.attrs:
         raise ValueError("an HDF5 file that is neither Keras's nor Caffe's")
-    arrays = _named_arrays(root, most_bytes)
+    arrays = _named_arrays(root, allowance)
     if "model_config" in file.attrs:
         return _described(file.attrs["model_config"], lambda path, name, _: arrays.get(name, []), input_size)
     return _weights_file("Keras's .h5 of weights", arrays)
@@ -119,7 +135,7 @@ def _described(config: bytes | str, arrays, input_size: int | None) -> WeightsFi
     )
 
 
-def _keras_3_arrays(file, path: tuple[str, ...], most_bytes: int) -> list[np.ndarray]:
+def _keras_3_arrays(file, path: tuple[str, ...], allowance: _Allowance) -> list[np.ndarray]:
     """The arrays of a layer, of which a model may have none."""
     group = file
     for name in path:
@@ -127,10 +143,10 @@ def _keras_3_arrays(file, path: tuple[str, ...], most_bytes: int) -> list[np.nda
             return []
         group = _member(layers, name, "Group")
     variables = _member(group, "vars", "Group") if "vars" in group else ()
-    return [_array(variables, index, most_bytes) for index in sorted(variables, key=int)]
+    return [allowance.array(variables, index) for index in sorted(variables, key=int)]
 
 
-def _keras_3_weights(file, most_bytes: int) -> WeightsFile:
+def _keras_3_weights(file, allowance: _Allowance) -> WeightsFile:
     """Weights without a description: by the types of layers, each in its order."""
     names = sorted(_member(file, "layers", "Group"), key=numbers_as_numbers)
     skipped = tuple(name for name in file if name not in ("layers", "vars"))
@@ -139,11 +155,11 @@ def _keras_3_weights(file, most_bytes: int) -> WeightsFile:
         raise ValueError(
             f"its layers are inside of {nested[0]}, a model in the model; save the .keras, which says more"
         )
-    arrays = {name: _keras_3_arrays(file, (name,), most_bytes) for name in names}
+    arrays = {name: _keras_3_arrays(file, (name,), allowance) for name in names}
     return _weights_file("Keras 3's weights", arrays, skipped, is_sorted=False)
 
 
-def _named_arrays(root, most_bytes: int) -> dict[str, list[np.ndarray]]:
+def _named_arrays(root, allowance: _Allowance) -> dict[str, list[np.ndarray]]:
     """The arrays of each layer of a Keras 2 file, in the order of its attributes."""
     arrays: dict[str, list[np.ndarray]] = {}
     for layer in map(_text, root.attrs["layer_names"]):
@@ -154,7 +170,7 @@ def _named_arrays(root, most_bytes: int) -> dict[str, list[np.ndarray]]:
             parent = group
             for each in parents:
                 parent = _member(parent, each, "Group")
-            arrays.setdefault(parents[-1] if parents else layer, []).append(_array(parent, name, most_bytes))
+            arrays.setdefault(parents[-1] if parents else layer, []).append(allowance.array(parent, name))
     return arrays
 
 
@@ -197,14 +213,14 @@ def _weights_file(
     )
 
 
-def _caffe(file, most_bytes: int) -> WeightsFile:
+def _caffe(file, allowance: _Allowance) -> WeightsFile:
     """Caffe's `.caffemodel.h5`, which has weights and no description."""
     layers: Layers = {}
     unread: list[str] = []
     data = _member(file, "data", "Group")
     for name in sorted(data, key=numbers_as_numbers):
         group = _member(data, name, "Group")
-        blobs = [_array(group, index, most_bytes) for index in sorted(group)]
+        blobs = [allowance.array(group, index) for index in sorted(group)]
         if [blob.ndim for blob in blobs] in ([4, 1], [2, 1]):
             layers[name] = blobs[0], blobs[1]
         elif blobs:
@@ -227,10 +243,3 @@ def _member(parent, name: str, kind: str):
         description = {"Group": "a group", "Dataset": "an array"}[kind]
         raise ValueError(f"{parent.name}/{name} is not {description} of this HDF5 file")
     return parent[name]
-
-
-def _array(group, name: str, most_bytes: int) -> np.ndarray:
-    dataset = _member(group, name, "Dataset")
-    if dataset.external or dataset.is_virtual or dataset.nbytes > most_bytes or dataset.dtype.kind != "f":
-        raise ValueError(f"{dataset.name}, {dataset.shape} of {dataset.dtype}, is not an array of floats in this file")
-    return dataset[()]

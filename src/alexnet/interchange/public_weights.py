@@ -1,12 +1,13 @@
 """Pretrained weights by name, by URL or from the Hugging Face Hub: where they are, and a local copy of them."""
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.progress import Track
 from ..data.storage.download import SCHEMES, download
-from ..files import cache_folder, siblings
+from ..files import atomic_write, cache_folder, siblings
 from ..specs.names import did_you_mean
 from . import huggingface
 
@@ -84,6 +85,8 @@ def _public(name: str, track: Track | None) -> Path:
         except ValueError as error:
             advice = f"without a connection, fetch it on another computer and put it at {known.by_hand}"
             raise ValueError(f"{error}; {advice}") from error
+    if _is_marked(file, known):
+        return file
     with file.open("rb") as content:
         actual = hashlib.file_digest(content, known.algorithm).hexdigest()
     if actual != known.checksum:
@@ -91,4 +94,24 @@ def _public(name: str, track: Track | None) -> Path:
             file.unlink()  # the next attempt downloads it again
         algorithm = {"sha1": "SHA-1", "sha256": "SHA-256"}[known.algorithm]
         raise ValueError(f"the {algorithm} of {file} must be {known.checksum}, as that of {known.url}, got {actual}")
+    mark, content = _mark(file, known)
+    with contextlib.suppress(OSError), atomic_write(mark) as temporary:  # the cache may be read-only
+        temporary.write_text(content, encoding="utf-8")
     return file
+
+
+def are_public(file: Path) -> bool:
+    """Whether a file has the name of public weights, or was verified to be them."""
+    return any(file.name == known.by_hand.name or _is_marked(file, known) for known in PUBLIC.values())
+
+
+def _mark(file: Path, known: PublicWeights) -> tuple[Path, str]:
+    """What stands beside a file that has been verified, because reading it all takes a while, and its content."""
+    facts = file.stat()
+    return file.with_name(f"{file.name}.verified"), f"{known.checksum} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def _is_marked(file: Path, known: PublicWeights) -> bool:
+    """Whether a file has been verified, and not written since."""
+    mark, content = _mark(file, known)
+    return mark.exists() and mark.read_text(encoding="utf-8", errors="replace") == content
