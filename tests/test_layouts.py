@@ -1,7 +1,10 @@
 """Layouts of data sets as people have them: each is read as its owner means it, or the owner is told."""
 
+import io
 import json
+import tarfile
 import unicodedata
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -287,3 +290,75 @@ def test_deep_gray_is_stored_by_the_range_of_its_bits(tmp_path):
     assert any(
         "values from 0 to 3,002" in f.text.replace("3002", "3,002") for f in report.findings if f.level == "warning"
     )
+
+
+def archived(path, images, suffix=""):
+    """A tar or zip file of images of one pixel, or of what else is given as bytes, by their names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") if path.suffix == ".tar" else zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(images):
+            file = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, len(images), 0)).save(file, "PNG")
+            content = images[name] if isinstance(images, dict) and images[name] is not None else file.getvalue()
+            if isinstance(archive, zipfile.ZipFile):
+                archive.writestr(name, content)
+            else:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def counts_of(source):
+    return Counter(
+        (source.classes[label], SPLITS[split]) for label, split in zip(source.labels, source.splits, strict=True)
+    )
+
+
+def test_archives_are_folders_of_their_names(tmp_path):
+    for name in ("oak", "elm"):
+        archived(tmp_path / "by class" / f"{name}.tar", named("{1}.png", "x"))
+    assert Counter(class_ for class_, _ in counts_of(open_source(tmp_path / "by class")).elements()) == OAK_ELM
+    for split, count in (("train", 6), ("test", 2)):
+        archived(tmp_path / "by split" / f"{split}.zip", named(split + "/{}/{}.png", *OAK_ELM, count=count))
+    counts = counts_of(open_source(tmp_path / "by split"))
+    assert counts["oak", "test"] == counts["elm", "test"] == 2 and counts.total() == 16
+    inner = {f"parts/{path.name}": path.read_bytes() for path in sorted((tmp_path / "by class").iterdir())}
+    source = open_source(archived(tmp_path / "all.zip", inner))
+    assert set(source.classes) == {*OAK_ELM} and source.open(0).size == (8, 8)
+
+
+def test_shards_of_web_datasets(tmp_path):
+    for shard in ("train-000", "train-001", "val-000"):
+        names = {f"{shard}{number}.{kind}": None for number in range(4) for kind in ("png", "cls")}
+        labels = {name: str(int(name[-5]) % 2).encode() for name in names if name.endswith("cls")}
+        archived(tmp_path / f"{shard}.tar", names | labels)
+    counts = {("0", "train"): 4, ("1", "train"): 4, ("0", "val"): 2, ("1", "val"): 2}
+    assert counts_of(open_source(tmp_path)) == counts
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_tables_of_hugging_face(tmp_path, kind):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["oak", "elm"]}}
+    for split, count in (("train", 6), ("test", 2)):
+        images = []
+        for number in range(count):
+            file = io.BytesIO()
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "PNG")
+            images.append({"bytes": file.getvalue(), "path": None})
+        labels = [number % 2 for number in range(count - 1)] + [-1 if split == "test" else 1]
+        table = pyarrow.table({"image": images, "label": pyarrow.array(labels, pyarrow.int64())})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        (tmp_path / split).mkdir()
+        if kind == "parquet":
+            parquet.write_table(table, tmp_path / split / "0.parquet", row_group_size=4)
+        else:
+            with pyarrow.ipc.new_stream(tmp_path / split / "data-00000-of-00001.arrow", table.schema) as stream:
+                stream.write_table(table)
+    source = open_source(tmp_path)
+    counts = counts_of(source)
+    assert source.classes == ("oak", "elm") and counts["oak", "test"] == 1 and counts["elm", "test"] == 0
+    shown = Counter((source.open(i).getpixel((0, 0))[0], source.classes[source.labels[i]]) for i in range(len(source)))
+    assert shown == Counter([(0, "oak"), (0, "oak"), (1, "elm"), (2, "oak"), (3, "elm"), (4, "oak"), (5, "elm")])
+    assert any("skipped 1 image without a label" in finding.text for finding in source.findings)

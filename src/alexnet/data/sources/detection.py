@@ -17,7 +17,15 @@ from ..source import Data, Source, hold_out
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, kept_if_useful, redact
 from ..storage.remote import STORES, download_remote
-from ..storage.trees import SkipFolder, Tree, archive_tree, folder_tree, remote_tree
+from ..storage.trees import (
+    ARCHIVE_SUFFIXES,
+    SkipFolder,
+    Tree,
+    archive_tree,
+    folder_tree,
+    remote_tree,
+    with_archives_opened,
+)
 from .bundled import emoji_source
 from .cifar import cifar_source
 from .folders import folder_source
@@ -25,6 +33,7 @@ from .idx import IMAGE_FILE, idx_source
 from .imagenet import imagenet_source
 from .lists import list_source, read_list, subset
 from .memory import PREFIX, InMemory, hold, location_of, memory_source
+from .tables import table_source
 
 EXPECTED = (
     "a data set must be a folder with train/ and val/, each with a folder per class or with a list beside its images; "
@@ -32,10 +41,10 @@ EXPECTED = (
     "CIFAR's or idx files; a URL (https, s3, gs, hf); or the word emoji for the bundled set"
 )
 """Ends the messages about what is not a data set."""
+MAX_NESTED_ARCHIVES = 2
+"""Archives in a folder, and archives in these."""
 MAX_ARRAY_FILES = 1000
 """Files in a tree beyond which no files of arrays are looked for."""
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-"""Suffixes that mark a file of a remote store as an archive."""
 
 
 def open_source(data: Data, *arguments: Any, **named: Any) -> Source:
@@ -138,8 +147,11 @@ class _Opener:
 
     def _tree_source(self, tree: Tree) -> Source:
         """The first layout that fits; a new one goes before `folder_source`, which takes any tree with images."""
+        cache = cache_folder() / "archives"
+        for _ in range(MAX_NESTED_ARCHIVES):
+            tree = with_archives_opened(tree, cache, self.track)
         may_be_arrays = len(tree.files) <= MAX_ARRAY_FILES and not self.label_files
-        source = may_be_arrays and (cifar_source(tree) or idx_source(tree))
+        source = may_be_arrays and (cifar_source(tree) or idx_source(tree) or table_source(tree))
         return source or folder_source(tree, self.label_files)
 
 

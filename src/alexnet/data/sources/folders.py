@@ -8,10 +8,10 @@ import numpy as np
 
 from ...specs.names import listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
+from ..labels.label_files import MAX_LABEL, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
-from ..labels.label_files import LabelFile, LabelFileError, NoLabels, read_labels
 from ..labels.lookup import folded, normalized
-from ..labels.split_names import words_of
+from ..labels.split_names import split_in, words_of
 from ..source import SPLITS, Finding, Source, counted
 from ..storage.image_formats import SUFFIXES, ignored_files, is_helped, is_image_file
 from ..storage.string_table import StringTable
@@ -19,6 +19,7 @@ from ..storage.trees import Tree, read_file
 from .folder_roles import Roles, roles_of
 from .unknown_files import images_by_content
 
+SIDECAR = ".cls"
 MAX_LISTS = 200
 """Label files in a folder, beyond which they are annotations of an image each."""
 LIST_WORDS = {
@@ -51,6 +52,8 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
     if given := [file for file in labels if file.is_given and file.rows]:
         images.folders[:] = NONE
     in_tree, unused = ([], {}) if given else _read_label_files(tree, roles, images, others)
+    if not given and (sidecars := _sidecar_labels(tree, roles, others)):
+        in_tree.append(sidecars)
     findings += _imageless(tree, roles, folders, {*others.values()} - {roles.root + file.name for file in in_tree})
     looks_like_list = (name for name in unused if LIST_WORDS & {*words_of(name)})
     findings += [Finding("warning", f"{name} is not used: {unused[name]}") for name in looks_like_list]
@@ -121,6 +124,17 @@ def _read_label_files(
                 raise
             unused[name] = str(problem).removeprefix(name).lstrip(",: ")
     return files, unused
+
+
+def _sidecar_labels(tree: Tree, roles: Roles, others: dict[int, str]) -> LabelFile | None:
+    """The labels in files beside the images, a.cls beside a.jpg, as in the shards of WebDataset."""
+    rows = []
+    for index in [index for index, name in others.items() if name.endswith(SIDECAR)]:
+        path = others.pop(index).removeprefix(roles.root).removesuffix(SIDECAR)
+        label = read_file(tree, index, MAX_LABEL).decode("utf-8", "replace").strip()
+        check_label(label, 0, f" for {path}")
+        rows.append(Row(path, label, split_in(path.partition("/")[0])))
+    return LabelFile(f"*{SIDECAR}", tuple(rows)) if rows else None
 
 
 def _candidates(roles: Roles, others: Mapping[int, str]) -> Iterator[tuple[int, str]]:

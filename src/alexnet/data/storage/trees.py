@@ -3,23 +3,27 @@
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...files import open_regular_file
+from ...files import atomic_write, file_lock, open_regular_file, truncate_name
 from ..progress import Track
-from .archives import Archive
-from .remote import list_remote, open_remote
+from .archives import Archive, is_archive
+from .image_formats import is_image_file
+from .remote import download_remote, list_remote, open_remote
 from .string_table import StringTable
 
 MAX_LABEL_FILE_BYTES = 1_000_000_000
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+"""Suffixes that mark a file as an archive, where its content is not at hand."""
 MAX_NESTED_LINKS = 8
 """Links to folders, each inside the one before: folders that link to one another have endlessly many paths."""
 
@@ -95,22 +99,62 @@ def remote_tree(url: str) -> Tree:
 
 
 def joined_tree(name: str, trees: Mapping[str, Tree]) -> Tree:
-    """Several trees as the folders of one."""
-    starts = np.cumsum([0, *(len(tree.files) for tree in trees.values())])
+    """Several trees as the folders of one; that called "" is at its root."""
+    starts, items = np.cumsum([0, *(len(tree.files) for tree in trees.values())]), list(trees.items())
 
     def locate(index: int) -> tuple[str, Any]:
         position = int(np.searchsorted(starts, index, side="right")) - 1
-        folder, tree = list(trees.items())[position]
+        folder, tree = items[position]
         return folder, tree.locate(index - int(starts[position]))
 
     return Tree(
         name,
-        StringTable.from_strings(f"{folder}/{file}" for folder, tree in trees.items() for file in tree.files),
+        StringTable.from_strings(
+            f"{folder}/{file}".lstrip("/") for folder, tree in trees.items() for file in tree.files
+        ),
         np.concatenate([tree.sizes for tree in trees.values()]),
         " ".join(f"{folder}:{tree.fingerprint}" for folder, tree in trees.items()),
         partial(_open_joined, {folder: tree.open for folder, tree in trees.items()}),
         locate,
     )
+
+
+def with_archives_opened(tree: Tree, cache: Path, track: Track | None = None) -> Tree:
+    """A tree of archives and no images, in which each archive is a folder of its name; other trees as they are."""
+    endings = {index: end for index, name in enumerate(tree.files) if (end := _archive_suffix(name))}
+    if not endings or any(map(is_image_file, tree.files)):
+        return tree
+    others = [index for index in range(len(tree.files)) if index not in endings]
+    trees = {}
+    for index, end in endings.items():
+        path = _local_copy(tree, index, cache)
+        if is_archive(path):
+            trees[tree.files[index][: -len(end)]] = archive_tree(path, cache, track)
+        else:
+            others.append(index)
+    if others:
+        files, sizes = tree.files.select(sorted(others)), tree.sizes[sorted(others)]
+        trees[""] = replace(tree, files=files, sizes=sizes, locate=lambda index: tree.locate(sorted(others)[index]))
+    return joined_tree(tree.name, trees)
+
+
+def _archive_suffix(name: str) -> str:
+    return next((suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix)), "")
+
+
+def _local_copy(tree: Tree, index: int, cache: Path) -> Path:
+    """A file of a tree as a file of this machine: itself, or a copy in the cache."""
+    location = tree.locate(index)
+    if isinstance(location, str):
+        return download_remote(location, cache) if "://" in location else Path(location)
+    key = hashlib.sha256(f"{tree.fingerprint} {tree.files[index]}".encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    path = cache / f"{truncate_name(tree.files[index].rpartition('/')[2])}-{key}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with file_lock(path):
+        if not path.exists():
+            with atomic_write(path) as temporary, tree.open(location) as file, temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+    return path
 
 
 def read_file(tree: Tree, index: int, max_bytes: int = MAX_LABEL_FILE_BYTES) -> bytes:
