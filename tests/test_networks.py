@@ -117,6 +117,16 @@ def test_initial_weights_have_the_declared_standard_deviations_and_biases():
     assert not torch.equal(network.conv1.weight, AlexNet(variant("original"), 100, seed=1).conv1.weight)
 
 
+@pytest.mark.parametrize("name", ["original", "batch-norm"])
+def test_a_network_is_made_on_the_default_device(name):
+    """As every module of torch; "meta" stands for a GPU."""
+    with torch.device("meta"):
+        network = narrow(name)
+        x = torch.zeros(2, 3, network.input_size, network.input_size)
+    assert {each.device.type for each in network.state_dict().values()} == {"meta"}
+    assert network(x).device.type == "meta" and network(x).shape == (2, 5)
+
+
 def test_pytorch_default_weights_are_those_of_its_own_layers():
     ours, theirs = AlexNet(variant("torchvision"), 10), torch.nn.Conv2d(64, 192, 5, padding=2)
     assert ours.conv2.weight.std().item() == pytest.approx(theirs.weight.std().item(), rel=0.02)

@@ -70,6 +70,7 @@ class AlexNet(nn.Module):
                     fan_in = step.operation.fan_in(step.input_shape)
                     initialize(module.to_empty(device="cpu"), step.operation, fan_in, generator)
                 self.add_module(step.name, module)
+        self.to(torch.get_default_device())  # weights are the same on all
 
     def train(self, mode: bool = True) -> AlexNet:
         """As for every module, except that batch norm with a frozen scale and shift keeps its statistics, too."""
