@@ -5,7 +5,6 @@ Everything is drawn from seeds, so failures are reproducible. ALEXNET_DAMAGE mul
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -13,15 +12,13 @@ import random
 import struct
 import subprocess
 import sys
-import tarfile
 import tracemalloc
 import warnings
-import zipfile
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from fuzz import TOKENS, chunk, damaged, image_of, intact_images, label_files, tar_of, zip_of
 
 from alexnet.data.check import check_source
 from alexnet.data.pack import packing
@@ -59,107 +56,6 @@ def cases(count):
 
 def test_there_are_ten_thousand_cases():
     assert sum(CASES.values()) >= 10_000
-
-
-# Intact data: small, made here, of every kind that is read.
-
-
-def picture(draw, mode="RGB", size=(24, 20)):
-    image = Image.frombytes("RGB", size, draw.randbytes(size[0] * size[1] * 3)).resize(size, box=(0, 0, 6, 5))
-    return image.convert(mode)
-
-
-def image_of(format, mode="RGB", frames=1, seed=0, **options):
-    draw, buffer = random.Random(seed), io.BytesIO()
-    image = picture(draw, mode)
-    if frames > 1:
-        options |= {"save_all": True, "append_images": [picture(draw, mode) for _ in range(frames - 1)]}
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def intact_images():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    deep = Image.fromarray(np.random.default_rng(0).integers(0, 65536, (20, 24), np.uint16))
-    buffers = {suffix: io.BytesIO() for suffix in ("png", "tif", "pgm")}
-    for suffix, buffer in buffers.items():
-        deep.save(buffer, {"png": "PNG", "tif": "TIFF", "pgm": "PPM"}[suffix])
-    compressions = (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
-    images = [
-        *(("jpg", image_of("JPEG", exif=exif)), ("jpg", image_of("JPEG", progressive=True))),
-        *(("jpg", image_of("JPEG", "L")), ("jpg", image_of("JPEG", "CMYK")), ("jpg", image_of("MPO", frames=2))),
-        *(("png", image_of("PNG", mode)) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
-        *(("png", image_of("PNG", frames=3)), ("png", interlaced(random.Random(0)))),
-        *((suffix, buffer.getvalue()) for suffix, buffer in buffers.items()),
-        *(("gif", image_of("GIF", "P", frames)) for frames in (1, 4)),
-        *(("bmp", image_of("BMP", mode)) for mode in ("RGB", "RGBA", "P", "1")),
-        *(("tif", image_of("TIFF", compression=compression)) for compression in compressions),
-        *(("tif", image_of("TIFF", "1", compression=fax)) for fax in ("group3", "group4")),
-        *(("tif", image_of("TIFF", mode)) for mode in ("CMYK", "P", "F", "I", "LAB")),
-        *(("ppm", image_of("PPM", mode)) for mode in ("RGB", "L", "1")),
-        ("ppm", b"P3 2 2 255\n255 0 0  0 255 0\n0 0 255  9 9 9\n"),
-    ]
-    if features.check("webp"):
-        images += [
-            ("webp", image_of("WEBP")),
-            ("webp", image_of("WEBP", lossless=True)),
-            ("webp", image_of("WEBP", frames=3)),
-        ]
-    if features.check("jpg_2000"):
-        images += [("jp2", image_of("JPEG2000")), ("j2k", image_of("JPEG2000", no_jp2=True))]
-    if features.check("avif"):
-        images += [("avif", image_of("AVIF"))]
-    return images
-
-
-def chunk(kind, content):
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
-
-
-def interlaced(draw):
-    """A PNG file of 8 × 8 in Adam7's seven passes, which Pillow reads but does not write."""
-    passes = ((1, 1), (1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8))  # rows and columns
-    rows = b"".join(b"\0" + draw.randbytes(3 * width) for height, width in passes for _ in range(height))
-    header = chunk(b"IHDR", bytes((0, 0, 0, 8, 0, 0, 0, 8, 8, 2, 0, 0, 1)))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-# What damages it.
-
-
-def damaged(content, draw, others=(b"",), tokens=()):
-    """The content, damaged in one to three positions."""
-    content = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        start = draw.randrange(len(content) + 1) if draw.random() < 0.6 else draw.randrange(min(len(content), 64) + 1)
-        span = draw.choice((1, 2, 4, 16, 200))
-        what = draw.choice(
-            ("flip", "cut", "splice", "double", "length", "zeros", "noise", "drop", *["token"] * 4)[
-                : 12 if tokens else 8
-            ]
-        )
-        if what == "flip" and content:
-            content[start % len(content)] ^= 1 << draw.randrange(8)
-        elif what == "cut":
-            del content[start:]
-        elif what == "splice":
-            other = draw.choice(others)
-            content[start:] = other[draw.randrange(len(other) + 1) :]
-        elif what == "double":
-            content[start:start] = content[start : start + span] * draw.choice((1, 1, 50))
-        elif what == "length":
-            number = draw.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, draw.randrange(2**32)))
-            content[start : start + 4] = number.to_bytes(4, draw.choice(("big", "little")))
-        elif what == "zeros":
-            content[start : start + span] = bytes(span)
-        elif what == "noise":
-            content[start : start + span] = draw.randbytes(span)
-        elif what == "drop":
-            del content[start : start + span]
-        elif what == "token":
-            content[start : start + draw.choice((0, 0, 1, 4))] = draw.choice(tokens)
-    return bytes(content)
 
 
 # What must hold.
@@ -254,24 +150,6 @@ def classes_of_images(draw, intact):
     }
 
 
-def tar_of(files):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def zip_of(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 @cases(1500)
 def test_archives(root, count):
     draw, outcomes = random.Random(1), Outcomes()
@@ -287,101 +165,6 @@ def test_archives(root, count):
         path.unlink()
     assert outcomes.read > 20 and outcomes.refused > 100
     return outcomes.count
-
-
-TOKENS = [
-    *(
-        b"\0",
-        b"\xff\xfe",
-        b"\xef\xbb\xbf",
-        b"\xed\xa0\x80",
-        b"\r",
-        b"\n",
-        b"\r\n",
-        b"\xe2\x80\xa8",
-        b"\x0c",
-        b'"',
-        b"'",
-    ),
-    *(
-        b",",
-        b";",
-        b"\t",
-        b" ",
-        b"/",
-        b"\\",
-        b"..",
-        b"../../x.png",
-        b"/etc/passwd",
-        b"/dev/zero",
-        b"~",
-        b"#",
-        b"# images of ",
-    ),
-    *(
-        b"-1",
-        b"-5",
-        b"0",
-        b"1.5",
-        b"1e999",
-        b"NaN",
-        b"-Infinity",
-        b"9" * 30,
-        b"9" * 5000,
-        b"-" + b"9" * 5000,
-        b"\xd9\xa3",
-    ),
-    *(
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b":",
-        b"null",
-        b"true",
-        b"[" * 3000,
-        b'{"a":' * 3000,
-        b'"\\ud800"',
-        b"\\udcff",
-        b'"":',
-        b'"", ',
-    ),
-    *(
-        b"image",
-        b"label",
-        b"split",
-        b"train",
-        b"val",
-        b"0.png",
-        b"1",
-        b"x" * 200_000,
-        b"unused 3",
-        b"{}",
-        b"[]",
-        b"[[0, 1], 2]",
-    ),
-]
-
-
-def label_files():
-    images = [f"{n}.png" for n in range(6)]
-    labels = ["cat", "dog", "cat", "dog", "a cow", "a cow"]
-    rows = list(zip(images, labels, ["train"] * 4 + ["val", "test"], strict=True))
-    numbers = [0, 1, 0, 1, 2, 2]
-    records = [dict(zip(("image", "label", "split"), row, strict=True)) for row in rows]
-    table = "".join(f"{','.join(row)}\n" for row in rows)
-    return {
-        "labels.csv": f"image,label,split\n{table}",
-        "bare.csv": table,
-        "table.tsv": "filename\tclass\n" + "".join(f"{image}\t{label}\n" for image, label, _ in rows),
-        "semicolons.csv": table.replace(",", ";"),
-        "labels.txt": "".join(f"{image} {n}\n" for image, n in zip(images, numbers, strict=True)),
-        "map.json": json.dumps(dict(zip(images, labels, strict=True)), indent=1),
-        "numbers.json": json.dumps(dict(zip(images, numbers, strict=True))),
-        "records.json": json.dumps(records),
-        "records.jsonl": "".join(json.dumps(record) + "\n" for record in records),
-        "quoted.csv": "image,label\n" + "".join(f'"{image}","{label}"\n' for image, label, _ in rows),
-    }
 
 
 INDEX_FILES = {

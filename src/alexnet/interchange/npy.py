@@ -53,9 +53,13 @@ def write(bundle: ModelBundle, path: Path) -> None:
 def _content(path: Path):
     """The value of the pickle that follows the header of an .npy file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        is_first = np.lib.format.read_magic(content) == (1, 0)
-        read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
-        if not read_header(content)[2].hasobject:
+        try:
+            is_first = np.lib.format.read_magic(content) == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+            dtype = read_header(content)[2]
+        except Exception as error:  # numpy reads it as Python
+            raise ValueError(f"an .npy file with a damaged header: {error}") from error
+        if not dtype.hasobject:
             raise ValueError("an .npy file of plain numbers; weights must be a dict of layers")
         try:
             return load_arrays(content)

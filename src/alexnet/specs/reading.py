@@ -263,6 +263,8 @@ def _based(table: Mapping[str, Any], name: str) -> Recipe:
     about = f"Your own, based on {table.get('base', 'nothing')}."
     changes = {"name": name, "about": about} | {field: table[field] for field in table if field != "base"}
     if "base" in table:
+        if not isinstance(table["base"], (str, Path, Recipe)):
+            raise ValueError(f"base must be the name of a recipe, got {str(table['base'])[:80]}")
         return with_fields(find_recipe(table["base"]), changes)
     if not isinstance(table.get("schedule"), Mapping):
         raise ValueError("a recipe must have a base, the name of another one, or a schedule with all of its fields")

@@ -103,7 +103,8 @@ def redact(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
     except ValueError:  # what it has for a host
         return f"{url.partition('://')[0]}://…"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path}{'?…' if parts.query else ''}"
+    return re.sub(r"(?<=//)[^/]*@", "", shown)  # also where a second // hides them
 
 
 @dataclass(frozen=True)
