@@ -251,6 +251,22 @@ def test_other_images_are_not(images):
         ModelBundle(alexnet.create("small", 7).eval(), preprocessing, CLASSES).network(torch.rand(2, 3, 56, 56))
 
 
+def test_the_range_is_not_asked_for_where_there_are_no_values():
+    network, images = pixel_network(), torch.rand(4, 3, 56, 56)
+    with torch.no_grad():
+        by_image = torch.func.vmap(lambda image: network(image[None])[0])(images)
+        assert pixel_network().to("meta")(images.to("meta")).shape == (4, 7)
+    torch.testing.assert_close(by_image, network(images), rtol=1e-3, atol=1e-3)
+
+
+def test_activations_are_contiguous_where_somebody_looks():
+    network, images, seen = alexnet.create("small", 7).eval(), torch.randn(2, 3, 56, 56), []
+    assert all(output.is_contiguous() for output in network.features(images).values())
+    network.conv3.register_forward_hook(lambda module, args, output: seen.extend([*args, output]))
+    network(images)
+    assert len(seen) == 2 and all(each.is_contiguous() for each in seen)
+
+
 def test_one_layer_may_be_named_alone():
     network, images = alexnet.create("small", 7).eval(), torch.randn(2, 3, 56, 56)
     (conv1,) = network.features(images, "conv1").values()
@@ -266,3 +282,62 @@ def test_an_image_without_a_batch_is_refused(name, call):
         ValueError, match=rf"images must be \(N, 3, {side}, {side}\), got \(3, {side}, {side}\); a single"
     ):
         call(network, torch.zeros(3, side, side))
+
+
+ALTERATIONS = {
+    "fc8 is Linear(in_features=512, out_features=3, bias=True), not Linear(": (
+        lambda network: setattr(network, "fc8", nn.Linear(512, 3))
+    ),
+    "relu5 is GELU(approximate='none'), not ReLU()": lambda network: setattr(network, "relu5", nn.GELU()),
+    "fc7 holds bias, weight_orig, weight_mask, not weight, bias": (
+        lambda network: prune.l1_unstructured(network.fc7, "weight", 0.5)
+    ),
+    "conv3 holds bias, parametrizations.weight.original, not weight, bias": (
+        lambda network: parametrize.register_parametrization(network.conv3, "weight", Negative())
+    ),
+    "softmax was added": lambda network: network.add_module("softmax", nn.Softmax(1)),
+    "drop6 was deleted": lambda network: delattr(network, "drop6"),
+    "relu7 was deleted": lambda network: setattr(network, "relu7", None),
+    "conv1 has a forward of its own": lambda network: setattr(network.conv1, "forward", lambda x: x),
+    "pool5 is AvgPool2d": lambda network: setattr(network, "pool5", nn.AvgPool2d(3, 2)),
+    "conv5 is Conv2d(": lambda network: setattr(network.conv5, "dilation", (2, 2)),
+}
+
+
+@pytest.mark.parametrize("problem", ALTERATIONS)
+def test_save_refuses_what_load_would_not_give_back(saved, problem, tmp_path):
+    classifier = alexnet.load(saved["small"], "cpu")
+    ALTERATIONS[problem](classifier.network)
+    for save in (classifier.save, lambda path: alexnet.export_weights(classifier, path / "a.npy", "npy")):
+        with pytest.raises(ValueError) as error:
+            save(tmp_path)
+        assert str(error.value).startswith(f"the network is not the small that a file would describe: {problem}")
+    assert not [*tmp_path.rglob("*.*")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.conv1.register_forward_hook(lambda *_: None),
+        lambda network: setattr(network.relu1, "inplace", True),
+        lambda network: setattr(network.drop6, "p", 0.1),
+        lambda network: network.train().requires_grad_(False),
+        lambda network: prune.remove(prune.l1_unstructured(network.fc7, "weight", 0.5), "weight"),
+    ],
+)
+def test_save_takes_what_load_gives_back(saved, change, tmp_path):
+    classifier = alexnet.load(saved["small"], "cpu", "fp32")
+    change(classifier.network)
+    again = alexnet.load(classifier.save(tmp_path / "again"), "cpu", "fp32")
+    np.testing.assert_array_equal(again.predict(IMAGE), classifier.predict(IMAGE))
+
+
+def test_other_scores_have_no_names_until_they_are_given(saved):
+    classifier = alexnet.load(saved["small"], "cpu", "fp32")
+    classifier.network.fc8 = nn.Linear(512, 3)
+    assert classifier.predict(IMAGE).shape == (3,)
+    with pytest.raises(ValueError, match="the network gives 3 scores, got 7 classes; assign their names"):
+        classifier.predict_n(IMAGE)
+    assert repr(next(classifier.predict_each(IMAGE))) == "Prediction('': 3 probabilities without names)"
+    classifier.bundle.classes = ("x", "y", "z")
+    assert {name for name, _ in classifier.predict_n(IMAGE)} == {"x", "y", "z"}

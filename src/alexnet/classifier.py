@@ -319,7 +319,8 @@ class Classifier(huggingface.HubMixin):
         on is not saved; the folder of a run knows.
 
         Raises:
-            ValueError: the folder is that of a run, which has weights of its own, or holds something else.
+            ValueError: the folder is that of a run, which has weights of its own, or holds something else; or the
+                network was altered, so that its architecture does not describe it.
         """
         folder, bundle = Path(folder), self._ready()
         if Run(folder).record():
@@ -332,6 +333,7 @@ class Classifier(huggingface.HubMixin):
             except ValueError as error:
                 must_be = "folder must be new, empty, or hold a saved classifier to replace"
                 raise ValueError(f"{must_be}, but {folder} holds {listed(names, 1)}") from error
+        bundle.check_unaltered()
         folder.mkdir(parents=True, exist_ok=True)
         bundle.save(folder / MODEL_FILE)
         return folder

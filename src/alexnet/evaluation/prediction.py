@@ -32,16 +32,21 @@ class Prediction:
         """The n most likely classes with their probabilities, most likely first, ties in the order of the classes.
 
         Raises:
-            ValueError: n is below 1, or the image cannot be read.
+            ValueError: n is below 1, the image cannot be read, or the network was given another number of scores.
         """
         if n < 1:
             raise ValueError(f"n must be >= 1, got {n}")
         if self.probabilities is None:
             raise self.error or ValueError(f"{self.image} has no probabilities")
+        if len(self.probabilities) != len(self.classes):
+            scores = f"the network gives {len(self.probabilities)} scores, got {len(self.classes)} classes"
+            raise ValueError(f"{scores}; assign their names to classifier.bundle.classes")
         best = np.argsort(-self.probabilities, kind="stable")[:n]
         return [(self.classes[label], float(self.probabilities[label])) for label in best]
 
     def __repr__(self) -> str:
+        if self.probabilities is not None and len(self.probabilities) != len(self.classes):
+            return f"Prediction({self.image!r}: {len(self.probabilities)} probabilities without names)"
         result = self.error or ", ".join(f"{name} {probability:.1%}" for name, probability in self.top(3))
         return f"Prediction({self.image!r}: {result})"
 

@@ -71,6 +71,8 @@ def export_weights(
         for file in [path] if suffix else [path / name for name in (FILE, huggingface.CONFIG, *caffe.FILES)]:
             if file.exists() and any(each.is_file() and file.samefile(each) for each in read):
                 raise ValueError(f"the network was read from {file}; export it under another name")
+    if format not in PROGRAMS:  # a program is what the modules say; a file of weights needs their architecture
+        bundle.check_unaltered()
     path.parent.mkdir(parents=True, exist_ok=True)
     write(bundle, path, *([preprocessing] if format in PROGRAMS else []))
     if format in NAMELESS:

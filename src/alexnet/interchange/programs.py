@@ -87,7 +87,9 @@ def write_onnx(bundle: ModelBundle, path: Path, preprocessing: bool = False) -> 
     model.graph.outputs[others] = []
     ClearMetadataAndDocStringPass()(model)  # among them the paths of this machine
     model.ir_version, model.graph.name = IR_VERSION, bundle.network.architecture.name
-    model.metadata_props.update(metadata(bundle, preprocessing), alexnet=_facts(bundle, model.graph.initializers))
+    model.metadata_props.update(metadata(bundle, preprocessing))
+    if not bundle.network.alteration():  # or reading it back would give another network
+        model.metadata_props["alexnet"] = _facts(bundle, model.graph.initializers)
     with atomic_write(path) as temporary:
         program.save(temporary)
 

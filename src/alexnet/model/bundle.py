@@ -92,13 +92,30 @@ class ModelBundle:
             extra: further tensors, under names with a dot that no parameter has (`velocity.conv1.weight`).
             notes: further facts, as JSON, under the header's "notes".
             weights: written instead of those of the network.
+
+        Raises:
+            ValueError: the network was altered, so that it would not be read back.
         """
+        self.check_unaltered()
         tensors = self.tensors() | dict(weights or {}) | dict(extra or {})
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         header = {"alexnet": json.dumps(self.facts()), "notes": json.dumps(notes or {})}
         header["sums"] = json.dumps({name: _checksum(tensor) for name, tensor in tensors.items()})
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, header | {"head": _header_checksum(header)})
+
+    def check_unaltered(self) -> None:
+        """Raise ValueError, with what to do, if the network is not what its architecture and classes declare."""
+        network, change = self.network, self.network.alteration()
+        name = network.architecture.name
+        if change:
+            computed = "torch.nn.utils.prune.remove or parametrize.remove_parametrizations keeps computed weights"
+            remedy = (
+                f"Declare its layers as an Architecture (docs/networks.md), or keep network.state_dict(); {computed}"
+            )
+            raise ValueError(f"the network is not the {name} that a file would describe: {change}. {remedy}")
+        if len(self.classes) != network.num_classes:
+            raise ValueError(f"classes must name the {network.num_classes} scores of {name}, got {len(self.classes)}")
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> ModelBundle:

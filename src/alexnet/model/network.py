@@ -32,6 +32,10 @@ TORCHVISION_NAMES = {
 """Names of layers in torchvision, and here."""
 
 
+FREE = nn.ReLU, nn.Dropout
+"""Modules whose settings change no prediction."""
+
+
 class AlexNet(nn.Module):
     """A network of the family.
 
@@ -87,7 +91,9 @@ class AlexNet(nn.Module):
                 x = module(x)
             return x
         with self._explaining_errors(x):
-            x = self._accepted(x)
+            self._check_images(x)
+            # Whoever looks may take activations for contiguous, as Opacus does without a word.
+            x = x if are_watched(modules) else _channels_last(x)
             for module in _pool_before_relu(modules):
                 x = module(x)
         return x
@@ -100,25 +106,21 @@ class AlexNet(nn.Module):
             self._check_shape(tuple(images.shape))
             raise
 
-    def _accepted(self, images: Tensor) -> Tensor:
-        """The images in the memory format in which convolutions are fastest: channels last.
-
-        Activations then have it, too, unless somebody looks: tools that read them by their strides, such as Opacus,
-        take them for contiguous. The weights are contiguous, as most tools expect; torch reorders them in any case.
-        """
+    def _check_images(self, images: Tensor) -> None:
+        """Check what no layer would complain about."""
         if images.dim() != 4:
             self._check_shape(tuple(images.shape))
         if self.image_range and not self.training:
             self._check_range(images)
-        if images.stride(1) == 1 or are_watched(self.children()):
-            return images
-        rows = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-        return rows.permute(0, 3, 1, 2)
 
     def _check_range(self, images: Tensor) -> None:
         """Warn, once, of pixels of 0 … 1 where the weights were learned on others."""
         (low, high), self.image_range = self.image_range, None
-        if high - low > 20 and images.numel() and 0 <= images.min() < images.max() <= 1:
+        try:
+            is_small = images.numel() and 0 <= images.min() < images.max() <= 1
+        except RuntimeError:  # within torch.func.vmap, or on the meta device, there are no values
+            return
+        if high - low > 20 and is_small:
             warnings.warn(
                 f"the images are from 0 to 1, but {self.architecture.name} was trained on pixels from {low:.4g} to "
                 f"{high:.4g}; Classifier.inputs prepares images for its network",
@@ -141,6 +143,33 @@ class AlexNet(nn.Module):
                     remedy = "Resize them, or create the network with their input_size"
                     raise ValueError(f"{name}: {sizes}, of which {ours.name} would read too many or too few. {remedy}")
 
+    def alteration(self) -> str | None:
+        """What was replaced, added or deleted first, so that `architecture` does not describe it; None if nothing was.
+
+        Hooks, and settings that change no prediction, do not count.
+        """
+        modules, declared = dict(self._named_steps()), [step.name for step in self.placed]
+        if list(modules) != declared:
+            changes = [f"{name} was added" for name in modules if name not in declared]
+            changes += [f"{name} was deleted" for name in declared if name not in modules]
+            return [*changes, "its layers are in another order"][0]
+        for step in self.placed:
+            module = modules[step.name]
+            with torch.device("meta"):
+                original = build_module(step)
+            if "forward" in module.__dict__:
+                return f"{step.name} has a forward of its own"
+            shapes, expected = (
+                {k: tuple(v.shape) for k, v in each.state_dict().items()} for each in (module, original)
+            )
+            if shapes.keys() != expected.keys():
+                return f"{step.name} holds {', '.join(shapes) or 'no tensors'}, not {', '.join(expected) or 'none'}"
+            is_known = type(module).__module__.startswith(("torch.", "alexnet.")) and not isinstance(module, FREE)
+            same_settings = not is_known or repr(module) == repr(original)
+            if type(module) is not type(original) or shapes != expected or not same_settings:
+                return f"{step.name} is {module}, not {original}"
+        return None
+
     def features(self, x: Tensor, layers: str | Iterable[str] | None = None) -> dict[str, Tensor]:
         """Activations by layer, in the order in which they are computed: conv1, …, relu1, pool1, … fc6, relu6, … fc8.
 
@@ -160,7 +189,8 @@ class AlexNet(nn.Module):
             wanted.setdefault(self._own_name(name), []).append(name)
         activations: dict[str, Tensor] = {}
         with nullcontext() if _is_traced(x) else self._explaining_errors(x):
-            x = x if _is_traced(x) else self._accepted(x)
+            if not _is_traced(x):
+                self._check_images(x)
             for name, module in self._named_steps():
                 if not wanted:
                     break
@@ -179,6 +209,10 @@ class AlexNet(nn.Module):
         return own
 
 
+def _tensor_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where torch keeps the hooks of a module; it has no public way to ask for them."""
 
@@ -187,6 +221,17 @@ def are_watched(modules: Iterable[nn.Module]) -> bool:
     """Whether running any of these modules does more than its class says: hooks, or a `forward` of its own."""
     attributes = (module.__dict__ for module in modules)
     return _has_any_global_hook() or any("forward" in each or any(map(each.get, HOOKS)) for each in attributes)
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images in the memory format in which convolutions are fastest; activations then have it, too.
+
+    The weights stay contiguous, as most tools expect: torch reorders them in any case.
+    """
+    if images.stride(1) == 1:
+        return images
+    rows = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return rows.permute(0, 3, 1, 2)
 
 
 def _is_traced(x: Tensor) -> bool:
