@@ -48,12 +48,7 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
         shuffle: "epoch" draws a new order each epoch, "once" one order for all epochs (like the 2012 code, which wrote
             shuffled files once). "blocks" draws a new order of blocks of BLOCK neighboring images and shuffles within
             every BLOCKS_IN_MEMORY of them, so that a pack larger than memory is read in long stretches.
-
-    Raises:
-        ValueError: shuffle has another value.
     """
-    if shuffle not in ("epoch", "once", "blocks"):
-        raise ValueError(f"shuffle must be 'epoch', 'once' or 'blocks', got {shuffle!r}")
     if shuffle == "blocks":
         order = permutation(seed, epoch, -(-len(indices) // BLOCK))
         blocks = [indices[block * BLOCK : (block + 1) * BLOCK] for block in order]

@@ -11,7 +11,7 @@ A file is JSON or TOML, and holds fields by name. A recipe may say on which one 
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -140,6 +140,18 @@ def with_settings(recipe: Recipe, settings: TrainSettings) -> Recipe:
     if settings.lr is not None and not math.isclose(settings.lr, peak_lr, rel_tol=1e-9):  # rounding is no new recipe
         recipe = replace(recipe, lr_factor=recipe.lr_factor * settings.lr / peak_lr)
     return recipe
+
+
+def check_names(recipe: Recipe, layers: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuse factors of layers or of classes that do not exist, and those that freeze all layers; ValueError."""
+    if unknown := [name for name in recipe.lr_scale if name not in layers]:
+        near = did_you_mean(unknown[0], layers)
+        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
+    if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
+        raise ValueError("at least one layer must be trained, but all are frozen")
+    for name in recipe.class_weights if isinstance(recipe.class_weights, Mapping) else ():
+        if name not in classes:
+            raise ValueError(f"class_weights must name classes, got {name!r}{did_you_mean(name, classes)}")
 
 
 def with_fields(declared: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:

@@ -11,7 +11,6 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from ..compat import renamed_fields
-from .names import did_you_mean
 from .schedules import NEW, LearningRates, Schedule
 
 
@@ -182,17 +181,6 @@ class Recipe:
         for name, (is_valid, must_be) in CHECKS.items():
             if not is_valid(value := getattr(self, name)):
                 raise ValueError(f"recipe {self.name}: {name} must be {must_be}, got {value!r}")
-
-    def check_names(self, layers: Iterable[str], classes: Sequence[str]) -> None:
-        """Refuse factors of layers or of classes that do not exist, and those that freeze all layers; ValueError."""
-        if unknown := [name for name in self.lr_scale if name not in layers]:
-            near = did_you_mean(unknown[0], layers)
-            raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
-        if all(self.lr_scale.get(name, 1) == 0 for name in layers):
-            raise ValueError("at least one layer must be trained, but all are frozen")
-        for name in self.class_weights if isinstance(self.class_weights, Mapping) else ():
-            if name not in classes:
-                raise ValueError(f"class_weights must name classes, got {name!r}{did_you_mean(name, classes)}")
 
     def for_few_images(self, images: int) -> "Recipe":
         """The recipe for a training set of that many images: if an epoch would have fewer than 16 steps, with smaller

@@ -146,6 +146,8 @@ class TrainSettings(LabelMaps):
         super().__post_init__()
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
+        if self.pretrained and (self.mean or self.std):
+            raise ValueError("mean and std must not be given with pretrained: its weights expect those of its training")
 
     @property
     def lr_factors(self) -> dict[str, float]:

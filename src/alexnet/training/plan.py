@@ -17,7 +17,7 @@ from ..data.source import Source, counted
 from ..device import fits_memory, pick_device
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
-from ..specs.reading import find_recipe, with_settings
+from ..specs.reading import check_names, find_recipe, with_settings
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
 from ..specs.recipes import FINE_TUNE, TRANSFER
@@ -146,23 +146,29 @@ def make_plan(
             f"augment must be the function {settings.augment}, with which this run was trained: only its name is "
             "stored, so give it again, in Python"
         )
-    if settings.variant is None and pretrained:
-        architecture = pretrained.architecture
-    elif settings.variant is None:
-        name, reasons["network"] = variant_for(source, settings.device)
-        architecture = find_variant(name)
-    else:
-        architecture = find_variant(settings.variant)
-    if settings.crop_size:
-        try:
-            infer_shapes(architecture, input_size=settings.crop_size)
-        except ValueError as error:
-            raise ValueError(f"crop_size {settings.crop_size} does not fit: {error}") from None
-        architecture = architecture.with_input(settings.crop_size)
+    architecture = _architecture(settings, source, pretrained, reasons)
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
-    recipe = _recipe(settings, architecture, transfer, source.training_images, reasons)
-    recipe.check_names(dict.fromkeys(name.rpartition(".")[0] for name in shapes), source.classes)
+    if settings.recipe is not None:
+        recipe = find_recipe(settings.recipe)
+    elif transfer:
+        recipe = TRANSFER if source.training_images < FEW_TO_FINE_TUNE else FINE_TUNE
+    else:
+        recipe = recipe_named(architecture.recipe)
+    is_left_open = settings.recipe in (None, recipe.name) and settings.batch_size is None
+    if is_left_open and "batch_size" not in (settings.set or {}):
+        fewer = recipe.for_few_images(source.training_images)
+        if recipe != fewer:
+            advice = "" if transfer else f"; with {option('pretrained')}, fewer images suffice"
+            reasons["recipe"] = f"small batches, as there are few training images{advice}"
+            recipe = fewer
+    recipe = with_settings(recipe, settings)
+    if transfer:
+        new_layers = transfer.new if recipe.new_layers is None else recipe.new_layers
+        recipe = replace(recipe, input=PRETRAINED, new_layers=new_layers)
+    elif recipe.input == PRETRAINED:
+        raise ValueError(f"the recipe {recipe.name} needs pretrained weights: pretrained must name a network, got None")
+    check_names(recipe, dict.fromkeys(name.rpartition(".")[0] for name in shapes), source.classes)
     squares = pretrained.bundle.preprocessing.squares if pretrained else Squares()
     squares = replace(squares, aspect=settings.aspect or squares.aspect)
     options = PackOptions(settings.jpeg, settings.workers, settings.strict, squares)
@@ -179,39 +185,24 @@ def make_plan(
     return Plan(packed, architecture, recipe, transfer, reasons)
 
 
-def _recipe(
-    settings: TrainSettings,
-    architecture: Architecture,
-    transfer: Transfer | None,
-    images: int,
-    reasons: dict[str, str],
-) -> Recipe:
-    """The recipe that was asked for, with the settings that override it.
-
-    Args:
-        images: training images. A recipe that is named, or left open, takes smaller batches for few.
-        reasons: receives why.
-    """
-    if settings.recipe is not None:
-        recipe = find_recipe(settings.recipe)
-    elif transfer:
-        recipe = TRANSFER if images < FEW_TO_FINE_TUNE else FINE_TUNE
+def _architecture(
+    settings: TrainSettings, source: Source, pretrained: Pretrained | None, reasons: dict[str, str]
+) -> Architecture:
+    """The network that was asked for, or that suits the images; `reasons` receives why."""
+    if settings.variant is None and pretrained:
+        architecture = pretrained.architecture
+    elif settings.variant is None:
+        name, reasons["network"] = variant_for(source, settings.device)
+        architecture = find_variant(name)
     else:
-        recipe = recipe_named(architecture.recipe)
-    is_left_open = settings.batch_size is None and "batch_size" not in (settings.set or {})
-    if settings.recipe in (None, recipe.name) and is_left_open and recipe != (fewer := recipe.for_few_images(images)):
-        recipe = fewer
-        advice = "" if transfer else f"; with {option('pretrained')}, fewer images suffice"
-        reasons["recipe"] = f"small batches, as there are few training images{advice}"
-    recipe = with_settings(recipe, settings)
-    if transfer and (settings.mean or settings.std):
-        raise ValueError("mean and std must not be given with pretrained: its weights expect those of their training")
-    if transfer:
-        new_layers = transfer.new if recipe.new_layers is None else recipe.new_layers
-        return replace(recipe, input=PRETRAINED, new_layers=new_layers)
-    if recipe.input == PRETRAINED:
-        raise ValueError(f"the recipe {recipe.name} needs pretrained weights: pretrained must name a network, got None")
-    return recipe
+        architecture = find_variant(settings.variant)
+    if not settings.crop_size:
+        return architecture
+    try:
+        infer_shapes(architecture, input_size=settings.crop_size)
+    except ValueError as error:
+        raise ValueError(f"crop_size {settings.crop_size} does not fit: {error}") from None
+    return architecture.with_input(settings.crop_size)
 
 
 def variant_for(source: Source, device: str = "auto") -> tuple[str, str]:

@@ -144,12 +144,9 @@ def _write_pack(file: "_UnfinishedPack", options: PackOptions, track: Track | No
     try:
         run_tracked(write(), count, track)
         file.finish()
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise file.no_room(error) from error
-        file.write_log()
-        raise
-    except BaseException:
         file.write_log()
         raise
 

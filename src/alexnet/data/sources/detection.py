@@ -80,6 +80,7 @@ def detect_source(
         ValueError: there is no data set of a known layout, or it cannot be read.
     """
     data = hold(data, track)
+    location = location_of(data)
     try:
         label_files = _given_files(maps)
         if isinstance(data, InMemory):
@@ -87,7 +88,7 @@ def detect_source(
         else:
             opener = _Opener(track, skip_folder, label_files)
             source = opener.open(data)
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user, in a list
         raise ValueError(f"{redact(str(data))} cannot be read: {error}") from error
     splits = hold_out(source.names, source.labels, source.splits, split_seed, val_fraction or 0.1)
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}

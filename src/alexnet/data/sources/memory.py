@@ -132,8 +132,12 @@ def location_of(data: str | Path | InMemory) -> str:
     without passwords and tokens."""
     if isinstance(data, InMemory):
         return data.location
-    is_word = str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX)
-    return redact(str(data)) if is_word else str(Path(data).expanduser().resolve())
+    if str(data) == "emoji" or "://" in str(data) or str(data).startswith(PREFIX):
+        return redact(str(data))
+    try:
+        return str(Path(data).expanduser().resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # ~NAME of an unknown user, or a byte 0
+        raise ValueError(f"{data} cannot be read: {error}") from error
 
 
 def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
