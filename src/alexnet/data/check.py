@@ -150,8 +150,9 @@ def checked_pack(
         if finding.level == "warning":
             more = f"; see alexnet check {source.arguments}" if source.arguments else ""
             notify(f"{source.name}: {finding}{more}")
-    squares = replace(options.squares, white=options.squares.white or report.white)
-    return make_pack(source, side, options=replace(options, squares=squares), track=track, notify=notify)
+    if report.white is not None and options.squares.white is None:
+        options = replace(options, squares=replace(options.squares, white=report.white))
+    return make_pack(source, side, options=options, track=track, notify=notify)
 
 
 def _white(images: Sequence[ImageInfo]) -> tuple[float | None, list[Finding]]:

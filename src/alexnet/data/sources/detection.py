@@ -94,7 +94,7 @@ def detect_source(
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
     arguments = "" if isinstance(data, InMemory) else shlex.join(redact(str(word)) for word in words)
-    return replace(source, splits=splits, location=location_of(data), arguments=arguments)
+    return replace(source, splits=splits, location=location, arguments=arguments)
 
 
 @dataclass(frozen=True)
