@@ -279,3 +279,9 @@ def test_a_run_on_data_in_memory_resumes_on_the_same_data_only(pictures, tmp_pat
     resumed.fit(data, output=tmp_path / "run", resume=True, verbose=False)
     for name, weights in intact.network.state_dict().items():
         assert torch.equal(weights, resumed.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/photos", "a\0b"])
+def test_a_path_that_cannot_be_located_is_refused_by_its_name(name):
+    with pytest.raises(ValueError, match="cannot be read"):
+        location_of(name)

@@ -368,3 +368,8 @@ def test_where_the_loss_does_not_fall_nothing_is_suggested():
     assert RangeTest([0.1, 1.0], [1.0, 0.5], [1.0, 0.5]).suggestion == pytest.approx(0.1)
     lucky = [1.1] + [1.5] * 10 + [1.2]  # the first step says little of where the loss begins
     assert RangeTest([*map(float, range(1, 13))], lucky, lucky).suggestion == pytest.approx(0.1)
+
+
+def test_inputs_of_pretrained_weights_are_theirs():
+    with pytest.raises(ValueError, match="mean and std must not be given with pretrained"):
+        TrainSettings(pretrained="torchvision", mean=(0.5, 0.5, 0.5))
