@@ -534,7 +534,7 @@ def keras_tutorial(keras, padding, flat_norm):
 def keras_functional(keras):
     layers = keras.layers
     images = keras.Input((64, 64, 3))
-    x = layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.05, 0.06, 0.07])(layers.Rescaling(1 / 255)(images))
+    x = layers.Normalization()(layers.Rescaling(1 / 255)(images))
     x = layers.RandomFlip()(x)
     x = layers.Conv2D(8, 5, 2, activation="tanh")(layers.ZeroPadding2D(2)(x))
     x = keras.Sequential([keras.Input(x.shape[1:]), layers.MaxPooling2D(), layers.Conv2D(6, 3, use_bias=False)])(x)
@@ -565,6 +565,9 @@ def test_models_of_keras_itself(model, suffix, keras, tmp_path):
     else:
         theirs = keras_tutorial(keras, "same" if model == "same" else "valid", model == "flat")
     shake_keras(theirs)
+    if model == "functional":
+        first = theirs.layers[2]
+        first.adapt(np.random.default_rng(1).uniform(0, 1, (4, 64, 64, 3)).astype(np.float32))
     theirs.save(tmp_path / f"net.{suffix}")
     imported, report = import_weights(tmp_path / f"net.{suffix}")
     side, inputs = imported.network.input_size, imported.preprocessing
@@ -838,7 +841,7 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
         file["layers/dense_1/vars/0"] = np.zeros((400, 400), np.float32)
         for index in range(2, 20):  # hard links, all to one array
             file[f"layers/dense_{index}/vars/0"] = file["layers/dense_1/vars/0"]
-    with pytest.raises(ValueError, match="is not an array of floats in this file"):
+    with pytest.raises(ValueError, match="is not an array of numbers in this file"):
         import_weights(tmp_path / "net.inside", "cifar-keras")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])

@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from .weights_file import (
     WeightsFile,
     channels_first,
     channels_last,
+    in_pixel_units,
     layers_of,
     named_tensors,
     numbers_as_numbers,
@@ -43,11 +45,16 @@ class _Allowance:
         self.bytes_left = most_bytes
 
     def array(self, group, name: str) -> np.ndarray:
-        """A dataset of floats, which must be in this file and not be larger than what is left."""
+        """A dataset of numbers, which must be in this file and not be larger than what is left."""
         dataset = _member(group, name, "Dataset")
-        if dataset.external or dataset.is_virtual or dataset.nbytes > self.bytes_left or dataset.dtype.kind != "f":
+        if (
+            dataset.external
+            or dataset.is_virtual
+            or dataset.nbytes > self.bytes_left
+            or dataset.dtype.kind not in "fiu"
+        ):
             shape = f"{dataset.shape} of {dataset.dtype}"
-            raise ValueError(f"{dataset.name}, {shape}, is not an array of floats in this file")
+            raise ValueError(f"{dataset.name}, {shape}, is not an array of numbers in this file")
         self.bytes_left -= dataset.nbytes
         return dataset[()]
 
@@ -126,7 +133,7 @@ def _described(config: bytes | str, arrays, input_size: int | None) -> WeightsFi
         side = model.side or 227
         about = "Read from a Keras model."
         built = build(str(parsed["config"].get("name", "keras")), about, model.steps, side, "modern")
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError, JSONDecodeError) as error:
         raise ValueError(f"a Keras model whose description cannot be understood: {error!r}") from error
     colors = {"mean": built.mean, "std": built.std, "inputs_from": "its first layers"} if built.std is not None else {}
     guesses = tuple(model.guesses)
@@ -184,6 +191,7 @@ def _weights_file(
     """
     layers: Layers = {}
     norms: dict[str, torch.Tensor] = {}
+    colors: dict[str, torch.Tensor] = {}
     unread: list[str] = []
     for name, each in arrays.items():
         dimensions = [array.ndim for array in each]
@@ -193,6 +201,11 @@ def _weights_file(
             kinds = ("weight", "bias", "running_mean", "running_var")
             norms |= {
                 f"{name}.{kind}": torch.from_numpy(np.float32(array)) for kind, array in zip(kinds, each, strict=True)
+            }
+        elif dimensions == [1, 1, 0] and each[0].size == each[1].size == 3:  # Normalization: mean, variance, count
+            colors = {
+                "mean": torch.from_numpy(np.float32(each[0])),
+                "std": torch.from_numpy(np.float32(each[1])).sqrt(),
             }
         elif each:
             unread.append(name)
@@ -210,6 +223,7 @@ def _weights_file(
         modules=tuple(arrays) if is_sorted else (),
         order_is_known=is_sorted,
         batch_norm_eps=BATCH_NORM_EPS,
+        **in_pixel_units(colors),
     )
 
 

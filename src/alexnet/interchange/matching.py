@@ -79,7 +79,7 @@ def build_network(
     new = tuple(name for name in shapes if name not in loaded and not name.endswith(COUNTERS))
     unplaced = (*file.unread, *(name for name in named if name not in tensors))
     if strict:
-        _check_complete(architecture, shapes, tensors, new, unplaced)
+        _check_complete(architecture, shapes, tensors or named, new, unplaced)
     if not loaded:
         raise ValueError(f"it has no weights of {architecture.name}")
     if broken := next((name for name, tensor in loaded.items() if not tensor.isfinite().all()), None):

@@ -24,7 +24,7 @@ def read(path: Path) -> WeightsFile:
     if not isinstance(value, dict):
         raise ValueError("an .npy file without a dict of layers")
     layers: Layers = {}
-    unread, bytes_left = [], path.stat().st_size
+    skipped, unread, bytes_left = [], [], path.stat().st_size
     for name, entry in _decoded(value).items():
         entry = [*map(_decoded(entry).get, ("weights", "biases"))] if isinstance(entry, dict) else entry
         arrays = [each.to_numpy() for each in entry if isinstance(each, PickledArray)] if type(entry) is list else []
@@ -34,12 +34,12 @@ def read(path: Path) -> WeightsFile:
         if len(arrays) == 2 and arrays[0].ndim in (2, 4):
             layers[name] = arrays[0], arrays[1]
         else:
-            unread.append(name)
+            (unread if arrays else skipped).append(name)
     if all(weight.ndim != 4 for weight, _ in layers.values()):
         raise ValueError("an .npy file without a dict of convolutions with weights and biases")
     tensors = named_tensors(swap_colors(channels_first(layers)))
     usual = {"likely_variant": "caffe", "recognized_by": "its format, mostly that of bvlc_alexnet"}
-    return WeightsFile("a dict of arrays, as bvlc_alexnet.npy", tensors, unread=tuple(unread), **usual)
+    return WeightsFile("a dict of arrays, as bvlc_alexnet.npy", tensors, tuple(skipped), tuple(unread), **usual)
 
 
 def write(bundle: ModelBundle, path: Path) -> None:

@@ -20,7 +20,7 @@ from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
 from .described import computation
-from .weights_file import WeightsFile, layers_of, named_tensors, numbers_as_numbers
+from .weights_file import WeightsFile, in_pixel_units, layers_of, named_tensors, numbers_as_numbers
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
@@ -150,7 +150,7 @@ def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFi
         recognized_by="torchvision's names of layers" if is_torchvision else WeightsFile.recognized_by,
         modules=tuple(short(name) for name in leaves if name),
         is_state_dict=True,
-        **_in_pixel_units(colors),
+        **in_pixel_units(colors),
     )
 
 
@@ -175,14 +175,6 @@ def _check_ordinary(name: str, tensor: Tensor) -> None:
         kind = "expanded or empty"
     if kind:
         raise ValueError(f"{name} is a tensor of a special kind ({kind}); save an ordinary one, as by {REMEDIES[kind]}")
-
-
-def _in_pixel_units(colors: dict[str, Tensor]) -> dict:
-    """Mean and std that a network holds, for pixels of 0 to 255 if both are of 0 to 1."""
-    if colors.keys() != {"mean", "std"} or not all(each.isfinite().all() for each in colors.values()):
-        return {}
-    unit = 255.0 if max(each.abs().max() for each in colors.values()) <= 1 else 1.0
-    return {name: unit * each for name, each in colors.items()} | {"inputs_from": "the mean and std in it"}
 
 
 def _sorted(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

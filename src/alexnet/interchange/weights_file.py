@@ -138,6 +138,14 @@ def numbers_as_numbers(name: str) -> list[list[str | int]]:
     return [[int(piece) if index % 2 else piece for index, piece in enumerate(each)] for each in pieces]
 
 
+def in_pixel_units(colors: dict[str, Tensor]) -> dict:
+    """Mean and std that a network holds, for pixels of 0 to 255 if both are of 0 to 1."""
+    if colors.keys() != {"mean", "std"} or not all(each.isfinite().all() for each in colors.values()):
+        return {}
+    unit = 255.0 if max(each.abs().max() for each in colors.values()) <= 1 else 1.0
+    return {name: unit * each for name, each in colors.items()} | {"inputs_from": "the mean and std in it"}
+
+
 def swap_colors(layers: Layers) -> Layers:
     """Convert the first layer from RGB to BGR or back, if it reads three channels."""
     name, (weight, bias) = next(iter(layers.items()))
