@@ -254,6 +254,75 @@ LAYOUTS = {
         test={"oak": 1},
         told="test/Oak is taken for oak of train/, which differs in case only",
     ),
+    "labels in names": Layout(
+        named("train/{}.{}.png", *OAK_ELM) + named("test1/{1}.png", "x", count=2),
+        train=OAK_ELM,
+        told="labels are taken from the names of the images, as elm of train/elm.0.png",
+    ),
+    "domains with folders of images": Layout(
+        named("{}/images/{}.png", "web", "shop", count=0)
+        + [f"{domain}/images/{name}/{n}.png" for domain in ("web", "shop") for name in OAK_ELM for n in range(3)],
+        train=OAK_ELM,
+        told="the folders shop, web hold folders of the same names",
+    ),
+    "several official splits": Layout(
+        named("images/{}/{}.png", *OAK_ELM, count=3),
+        {
+            "labels/train1.txt": lines("oak/0.png", "oak/1.png", "elm/0.png", "elm/1.png"),
+            "labels/test1.txt": lines("oak/2.png", "elm/2.png"),
+            "labels/train2.txt": lines("oak/1.png", "oak/2.png", "elm/1.png", "elm/2.png"),
+            "labels/test2.txt": lines("oak/0.png", "elm/0.png"),
+        },
+        train={"oak": 2, "elm": 2},
+        test={"oak": 1, "elm": 1},
+        told="of several official splits the first one is used, not labels/test2.txt, labels/train2.txt",
+    ),
+    "Roboflow": Layout(
+        named("train/{1}.png", "x"),
+        {"train/_classes.csv": lines("filename, oak, elm", *two_by_turns("{}.png, {}", labels=("1, 0", "0, 1")))},
+        train=THREE,
+    ),
+    "Google's lists": Layout(
+        named("a/{1}.png", "x"),
+        {
+            "all.csv": lines(
+                *(f"{('TRAIN', 'TEST')[n > 3]},gs://bucket/a/{n}.png,{('oak', 'elm')[n % 2]}" for n in range(6))
+            )
+        },
+        train={"oak": 2, "elm": 2},
+        test={"oak": 1, "elm": 1},
+    ),
+    "masks beside images": Layout(
+        named("images/{}_{}.png", *OAK_ELM) + named("annotations/masks/{}_{}.png", *OAK_ELM),
+        {
+            "annotations/list.txt": lines(
+                "# name class size",
+                *(f"{name}_{n} {label} 7" for label, name in ((1, "oak"), (2, "elm")) for n in range(6)),
+            )
+        },
+        train={"1": 6, "2": 6},
+        told="12 images not in the folder of a split, first annotations/masks",
+    ),
+    "numbered names, images and splits": Layout(
+        named("images/{}/{}.png", *OAK_ELM, count=3),
+        {
+            "classes.txt": lines("1 oak", "2 elm"),
+            "images.txt": lines(*(f"{n + 1} {('oak', 'elm')[n // 3]}/{n % 3}.png" for n in range(6))),
+            "train_test_split.txt": lines(*(f"{n} {n % 2}" for n in range(1, 7))),
+        },
+        train=THREE,
+        told="train_test_split.txt is not used: train_test_split.txt: '0' is ambiguous",
+    ),
+    "partitions by number": Layout(
+        named("photos/{1}.png", "x"),
+        {
+            "all.csv": lines(
+                "file,label,partition", *(f"{n}.png,{('oak', 'elm')[n % 2]},{n // 3 * 2}" for n in range(6))
+            )
+        },
+        train={"oak": 2, "elm": 1},
+        test={"oak": 1, "elm": 2},
+    ),
     "unknown suffixes": Layout(
         named("{}/{}.png", *OAK_ELM) + named("ash/{1}.jpg_large", "x") + named("yew/{1}", "x"),
         {"oak/notes": "no image"},

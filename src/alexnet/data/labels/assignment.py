@@ -1,11 +1,13 @@
 """Assigns classes and splits to images, by their folders and by label files."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from reprlib import repr as short
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +101,11 @@ class _Assignment:
         self.root, self.images, self.splits = root, images, images.splits.copy()
         self.folders = images.folders.copy()
         self.labels = np.array([*map(canonical, images.folder_names), None], object)[self.folders]  # None is at NONE
-        self.lookups = [Lookup(file) for file in label_files if file.rows]
+        self.needs_labels = bool((self.folders == NONE).any())
+        self.problems: list[Finding] = []
+        """Files that contradict themselves, where folders label the images anyway."""
+        readable = (self._if_readable(Lookup, file) for file in label_files if file.rows)
+        self.lookups = [lookup for lookup in readable if lookup]
         self.labeled_by = np.full(len(self.labels), NONE, np.int64)
         """Index into `lookups` of the file that labels each image, or NONE."""
         self.encodings = {file.name: file.encoding for file in label_files if file.encoding == "Windows-1252"}
@@ -122,10 +128,17 @@ class _Assignment:
 
     def add_label_files(self) -> list[Finding]:
         """Label the images by the files; ValueError if an image has two labels."""
-        rows = [self._rows_of_images(lookup) for lookup in self.lookups]  # for each file, the row of each image or NONE
-        findings = [finding for lookup in self.lookups for finding in self._reading_findings(lookup)]
-        used = []
+        none = np.full(len(self.splits), NONE, np.int64)
+        rows = [self._if_readable(self._rows_of_images, lookup) for lookup in self.lookups]  # of each image, or NONE
+        rows = [none if row_of is None else row_of for row_of in rows]
+        findings = self.problems + [finding for lookup in self.lookups for finding in self._reading_findings(lookup)]
+        used, numbered = [], _first_of_numbered(self.lookups)
+        if len(numbered) < len(self.lookups):
+            left_out = listed([lookup.name for lookup in self.lookups if lookup not in numbered], 5)
+            findings.append(Finding("warning", f"of several official splits the first one is used, not {left_out}"))
         for lookup, row_of in zip(self.lookups, rows, strict=True):
+            if lookup not in numbered:
+                continue
             if problem := self._template_problem(lookup, row_of):
                 findings.append(Finding("warning", f"{lookup.name} is not used: {problem}"))
                 continue
@@ -140,6 +153,16 @@ class _Assignment:
             text = f"of missing images, first {missing[0][0].name}: {short(missing[0][1].image)}"
             findings.append(Finding("warning", f"{counted(len(missing), 'label')} {text}"))
         return [*findings, *self._unlisted(), *self._unlabeled()]
+
+    def _if_readable(self, read: Callable, file: LabelFile | Lookup) -> Any:
+        """What `read` makes of a file; None if it is an error, but not needed."""
+        try:
+            return read(file)
+        except ValueError as error:
+            if self.needs_labels:
+                raise
+            self.problems.append(Finding("warning", f"{file.name} is not used: {error}"))
+            return None
 
     def _rows_of_images(self, lookup: Lookup) -> np.ndarray:
         """Index of the row of each image, or NONE."""
@@ -295,3 +318,14 @@ class _Assignment:
 
     def files_in_words(self) -> str:
         return f"; labels from {', '.join(self.label_files)}" if self.label_files else ""
+
+
+def _first_of_numbered(lookups: Sequence[Lookup]) -> list[Lookup]:
+    """All files but those of a second and further split: of train1.txt, test1.txt, train2.txt ... the first two."""
+    by_words: dict[str, list[tuple[int, Lookup]]] = defaultdict(list)
+    for lookup in lookups:
+        if lookup.split and not lookup.labels and (match := re.fullmatch(r"(.*\D)(\d+)\.\w+", lookup.name)):
+            by_words[match[1]].append((int(match[2]), lookup))
+    least = min((number for files in by_words.values() for number, _ in files), default=0)
+    later = [lookup for files in by_words.values() for number, lookup in files if number > least]
+    return [lookup for lookup in lookups if lookup not in later]

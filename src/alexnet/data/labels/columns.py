@@ -10,7 +10,7 @@ from .split_names import split_of, words_of
 COLUMN_NAMES = {
     "image": ("image", "images", "path", "paths", "file", "files", "filename", "file_name", "filepath", "name", "id"),
     "label": ("label", "labels", "class", "classes", "target", "category", "index", "class_name", "label_name"),
-    "split": ("split", "subset", "set", "part"),
+    "split": ("split", "subset", "set", "part", "partition"),
 }
 LABEL_WORDS = {"label", "class", "target", "category", "breed", "species", "diagnosis", "dx"}
 """Words that tell the label in a header that is not in COLUMN_NAMES."""

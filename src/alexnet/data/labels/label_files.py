@@ -17,7 +17,7 @@ from .columns import COLUMN_NAMES, FLAGS, Columns, KnowsImage, find_columns
 from .exports import records_of_exports
 from .split_names import split_of, words_of
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".lst", ".txt")
 CLASS_FILES = ("classes", "class_names", "classnames")
 """Stems of text files with one class per line, in the order of the indices."""
 INDEX_WORDS = {
@@ -153,11 +153,19 @@ def _parse(path: PurePosixPath, text: str, known: _Known) -> Iterable[Row] | dic
             raise NoLabels("its numbers are not the indices of classes")
         return parsed
     if suffix == ".txt" and path.stem.lower() in CLASS_FILES:
-        return _checked_indices(enumerate(filter(None, map(str.strip, text.splitlines()))))
+        return _checked_indices(enumerate(_without_numbers([*filter(None, map(str.strip, text.splitlines()))])))
     if suffix in (".jsonl", ".ndjson"):
         lines = enumerate(_lines(text), 1)
         return list(_from_records([(line, _parse_json(each, line)) for line, each in lines if each.strip()], known))
     return list(_from_table(text, known))
+
+
+def _without_numbers(names: list[str]) -> list[str]:
+    """Names without the running numbers that stand before them, if they do."""
+    numbers = [name.partition(" ")[0] for name in names]
+    first = int(numbers[0]) if numbers and numbers[0] in ("0", "1") else 0
+    are_numbered = numbers == [str(number) for number in range(first, first + len(names))] and len(names) > 1
+    return [name.partition(" ")[2].strip() or name for name in names] if are_numbered else names
 
 
 def _may_be_indices(stem: str, indices: list[int]) -> bool:
@@ -333,8 +341,10 @@ def _split_at_space(line: str, knows_image: KnowsImage) -> list[str]:
     """Path and label in a line of text; the label may come first if the path has spaces and ends like an image."""
     line = line.strip()
     before, _, after = line.rpartition(" ")
-    if (not before and "\t" not in line) or (knows_image(line) and not knows_image(before)):
+    if (not before and "\t" not in line) or (knows_image(line) and not (before.isdecimal() or knows_image(before))):
         return [line]
+    if len(fields := line.split()) > 2 and knows_image(fields[0]):
+        return fields
     if is_image_file(after) and not is_image_file(before):
         before, _, after = line.partition(" ")
     return [before, after]
@@ -362,7 +372,7 @@ def _split(values: Sequence, columns: Columns, line: int) -> str | None:
     if columns.flag:
         is_set = FLAGS.get(word.lower(), False)
         return columns.flag if is_set else "test" if columns.flag == "train" else "train"
-    split = split_of(word)
+    split = SPLITS[int(word)] if word in ("0", "1", "2") else split_of(word)  # as CelebA and WILDS count them
     if split is None:
         raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
     return split

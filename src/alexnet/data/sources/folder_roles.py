@@ -20,6 +20,8 @@ from ...specs.names import listed
 from ..labels.split_names import GENERIC_FOLDERS, split_in, split_of, words_beside_split
 from ..source import Finding
 
+MASK_FOLDERS = ("annotations", "annotation", "masks", "mask", "trimaps", "groundtruth", "ground_truth", "labels")
+"""Folders whose images are no photos, beside one that is called `images`."""
 NEARLY = 0.6
 """Fraction of all names that each folder must have for names to be nearly the same."""
 
@@ -33,7 +35,7 @@ class Roles:
     class_folders: set[str] = field(default_factory=set)
     """Paths of the folders that are classes."""
     outside: set[str] = field(default_factory=set)
-    """Folders that are not in that of a split, where others are."""
+    """Folders that are not in that of a split, where others are, or hold masks."""
     findings: list[Finding] = field(default_factory=list)
     patterns: dict[str, None] = field(default_factory=dict)
     """The layout, a pattern such as train/CLASS/IMAGE for each split."""
@@ -45,12 +47,14 @@ class Roles:
 
 def roles_of(folders: Collection[str]) -> Roles:
     """The roles of all folders that hold images directly."""
+    masks = _mask_folders(folders)
+    folders = [folder for folder in folders if folder not in masks]
     root = data_root(folders)
     parts = {
         folder: tuple(f"{folder}/"[len(root) : -1].split("/")) if folder + "/" != root else () for folder in folders
     }
     parts = {folder: inner if inner != ("",) else () for folder, inner in parts.items()}
-    roles = Roles(root, {})
+    roles = Roles(root, {}, outside=set(masks))
     tops: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for inner in parts.values():
         tops[inner[0] if inner else ""].append(inner[1:])
@@ -61,20 +65,20 @@ def roles_of(folders: Collection[str]) -> Roles:
         return roles
     splits = _split_folders(tops, roles.findings)
     if splits:
-        roles.outside = {folder for folder, inner in parts.items() if not inner or inner[0] not in splits}
+        roles.outside |= {folder for folder, inner in parts.items() if not inner or inner[0] not in splits}
     inside = {folder: inner for folder, inner in parts.items() if folder not in roles.outside}
     split_by_folder = {folder: splits[inner[0]] if splits else None for folder, inner in inside.items()}
     heads = _wrappers(inside, split_by_folder)
-    rests = {folder: inner[len(heads[folder]) :] for folder, inner in inside.items()}
+    rests = {folder: _without_generic(inner[len(heads[folder]) :]) for folder, inner in inside.items()}
     nested = [rest for rest in rests.values() if rest]
     if not splits and (inner_splits := _splits_in_classes(nested)) and len(nested) == len(rests):
         for folder, rest in rests.items():
-            _place(roles, folder, inner_splits[rest[1]], heads[folder], rest, 0)
+            _place(roles, folder, inside[folder], inner_splits[rest[1]], heads[folder], 0)
         roles.patterns = {f"CLASS/{'|'.join(sorted(inner_splits))}/IMAGE": None}
         return roles
     level = _class_level(nested, root, roles.findings)
-    for folder, rest in rests.items():
-        _place(roles, folder, split_by_folder[folder], heads[folder], rest, level)
+    for folder, inner in inside.items():
+        _place(roles, folder, inner, split_by_folder[folder], heads[folder], level)
     return roles
 
 
@@ -89,12 +93,13 @@ def data_root(folders: Collection[str]) -> str:
 
 
 def _place(
-    roles: Roles, folder: str, split: str | None, head: tuple[str, ...], rest: tuple[str, ...], level: int
+    roles: Roles, folder: str, inner: tuple[str, ...], split: str | None, head: tuple[str, ...], level: int
 ) -> None:
+    rest = _without_generic(inner[len(head) :])
     name = rest[level] if len(rest) > level else None
     roles.places[folder] = split, name
     if name is not None:
-        roles.class_folders.add(roles.root + "/".join((*head, *rest[: level + 1])))
+        roles.class_folders.add(roles.root + "/".join(inner[: inner.index(name, len(head)) + 1]))
     above = (*head, *("*" for _ in rest[:level]), *(("CLASS",) if name is not None else ()))
     roles.patterns["/".join((*above, "IMAGE"))] = None
 
@@ -160,6 +165,25 @@ def _wrappers(
             heads[folder] = inside[folder][: len(heads[folder]) + 1]
 
 
+def _mask_folders(folders: Collection[str]) -> set[str]:
+    """Folders of images that are masks of those in a folder `images` beside them."""
+    everything = {
+        "/".join(folder.split("/")[: depth + 1]) for folder in folders for depth in range(folder.count("/") + 1)
+    }
+    beside = {path.rpartition("/")[0] for path in everything if path.rpartition("/")[2].lower() in GENERIC_FOLDERS}
+    masks = {
+        path
+        for path in everything
+        if path.rpartition("/")[2].lower() in MASK_FOLDERS and path.rpartition("/")[0] in beside
+    }
+    return {folder for folder in folders if any(f"{folder}/".startswith(f"{mask}/") for mask in masks)}
+
+
+def _without_generic(rest: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders but those that stand for nothing, as images in amazon/images/mug; the first one is left alone."""
+    return rest[:1] + tuple(name for name in rest[1:] if name.lower() not in GENERIC_FOLDERS)
+
+
 def _splits_in_classes(rests: Iterable[tuple[str, ...]]) -> dict[str, str]:
     """The split of each folder of the second level, if all are named after splits."""
     seconds = {rest[1] if len(rest) > 1 else "" for rest in rests}
@@ -174,7 +198,6 @@ def _class_level(rests: Iterable[tuple[str, ...]], root: str, findings: list[Fin
         below[rest[0]].add(rest[1] if len(rest) > 1 else "")
     if len(below) < 2 or any("" in names for names in below.values()):
         return 0
-    below = {name: {each for each in inner if each.lower() not in GENERIC_FOLDERS} for name, inner in below.items()}
     if any(len(names) < 2 for names in below.values()):
         return 0
     firsts, names = sorted(below), sorted(set().union(*below.values()))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...specs.names import listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
+from ..labels.file_names import labels_in_names
 from ..labels.label_files import MAX_LABEL, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
@@ -54,6 +55,10 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
     in_tree, unused = ([], {}) if given else _read_label_files(tree, roles, images, others)
     if not given and (sidecars := _sidecar_labels(tree, roles, others)):
         in_tree.append(sidecars)
+    if not (labels or in_tree) and (in_names := _labels_in_names(images)):
+        in_tree.append(in_names)
+        text = f"labels are taken from the names of the images, as {in_names.rows[0].label} of {in_names.rows[0].image}"
+        findings.append(Finding("warning", text))
     findings += _imageless(tree, roles, folders, {*others.values()} - {roles.root + file.name for file in in_tree})
     looks_like_list = (name for name in unused if LIST_WORDS & {*words_of(name)})
     findings += [Finding("warning", f"{name} is not used: {unused[name]}") for name in looks_like_list]
@@ -135,6 +140,14 @@ def _sidecar_labels(tree: Tree, roles: Roles, others: dict[int, str]) -> LabelFi
         check_label(label, 0, f" for {path}")
         rows.append(Row(path, label, split_in(path.partition("/")[0])))
     return LabelFile(f"*{SIDECAR}", tuple(rows)) if rows else None
+
+
+def _labels_in_names(images: ImageFiles) -> LabelFile | None:
+    """Labels in the names of images, where no folder is a class; those of test may have none."""
+    train = images.splits != SPLITS.index("test")
+    if (images.folders != NONE).any() or not train.any():
+        return None
+    return labels_in_names([images.paths[image] for image in np.flatnonzero(train)])
 
 
 def _candidates(roles: Roles, others: Mapping[int, str]) -> Iterator[tuple[int, str]]:
