@@ -700,10 +700,19 @@ def test_prefixes_are_removed(prefix, form, tmp_path):
 @pytest.mark.parametrize("key", ["params", "model_state", "ema", "whatever"])
 def test_weights_are_looked_for_in_checkpoints(key, tmp_path):
     state = torchvision_state()
-    torch.save({"epoch": 3, key: state, "optimizer": {"state": {0: {"m": torch.ones(2, 2)}}}}, tmp_path / "net")
+    torch.save(
+        {
+            "best": np.float64(0.5),
+            "loss": np.mean(np.ones(2, np.float32)),
+            "epoch": 3,
+            key: state,
+            "optimizer": {"state": {0: {"m": torch.ones(2, 2)}}},
+        },
+        tmp_path / "net",
+    )
     imported, report = import_weights(tmp_path / "net")
     assert torch.equal(imported.network.fc8.bias, state["classifier.6.bias"])
-    assert report.skipped == ("epoch", "optimizer")
+    assert report.skipped == ("best", "loss", "epoch", "optimizer")
     torch.save({"teacher": state, "student": state}, tmp_path / "net")
     with pytest.raises(ValueError, match=r"it has weights under 'teacher', 'student'; save one of them"):
         import_weights(tmp_path / "net")
@@ -850,3 +859,26 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
     (tmp_path / "net.caffemodel").write_bytes(caffe_net(data(10**6), CONV1, dense("fc8", "conv1", 3, 196)))
     with pytest.raises(ValueError, match=r"fc8.weight must be|input_size"):
         import_weights(tmp_path / "net.caffemodel", input_size=10**6, strict=False)
+
+
+@pytest.mark.parametrize("form", ["zip", "safetensors"])
+def test_a_head_of_convolutions_is_the_fully_connected_one(form, tmp_path):
+    theirs = numbered()
+    state = theirs.state_dict()
+    for name, inputs in (("f.1.weight", WIDTHS[-1]), ("f.4.weight", 20), ("f.7.weight", 22)):
+        state[name] = state[name].reshape(len(state[name]), inputs, 1, 1)
+    declared = replace(variant("dense"), norm=None)
+    imported, _ = import_weights(save(state, tmp_path / "net", form), declared, input_size=SIDE)
+    assert_scores(imported, theirs)
+
+
+def test_batch_norm_between_fully_connected_layers(tmp_path):
+    theirs = numbered("bn relu pool")
+    connected = list(theirs.f)
+    connected[2:2] = [nn.BatchNorm1d(20)]
+    theirs.f = nn.Sequential(*connected)
+    shaken(theirs)
+    for form in ("zip", "safetensors"):
+        imported, _ = import_weights(save(theirs.state_dict(), tmp_path / form, form), "dense", input_size=SIDE)
+        assert_scores(imported, theirs)
+    assert isinstance(imported.network.norm6, nn.BatchNorm1d)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -45,6 +46,11 @@ REMEDIES = {
     "expanded or empty": "tensor.clone()",
 }
 TORCHVISION_LAYERS = {name for name in TORCHVISION_NAMES.values() if name.startswith(("conv", "fc"))}
+NUMBERS = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}),
+]
+"""What stands in pickles for numbers of NumPy, such as the best accuracy; they build numbers and run nothing."""
 MAX_DEPTH = 6
 """Dicts within dicts that are searched for weights; a pickle may hold a dict within itself."""
 
@@ -52,7 +58,8 @@ MAX_DEPTH = 6
 def read_torch(path: Path) -> WeightsFile:
     """Read a file of torch.save."""
     try:
-        value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(NUMBERS):
+            value = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
         requested = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
         message, *_ = str(error).split("Weights only load failed")[0].split("\n")  # the rest advises to run the pickle
