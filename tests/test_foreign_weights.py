@@ -360,7 +360,8 @@ def test_tops_and_bottoms_decide_the_order(tmp_path):
 
 def test_a_fully_convolutional_head_is_the_fully_connected_one(tmp_path):
     layers = [convolution("fc7-conv", "conv1", 6, 4, 7), convolution("fc8-conv", "fc7-conv", 3, 6, 1)]
-    imported, _ = caffe(tmp_path, data(), CONV1, *layers)
+    everywhere = step("mean", "Pooling", "fc8-conv", 121, field(1, 1) + field(12, 1))
+    imported, _ = caffe(tmp_path, data(), CONV1, *layers, everywhere)
     theirs, ours = bgr(35)
     x = F.conv2d(theirs, *parameters(CONV1), stride=4)
     for layer in layers:

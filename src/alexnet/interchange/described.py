@@ -78,6 +78,8 @@ def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) 
             shape = (operation.units,)
         elif isinstance(operation, (Linear, Flatten)):
             shape = (len(arrays["weight"]),) if arrays else (int(np.prod(shape)),)
+        elif operation == AdaptivePool(1) and len(shape) == 1:
+            continue  # there is one place
         elif operation.takes == "maps" and len(shape) == 1:
             raise ValueError(f"{step.name} must read feature maps, but follows a fully connected layer")
         else:
