@@ -23,6 +23,7 @@ from alexnet.data.sources.memory import location_of
 from alexnet.data.storage import image_formats
 from alexnet.data.storage.download import redact
 from alexnet.data.storage.image_formats import open_image
+from alexnet.interchange.caffe import read_mean
 from alexnet.model import bundle as bundle_module
 from alexnet.preprocessing.images import stored_image
 from alexnet.specs.names import csv_cell, from_csv_cell, printable
@@ -381,3 +382,30 @@ def test_weights_that_are_too_large_name_the_layer(finished, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["predict", str(file), str(finished / "colors" / "red" / "00.png"), "--device", "cpu"])
     assert "alexnet: conv2 gives values that are not finite" in capsys.readouterr().err
+
+
+def npy_that_claims(path, shape):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(100))
+    return path
+
+
+@pytest.mark.parametrize("shape", ["(3, 1000000, 1000000)", "(3, 2, 2", "x" * 90])
+def test_a_mean_image_that_claims_to_be_huge_is_refused(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"mean.npy is not a mean image"):
+        read_mean(npy_that_claims(tmp_path / "mean.npy", shape))
+
+
+def test_a_null_dataset_of_hdf5_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        file.create_dataset("layers/conv2d/vars/0", data=h5py.Empty("f"))
+    with pytest.raises(ValueError, match=r"None of float32, is not an array of numbers"):
+        alexnet.import_weights(tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_a_file_of_very_many_tensors_is_refused(tmp_path, save):
+    save({f"a{index}.weight": torch.zeros(1, 1) for index in range(20_001)}, tmp_path / "x")
+    with pytest.raises(ValueError, match=r"<= 20,000"):
+        alexnet.import_weights(tmp_path / "x")

@@ -151,10 +151,11 @@ def read_mean(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             is_npy = file.read(6) == b"\x93NUMPY"
-        values = np.load(path, allow_pickle=False) if is_npy else _parse_array(path.read_bytes())
+        # Mapped, so that nothing is allocated that a header merely claims.
+        values = np.load(path, "r", allow_pickle=False) if is_npy else _parse_array(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; mean must be a color or a file with a mean image") from None
-    except ValueError as error:
+    except Exception as error:  # numpy reads the header as Python
         raise ValueError(f"{path} is not a mean image, neither a .binaryproto nor an .npy: {error}") from error
     values = values.reshape(values.shape[-3:])
     if values.ndim != 3 or values.shape[0] not in (1, 3) or values.shape[1] != values.shape[2]:

@@ -19,7 +19,7 @@ from . import caffe, huggingface, keras, npy, programs, state_dict
 from .class_files import read_classes
 from .matching import build_network
 from .public_weights import are_public, local_weights
-from .weights_file import WeightsFile, classes_path
+from .weights_file import MAX_TENSORS, WeightsFile, classes_path
 
 OTHERS = {
     "a web page, as servers send instead of a file that needs a login or a confirmation": (b"<", b"\n<", b"\r\n<"),
@@ -179,6 +179,8 @@ def _read_archive(path: Path, input_size: int | None) -> WeightsFile:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise ValueError(f"a damaged archive: {error}") from error
+    if len(names) > 10 * MAX_TENSORS:
+        raise ValueError(f"an archive with {len(names):,} parts; weights must have <= {10 * MAX_TENSORS:,}")
     if keras.INSIDE in names:
         return keras.read(path, input_size)
     if any(name.endswith("constants.pkl") or "/code/" in name for name in names):

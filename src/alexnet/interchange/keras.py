@@ -48,7 +48,8 @@ class _Allowance:
         """A dataset of numbers, which must be in this file and not be larger than what is left."""
         dataset = _member(group, name, "Dataset")
         if (
-            dataset.external
+            dataset.shape is None
+            or dataset.external
             or dataset.is_virtual
             or dataset.nbytes > self.bytes_left
             or dataset.dtype.kind not in "fiu"

@@ -21,7 +21,7 @@ from ..model.bundle import ModelBundle
 from ..model.network import TORCHVISION_NAMES
 from ..specs.variants import variant
 from .described import computation
-from .weights_file import WeightsFile, in_pixel_units, layers_of, named_tensors, numbers_as_numbers
+from .weights_file import MAX_TENSORS, WeightsFile, in_pixel_units, layers_of, named_tensors, numbers_as_numbers
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of files of torch.save before 1.6, among them torchvision's alexnet-owt-4df8aa71.pth."""
@@ -127,6 +127,8 @@ def _holds_weights(value: object, depth: int = MAX_DEPTH) -> bool:
 def _weights_file(format: str, values: Mapping, skipped: list[str]) -> WeightsFile:
     """The tensors under names without what wrappers put before them, and what the file says about its images."""
     given = {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+    if len(given) > 10 * MAX_TENSORS:  # those of an optimizer are among them
+        raise ValueError(f"it must have <= {10 * MAX_TENSORS:,} tensors, got {len(given):,}")
     skipped += [str(name) for name, value in values.items() if not isinstance(value, Tensor)]
     short = _shortener(given)
     tensors: dict[str, Tensor] = {}

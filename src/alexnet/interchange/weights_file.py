@@ -22,6 +22,10 @@ Layers = dict[str, tuple[np.ndarray, np.ndarray]]
 """Weight and bias by layer, in the order of the network."""
 
 
+MAX_TENSORS = 2000
+"""Tensors of a file; a network of the family has a few dozen."""
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """Tensors in PyTorch's layout, and what the file says about the network and its images."""
@@ -62,6 +66,10 @@ class WeightsFile:
     guesses: tuple[str, ...] = ()
     """What the reader assumed, in words."""
     classes: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if len(self.tensors) > MAX_TENSORS:
+            raise ValueError(f"it must have <= {MAX_TENSORS:,} tensors, got {len(self.tensors):,}")
 
 
 def classes_path(weights: Path) -> Path:
