@@ -92,6 +92,7 @@ class Layouts(TorchDispatchMode):
 def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     side = min(VARIANTS[name].input_size, 67)
     network, chosen = create(name, num_classes=5, input_size=side).train(), recipe(VARIANTS[name].recipe)
+    network.to(memory_format=torch.channels_last)  # as in the loop
     optimizer = optimizer_of(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
