@@ -223,3 +223,42 @@ def test_the_command_refuses_in_one_line(classifier, arguments, message, capsys)
     with pytest.raises(SystemExit) as stop:
         main(["predict", classifier.folder, *arguments])
     assert stop.value.code == 1 and capsys.readouterr().err == f"alexnet: {message}\n"
+
+
+GRAY = np.random.default_rng(1).integers(0, 256, (40, 50), dtype=np.uint8)
+GRAY[0, 0] = 255
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        GRAY.astype(np.uint16),
+        GRAY.astype(np.uint16) * 16,  # 12 bits
+        GRAY.astype(np.uint16) * 257,
+        GRAY / 255,
+        np.stack([GRAY.astype(np.uint16) * 257] * 3, -1),
+        torch.from_numpy(GRAY.astype(np.uint16) * 257),
+        Image.fromarray(GRAY.astype(np.uint16)),
+        Image.fromarray(GRAY.astype(np.uint16) * 16),
+        Image.fromarray(GRAY.astype(np.uint16) * 257),
+        Image.fromarray(GRAY.astype(np.int32)),
+        Image.fromarray(GRAY.astype(np.int32) * 257),
+        Image.fromarray(GRAY.astype(np.float32)),
+        Image.fromarray((GRAY / 255).astype(np.float32)),
+    ],
+)
+def test_gray_of_any_depth_is_the_gray_of_eight_bits(classifier, image):
+    np.testing.assert_array_equal(classifier.predict(image), classifier.predict(GRAY))
+
+
+def test_pillow_images_of_floats_are_arrays_of_the_same_values(classifier):
+    values = np.linspace(0, 1, 4900, dtype=np.float32).reshape(70, 70)
+    np.testing.assert_array_equal(classifier.predict(Image.fromarray(values)), classifier.predict(values))
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, 0)])
+def test_an_image_without_pixels_is_refused(classifier, size):
+    with pytest.raises(ValueError, match="the Pillow image cannot be read as an image: it has no pixels"):
+        classifier.predict(Image.new("RGB", size))
+    with pytest.raises(ValueError, match="an image array must have shape"):
+        classifier.predict(np.zeros((*size, 3), np.uint8))

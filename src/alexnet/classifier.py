@@ -268,7 +268,8 @@ class Classifier(huggingface.HubMixin):
             ValueError: an image cannot be read.
         """
         preprocessing = self._ready().preprocessing
-        stored = [stored_image(each, preprocessing.stored_size) for _, each in each_image(image, is_run)]
+        how = preprocessing.stored_size, preprocessing.squares
+        stored = [stored_image(each, *how) for _, each in each_image(image, is_run)]
         side = preprocessing.crop_size
         if not stored:
             return torch.empty(0, 3, side, side, device=self.device)

@@ -170,7 +170,7 @@ def _white(images: Sequence[ImageInfo]) -> tuple[float | None, list[Finding]]:
     if white != 65536 or least < 0:
         text = f"{counted(len(extrema), 'image')}: gray of more than 8 bits with values from {least:g} to {most:g}"
         findings = [Finding("warning", f"{text}; of this range, 0 becomes black and {white:,.0f} white")]
-    return (None if white == 65536 else white), findings
+    return white, findings
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def stored_image(image: ImageLike, side: int, squares: Squares = Squares()) -> n
     """
     if isinstance(image, (np.ndarray, Tensor)):
         image = image.float() if isinstance(image, Tensor) and image.is_floating_point() else image
-        image = Image.fromarray(image_array(image))
+        image = Image.fromarray(image_array(image, white=squares.white))
     if isinstance(image, Image.Image):
         name = image.filename if getattr(image, "filename", "") else "the Pillow image"
     else:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...kernels import library
+from ..storage.image_formats import eight_bits
 
 ORIENTATION = 0x0112
 """The EXIF tag for the orientation of an image."""
@@ -32,8 +33,8 @@ class Squares:
     aspect: Aspect = "crop"
     """The central square; or all of the image, squashed, or padded with black."""
     white: float | None = None
-    """What becomes white in gray of more than eight bits: 4096 in images of 12 bits (default: 65536; 1 for floats, or
-    256 if one of them is above 1)."""
+    """What becomes white in gray of more than eight bits: 4096 in images of 12 bits (default: by the values of each
+    image, as in `eight_bits`)."""
 
 
 def stored_square(image: Image.Image, side: int, squares: Squares = Squares()) -> np.ndarray:
@@ -43,14 +44,17 @@ def stored_square(image: Image.Image, side: int, squares: Squares = Squares()) -
 
     Returns:
         (side, side, 3), uint8.
+
+    Raises:
+        ValueError: it has no pixels.
     """
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
     image.load()
     if image.getexif().get(ORIENTATION, 1) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(DEEP_MODES):
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        white = squares.white or (65536 if image.mode != "F" else 1 if values.max() <= 1 else 256)
-        image = Image.fromarray(np.floor(values * (256 / white)).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(eight_bits(np.asarray(image), squares.white))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

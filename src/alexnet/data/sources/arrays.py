@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..labels.class_table import class_table
 from ..source import SPLITS, ImageReader, Source
+from ..storage.image_formats import eight_bits
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
 
@@ -85,12 +86,13 @@ def array_source(
     )
 
 
-def image_array(array: Any, batch: bool = False) -> np.ndarray:
+def image_array(array: Any, batch: bool = False, white: float | None = None) -> np.ndarray:
     """Pixels as uint8, (height, width[, 3 or 4]), from an array or a tensor of one image, or of a batch.
 
     Args:
-        array: uint8, floats from 0 to 1, or any numbers if they are all whole and from 0 to 255; channels last, or
-            first if only that makes sense.
+        array: uint8, uint16, floats from 0 to 1, or any numbers if they are all whole and from 0 to 255; channels last,
+            or first if only that makes sense.
+        white: what becomes white in uint16; see `eight_bits`.
 
     Raises:
         ValueError: its shape or its values are not those of images.
@@ -105,6 +107,8 @@ def image_array(array: Any, batch: bool = False) -> np.ndarray:
         raise ValueError(f"an image array must have shape {shape}, got {pixels.shape}")
     if axes == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
+    if pixels.dtype == np.uint16:
+        return eight_bits(pixels, white)
     return pixels if pixels.dtype == np.uint8 else _as_bytes(pixels)
 
 

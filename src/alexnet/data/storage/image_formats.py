@@ -1,4 +1,4 @@
-"""Which image files are read, and how they are opened safely."""
+"""Which image files are read, how they are opened safely, and how deep gray becomes eight bits."""
 
 import contextlib
 import re
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from ...device import memory_share
@@ -119,6 +120,20 @@ def begins_like_image(head: bytes) -> bool:
     is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
     is_bmp = head.startswith(b"BM") and head[6:10] == bytes(4)
     return head.startswith(BEGINNINGS) or is_webp or is_bmp or head[4:12] in (b"ftypavif", b"ftypheic")
+
+
+def eight_bits(values: np.ndarray, white: float | None = None) -> np.ndarray:
+    """Values of more than eight bits as uint8.
+
+    Args:
+        white: what becomes white; by default the end of the smallest range that holds all values: 1, for floats alone,
+            or 256 (8 bits, so that values stay), 4096 (12 bits) or 65536 (16 bits).
+    """
+    is_float, values = np.issubdtype(values.dtype, np.floating), np.nan_to_num(values.astype(np.float64))
+    most = values.max(initial=0)
+    white = white or (1 if is_float and most <= 1 else next((each for each in (256, 4096) if most < each), 65536))
+    scaled = np.rint(values * 255) if white == 1 else np.floor(values * (256 / white))
+    return scaled.clip(0, 255).astype(np.uint8)
 
 
 def is_image_file(path: str) -> bool:
