@@ -74,12 +74,14 @@ def open_image(file: BinaryIO | str | PathLike) -> Image.Image:
         Image.DecompressionBombError: it has more than 179 million pixels.
         ValueError: it would take too much time or memory.
     """
-    if isinstance(file, (str, PathLike)):
+    is_path = isinstance(file, (str, PathLike))
+    if is_path:
         file = open_regular_file(file)
     _check_ppm(file)
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # for half as many
         try:
             image = Image.open(file, formats=FORMATS)
+            image._exclusive_fp = is_path  # as if Pillow had opened it: whoever closes the image closes the file
         except (UnidentifiedImageError, KeyError):  # KeyError: AVIF in an older Pillow
             raise UnidentifiedImageError("not an image of a known format, or its header is damaged") from None
     pixels, simple = image.width * image.height, ("RGB", "L", "CMYK", "YCbCr", "1")
