@@ -323,6 +323,47 @@ LAYOUTS = {
         train={"oak": 2, "elm": 1},
         test={"oak": 1, "elm": 2},
     ),
+    "versions with splits": Layout(
+        [
+            f"{kind}/{split}/{name}/{n}.png"
+            for kind in ("raw", "cut")
+            for split in ("train", "test")
+            for name in OAK_ELM
+            for n in range(3)
+        ],
+        train=OAK_ELM,
+        test=OAK_ELM,
+        told="the folders cut, raw hold folders of the same names, elm, oak",
+    ),
+    "splits by usage": Layout(
+        named("{1}.png", "x"),
+        {
+            "all.csv": lines(
+                "file,label,usage",
+                *(f"{n}.png,{('oak', 'elm')[n % 2]},{('Training', 'PublicTest')[n // 4]}" for n in range(6)),
+            )
+        },
+        train={"oak": 2, "elm": 2},
+        test={"oak": 1, "elm": 1},
+    ),
+    "a class of other files": Layout(
+        named("{}/{}.png", *OAK_ELM), {"ash/0.npy": b"NUMPY"}, train=OAK_ELM, told="no image in 1 folder: ash"
+    ),
+    "a split in JSON": Layout(
+        named("photos/{}/{}.png", *OAK_ELM),
+        {
+            "split.json": json.dumps(
+                {"train": named("{}/{}.png", *OAK_ELM, count=5), "test": ["oak/5.png", "elm/5.png"]}
+            )
+        },
+        train={"oak": 5, "elm": 5},
+        test={"oak": 1, "elm": 1},
+    ),
+    "a disk of Windows": Layout(
+        named("photos/a b{1}.png", "x"),
+        {"all.csv": lines("image,label", *two_by_turns("C:\\trees\\photos\\a b{}.png,{}"))},
+        train=THREE,
+    ),
     "unknown suffixes": Layout(
         named("{}/{}.png", *OAK_ELM) + named("ash/{1}.jpg_large", "x") + named("yew/{1}", "x"),
         {"oak/notes": "no image"},

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..storage.image_formats import is_image_file
-from .split_names import split_of, words_of
+from .split_names import split_in, split_of, words_of
 
 COLUMN_NAMES = {
     "image": ("image", "images", "path", "paths", "file", "files", "filename", "file_name", "filepath", "name", "id"),
@@ -105,7 +105,7 @@ class _Table:
             flag = next(filter(None, map(split_of, words)), None)
             if flag and all(value.lower() in FLAGS for value in self.values(column)):
                 return column, flag
-            if column != image and len(self.columns) > 2 and self.fraction(column, split_of) == 1:
+            if column != image and len(self.columns) > 2 and self.fraction(column, split_in) == 1:
                 return column, None
         return None, None
 

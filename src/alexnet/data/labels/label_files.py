@@ -15,7 +15,7 @@ from ..source import SPLITS
 from ..storage.image_formats import is_image_file
 from .columns import COLUMN_NAMES, FLAGS, Columns, KnowsImage, find_columns
 from .exports import records_of_exports
-from .split_names import split_of, words_of
+from .split_names import split_in, split_of, words_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".lst", ".txt")
 CLASS_FILES = ("classes", "class_names", "classnames")
@@ -372,7 +372,7 @@ def _split(values: Sequence, columns: Columns, line: int) -> str | None:
     if columns.flag:
         is_set = FLAGS.get(word.lower(), False)
         return columns.flag if is_set else "test" if columns.flag == "train" else "train"
-    split = SPLITS[int(word)] if word in ("0", "1", "2") else split_of(word)  # as CelebA and WILDS count them
+    split = SPLITS[int(word)] if word in ("0", "1", "2") else split_in(word)  # as CelebA and WILDS count them
     if split is None:
         raise LabelFileError(f"the split must be one of {', '.join(SPLITS)}, got {short(word)}", line)
     return split

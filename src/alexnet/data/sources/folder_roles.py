@@ -72,9 +72,12 @@ def roles_of(folders: Collection[str]) -> Roles:
     rests = {folder: _without_generic(inner[len(heads[folder]) :]) for folder, inner in inside.items()}
     nested = [rest for rest in rests.values() if rest]
     if not splits and (inner_splits := _splits_in_classes(nested)) and len(nested) == len(rests):
+        within = [(rest[0], *rest[2:]) for rest in nested]
+        level = _class_level(within, root, roles.findings)  # 1 for versions, as in color/train/CLASS
         for folder, rest in rests.items():
-            _place(roles, folder, inside[folder], inner_splits[rest[1]], heads[folder], 0)
-        roles.patterns = {f"CLASS/{'|'.join(sorted(inner_splits))}/IMAGE": None}
+            _place(roles, folder, inside[folder], inner_splits[rest[1]], heads[folder], 2 * level)
+        splits_in_words = "|".join(sorted(inner_splits))
+        roles.patterns = {f"*/{splits_in_words}/CLASS/IMAGE" if level else f"CLASS/{splits_in_words}/IMAGE": None}
         return roles
     level = _class_level(nested, root, roles.findings)
     for folder, inner in inside.items():

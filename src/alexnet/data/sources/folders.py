@@ -14,7 +14,7 @@ from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
 from ..labels.split_names import split_in, words_of
 from ..source import SPLITS, Finding, Source, counted
-from ..storage.image_formats import SUFFIXES, ignored_files, is_helped, is_image_file
+from ..storage.image_formats import NO_IMAGES, SUFFIXES, ignored_files, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
 from .folder_roles import Roles, roles_of
@@ -173,7 +173,11 @@ def _imageless(tree: Tree, roles: Roles, folders: Sequence[str], others: set[str
     splits = {pattern.partition("/")[0] for pattern in roles.patterns if pattern.count("/") > 1}
     splits |= {*SPLITS}
     helped, harmless = ignored_files(others)
-    suspicious = {*tree.empty_folders, *(name.rpartition("/")[0] for name in others if is_helped(name))}
+    plain = (*LABEL_SUFFIXES, *NO_IMAGES)
+    suspicious = {
+        *tree.empty_folders,
+        *(name.rpartition("/")[0] for name in others if not name.lower().endswith(plain)),
+    }
     full = {"", *(folder_of_class(f"{folder}/"[:-1]) for folder in folders)}
     empty = sorted({folder_of_class(folder) for folder in suspicious} - full)
     texts = [f"ignored files: {helped}"] if helped else []

@@ -28,9 +28,8 @@ SUFFIXES = {
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 """First bytes of formats that these tell."""
 NO_IMAGES = (
-    *(".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".lock", ".tmp", ".bak"),
-    *(".py", ".pyc", ".ipynb", ".sh", ".bat", ".c", ".cpp", ".js", ".css", ".xlsx", ".xls", ".ods", ".db", ".sqlite"),
-    *(".mat", ".npy", ".npz", ".h5", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".bin", ".parquet", ".arrow"),
+    *(".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".lock", ".license"),
+    *(".py", ".pyc", ".ipynb", ".sh", ".bat", ".c", ".cpp", ".js", ".css", ".xlsx", ".xls", ".ods", ".cls"),
 )
 """Suffixes of files that are no images."""
 HELP = {
