@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -176,14 +179,115 @@ def test_strided_and_empty_tensors(each_way):
 
 def test_settings_out_of_range_are_named():
     x = signed(1, 6, 2, 2)
-    with pytest.raises(ValueError, match="size must be >= 1, got 0"):
-        response_norm(x, 0)
     for norm in (response_norm, spatial_norm):
-        with pytest.raises(ValueError, match=r"k must be > 0.*, got 0"):
-            norm(x, k=0)
+        with pytest.raises(ValueError, match="size must be >= 1, got 0"):
+            norm(x, 0)
     with pytest.raises(ValueError, match="groups must divide the 6 channels, got 4"):
         response_norm(x, groups=4)
-    with pytest.raises(ValueError, match=r"x must have shape \(N, C, H, W\), got \(6, 2, 2\)"):
-        response_norm(x[0])
-    with pytest.raises(ValueError, match="size must be >= 1, got 0"):
-        spatial_norm(x, 0)
+    for norm in (response_norm, F.local_response_norm):
+        with pytest.raises(ValueError, match=r"Expected 3D or higher dimensionality\s+input \(got 2 dimensions\)"):
+            norm(x[0, 0], 3)
+    with pytest.raises(ValueError, match=r"x must have shape \(N, C, H, W\), got \(1, 1, 6, 2, 2\)"):
+        spatial_norm(x[None])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.complex64])
+def test_other_types_are_refused_in_pytorchs_words(each_way, dtype):
+    x = torch.ones(1, 6, 2, 2).to(dtype)
+    name = {torch.int64: "Long", torch.bool: "Bool", torch.uint8: "Byte", torch.complex64: "ComplexFloat"}[dtype]
+    with pytest.raises(NotImplementedError, match=f"\"response_norm\" not implemented for '{name}'"):
+        response_norm(x)
+    with pytest.raises(NotImplementedError, match=f"\"spatial_norm\" not implemented for '{name}'"):
+        spatial_norm(x)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 4, 2), (1, 6, 2, 2, 2, 2), (2, 6, 0, 3), (0, 6, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_any_number_of_dimensions_as_in_pytorch(each_way, shape, dtype):
+    x = signed(*shape).to(dtype).requires_grad_()
+    theirs = x.detach().double().requires_grad_()
+    y, expected = response_norm(x, 3, 2.0), F.local_response_norm(theirs, 3, 2.0, 0.75, 2.0)
+    y.sum().backward()
+    expected.sum().backward()
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(y.double(), expected, **tolerance)
+    torch.testing.assert_close(x.grad.double(), theirs.grad, **tolerance)
+
+
+def test_one_image_alone_is_normalized_over_positions(each_way):
+    x = signed(6, 5, 4, dtype=torch.float32)
+    assert torch.equal(spatial_norm(x), spatial_norm(x[None])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("k", "alpha", "beta"), [(0.0, 1.0, 0.75), (0.0, 1.0, 0.5), (-0.5, 1.0, 1.0), (2.0, -0.1, 0.75)]
+)
+def test_constants_of_either_sign_as_in_pytorch(each_way, k, alpha, beta, dtype):
+    x = signed(2, 7, 3, 4, dtype=dtype)
+    x[0, :, 0, 0] = 0  # 0 / 0 if k is 0
+    expected = F.local_response_norm(x, 5, alpha, beta, k)
+    torch.testing.assert_close(response_norm(x, 5, alpha, beta, k), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("size", [13, 14, 64, 1001, 10**9])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+def test_a_window_larger_than_all_channels_sums_them_all(each_way, layout, size):
+    x = signed(2, 7, 3, 4, dtype=torch.float32).contiguous(memory_format=layout).requires_grad_()
+    expected = x / (2 + 0.5 * x.square().sum(1, keepdim=True)) ** 0.75
+    y = response_norm(x, size, alpha=0.5 * size)
+    torch.testing.assert_close(y, expected)
+    y, expected = (torch.autograd.grad(each.square().sum(), x)[0] for each in (y, expected))
+    torch.testing.assert_close(y, expected)
+    expected = x / (1 + 0.5 * x.square().sum((2, 3), keepdim=True)) ** 0.75
+    torch.testing.assert_close(spatial_norm(x, size, alpha=0.5 * size**2), expected)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (4, 0.75), (3, 0.5)])
+def test_what_is_not_finite_stays_in_its_window_as_in_pytorch(each_way, size, beta, dtype, layout, value):
+    x = signed(2, 40, 9, 9).to(dtype)
+    x[0, 7, 3, 2] = value
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    theirs = x.detach().to(torch.float64 if dtype == torch.float64 else torch.float32).requires_grad_()
+    y, expected = response_norm(x, size, 0.5, beta, groups=2), []
+    for tower in theirs.chunk(2, 1):
+        expected.append(F.local_response_norm(tower, size, 0.5, beta, 2.0))
+    expected = torch.cat(expected, 1)
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(y.to(expected.dtype), expected, equal_nan=True, **tolerance)
+    y.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(x.grad.to(expected.dtype), theirs.grad, equal_nan=True, **tolerance)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+def test_infinity_stays_in_its_window_over_positions(each_way, layout):
+    x = signed(2, 33, 9, 9, dtype=torch.float32).contiguous(memory_format=layout)
+    y = spatial_norm(x, 3)
+    x[0, 3, 4, 4] = torch.inf
+    y[0, 3, 3:6, 3:6] = 0
+    y[0, 3, 4, 4] = torch.nan
+    torch.testing.assert_close(spatial_norm(x, 3), y, equal_nan=True)
+
+
+def test_no_memory_is_an_error(each_way):
+    """The buffers of a kernel cannot be allocated under a limit that the tensor itself just fits."""
+    code = """if True:
+        import resource, torch, alexnet
+        from alexnet.kernels import library
+        x = torch.zeros(1, 4_000_000, 1, 1)
+        alexnet.response_norm(torch.zeros(1, 8, 1, 1))
+        taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 40_000_000, -1))
+        try:
+            alexnet.response_norm(x.view(1, 4_000_000, 1, 1))
+        except (MemoryError, RuntimeError) as error:
+            print(type(error).__name__, error)
+    """
+    if sys.platform != "linux":
+        pytest.skip("limits are those of Linux")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "memory" in result.stdout and not result.returncode, result

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Callable
 from ctypes import c_float, c_int, c_long, c_void_p
 from pathlib import Path
 
@@ -21,7 +22,7 @@ SIGNATURES = {
     "resize": [c_void_p, c_void_p, c_long, c_long, *[*[c_void_p] * 3, c_long] * 2],
     "paper_update": [*[c_void_p] * 3, c_long, *[c_float] * 3, c_int],
 }
-"""Types of the arguments of every function. All but `resize`, which returns an int, return nothing."""
+"""Types of the arguments of every function, all of which return 0 if they were out of memory."""
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def library() -> ctypes.CDLL | None:
     kernels = ctypes.CDLL(spec.origin)
     for name, argument_types in SIGNATURES.items():
         function = getattr(kernels, name)
-        function.argtypes, function.restype = argument_types, c_int if name == "resize" else None
+        function.argtypes, function.restype, function.errcheck = argument_types, c_int, _check_memory
     kernels.use_team(_gomp_parallel())
     return kernels
 
@@ -42,6 +43,11 @@ def library() -> ctypes.CDLL | None:
 def has_triton() -> bool:
     """Whether Triton is installed, which compiles the GPU kernels at their first use."""
     return importlib.util.find_spec("triton") is not None
+
+
+def _check_memory(succeeded: int, function: Callable, arguments: tuple) -> None:
+    if not succeeded:
+        raise MemoryError(f"out of memory in the C kernel {function.__name__}")
 
 
 def _gomp_parallel() -> c_void_p | None:

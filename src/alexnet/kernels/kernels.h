@@ -16,9 +16,10 @@
 #define FOR_EACH_PROCESSOR
 #endif
 
-/* Calls work(task, index) once for each index 0 … count - 1, on up to `threads` threads. */
-typedef void (*work_t)(const void *task, long index);
-void in_parallel(work_t work, const void *task, long count, int threads);
+/* Calls work(task, index) once for each index 0 … count - 1, on up to `threads` threads. Both return 0 if they were out
+   of memory, as do all functions that Python calls. */
+typedef int (*work_t)(const void *task, long index);
+int in_parallel(work_t work, const void *task, long count, int threads);
 
 INLINE float from_bf16(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;

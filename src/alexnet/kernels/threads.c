@@ -14,6 +14,7 @@ typedef struct {
     work_t work;
     const void *task;
     long count, next;
+    int succeeded;
 } queue_t;
 
 static team_t team;
@@ -26,7 +27,7 @@ static void take_turns(void *argument) {
     queue_t *queue = argument;
     long index;
     while ((index = __atomic_fetch_add(&queue->next, 1, __ATOMIC_RELAXED)) < queue->count)
-        queue->work(queue->task, index);
+        if (!queue->work(queue->task, index)) __atomic_store_n(&queue->succeeded, 0, __ATOMIC_RELAXED);
 }
 
 static void *take_turns_in_thread(void *argument) {
@@ -34,8 +35,8 @@ static void *take_turns_in_thread(void *argument) {
     return NULL;
 }
 
-void in_parallel(work_t work, const void *task, long count, int threads) {
-    queue_t queue = {work, task, count, 0};
+int in_parallel(work_t work, const void *task, long count, int threads) {
+    queue_t queue = {work, task, count, 0, 1};
     if (threads > count) threads = (int)count;
     if (threads <= 1) {
         take_turns(&queue);
@@ -50,6 +51,7 @@ void in_parallel(work_t work, const void *task, long count, int threads) {
         take_turns(&queue);
         while (running) pthread_join(others[--running], NULL);
     }
+    return queue.succeeded;
 }
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, NULL, NULL, NULL, NULL, NULL};

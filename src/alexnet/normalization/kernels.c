@@ -7,6 +7,7 @@
    or bfloat16; all sums are float32. Each value is summed over its own neighbors in a fixed order, so results do not
    depend on the number of threads. */
 
+#include <float.h>
 #include <math.h>
 
 #include "../kernels/kernels.h"
@@ -25,8 +26,8 @@ typedef struct {
 
 /* s^(−1/4) to within a few units in the last place, without the square roots and divisions that would take most of
    the time: dividing the exponent by −4 gives the first digit, and each step of Newton's method for r⁻⁴ = s doubles
-   the digits. */
-INLINE float inverse_fourth_root(float s) {
+   the digits. At infinity the steps diverge, so that 0 must be chosen, which costs a tenth of the time of a kernel. */
+INLINE float inverse_fourth_root(float s, int finite) {
     int32_t bits;
     float r;
     memcpy(&bits, &s, 4);
@@ -36,16 +37,16 @@ INLINE float inverse_fourth_root(float s) {
         float square = r * r;
         r *= 1.25f - 0.25f * s * (square * square);
     }
-    return r;
+    return !finite && s > FLT_MAX ? 0 : r;
 }
 
 /* s^(−β), and 1 / s for the backward pass, which is a by-product. */
-INLINE float inverse_power(float s, float beta, float *inverse) {
+INLINE float inverse_power(float s, float beta, int finite, float *inverse) {
     if (beta != 0.75f) {
         *inverse = 1 / s;
         return powf(s, -beta);
     }
-    float r = inverse_fourth_root(s), square = r * r;
+    float r = inverse_fourth_root(s, finite), square = r * r;
     *inverse = square * square;
     return r * square;
 }
@@ -71,6 +72,32 @@ INLINE float window(const float *restrict values, long stride, int size) {
     return sum;
 }
 
+/* Squares of `length` values; whether sums of `count` of them are finite. */
+INLINE int square(const norm_t *n, float *restrict squares, const float *restrict x, long length, long count) {
+    int32_t largest = 0; /* positive floats are in the order of their bits, and behind them infinity and NaN */
+    float bound;
+    for (long i = 0; i < length; i++) {
+        int32_t bits;
+        squares[i] = x[i] * x[i];
+        memcpy(&bits, &squares[i], 4);
+        largest = bits > largest ? bits : largest;
+    }
+    memcpy(&bound, &largest, 4);
+    return n->k + n->a * (float)count * bound <= FLT_MAX;
+}
+
+/* A loop with its constant FINITE, 1 if all sums are. */
+#define LOOP(finite, statement)                        \
+    {                                                  \
+        enum { FINITE = finite };                      \
+        for (long i = 0; i < length; i++) statement;   \
+    }
+#define FOR_EACH_VALUE(statement)      \
+    if (finite)                        \
+        LOOP(1, statement)             \
+    else                               \
+        LOOP(0, statement)
+
 /* One row of `length` values whose neighbors are `stride` apart. `squares` and `terms` have size · stride more values
    than the row, zeros around it; the first before · stride are zeros. */
 INLINE void normalize_row(const norm_t *n, float *restrict g, float *restrict x, float *restrict squares,
@@ -79,17 +106,17 @@ INLINE void normalize_row(const norm_t *n, float *restrict g, float *restrict x,
     float a = n->a, k = n->k, factor = 2 * a * beta, inverse;
     if (n->relu)
         for (long i = 0; i < length; i++) x[i] = x[i] < 0 ? 0 : x[i];
-    for (long i = 0; i < length; i++) squares[before + i] = x[i] * x[i];
+    int finite = square(n, squares + before, x, length, size);
     if (!g) {
-        for (long i = 0; i < length; i++)
-            out[i] = x[i] * inverse_power(k + a * window(squares + i, stride, size), beta, &inverse);
+        FOR_EACH_VALUE(
+            out[i] = x[i] * inverse_power(k + a * window(squares + i, stride, size), beta, FINITE, &inverse))
         return;
     }
-    for (long i = 0; i < length; i++) {
-        float scaled = g[i] * inverse_power(k + a * window(squares + i, stride, size), beta, &inverse);
+    FOR_EACH_VALUE({
+        float scaled = g[i] * inverse_power(k + a * window(squares + i, stride, size), beta, FINITE, &inverse);
         g[i] = scaled;
         terms[after + i] = scaled * x[i] * inverse;
-    }
+    })
     for (long i = 0; i < length; i++) out[i] = g[i] - factor * x[i] * window(terms + i, stride, size);
     if (n->relu)
         for (long i = 0; i < length; i++) out[i] = x[i] <= 0 ? 0 : out[i];
@@ -112,11 +139,12 @@ INLINE void any_row(const norm_t *n, float *g, float *x, float *squares, float *
 /* Channels last: some of the `outer` rows. Several become one row with zeros between them, because a single row is so
    short that its squares would be read again before they have left the processor's store buffer. */
 FOR_EACH_PROCESSOR
-static void norm_rows(const void *task, long task_index) {
+static int norm_rows(const void *task, long task_index) {
     const norm_t *n = task;
     long channels = n->channels, pitch = channels + n->size - 1, rows_per_block = 1 + BLOCK / pitch;
     long length = rows_per_block * pitch, padded = length + n->size;
     float *buffer = calloc(3 * length + 2 * padded, sizeof(float));
+    if (!buffer) return 0;
     float *x = buffer, *out = x + length, *squares = out + length, *terms = squares + padded;
     float *g = n->g ? terms + padded : NULL;
     long first = task_index * n->rows_per_task, last = first + n->rows_per_task;
@@ -131,17 +159,19 @@ static void norm_rows(const void *task, long task_index) {
         for (long r = 0; r < rows; r++) store(n->out, out + r * pitch, (row + r) * channels, channels, n->bf16);
     }
     free(buffer);
+    return 1;
 }
 
 /* Contiguous: all channels of one strip of positions. */
 FOR_EACH_PROCESSOR
-static void norm_strip(const void *task, long task_index) {
+static int norm_strip(const void *task, long task_index) {
     const norm_t *n = task;
     long channels = n->channels, strips = (n->inner + POSITIONS - 1) / POSITIONS;
     long position = task_index % strips * POSITIONS, start = task_index / strips * channels * n->inner + position;
     long positions = n->inner - position < POSITIONS ? n->inner - position : POSITIONS;
     long length = channels * positions, padded = length + n->size * positions;
     float *buffer = calloc(3 * length + 2 * padded, sizeof(float));
+    if (!buffer) return 0;
     float *x = buffer, *out = x + length, *squares = out + length, *terms = squares + padded;
     float *g = n->g ? terms + padded : NULL;
     for (long c = 0; c < channels; c++) {
@@ -151,6 +181,7 @@ static void norm_strip(const void *task, long task_index) {
     any_row(n, g, x, squares, terms, out, length, positions);
     for (long c = 0; c < channels; c++) store(n->out, out + c * positions, start + c * n->inner, positions, n->bf16);
     free(buffer);
+    return 1;
 }
 
 /* Sums of size × size windows of an array of rows, whose positions are PLANES apart and whose rows are `row` apart; a
@@ -199,7 +230,7 @@ INLINE void store_planes(const norm_t *n, const float *restrict from, void *to, 
 }
 
 /* PLANES channels of one image, or the remaining ones, side by side, so that a vector holds one position of each. */
-INLINE void planes_of_image(const norm_t *n, long task_index, int size, float beta) {
+INLINE void planes_of_image(const norm_t *n, long task_index, int *done, int size, float beta) {
     long blocks = (n->channels + PLANES - 1) / PLANES;
     long plane = task_index % blocks * PLANES, planes = n->channels - plane < PLANES ? n->channels - plane : PLANES;
     long start = task_index / blocks * n->channels * n->height * n->width + plane * n->plane_stride;
@@ -207,59 +238,62 @@ INLINE void planes_of_image(const norm_t *n, long task_index, int size, float be
     long before = size / 2 * (row + PLANES), after = (size - 1 - size / 2) * (row + PLANES);
     float a = n->a, k = n->k, factor = 2 * a * beta, inverse;
     float *buffer = calloc(3 * length + padded + row + size * PLANES, sizeof(float));
+    if (!buffer) return;
     float *restrict x = buffer, *restrict g = x + length, *restrict sums = g + length;
     float *restrict terms = sums + length, *restrict columns = terms + padded;
 
     load_planes(n, x, n->x, start, planes, row);
-    for (long i = 0; i < length; i++) terms[before + i] = x[i] * x[i];
+    int finite = square(n, terms + before, x, length, (long)size * size);
     windows(terms, columns, sums, n->height, row, size);
     if (!n->g) {
-        for (long i = 0; i < length; i++) x[i] *= inverse_power(k + a * sums[i], beta, &inverse);
+        FOR_EACH_VALUE(x[i] *= inverse_power(k + a * sums[i], beta, FINITE, &inverse))
     } else {
         load_planes(n, g, n->g, start, planes, row);
         memset(terms, 0, padded * sizeof(float));
-        for (long i = 0; i < length; i++) {
-            g[i] *= inverse_power(k + a * sums[i], beta, &inverse);
+        FOR_EACH_VALUE({
+            g[i] *= inverse_power(k + a * sums[i], beta, FINITE, &inverse);
             terms[after + i] = g[i] * x[i] * inverse;
-        }
+        })
         windows(terms, columns, sums, n->height, row, size);
         for (long i = 0; i < length; i++) x[i] = g[i] - factor * x[i] * sums[i];
     }
     store_planes(n, x, n->out, start, planes, row);
     free(buffer);
+    *done = 1;
 }
 
 FOR_EACH_PROCESSOR
-static void norm_planes(const void *task, long task_index) {
+static int norm_planes(const void *task, long task_index) {
     const norm_t *n = task;
-#define PLANES_OF_IMAGE(size, beta) planes_of_image(n, task_index, size, beta)
+    int done = 0; /* a return value would make GCC merge what should stay apart */
+#define PLANES_OF_IMAGE(size, beta) planes_of_image(n, task_index, &done, size, beta)
     WITH_CONSTANTS(n, PLANES_OF_IMAGE)
+    return done;
 }
 
 /* Channels are normalized in `groups` groups. Channels last, x is (images, positions, channels), else (images,
    channels, positions). g is NULL in the forward pass. */
-void response_norm(const void *g, const void *x, void *out, int bf16, int channels_last, long images, long channels,
-                   long positions, long groups, int size, float a, float beta, float k, int relu, int threads) {
+int response_norm(const void *g, const void *x, void *out, int bf16, int channels_last, long images, long channels,
+                  long positions, long groups, int size, float a, float beta, float k, int relu, int threads) {
     norm_t n = {.g = g, .x = x, .out = out, .bf16 = bf16, .size = size, .relu = relu, .a = a, .beta = beta, .k = k};
     n.channels = channels / groups;
     if (channels_last) {
         n.outer = images * positions * groups;
         n.rows_per_task = 1 + ELEMENTS / n.channels;
-        in_parallel(norm_rows, &n, (n.outer + n.rows_per_task - 1) / n.rows_per_task, threads);
-    } else {
-        n.outer = images * groups;
-        n.inner = positions;
-        in_parallel(norm_strip, &n, n.outer * ((positions + POSITIONS - 1) / POSITIONS), threads);
+        return in_parallel(norm_rows, &n, (n.outer + n.rows_per_task - 1) / n.rows_per_task, threads);
     }
+    n.outer = images * groups;
+    n.inner = positions;
+    return in_parallel(norm_strip, &n, n.outer * ((positions + POSITIONS - 1) / POSITIONS), threads);
 }
 
-void spatial_norm(const void *g, const void *x, void *out, int bf16, int channels_last, long images, long channels,
-                  long height, long width, int size, float a, float beta, float k, int threads) {
+int spatial_norm(const void *g, const void *x, void *out, int bf16, int channels_last, long images, long channels,
+                 long height, long width, int size, float a, float beta, float k, int threads) {
     norm_t n = {.g = g, .x = x, .out = out, .bf16 = bf16, .size = size, .a = a, .beta = beta, .k = k};
     n.channels = channels;
     n.height = height;
     n.width = width;
     n.position_stride = channels_last ? channels : 1;
     n.plane_stride = channels_last ? 1 : height * width;
-    in_parallel(norm_planes, &n, images * ((channels + PLANES - 1) / PLANES), threads);
+    return in_parallel(norm_planes, &n, images * ((channels + PLANES - 1) / PLANES), threads);
 }

@@ -31,10 +31,11 @@ ROW(uint8_t, image_row)
 ROW(float, mean_row)
 
 FOR_EACH_PROCESSOR
-static void one_crop(const void *task, long crop) {
+static int one_crop(const void *task, long crop) {
     const crops_t *t = task;
     long values = 3 * t->size, side = t->side;
     float *buffer = malloc(4 * values * sizeof(float) + values);
+    if (!buffer) return 0;
     float *restrict mean = buffer, *restrict color = mean + values, *restrict std = color + values;
     float *restrict out = std + values;
     uint8_t *restrict row = (uint8_t *)(out + values);
@@ -59,11 +60,12 @@ static void one_crop(const void *task, long crop) {
             memcpy((float *)t->out + start, out, values * sizeof(float));
     }
     free(buffer);
+    return 1;
 }
 
-void crops(const uint8_t *images, const int64_t *indices, const int64_t *top, const int64_t *left,
-           const uint8_t *flipped, const float *mean, const float *color, const float *std, void *out, int bf16,
-           int mean_kind, long count, long side, long size, int threads) {
+int crops(const uint8_t *images, const int64_t *indices, const int64_t *top, const int64_t *left,
+          const uint8_t *flipped, const float *mean, const float *color, const float *std, void *out, int bf16,
+          int mean_kind, long count, long side, long size, int threads) {
     crops_t t = {images, indices, top, left, flipped, mean, color, std, out, bf16, mean_kind, side, size};
-    in_parallel(one_crop, &t, count, threads);
+    return in_parallel(one_crop, &t, count, threads);
 }

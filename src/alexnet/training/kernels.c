@@ -12,7 +12,7 @@ typedef struct {
 } update_t;
 
 FOR_EACH_PROCESSOR
-static void update_chunk(const void *task, long index) {
+static int update_chunk(const void *task, long index) {
     const update_t *u = task;
     long start = index * CHUNK, count = u->count - start < CHUNK ? u->count - start : CHUNK;
     float *restrict w = u->w + start, *restrict v = u->v + start;
@@ -22,10 +22,11 @@ static void update_chunk(const void *task, long index) {
         v[i] = momentum * v[i] - lr * weight_decay * w[i] - lr * g[i];
         w[i] += v[i];
     }
+    return 1;
 }
 
-void paper_update(float *w, const float *g, float *v, long count, float momentum, float lr, float weight_decay,
-                  int threads) {
+int paper_update(float *w, const float *g, float *v, long count, float momentum, float lr, float weight_decay,
+                 int threads) {
     update_t u = {w, v, g, count, momentum, lr, weight_decay};
-    in_parallel(update_chunk, &u, (count + CHUNK - 1) / CHUNK, threads);
+    return in_parallel(update_chunk, &u, (count + CHUNK - 1) / CHUNK, threads);
 }

@@ -83,7 +83,7 @@ INLINE void resize_rows(const uint8_t *from, long row, uint8_t *to, long to_row,
     for (long i = 0; i < 3 * side; i += ROWS) transpose(to + i, to_row, resized + i * ROWS, ROWS);
 }
 
-/* from: rows of `width` pixels; to: (side, side, 3). Runs on the caller's thread. Returns 0 if out of memory. */
+/* from: rows of `width` pixels; to: (side, side, 3). Runs on the caller's thread. */
 FOR_EACH_PROCESSOR
 int resize(const uint8_t *from, uint8_t *to, long width, long side, const int32_t *x_first, const int32_t *x_taps,
            const int32_t *x_weights, long x_max_taps, const int32_t *y_first, const int32_t *y_taps,

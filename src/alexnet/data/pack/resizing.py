@@ -81,8 +81,7 @@ def resize(image: Image.Image, side: int, width: int, height: int) -> np.ndarray
     pixels, square = np.asarray(image), np.empty((side, side, 3), np.uint8)
     weights = _weights(image.width, left, width, side), _weights(image.height, top, height, side)
     horizontal, vertical = ((*(array.ctypes.data for array in arrays), arrays[2].shape[1]) for arrays in weights)
-    if not library().resize(pixels.ctypes.data, square.ctypes.data, image.width, side, *horizontal, *vertical):
-        raise MemoryError(f"no memory to resize an image of {image.width} × {image.height}")
+    library().resize(pixels.ctypes.data, square.ctypes.data, image.width, side, *horizontal, *vertical)
     return square
 
 
