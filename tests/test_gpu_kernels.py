@@ -109,6 +109,24 @@ def test_nan_propagates():
 
 
 @runs_kernels
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "last"])
+def test_infinity_stays_in_its_window(layout):
+    x, g = signed((1, 16, 3, 2), layout=layout), signed((1, 16, 3, 2), layout=layout, seed=1)
+    x[0, 4, 0, 0] = torch.inf
+    constants = (5, 0.3, 0.75, 2.0, 1, False)
+    exact = x.clone().requires_grad_()
+    expected = reference.response_norm(exact, *constants)
+    expected.backward(g)
+    for found, wanted in (
+        (normalization.response_norm(x, *constants), expected.detach()),
+        (normalization.response_norm(x, *constants, g), exact.grad),
+    ):
+        torch.testing.assert_close(found, wanted, equal_nan=True)
+    y = normalization.spatial_norm(x, 3, 0.3, 0.75, 1.0)
+    torch.testing.assert_close(y, reference.spatial_norm(x, 3, 0.3, 0.75, 1.0), equal_nan=True)
+
+
+@runs_kernels
 def test_mixed_layouts_are_refused():
     x = signed((2, 6, 3, 3))
     with pytest.raises(ValueError, match="channels last"):

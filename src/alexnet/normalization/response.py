@@ -106,7 +106,7 @@ def implementation(x: Tensor, size: int, a: float, k: float):
 def _check_windows(x: Tensor, size: int, groups: int = 1) -> None:
     if size < 1:
         raise ValueError(f"size must be >= 1, got {size}")
-    if groups < 1 or x.shape[1] % groups:
+    if groups != 1 and (groups < 1 or x.shape[1] % groups):
         raise ValueError(f"groups must divide the {x.shape[1]} channels, got {groups}")
 
 
