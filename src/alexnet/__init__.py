@@ -6,11 +6,14 @@
     classifier.fit("photos", epochs=5).plot("curves.png")
     classifier.predict_n("cat.jpg", 3)
 
-Nothing here is imported before it is used, because importing torch takes seconds.
+Nothing here is imported before it is used, because importing torch takes seconds. Only the operators of the norms are
+known to torch as soon as both are imported.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .operators import register_with_torch
 
 if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editors
     from . import optim as optim
@@ -54,6 +57,9 @@ _MODULES = {
     "Finish": "session",
 }
 __all__ = ["recipes", "variants", *_MODULES]
+
+
+register_with_torch()
 
 
 def variants() -> list[str]:
