@@ -101,7 +101,7 @@ class Source:
     labels_from: str = ""
     """What labels the images, in words."""
     splits_from: str = ""
-    """What puts them into splits, in words; "" if all or some splits are held out from train."""
+    """What puts them into splits, in words."""
     unused: tuple[str, ...] = ()
     """Files that lay there and might have been meant to be read, each with why it was not."""
     arguments: str = ""
@@ -114,8 +114,7 @@ class Source:
     def reading(self) -> dict[str, str]:
         """How the data was read: layout, where labels and splits come from, and what was not used."""
         about = {"layout": self.layout, "labels": self.labels_from or self.layout}
-        held_out = "val and test, where missing, are held out from train"
-        about["splits"] = self.splits_from or ("the data itself" if self.has_splits else held_out)
+        about["splits"] = self.splits_from or "the data itself"
         return about | ({"not used": "; ".join(self.unused)} if self.unused else {})
 
     def open(self, index: int) -> Image.Image:

@@ -13,7 +13,7 @@ from ...specs.settings import LabelMaps
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.label_files import LabelFile, read_labels
 from ..progress import Track
-from ..source import Data, Source, hold_out
+from ..source import SPLITS, Data, Source, hold_out
 from ..storage.archives import is_archive
 from ..storage.download import SCHEMES, download, kept_if_useful, redact
 from ..storage.remote import STORES, download_remote
@@ -91,10 +91,13 @@ def detect_source(
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user, in a list
         raise ValueError(f"{redact(str(data))} cannot be read: {error}") from error
     splits = hold_out(source.names, source.labels, source.splits, split_seed, val_fraction or 0.1)
+    drawn = [name for split, name in enumerate(SPLITS) if (splits == split).any() > (source.splits == split).any()]
+    held_out = f"{' and '.join(drawn)} held out from train" if drawn else ""
+    splits_from = "; ".join(filter(None, (source.splits_from, held_out)))
     flags = {"--labels": maps.labels, "--label-indices": maps.label_indices}
     words = [data, *itertools.chain.from_iterable(flag for flag in flags.items() if flag[1])]
     arguments = "" if isinstance(data, InMemory) else shlex.join(redact(str(word)) for word in words)
-    return replace(source, splits=splits, location=location, arguments=arguments)
+    return replace(source, splits=splits, splits_from=splits_from, location=location, arguments=arguments)
 
 
 @dataclass(frozen=True)
