@@ -337,7 +337,7 @@ def test_three_images_of_a_class_are_enough_to_train_and_report(tmp_path):
 
     data = write_colors(tmp_path / "tiny", 3)
     main(["train", str(data), "--variant", "cifar-18", "--epochs", "1", "--output", str(tmp_path / "run")])
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["split"] == "train"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["results"]["split"] == "val"
 
 
 def test_training_leaves_the_generator_of_the_user_alone(colors):
