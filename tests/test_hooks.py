@@ -175,6 +175,39 @@ def test_modules_may_be_replaced_deleted_and_added(name):
         network.features(x, ["relu7"])
 
 
+class Leaky(nn.ReLU):
+    def forward(self, x):
+        return x - 2 * super().forward(x)
+
+
+UNUSUAL = {
+    "a subclass of ReLU": lambda network: setattr(network, "relu5", Leaky()),
+    "a subclass of MaxPool2d": lambda network: setattr(network, "pool5", type("Pool", (nn.MaxPool2d,), {})(3, 2)),
+    "padding": lambda network: setattr(network, "pool5", nn.MaxPool2d(3, 2, padding=1)),
+    "dilation": lambda network: setattr(network, "pool5", nn.MaxPool2d(2, 1, dilation=2)),
+    "GELU": lambda network: setattr(network, "relu5", nn.GELU()),
+    "mean pooling": lambda network: setattr(network, "pool5", nn.AvgPool2d(3, 2)),
+    "a module that is used twice": lambda network: setattr(network, "relu5", network.relu3),
+    "a ReLU in place": lambda network: setattr(network.relu5, "inplace", True),
+    "a sequence": lambda network: setattr(network, "relu5", nn.Sequential(nn.ReLU(), nn.MaxPool2d(1))),
+    "indices": lambda network: setattr(network.pool5, "return_indices", True),
+}
+
+
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_unusual_modules_do_what_they_say(change):
+    """Up to the pooling, which may then give another number of features."""
+    network = lively(narrow("small")).float()
+    UNUSUAL[change](network)
+    for name in [*network._modules][[*network._modules].index("pool5") + 1 :]:
+        delattr(network, name)
+    x = images_for(network)
+    with torch.no_grad():
+        expected = in_declared_order(network, x)["pool5"]
+        for result in (network(x), network.features(x)["pool5"]):
+            torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
 class Recorder:
     def __init__(self):
         self.outputs = []

@@ -243,6 +243,7 @@ def _is_traced(x: Tensor) -> bool:
 def _pool_before_relu(modules: list[nn.Module]) -> list[nn.Module]:
     """The modules with each max pooling before the ReLU that it follows, if nobody watches either of the two."""
     for index, pair in enumerate(pairwise(modules)):
-        if [type(module) for module in pair] == [nn.ReLU, nn.MaxPool2d] and not are_watched(pair):
+        are_usual = [type(module) for module in pair] == [nn.ReLU, nn.MaxPool2d] and not pair[1].return_indices
+        if are_usual and not are_watched(pair):
             modules[index : index + 2] = reversed(pair)
     return modules

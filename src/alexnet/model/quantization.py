@@ -71,7 +71,8 @@ class _Converter:
 
     def module(self, module: Any) -> Any:
         """A module with converted tensors, or itself if there is nothing to convert."""
-        if isinstance(module, BATCH_NORMS):
+        has_tensors = module._parameters or module._buffers or module._modules
+        if not has_tensors or isinstance(module, BATCH_NORMS):
             return module
         has_own_forward = "forward" in module.__dict__
         if type(module) is nn.Linear and self.fc_precision != "same" and not has_own_forward and _is_plain(module):
