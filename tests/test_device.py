@@ -1,9 +1,11 @@
 """Limits of containers, from made-up files of Linux control groups."""
 
+import contextlib
 import math
 import os
 
 import pytest
+import torch
 
 from alexnet import device
 
@@ -82,3 +84,20 @@ def test_unknown_memory_is_unlimited(root, monkeypatch):
 def test_an_unknown_precision_names_the_known_ones():
     with pytest.raises(ValueError, match="precision must be auto, fp32 or bf16, got 'half'"):
         device.pick_precision("half", device.pick_device("cpu"))
+
+
+@pytest.mark.parametrize("in_hardware", [False, True])
+def test_bf16_is_chosen_only_where_the_hardware_has_it(monkeypatch, in_hardware):
+    """A T4 (compute capability 7.5) emulates it, an A100 (8.0) has it."""
+
+    def is_supported(including_emulation=True):
+        return including_emulation or in_hardware
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert device.pick_precision("auto", torch.device("cuda")) == ("bf16" if in_hardware else "fp32")
+
+
+def test_missing_kernels_are_said(each_way):
+    words = device.describe_device(torch.device("cpu"), "fp32")
+    assert words.startswith("cpu, ") and words.endswith("no C kernels") == (each_way == "plain torch")

@@ -9,8 +9,8 @@ import pytest
 import alexnet
 
 ORDER = [
-    "__version__",
-    *("compat", "specs", "files", "notebook", "restricted_pickle", "device", "counter_rng", "kernels"),
+    *("operators", "__version__"),
+    *("compat", "specs", "files", "notebook", "restricted_pickle", "kernels", "device", "counter_rng"),
     *("normalization", "data", "preprocessing", "model", "parallel", "interchange", "evaluation", "training", "runs"),
     *("diagnosis", "analysis", "session", "experiments", "bench", "console", "classifier"),
     *("optim", "schedules", "cli", "__main__"),

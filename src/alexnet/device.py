@@ -61,7 +61,8 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
     if name == "auto":
         if device.type == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+            with torch.cuda.device(device):  # older GPUs emulate it, slowly
+                return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
         capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
         return "bf16" if capabilities.get("amx_bf16") else "fp32"
     if name not in ("fp32", "bf16"):
@@ -96,14 +97,17 @@ def keep_freed_memory() -> None:
 
 
 def describe_device(device: torch.device, precision: Precision) -> str:
-    """ "cpu, 2 threads, fp32" """
+    """ "cpu, 2 threads, fp32"; with a word if there are no C kernels, which are several times faster."""
     import torch
+
+    from .kernels import library
 
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
-    return f"{device.type}{threads}, {precision}"
+    kernels = ", no C kernels" if device.type == "cpu" and library() is None else ""
+    return f"{device.type}{threads}, {precision}{kernels}"
 
 
 def processors() -> int:

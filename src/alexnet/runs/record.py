@@ -13,6 +13,7 @@ from ..data.pack.reading import Pack
 from ..data.source import SPLITS
 from ..data.sources.memory import location_of
 from ..device import pick_device, pick_precision
+from ..kernels import library
 from ..specs.settings import ResolvedSettings, TrainSettings, option
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
@@ -52,7 +53,12 @@ def resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSetti
         checkpoint_minutes=float(settings.checkpoint_minutes),
         keep_checkpoints=settings.keep_checkpoints,
         threads=torch.get_num_threads(),
-        versions={"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        versions={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "kernels": "C" if library() else "none",
+        },
         recipe=plan.recipe,
         architecture=plan.architecture,
     )
