@@ -35,6 +35,7 @@ def run(tmp_path_factory):
         patch.setenv("ALEXNET_CACHE", str(folder / "cache"))
         classifier = alexnet.Classifier("small", "cpu", "fp32")
         data = write_colors(folder / "colors", 20)
+        (data / "red" / "IMG_1.HEIC").touch()
         classifier.fit(data, epochs=2, batch_size=16, output=folder / "run", verbose=False)
     return classifier
 
@@ -49,6 +50,7 @@ def test_the_report_has_a_caption_for_every_picture_and_fits_a_phone(run):
         "Pink is the true class, blue any other" in page
         and "dead units, whose output is 0 for each of 32 images" in page
     )
+    assert "<td>warnings</td>" in page and "ignored files: 1 HEIC" in page
     assert "The images of its first training step: cropped, resized, half of them flipped, with shifted colors." in page
     for picture in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         assert Image.open(io.BytesIO(base64.b64decode(picture))).width <= 1000

@@ -111,12 +111,19 @@ def fit(
             data, settings.split_seed or 0, track and track("reading"), is_run, settings, settings.val_fraction
         )
         pretrained = _pretrained(settings.pretrained, run, track and track("downloading"))
-        plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
+        warnings: list[str] = []
+
+        def warn(text: str) -> None:
+            warnings.append(text)
+            notify(text)
+
+        plan = make_plan(source, settings, pretrained, track and track("packing"), warn)
         resolved = resolve(settings, plan, source.location)
         record = record_of(resolved)
         if run:
             plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
-        elif settings.output is not None:
+        record["warnings"] = warnings
+        if not run and settings.output is not None:
             run = Run.create(_folder(settings), plan.name)
             stack.enter_context(run.lock())
         training = Training(

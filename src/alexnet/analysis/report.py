@@ -200,4 +200,5 @@ def _facts(record: Mapping, evaluation: Evaluation) -> dict[str, str]:
         "device": f"{record['device']}, {record['precision']}; {versions}",
         "weights": record["weights"],
         "errors on": f"{evaluation.split}, {len(evaluation.indices):,} images",
+        **({"warnings": "; ".join(record["warnings"])} if record.get("warnings") else {}),
     }

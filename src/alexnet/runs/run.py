@@ -33,7 +33,7 @@ EARLIER = ("last-1.safetensors", "last-2.safetensors")
 SCHEMA = get_type_hints(ResolvedSettings) | {
     "weights": Literal["best.safetensors", "last.safetensors"],
     "results": Mapping[str, Any],
-    "changed": tuple[str, ...],
+    **dict.fromkeys(("changed", "warnings"), tuple[str, ...]),
     **dict.fromkeys(("wandb_id", "mlflow_id"), str),
 }
 """Types of what a run.json may say: a file of a stranger is read here and nowhere else."""
