@@ -200,7 +200,7 @@ def _parse_url(url: str) -> _Address:
         parts = urllib.parse.urlsplit(quoted)
         host, _ = parts.hostname, parts.port  # ValueError for what is no port
     except ValueError as error:
-        raise ValueError(f"{redact(url)} is not a web address: {error}") from error
+        raise ValueError(f"{redact(url)} is not a web address: its host or port is not valid") from error
     if parts.scheme not in SCHEMES or not host:
         raise ValueError(f"a web address must begin with https:// or http://, got {redact(url)}")
     user, _, host = parts.netloc.rpartition("@")
