@@ -5,6 +5,7 @@ run it.
 """
 
 import io
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from torch.export import Dim
 from torch.fx.passes.shape_prop import ShapeProp
 
 import alexnet
+from alexnet.model.layers import RoundedUpAvgPool2d
 from alexnet.specs.variants import VARIANTS
 
 SEVERAL = ["original", "small", "batch-norm", "cifar-18", "cifar-13", "torchvision"]
@@ -171,3 +173,24 @@ def test_compilation_needs_no_break(name):
         gradients.append([parameter.grad.clone() for parameter in network.parameters()])
     for ours, expected in zip(*gradients, strict=True):
         assert_same(ours, expected)
+
+
+@pytest.mark.parametrize("side", [5, 8, 13, 16])
+@pytest.mark.parametrize("size", [(3, 2, 0), (3, 2, 1), (2, 3, 0), (5, 4, 2), (3, 3, 1)])
+def test_pooling_without_ceil_mode_is_that_with_it(side, size, monkeypatch):
+    x, pool = torch.randn(2, 3, side, side + 1), RoundedUpAvgPool2d(*size, ceil_mode=True, count_include_pad=False)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(pool(x), nn.AvgPool2d(*size, ceil_mode=True, count_include_pad=False)(x))
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="inductor needs a C++ compiler")
+def test_inductor_derives_the_gradient_of_mean_pooling():
+    """Of torch's own AvgPool2d with ceil_mode it derives another one (torch 2.13)."""
+    pool = alexnet.create("cifar-18").pool2
+    assert pool.ceil_mode and type(pool) is RoundedUpAvgPool2d
+    x, weights = torch.randn(2, 4, 16, 16, requires_grad=True), torch.randn(2, 4, 8, 8)
+    expected, compiled = (
+        torch.autograd.grad((run(x) * weights).sum(), x)[0]
+        for run in (lambda x: pool(x.relu() * 2), torch.compile(lambda x: pool(x.relu() * 2)))
+    )
+    torch.testing.assert_close(compiled, expected)

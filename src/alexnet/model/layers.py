@@ -28,11 +28,6 @@ FACTORIES: dict[type[Operation], Factory] = {
     ops.Linear: lambda linear, input_shape: nn.Linear(*input_shape, linear.units),
     ops.Activation: lambda activation, _: {"relu": nn.ReLU, "tanh": nn.Tanh}[activation.kind](),
     ops.BatchNorm: lambda norm, shape: {3: nn.BatchNorm2d, 1: nn.BatchNorm1d}[len(shape)](shape[0], norm.eps),
-    ops.Pool: lambda pool, _: (
-        nn.MaxPool2d(pool.window, pool.stride, pool.pad, ceil_mode=pool.round_up)
-        if pool.kind == "max"
-        else nn.AvgPool2d(pool.window, pool.stride, pool.pad, ceil_mode=pool.round_up, count_include_pad=False)
-    ),
     ops.AdaptivePool: lambda pool, _: nn.AdaptiveAvgPool2d(pool.side),
     ops.Dropout: lambda dropout, _: (nn.Dropout if dropout.rescale else PlainDropout)(dropout.rate),
     ops.Flatten: lambda *_: nn.Flatten(),
@@ -95,6 +90,42 @@ class RoundedUpConv2d(nn.Conv2d):
         kernel, stride, pad = self.kernel_size[0], self.stride[0], self.padding[0]
         bottom, right = (-(x.shape[axis] + 2 * pad - kernel) % stride for axis in (2, 3))
         return super().forward(F.pad(x, (0, right, 0, bottom)))
+
+
+@module_for(ops.Pool)
+def _pooling(pool: ops.Pool, input_shape: Shape) -> nn.Module:
+    size = pool.window, pool.stride, pool.pad
+    if pool.kind == "max":
+        return nn.MaxPool2d(*size, ceil_mode=pool.round_up)
+    hangs_over = any((side + 2 * pool.pad - pool.window) % pool.stride for side in input_shape[1:])
+    kind = RoundedUpAvgPool2d if pool.round_up and hangs_over else nn.AvgPool2d
+    return kind(*size, ceil_mode=pool.round_up, count_include_pad=False)
+
+
+class RoundedUpAvgPool2d(nn.AvgPool2d):
+    """Average pooling whose last windows hang over the edge, and average what lies inside.
+
+    Compilers see it without `ceil_mode`, for which inductor derives wrong gradients (torch 2.13).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        window, stride, pad = self.kernel_size, self.stride, self.padding
+        rows, columns = (self._inside(side) for side in x.shape[-2:])
+        bottom, right = (
+            max(0, (len(counts) - 1) * stride + window - side - pad)
+            for counts, side in zip((rows, columns), x.shape[-2:], strict=True)
+        )
+        means = F.avg_pool2d(F.pad(x, (pad, right, pad, bottom)), window, stride)
+        return means * (window**2 / (x.new_tensor(rows)[:, None] * x.new_tensor(columns)))
+
+    def _inside(self, side: int) -> list[int]:
+        """How many positions of each window along one axis lie inside; each begins inside, or in the padding before."""
+        window, stride, pad = self.kernel_size, self.stride, self.padding
+        count = -(-(side + 2 * pad - window) // stride) + 1
+        starts = [number * stride - pad for number in range(count) if number * stride - pad < side]
+        return [min(start + window, side) - max(start, 0) for start in starts]
 
 
 @module_for(ops.Local)
