@@ -327,6 +327,13 @@ def test_names_of_version_0_1_still_work_and_name_todays(folder, tmp_path):
         assert replace(recipe("modern"), zoom=(0.5, 1.0)).crop_scale == (0.5, 1.0)
     with pytest.raises(TypeError, match="there is no setting 'epoch'; did you mean 'epochs'"):
         classifier.fit(folder, epoch=1)
+    pair = r"settings must be TrainSettings, got list; images and labels are one pair, fit\(\(X, y\)\)"
+    for arguments, settings, message in (
+        ((folder, [1, 2]), {}, pair),
+        ((folder,), {"freeze": "conv1"}, "freeze must be a list of layers, got 'conv1'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            classifier.fit(*arguments, **settings)
     with pytest.raises(TypeError, match="there is no setting 'learning_rate'; did you mean 'lr'"):
         classifier.fit(folder, learning_rate=1)
 

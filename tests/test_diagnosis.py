@@ -98,6 +98,15 @@ def test_a_lucky_validation_loss_does_not_hide_a_rate_that_is_far_too_low():
     assert diagnosed(Facts([epoch | {"train_loss": 1.0}], [slow])) is None
 
 
+def test_the_verdict_says_what_it_rests_on():
+    epoch = EPOCH | {"train_loss": 2.4, "val_loss": 0.9, "val_error": 0.56}
+    facts = Facts([epoch], [LINE | {"data": DATA | {"guess": 2.3, "largest": 0.33}}])
+    assert diagnosed(facts) is None and facts.verdict == (
+        "Too early to say, after 240 steps: the validation error is 56%, and guessing gives 67%, "
+        "but the training loss is not below that of guessing."
+    )
+
+
 def test_a_rate_far_above_the_recipes_is_the_first_to_go():
     for lr_factor, remedy in ((2000.0, "the recipe's learning rate, 5e-05 (omit lr=…)"), (2.0, "a tenth of the")):
         row = LINE | {"loss": 1e19, "data": DATA | {"lr_factor": lr_factor}}

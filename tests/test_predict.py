@@ -262,3 +262,16 @@ def test_an_image_without_pixels_is_refused(classifier, size):
         classifier.predict(Image.new("RGB", size))
     with pytest.raises(ValueError, match="an image array must have shape"):
         classifier.predict(np.zeros((*size, 3), np.uint8))
+
+
+def test_the_range_of_a_batch_is_that_of_all_its_images(classifier):
+    pixels = np.full((2, 32, 32, 3), 200, np.uint8)
+    pixels[1] = 1  # as floats alone, this would be white
+    for batch in (pixels.astype(np.float32), torch.from_numpy(pixels).float()):
+        torch.testing.assert_close(classifier.inputs(batch), classifier.inputs(pixels))
+
+
+def test_what_is_no_image_loses_no_other(classifier):
+    image = np.zeros((32, 32, 3), np.uint8)
+    first, wrong, last = classifier.predict_each(iter([image, None, image]))
+    assert "an image must be a path" in str(wrong.error) and first.top(1) == last.top(1)

@@ -16,6 +16,7 @@ from PIL import Image
 import alexnet
 from alexnet.analysis.figures import as_pixels, augmentation_figure, kernels_figure, views_figure, worst_errors
 from alexnet.analysis.network_figure import network_figure
+from alexnet.analysis.report import _short
 from alexnet.cli import main
 from alexnet.data.pack.statistics import compute_statistics
 from alexnet.evaluation.metrics import Metrics, confidence_interval
@@ -65,6 +66,11 @@ def test_the_report_says_how_sure_the_error_is_and_what_chance_gives(run):
     error = f"On 6 images, the top-1 error with 10 views is {1 - metrics.top1:.1%}"
     assert f"{error} (95% confidence interval: {low:.1%} to {high:.1%})." in page
     assert "For comparison: always predicting blue, the largest class, has an error of 66.7%." in page
+
+
+def test_names_are_short_where_there_is_little_room():
+    assert _short("English springer (n02102040)") == "English springer"
+    assert _short("a name that is too long") == "a name that is to…"
 
 
 def test_the_interval_is_wilsons():

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +39,8 @@ from .figures import (
 )
 
 UNCHANGED = "as they are"
-SHOWN, SHOWN_CLASSES = 12, 20
-"""Images in a figure of images; classes whose errors are shown at once, not after a click."""
+SHOWN, SHOWN_CLASSES, LONGEST = 12, 20, 18
+"""Images in a figure of images; classes whose errors are shown without a click; characters of a name in figures."""
 MAX_DRAWN = 2000
 """Classes up to which a confusion matrix is drawn."""
 STYLE = """
@@ -93,17 +94,20 @@ def write_report(
         The path of the page.
     """
     metrics, classes = evaluation.all_views, [*map(readable_class_name, bundle.classes)]
+    named = [_short(name) for name in classes]
+    if len({*named}) < len(named):
+        named = classes
     history, layer_rows = History(training.progress.epochs), training.progress.layers
     figures = {
         "curves.png": history.plot(columns=1),
-        "predictions.png": _images(evaluation, pick_examples(metrics, SHOWN), classes),
-        "batch.png": _batch_figure(training, classes),
+        "predictions.png": _images(evaluation, pick_examples(metrics, SHOWN), named),
+        "batch.png": _batch_figure(training, named),
         "kernels.png": kernels_figure(bundle.network),
     }
     if len(classes) <= MAX_DRAWN:
-        figures["confusion.png"] = confusion_figure(metrics, classes)
+        figures["confusion.png"] = confusion_figure(metrics, named)
     if len(worst := worst_errors(metrics, SHOWN)):
-        figures["errors.png"] = _images(evaluation, worst, classes)
+        figures["errors.png"] = _images(evaluation, worst, named)
     if layer_rows:
         figures["layers.png"] = layers_figure(layer_rows)
     diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
@@ -136,6 +140,12 @@ def write_report(
     with atomic_write(path) as temporary:
         temporary.write_text(printable("\n".join(page)), encoding="utf-8")
     return path
+
+
+def _short(name: str) -> str:
+    """The name of a class where there is little room: without its WordNet ID, and at most LONGEST characters."""
+    name = re.sub(r" \(n\d{8}\)$", "", name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _chance(training: Training, metrics: Metrics, classes: Sequence[str]) -> str:

@@ -119,8 +119,8 @@ def _evaluate_ensemble(
     console.print(f"{average.packed.name}, {average.split}: {len(average.indices):,} images, all views\n")
     print_table(ensemble_rows(ensemble, runs))
     if searched_on:
+        errors = [f"{name} {text}" for name, text in searched_on.all_views.in_percent().items() if "error" in name]
         print_text(
-            f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. The error "
-            f"there, top-1 {1 - searched_on.all_views.top1:.1%} and top-5 {1 - searched_on.all_views.top5:.1%}, is too "
-            f"low, because the weights are fitted to these images."
+            f"\nThe weights were searched on {searched_on.split}, {len(searched_on.indices):,} images. There, the "
+            f"{' and the '.join(errors)} is too low, because the weights are fitted to these images."
         )

@@ -107,7 +107,11 @@ class Facts:
         if "val_error" not in self.last_epoch:
             return "It learns."
         error, guessing = self.last_epoch["val_error"], self.guessing["val_error"]
-        return f"It learns: the validation error is {error:.0%}, and guessing gives {guessing:.0%}."
+        errors = f"the validation error is {error:.0%}, and guessing gives {guessing:.0%}"
+        if self.loss is None or self.loss < self.data["guess"]:
+            return f"It learns: {errors}."
+        steps = counted(self.steps, "step")
+        return f"Too early to say, after {steps}: {errors}, but the training loss is not below that of guessing."
 
     @property
     def usual_ratio(self) -> float:

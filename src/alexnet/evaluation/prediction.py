@@ -25,7 +25,7 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: np.ndarray | None
     """The probability of every class, (classes,), float32; None if the image cannot be read."""
-    error: ValueError | None = None
+    error: ValueError | TypeError | None = None
     """Why it cannot be read."""
 
     def top(self, n: int = 5) -> list[tuple[str, float]]:
@@ -73,11 +73,11 @@ def predict_each(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(name: str, image: ImageLike, inputs: Preprocessing) -> np.ndarray | ValueError:
+def _read(name: str, image: ImageLike, inputs: Preprocessing) -> np.ndarray | ValueError | TypeError:
     try:
         return stored_image(image, inputs.stored_size, inputs.squares)
-    except ValueError as error:
-        return error if isinstance(image, str) or name in str(error) else ValueError(f"{name}: {error}")
+    except (ValueError, TypeError) as error:
+        return error if isinstance(image, str) or name in str(error) else type(error)(f"{name}: {error}")
 
 
 def _predicted(bundle: ModelBundle, batch: list, all_views: bool, precision: Precision) -> Iterator[Prediction]:
@@ -88,5 +88,5 @@ def _predicted(bundle: ModelBundle, batch: list, all_views: bool, precision: Pre
         center, mean = probabilities(bundle, torch.from_numpy(np.stack(stored)).to(device), all_views, precision)
         rows = iter((center if mean is None else mean).cpu().numpy())
     for name, result in read:
-        failed = isinstance(result, ValueError)
+        failed = not isinstance(result, np.ndarray)
         yield Prediction(name, bundle.classes, None if failed else next(rows), result if failed else None)

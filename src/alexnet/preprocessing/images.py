@@ -101,6 +101,8 @@ def _named(
             raise ValueError(f"no images found in {images}")
         yield from ((str(file), file) for file in files)
     elif holds_many(images):
+        if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4 and "float" in str(images.dtype):
+            images = image_array(images, batch=True)  # the range of a batch is that of all its images
         for image in images:
             yield from _named(image, names, images_below)
     else:

@@ -79,6 +79,8 @@ def transform(
         sizes = architecture.stored_size, architecture.input_size
         inputs = Preprocessing(*sizes, torch.tensor(means).view(1, 1, 3), torch.tensor(stds), flip=recipe.flip)
     else:
+        if hasattr(network, "architecture"):
+            raise TypeError(f"network must be a name or a Classifier, got a module; pass {network.architecture.name!r}")
         bundle = getattr(network, "bundle", network)
         if bundle is None:
             raise ValueError("the classifier must be trained before its transform is made")

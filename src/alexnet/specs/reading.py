@@ -83,6 +83,9 @@ def settings_with(settings: TrainSettings | None, overrides: Mapping[str, Any]) 
     for name in overrides.keys() - set(known):
         meant = NAMED_ELSEWHERE.get(name, name)
         raise TypeError(f"there is no setting {name!r}{did_you_mean(meant, known) or ', only ' + ', '.join(known)}")
+    if not isinstance(settings, TrainSettings | None):
+        kind = type(settings).__name__
+        raise TypeError(f"settings must be TrainSettings, got {kind}; images and labels are one pair, fit((X, y))")
     settings = settings or TrainSettings()
     given = {name: value for name, value in vars(settings).items() if value != default[name]} | overrides
     if given.get("config") is None:

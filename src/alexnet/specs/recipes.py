@@ -265,7 +265,7 @@ TRANSFER = replace(
     SMALL,
     name="transfer",
     about="Our own for fine-tuning on a few thousand images: hundreds of steps, new layers learn ten times as fast.",
-    schedule=LinearWarmupDecay(peak_lr=0.002, new_layers_lr_factor=10),
+    schedule=LinearWarmupDecay(peak_lr=0.008, new_layers_lr_factor=10),
     epochs=8,
     min_steps=400,
     input=PRETRAINED,

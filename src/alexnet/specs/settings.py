@@ -144,6 +144,8 @@ class TrainSettings(LabelMaps):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.freeze, str):
+            raise ValueError(f"freeze must be a list of layers, got {self.freeze!r}")
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
         if self.pretrained and (self.mean or self.std):

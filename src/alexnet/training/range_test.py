@@ -31,7 +31,8 @@ class RangeTest:
     @property
     def suggestion(self) -> float | None:
         """A peak learning rate to train with; None where the loss did not fall."""
-        lowest = min(range(len(self.smoothed)), key=self.smoothed.__getitem__, default=0)
+        first = min(FIRST, len(self.smoothed) - 1)  # before, one lucky batch is the whole average
+        lowest = min(range(first, len(self.smoothed)), key=self.smoothed.__getitem__, default=0)
         fell = bool(self.smoothed) and self.smoothed[lowest] < FELL * fmean(self.losses[:FIRST])
         return self.lrs[lowest] / 10 if fell else None
 

@@ -199,9 +199,8 @@ def _arrays(images: Any, labels: Any) -> _Part:
     if len(labels) != len(images):
         raise ValueError(f"X and y must have the same length, got {len(images):,} and {len(labels):,}")
     if labels and isinstance(labels[0], list):
-        raise ValueError(
-            f"y must have a label for each image, got rows of {len(labels[0])}; y.argmax(1) undoes one-hot"
-        )
+        remedy = "y.argmax(1) undoes one-hot" if len(labels[0]) > 1 else "y.ravel() undoes the rows"
+        raise ValueError(f"y must have a label for each image, got rows of {len(labels[0])}; {remedy}")
     return _Part("arrays", len(labels), lambda index: (images[index], labels[index]))
 
 
