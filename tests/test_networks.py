@@ -200,6 +200,7 @@ def test_pooling_before_relu_changes_no_bit(name, dtype):
     side = {"torchvision": 195, "no-norm": 67, "tanh": 67}.get(name)
     network = alexnet.create(name, num_classes=5, input_size=side).to(dtype).eval()
     x = torch.randn(2, 3, network.input_size, network.input_size, dtype=dtype) * (60 if side else 1)
+    x = x.contiguous(memory_format=torch.channels_last)  # else the network makes it so, but `features` does not
     gradients = []
     for scores in (network(x), network.features(x, ["fc8"])["fc8"]):
         network.zero_grad()

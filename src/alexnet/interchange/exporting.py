@@ -30,7 +30,8 @@ NAMELESS = ("torchvision", "caffe", "npy", "keras")
 class HasBundle(Protocol):
     """What has a bundle, as a trained `Classifier` does."""
 
-    bundle: ModelBundle | None
+    @property
+    def bundle(self) -> ModelBundle | None: ...
 
 
 def export_weights(
