@@ -3,6 +3,7 @@
 import errno
 import http.server
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -314,6 +315,17 @@ def test_damaged_files_of_the_cache_are_made_anew(folder, tmp_path, kind):
         assert len(source) == 60 and source.open(0).size == (40, 36)
         assert all((intact[name] == array).all() for name, array in vars(pack_statistics(packed)).items())
     assert path.read_bytes() == content or kind != "statistics"
+
+
+def test_ctrl_c_during_the_evaluation_says_how_to_go_on(folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "write_report", interrupt)
+    command = ["train", str(folder), "--epochs", "1", "--variant", "cifar-18", "--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert f"progress is saved, to go on: alexnet {shlex.join(command)} --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: you tried to allocate 8 bytes"), MemoryError()])

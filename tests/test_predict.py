@@ -137,6 +137,7 @@ def test_an_image_that_cannot_be_read_loses_no_other(classifier, photos):
         (torch.full((3, 8, 8), -2.0), f"{PIXELS}, got float32 from -2 to 0"),
         (torch.zeros(2, 8, 8), "an image array must have shape (height, width[, 1, 3 or 4]), got (2, 8, 8)"),
         (io.StringIO("text"), "a file object must be opened in binary mode, as in open(path, 'rb'), got text"),
+        (io.BytesIO(), "a file object must hold an image, got no bytes"),
         (io.BytesIO(b"0" * 11), "a file object must have <= 10 bytes, got more"),
         ("nowhere/*.png", "no images found in nowhere/*.png"),
         ("nowhere.png", "nowhere.png does not exist"),

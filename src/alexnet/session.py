@@ -363,6 +363,8 @@ def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_c
         evaluation = evaluate(bundle, plan.packed, evaluation_images(plan.packed), precision=training.precision)
         report = write_report(run.folder, run.record(), training, bundle, evaluation)
         run.update({"results": {"split": evaluation.split} | evaluation.summary()})
+    except KeyboardInterrupt:  # resuming the run evaluates it
+        raise Interrupted from None
     except Exception as error:  # of memory, of the disk, of drawing: what was learned is safe
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'out of memory'}"
         raise NotEvaluated(

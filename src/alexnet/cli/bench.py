@@ -34,6 +34,7 @@ def bench(
     from ..bench.parts import PARTS, Settings
     from ..console import print_text
     from ..device import describe_device, keep_freed_memory, pick_device, pick_precision
+    from ..specs.names import counted
 
     if unknown := [part for part in parts if part not in PARTS]:
         raise ValueError(f"parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
@@ -44,7 +45,7 @@ def bench(
     where = pick_device(device)
     settings = Settings(where, pick_precision(precision, where), batch_size, rounds, images)
     about = f"{describe_device(where, settings.precision)}; {processor()}; torch {torch.__version__}"
-    title = f"{about}, Python {platform.python_version()}; medians of {rounds} rounds"
+    title = f"{about}, Python {platform.python_version()}; medians of {counted(rounds, 'round')}"
     print_text(title)
     rows, notes, last = [], [], None
     for part in parts or PARTS:

@@ -136,6 +136,8 @@ def _source(image: str | PathLike[str] | bytes | BinaryIO) -> tuple[str | Binary
     content = image.read(MAX_BYTES + 1)
     if not isinstance(content, bytes):
         raise ValueError("a file object must be opened in binary mode, as in open(path, 'rb'), got text")
+    if not content:
+        raise ValueError("a file object must hold an image, got no bytes")
     if len(content) > MAX_BYTES:
         raise ValueError(f"a file object must have <= {MAX_BYTES:,} bytes, got more")
     return io.BytesIO(content), "the file object"
