@@ -188,7 +188,7 @@ def test_lbfgs_minimizes_a_loss():
     """It reads weights and gradients as one vector, by `view(-1)`."""
     network = alexnet.create("cifar-18", 4).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
-    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=5)
+    optimizer = torch.optim.LBFGS(network.parameters(), max_iter=5, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
