@@ -99,7 +99,7 @@ def inference(settings: Settings) -> Iterator[Result]:
             path = None
             yield f"ONNX Runtime: not measured ({error}; pip install onnx onnxruntime)"
         for size, fc_precision in ((settings.batch_size, "same"), (1, "same"), (1, "int8")):
-            used = replace(bundle, fc_precision=fc_precision)
+            used = replace(bundle, fc_precision=fc_precision).set_private(True)  # as when it was loaded
             ours = partial(probabilities, used, stored[:size], all_views=False, precision=settings.precision)
             task = f"original, {size} images, one view each" if size > 1 else "original, one image, one view"
             task += f", fc layers in {fc_precision}" if fc_precision != "same" else ""
