@@ -226,7 +226,7 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_has_is_not(t
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
     for process in both:
         process.stdout.readline()
-    (tmp_path / "fresh.part").mkdir()  # of a process that has not yet locked it
+    (tmp_path / "run.json.abcd_123.part").mkdir()  # of a process that has not yet locked it
     (tmp_path / "mine.part").write_text("of somebody else")
     remove_abandoned(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
@@ -236,13 +236,32 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_has_is_not(t
         temporary.write_text("new")
     assert len(list(tmp_path.iterdir())) == 4 and path.read_text() == "new"
     both[1].communicate()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["fresh.part", "last.safetensors", "mine.part"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "last.safetensors",
+        "mine.part",
+        "run.json.abcd_123.part",
+    ]
     long_ago = time.time() - 2 * 86400
-    (tmp_path / "split.csv.4711.part").touch()
-    for name in ("fresh.part", "mine.part", "split.csv.4711.part"):
-        os.utime(tmp_path / name, (long_ago, long_ago))
+    os.utime(tmp_path / "run.json.abcd_123.part", (long_ago, long_ago))
     remove_abandoned(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["last.safetensors", "mine.part"]
+
+
+def test_old_files_and_folders_of_a_user_stay_whatever_they_are_called(tmp_path):
+    photos = [tmp_path / name / "IMG_1.jpg" for name in ("archive.part", "archive.abcd_123.part")]
+    for path in photos:
+        path.parent.mkdir()
+        path.touch()
+    mine = [*photos, tmp_path / "film.001.part", tmp_path / "film.abcd_123.part"]
+    for path in mine:
+        path.touch()
+    (tmp_path / "empty.part").mkdir()
+    long_ago = time.time() - 2 * 86400
+    for path in (*mine, *tmp_path.iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    with atomic_write(tmp_path / "network.onnx") as temporary:
+        temporary.write_text("new")
+    assert all(path.exists() for path in (*mine, tmp_path / "empty.part"))
 
 
 @needs_root_to_be_absent

@@ -95,22 +95,28 @@ class CsvWriter:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that killed processes left in a folder, of versions up to 0.2 only those that are old."""
+    """Remove what killed processes left of an `atomic_write` in a folder, which may be a user's: nothing else in it."""
     for path in folder.glob(f"*{PART_SUFFIX}"):
-        with contextlib.suppress(OSError):  # it is gone, or somebody else's
-            is_old = time.time() - max(each.stat().st_mtime for each in (path, *path.glob("*"))) > ABANDONED_S
-            if path.is_dir() and not path.is_symlink() and (is_old or _is_abandoned(path / LOCK)):
-                shutil.rmtree(path, ignore_errors=True)
-            elif is_old and re.search(rf"\.\d+{re.escape(PART_SUFFIX)}$", path.name):
-                path.unlink()
+        if re.search(rf"\.[a-z0-9_]{{8}}{re.escape(PART_SUFFIX)}$", path.name) and path.is_dir():
+            with contextlib.suppress(OSError):  # it is gone, or somebody else's
+                if not path.is_symlink() and _is_abandoned(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_abandoned(lock: Path) -> bool:
-    """Whether the lock of a temporary file was held by a process that has ended; unknown without locks, or before."""
-    if not lock.exists():
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether a temporary folder is of a process that has ended: its lock is free, or there is none yet after a day.
+
+    Only a folder with our lock, or an empty one, can be ours.
+    """
+    names = {each.name for each in temporary.iterdir()}
+    if names and not names & {LOCK, f"{LOCK}.new"}:
         return False
-    with open(lock, "ab") as file:
-        return _try_lock(file) is True
+    if LOCK in names:
+        with open(temporary / LOCK, "ab") as file:
+            is_free = _try_lock(file)
+        if is_free is not None:
+            return is_free
+    return time.time() - max(each.stat().st_mtime for each in (temporary, *temporary.iterdir())) > ABANDONED_S
 
 
 def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
