@@ -65,7 +65,7 @@ GONE = OSError(errno.EIO, "Input/output error")
 @pytest.mark.parametrize("count", [3, 40])
 @pytest.mark.parametrize("error", [GONE, MemoryError(), PermissionError(errno.EACCES, "Permission denied")])
 def test_a_passing_failure_is_not_remembered(folder, monkeypatch, error, count, jpeg):
-    """Of a few images, which the pack does without, or of too many for a pack."""
+    """Of three images, which are left out of the pack, or of forty, too many for one."""
     source, options = open_source(folder), PackOptions(jpeg)
     real, failing = packing.stored_square, True
 

@@ -5,18 +5,22 @@ import json
 import os
 import shutil
 import socket
-import time
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from conftest import write_colors
 from PIL import Image
+from references.frameworks import caffe_net
 from safetensors import safe_open
 from safetensors.torch import save_file
+from test_foreign_caffe import CONV1, data, dense
+from test_foreign_keras import small_keras
 
 import alexnet
+from alexnet import import_weights
 from alexnet.cli import main
 from alexnet.data.sources.detection import open_source
 from alexnet.data.sources.memory import location_of
@@ -102,10 +106,9 @@ def rows(count):
     ],
 )
 def test_an_architecture_is_checked(changes, message):
-    started = time.perf_counter()
     with pytest.raises(ValueError, match=message) as raised:
         replace(SMALL, **changes)
-    assert len(str(raised.value)) < 500 and time.perf_counter() - started < 20
+    assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(
@@ -156,11 +159,9 @@ def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch):
 
 def test_a_ppm_file_of_comments_is_refused():
     assert stored_image(b"P6 # a comment\n# another\n2 2 255\n" + bytes(12), 2).shape == (2, 2, 3)
-    started = time.perf_counter()
     for content in (b"P6\n#" + b"x" * 50_000_000, b"P6 2\n" + b"#\n" * 25_000_000 + b"2 255\n" + bytes(12)):
         with pytest.raises(ValueError, match="its header has more than 65,536 bytes"):
             stored_image(content, 2)
-    assert time.perf_counter() - started < 20
 
 
 def test_an_image_that_takes_more_memory_than_a_process_may_use_is_refused(monkeypatch):
@@ -409,3 +410,34 @@ def test_a_file_of_very_many_tensors_is_refused(tmp_path, save):
     save({f"a{index}.weight": torch.zeros(1, 1) for index in range(20_001)}, tmp_path / "x")
     with pytest.raises(ValueError, match=r"<= 20,000"):
         alexnet.import_weights(tmp_path / "x")
+
+
+def test_an_absurd_window_in_a_file_is_an_error(tmp_path):
+    alexnet.export_weights(import_weights(small_keras(tmp_path / "net.keras")[1])[0], tmp_path / "ours", "safetensors")
+    content = (tmp_path / "ours").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    facts = json.loads(header["__metadata__"]["alexnet"])
+    facts["architecture"]["layers"][0]["then"] = [{"is": "Norm", "size": 10**9}]
+    header["__metadata__"] = {"alexnet": json.dumps(facts)}
+    text = json.dumps(header).encode()
+    (tmp_path / "ours").write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ValueError, match="size must be <= "):
+        alexnet.load(tmp_path / "ours")
+
+
+def test_a_small_file_cannot_fill_the_memory(tmp_path):
+    _, path = small_keras(tmp_path / "net.keras")
+    with h5py.File(tmp_path / "net.inside", "a") as file:
+        file["layers/dense_1/vars/0"] = np.zeros((400, 400), np.float32)
+        for index in range(2, 20):  # hard links, all to one array
+            file[f"layers/dense_{index}/vars/0"] = file["layers/dense_1/vars/0"]
+    with pytest.raises(ValueError, match="is not an array of numbers in this file"):
+        import_weights(tmp_path / "net.inside", "cifar-keras")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="a damaged archive"):
+        import_weights(path)
+    (tmp_path / "net.caffemodel").write_bytes(caffe_net(data(10**6), CONV1, dense("fc8", "conv1", 3, 196)))
+    with pytest.raises(ValueError, match=r"fc8.weight must be|input_size"):
+        import_weights(tmp_path / "net.caffemodel", input_size=10**6, strict=False)

@@ -71,7 +71,7 @@ def without_times(history):
 
 
 class Layouts(TorchDispatchMode):
-    """Notes the shapes of maps, values and gradients, that any operation gives in another order than channels last."""
+    """Notes the shapes of feature maps and their gradients that are not channels last."""
 
     def __init__(self):
         super().__init__()

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 import alexnet
 from alexnet import import_weights
 from alexnet.cli import main
-from alexnet.interchange.importing import read_classes
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import TORCHVISION_NAMES, AlexNet
 from alexnet.preprocessing.preprocessing import Preprocessing
@@ -391,49 +390,6 @@ def test_a_classifier_is_saved_as_the_hub_keeps_it(extra, tmp_path):
     config = json.loads((tmp_path / "second" / "config.json").read_text(encoding="utf-8"))
     assert config["architecture"] == "caffe" and config["id2label"]["6"] == "g"
     assert "library_name: alexnet" in (tmp_path / "second" / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "cat\n dog \n\n",
-        "\ufeffcat\ndog",
-        '["cat", "dog"]',
-        '{"1": ["dog", "a dog"], "0": ["cat", "a cat"]}',
-        '{"1": "dog", "0": "cat"}',
-        '{"dog": 1, "cat": 0}',
-    ],
-)
-def test_class_names_of_a_file(content, tmp_path):
-    (tmp_path / "names").write_text(content, encoding="utf-8")
-    assert read_classes(tmp_path / "names") == ("cat", "dog")
-
-
-def test_imagenet_classes_are_named_by_wordnet_id(tmp_path):
-    numbers = ("n01440764", "n01443537")
-    (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n", encoding="utf-8")
-    assert read_classes(tmp_path / "synset_words.txt") == numbers
-    (tmp_path / "index.json").write_text('{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}')
-    assert read_classes(tmp_path / "index.json") == numbers
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (b"\n", "has no usable class names"),
-        (b'[{"a": 1}, {"b": 2}]', "has no usable class names"),
-        (b'"abc"', "has no usable class names"),
-        (b"[[], []]", "has no usable class names"),
-        (b'{"a": "x", "b": "y"}', "has no usable class names"),
-        (b'{"a": 1, "b": 1}', "has no usable class names"),
-        (b"cat\ndog\ncat\n", "must be distinct; \\S*names has 'cat' twice, as classes 0 and 2: rename one"),
-        (b"caf\xe9\n", "UTF-8"),
-    ],
-)
-def test_a_file_without_class_names_is_refused(content, message, tmp_path):
-    (tmp_path / "names").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{message}"):
-        read_classes(tmp_path / "names")
 
 
 def test_classes_can_be_a_file_and_must_be_distinct_names(tmp_path):

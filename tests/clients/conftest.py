@@ -44,8 +44,6 @@ def pytest_runtest_logreport(report):
 
 
 def _verdict(report, network: str) -> str:
-    if hasattr(report, "wasxfail"):
-        return f"no: {report.wasxfail}"
     if report.skipped:
         return f"not run: {report.longrepr[2].removeprefix('Skipped: ')}"
     return "yes" if report.passed else f"no: {network}".removesuffix(": ")

@@ -8,7 +8,7 @@ import alexnet
 CONVOLUTIONS = 55**2 * 96 * 3 * 11**2 + 27**2 * 256 * 48 * 5**2 + 13**2 * 3**2 * (384 * 256 + (384 + 256) * 192)
 FULLY_CONNECTED = 256 * 6 * 6 * 4096 + 4096 * 4096 + 4096 * 1000
 MULTIPLY_ADDS = CONVOLUTIONS + FULLY_CONNECTED
-"""Of one image of 227 pixels, by the sizes in section 3.5: 724 million."""
+"""Multiply-adds for an image of 227 × 227, from the layer sizes of section 3.5: 724 million."""
 BIASES = 55**2 * 96 + 27**2 * 256 + 13**2 * (384 + 384 + 256) + 4096 + 4096 + 1000
 PARAMETERS = 60_965_224
 

@@ -78,8 +78,9 @@ USES = {
 
 def _few_images(report: "CheckReport") -> "Iterator[Finding]":
     """Splits on which an error says little, and what that means."""
-    from ..data.source import Finding, counted
+    from ..data.source import Finding
     from ..evaluation.metrics import confidence_interval
+    from ..specs.names import counted
 
     for (noun, use), count in zip(USES.items(), report.counts.sum(0).tolist()[1:], strict=True):
         if 0 < count < FEW_IMAGES:
@@ -91,7 +92,8 @@ def _few_images(report: "CheckReport") -> "Iterator[Finding]":
 def _print_report(report: "CheckReport") -> None:
     from ..console import console, print_facts, print_table, print_text
     from ..data.labels.class_names import readable_class_name
-    from ..data.source import SPLITS, counted
+    from ..data.source import SPLITS
+    from ..specs.names import counted
 
     source = report.source
     print_facts({"data": source.name} | source.reading | report.facts)

@@ -13,12 +13,13 @@ from PIL import Image
 
 from ..device import fits_memory, memory, processors
 from ..files import cache_folder
+from ..specs.names import counted
 from .pack.packing import PackOptions, lost_classes, make_pack, max_unreadable
 from .pack.reading import Pack
 from .pack.resizing import DEEP_MODES, ORIENTATION
 from .pack.workers import Failed, run_task
 from .progress import Track, run_tracked
-from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source, counted
+from .source import SPLITS, TRAIN, Finding, ImageReader, Level, Source
 from .storage.image_formats import has_wrong_suffix
 
 EXAMPLES = 5

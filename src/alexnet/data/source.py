@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from ..specs.names import counted as counted
 from .storage.image_formats import open_image
 from .storage.string_table import StringTable
 from .storage.trees import FileOpener

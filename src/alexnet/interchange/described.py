@@ -99,7 +99,7 @@ def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) 
     if not isinstance(rows[-1], Linear):
         sides = " × ".join(map(str, shape[1:]))
         is_mean = any(isinstance(each, AdaptivePool) for each in rows[-1].then)
-        what = "averages of maps, as those of Network in Network" if is_mean else f"maps of {sides} places"
+        what = "averages of feature maps, as in Network in Network" if is_mean else f"feature maps of {sides}"
         raise ValueError(
             f"the scores of its last layer, {last.name}, are {what} for images of {side} × {side}; a network must end "
             "in one score per class, from a fully connected layer. If it was made fully convolutional, give the "

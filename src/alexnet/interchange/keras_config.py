@@ -46,7 +46,7 @@ class Model:
     side: int | None = None
     """Side of the images, pixels."""
     is_flat: bool = False
-    """Whether maps of that shape have been flattened, along rows, columns and channels."""
+    """Whether feature maps of that shape have been flattened, along rows, columns and channels."""
     pad: int = 0
     """Zeros that ZeroPadding2D put around the input of the next convolution."""
     is_done: bool = False

@@ -13,10 +13,11 @@ from ..data.pack.packing import PackOptions
 from ..data.pack.reading import Pack, describe_splits
 from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics, pack_statistics
-from ..data.source import Source, counted
+from ..data.source import Source
 from ..device import fits_memory, pick_device
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
+from ..specs.names import counted
 from ..specs.reading import check_names, find_recipe, with_settings
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...specs.names import listed
-from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source, counted
+from ...specs.names import counted, listed
+from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
 from .class_table import canonical, class_table, ignoring_case, meaning_of_integers

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...specs.names import listed
+from ...specs.names import counted, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.file_names import labels_in_names
 from ..labels.label_files import MAX_LABEL, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
 from ..labels.split_names import split_in, words_of
-from ..source import SPLITS, Finding, Source, counted
+from ..source import SPLITS, Finding, Source
 from ..storage.image_formats import NO_IMAGES, SUFFIXES, ignored_files, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file

@@ -10,11 +10,11 @@ from reprlib import repr as short
 import numpy as np
 
 from ...files import CsvWriter, atomic_write, open_regular_file
-from ...specs.names import from_csv_cell, listed
+from ...specs.names import counted, from_csv_cell, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
 from ..labels.lookup import Lookup, folded, normalized
-from ..source import SPLITS, Finding, Source, counted
+from ..source import SPLITS, Finding, Source
 from ..storage.image_formats import is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import MAX_LABEL_FILE_BYTES, Tree, file_state, folder_tree

@@ -10,11 +10,12 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from ...specs.names import counted
 from ..labels.class_table import class_table
 from ..labels.columns import columns_by_header
 from ..labels.label_files import UNKNOWN_LABELS, check_label
 from ..labels.split_names import split_in
-from ..source import SPLITS, TRAIN, Finding, ImageReader, Source, counted
+from ..source import SPLITS, TRAIN, Finding, ImageReader, Source
 from ..storage.image_formats import is_image_file, open_image
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
