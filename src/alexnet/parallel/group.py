@@ -1,0 +1,237 @@
+"""The processes that work together, by torch.distributed.
+
+Whoever has a `Group` asks it for sums and for what the others have, and need not know whether there are others: a lone
+process is a group of one, whose sums are its own values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .parts import parts
+
+T = TypeVar("T")
+TIMEOUT_S = 600.0
+"""Seconds after which a process that does not answer is given up; $ALEXNET_TIMEOUT_S overrides it."""
+PATIENCE = timedelta(days=7)
+"""How long `Group.barrier` waits: others may still be packing images. A process that dies ends the wait elsewhere, as
+its launcher stops the others."""
+FAILED, TOLD_S = "alexnet/failed", 2.0
+"""Key under which a process that fails tells the others, and for how many seconds they wait for it to do so."""
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun, and others like it, tell a process."""
+
+
+class LostProcess(ConnectionError):
+    """Another process ended, or did not answer in time."""
+
+
+@dataclass
+class Traffic:
+    """What was moved by one kind of collective."""
+
+    calls: int = 0
+    bytes: int = 0
+    """Of sums: the size of the tensors. Of the others: what this process receives from others (gather) or sends to
+    them (scatter_sum)."""
+
+
+class Group:
+    """Processes that call the same methods in the same order.
+
+    Attributes:
+        rank: index of this process, from 0. Process 0 alone writes and prints.
+        size: number of processes.
+        counts: what was moved so far, by kind: "sum", "gather", "scatter_sum", and "object" for small Python objects,
+            of which calls alone are counted.
+        waited_s: seconds spent in calls that wait for others.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        self.rank, self.size = rank, size
+        self.counts: defaultdict[str, Traffic] = defaultdict(Traffic)
+        self.waited_s = 0.0
+
+    @staticmethod
+    def current() -> Group:
+        """The group of this process; alone where torch.distributed was not initialized."""
+        global _current
+        if not (dist.is_available() and dist.is_initialized()):
+            return _LONE
+        if _current is _LONE or (_current.rank, _current.size) != (dist.get_rank(), dist.get_world_size()):
+            _current = Group(dist.get_rank(), dist.get_world_size())
+        return _current
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """The part of `count` things that is this process's."""
+        return parts(count, self.size)[self.rank]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place; on all of them the same bits."""
+        return self.start_sum(tensor)()
+
+    def start_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to sum a tensor over all processes in place; calling what is returned waits for the end."""
+        if self.size == 1:
+            return lambda: tensor
+        self._count("sum", tensor.nbytes)
+        with self._waiting():
+            work = dist.all_reduce(tensor, async_op=True)
+
+        def wait() -> Tensor:
+            with self._waiting():
+                work.wait()
+            return tensor
+
+        return wait
+
+    def gather(self, tensor: Tensor, dim: int = 0, sizes: Sequence[int] | None = None) -> Tensor:
+        """The tensors of all processes, one after the other along a dimension.
+
+        Args:
+            sizes: along that dimension, by process; they are asked for if None.
+        """
+        if self.size == 1:
+            return tensor
+        sizes = self.gather_objects(tensor.shape[dim]) if sizes is None else sizes
+        first = tensor.movedim(dim, 0).contiguous()
+        rest, largest = first.shape[1:], max(sizes)
+        bytes_each = tensor.element_size() * rest.numel()
+        self._count("gather", (sum(sizes) - sizes[self.rank]) * bytes_each)
+        if len(first) < largest:  # not all backends move tensors of different sizes
+            first = torch.cat([first, first.new_zeros(largest - len(first), *rest)])
+        gathered = [torch.empty_like(first) for _ in sizes]
+        with self._waiting():
+            dist.all_gather(gathered, first)
+        return torch.cat([each[:size] for each, size in zip(gathered, sizes, strict=True)]).movedim(0, dim)
+
+    def scatter_sum(self, tensor: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+        """The part of this process, along a dimension, of the sum of a tensor over all processes (reduce-scatter).
+
+        Args:
+            sizes: of the parts along that dimension, by process.
+        """
+        if self.size == 1:
+            return tensor
+        pieces = [piece.contiguous() for piece in tensor.movedim(dim, 0).split(list(sizes))]
+        own = torch.empty_like(pieces[self.rank])
+        self._count("scatter_sum", tensor.nbytes - own.nbytes)
+        with self._waiting():
+            dist.reduce_scatter(own, pieces)
+        return own.movedim(0, dim)
+
+    def gather_objects(self, value: T) -> list[T]:
+        """A small object of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        self._count("object", 0)
+        with self._waiting():
+            dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """The small object of process 0."""
+        if self.size == 1:
+            return value
+        values: list[Any] = [value]
+        self._count("object", 0)
+        with self._waiting():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait until all processes are here, for hours if need be."""
+        if self.size == 1:
+            return
+        self._count("barrier", 0)
+        name = f"alexnet/barrier {self.counts['barrier'].calls}"
+        with self._waiting():
+            _store().set(f"{name} {self.rank}", "")
+            _store().wait([f"{name} {rank}" for rank in range(self.size)], PATIENCE)
+
+    def tell(self, problem: str) -> None:
+        """Tell the others why this process fails, so that they need not guess."""
+        if self.size > 1:
+            with contextlib.suppress(RuntimeError):  # they are gone
+                _store().set(FAILED, problem)
+
+    def was_told(self) -> bool:
+        """Whether another process told why it failed; waits for it for a moment."""
+        if self.size == 1:
+            return False
+        try:
+            _store().wait([FAILED], timedelta(seconds=TOLD_S))
+        except RuntimeError:
+            return False
+        return True
+
+    def _count(self, kind: str, moved: int) -> None:
+        self.counts[kind].calls += 1
+        self.counts[kind].bytes += moved
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Count the time, and say in one sentence what torch says in many."""
+        started = time.perf_counter()
+        try:
+            yield
+        except RuntimeError as error:  # torch's DistBackendError is one
+            waited_s = time.perf_counter() - started
+            is_timeout = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+            what = f"did not answer within {waited_s:.0f} s" if is_timeout else "ended"
+            raise LostProcess(f"another of the {self.size} processes {what}") from error
+        finally:
+            self.waited_s += time.perf_counter() - started
+
+
+_LONE = _current = Group()
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or another launcher with the same environment variables, started this process."""
+    return all(name in os.environ for name in ENVIRONMENT)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Group]:
+    """Within this context, a process that torchrun started belongs to the group of all; others stay alone.
+
+    The backend is nccl for GPUs, of which a process takes that of its index on its machine, and gloo for CPUs.
+    """
+    if not is_launched() or dist.is_initialized():
+        yield Group.current()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    timeout_s = float(os.environ.get("ALEXNET_TIMEOUT_S") or TIMEOUT_S)
+    try:
+        dist.init_process_group(timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        where = ":".join(os.environ[name] for name in ENVIRONMENT[2:])
+        raise LostProcess(f"the processes do not find one another at {where} ({str(error).splitlines()[0]})") from error
+    try:
+        yield Group.current()
+    finally:
+        dist.destroy_process_group()
+
+
+def _store() -> dist.Store:
+    """Keys and values that all processes share."""
+    return dist.distributed_c10d._get_default_store()

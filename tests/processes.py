@@ -1,0 +1,71 @@
+"""Several processes of one test, on gloo."""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["alexnet.classifier"])  # so that torch is imported once
+LIMIT_S = 60.0
+
+
+def run(size: int, function: Callable, *arguments, timeout_s: float = 30.0) -> list:
+    """What `function(group, *arguments)` returns on each of so many processes, by rank; a single process is this one.
+
+    The function and what it takes and returns must be picklable: tensors are returned as arrays or lists.
+    """
+    from alexnet.parallel.group import Group
+
+    if size == 1:
+        return [function(Group(), *arguments)]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the server that forks inherits it
+    with tempfile.TemporaryDirectory() as folder:
+        pipes, processes = [], []
+        for rank in range(size):
+            receiver, sender = FORKS.Pipe(duplex=False)
+            task = sender, rank, size, Path(folder) / "store", timeout_s, function, arguments
+            processes.append(FORKS.Process(target=_work, args=task, daemon=True))
+            processes[-1].start()
+            sender.close()
+            pipes.append(receiver)
+        try:
+            return [_received(pipe, rank) for rank, pipe in enumerate(pipes)]
+        finally:
+            for process in processes:
+                process.join(5)
+                process.kill()
+
+
+def _received(pipe, rank: int):
+    if not pipe.poll(LIMIT_S):
+        raise AssertionError(f"process {rank} did not end within {LIMIT_S:.0f} s")
+    try:
+        failure, value = pipe.recv()
+    except EOFError:
+        raise AssertionError(f"process {rank} died") from None
+    if failure:
+        raise AssertionError(f"process {rank} failed:\n{failure}")
+    return value
+
+
+def _work(sender, rank, size, store, timeout_s, function, arguments) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from alexnet.parallel.group import Group
+
+    torch.set_num_threads(1)
+    try:
+        how = {"rank": rank, "world_size": size, "timeout": timedelta(seconds=timeout_s)}
+        dist.init_process_group("gloo", init_method=f"file://{store}", **how)
+        sender.send((None, function(Group.current(), *arguments)))
+    except BaseException:
+        sender.send((traceback.format_exc(), None))
+    finally:
+        sender.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
