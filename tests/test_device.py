@@ -1,12 +1,16 @@
-"""Limits of containers, from made-up files of Linux control groups."""
+"""Limits of containers, from made-up files of Linux control groups, and the threads that follow from them."""
 
 import contextlib
+import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
+import alexnet
 from alexnet import device
 
 
@@ -101,3 +105,115 @@ def test_bf16_is_chosen_only_where_the_hardware_has_it(monkeypatch, in_hardware)
 def test_missing_kernels_are_said(each_way):
     words = device.describe_device(torch.device("cpu"), "fp32")
     assert words.startswith("cpu, ") and words.endswith("no C kernels") == (each_way == "plain torch")
+
+
+@pytest.fixture
+def default_threads(root, monkeypatch):
+    """A process to which nobody has said how many threads it has; torch then has one for each core."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "_threads_are_set", False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    yield root
+    torch.set_num_threads(before)
+
+
+QUOTA_OF_3 = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "300000 100000\n"}
+
+
+def threads_of_classifier():
+    alexnet.Classifier("cifar-18", "cpu", "fp32")
+    return torch.get_num_threads()
+
+
+def test_threads_follow_the_quota_of_the_container(default_threads):
+    write(default_threads, QUOTA_OF_3)
+    assert (threads_of_classifier(), device.decoders()) == (3, 3)
+
+
+def test_torch_has_a_thread_per_core_and_decoding_one_per_processor(default_threads):
+    siblings = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    write(default_threads, {siblings.format(index): f"{index % 4},{index % 4 + 4}\n" for index in range(8)})
+    assert (threads_of_classifier(), device.decoders()) == (4, 8)
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(2, 4), (3, 2), (8, 1), (20, 1)])
+def test_each_process_of_a_machine_has_its_part(default_threads, monkeypatch, processes, expected):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert (threads_of_classifier(), device.decoders()) == (expected, expected)
+    words = device.describe_device(torch.device("cpu"), "fp32")
+    assert f"{expected} thread{'s' * (expected > 1)} in each of {processes} processes" in words
+
+
+def test_processes_that_the_launcher_has_bound_have_all_of_their_processors(default_threads, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    own, launcher = {*range(16, 32)}, {*range(32)}  # two of the four processes on each half of the machine
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: launcher if pid else own)
+    assert device.threads() == 8
+
+
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_the_users_variable_wins(default_threads, monkeypatch, variable):
+    write(default_threads, QUOTA_OF_3)
+    monkeypatch.setenv(variable, "8")
+    assert threads_of_classifier() == 8
+
+
+def test_the_users_call_wins_before_and_after(default_threads):
+    write(default_threads, QUOTA_OF_3)
+    torch.set_num_threads(5)
+    assert threads_of_classifier() == 5
+    torch.set_num_threads(2)
+    assert threads_of_classifier() == 2
+
+
+@pytest.mark.parametrize(("users", "expected"), [("", 4), ("OMP_NUM_THREADS=1", 1)])
+def test_the_one_thread_of_torchrun_is_no_users_wish(default_threads, monkeypatch, users, expected):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    write(default_threads, {f"proc/{os.getppid()}/environ": f"HOME=/root\0{users}\0PATH=/bin\0"})
+    assert threads_of_classifier() == expected
+
+
+def test_torchrun_itself_leaves_each_process_its_part(tmp_path):
+    script = "import torch; from alexnet import device; device.set_threads(); print('threads', torch.get_num_threads())"
+    (tmp_path / "script.py").write_text(script)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, str(tmp_path / "script.py")], env=environment, capture_output=True, text=True)
+    part = max(1, device.threads() // 2)
+    assert done.stdout.splitlines() == [f"threads {part}"] * 2, done.stderr
+
+
+def test_importing_changes_nothing_and_the_command_sets_what_the_user_did_not():
+    program = """
+import json, os, sys
+before = dict(os.environ)
+import alexnet
+from alexnet import cli
+assert os.environ == before
+sys.argv = ["alexnet", "--version"]
+cli.main()
+print(json.dumps({name: value for name, value in os.environ.items() if before.get(name) != value}))
+"""
+
+    def set_by_command(**given):
+        unset = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", *device.SPINNING)
+        environment = {name: value for name, value in os.environ.items() if name not in unset} | given
+        output = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        return json.loads(output.stdout.splitlines()[-1])
+
+    ours = device.SPINNING | {"OPENBLAS_NUM_THREADS": str(device.threads())}
+    assert set_by_command() == ours
+    assert set_by_command(OMP_WAIT_POLICY="active", OMP_NUM_THREADS="2") == {}
+    assert set_by_command(GOMP_SPINCOUNT="7") == {name: ours[name] for name in ours if name != "GOMP_SPINCOUNT"}
+
+
+def test_other_software_is_started_in_the_users_environment(monkeypatch):
+    monkeypatch.setattr(device, "OF_COMMAND", {"GOMP_SPINCOUNT": "10000"})
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    with device.users_environment():
+        assert "GOMP_SPINCOUNT" not in os.environ
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"

@@ -26,7 +26,7 @@ from .data.labels.class_names import readable_class_name
 from .data.pack.reading import Pack
 from .data.source import Data
 from .data.sources.memory import hold
-from .device import describe_device, pick_device, pick_precision
+from .device import describe_device, pick_device, pick_precision, set_threads
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
 from .evaluation.evaluation import Evaluation, evaluate
 from .evaluation.prediction import Prediction, predict_each
@@ -63,6 +63,7 @@ class Classifier(huggingface.HubMixin):
     """
 
     def __init__(self, variant: str | Architecture | None = None, device: str = "auto", precision: str = "auto"):
+        set_threads()
         self._architecture = find_variant(variant) if variant else None
         self.device = pick_device(device)
         self._asked_precision = precision
@@ -446,6 +447,7 @@ def find_lr(
     Raises:
         ValueError: a setting or the data set does not fit, or steps is below 10.
     """
+    set_threads()
     notify = print_text if verbose else lambda text: None
     settings = settings_with(settings, overrides)
     return session.find_lr(data, settings, steps, notify, progress_bar if verbose else None)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from .specs.names import counted
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,8 +27,16 @@ ROOT = Path("/")
 """Where proc and sys are mounted."""
 _sharers = 0
 """Processes that share the memory, if this is one of several; else its threads do."""
+_threads_are_set = False
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 """Parameters of glibc's `mallopt`, from malloc.h."""
+SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+"""How long a thread of OpenMP waits at full speed for its next work before it sleeps: rounds (GNU's OpenMP, as in
+PyTorch's wheels) and milliseconds (Intel's and LLVM's). Their defaults, 300,000 rounds and 200 ms, are longer than the
+system's time slices: when another program has one of the processors, the threads on the others wait at full speed for
+the one that it took, and keep that program from finishing. Tenths of a millisecond bridge the gaps between layers."""
+OF_COMMAND: dict[str, str] = {}
+"""Environment variables that the command has set, and the user has not."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -104,21 +114,105 @@ def describe_device(device: torch.device, precision: Precision) -> str:
 
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
-    count = torch.get_num_threads()
-    threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
+    if threads and (processes := _local_processes()) > 1:
+        threads += f" in each of {processes} processes"
     kernels = ", no C kernels" if device.type == "cpu" and library() is None else ""
     return f"{device.type}{threads}, {precision}{kernels}"
 
 
 def processors() -> int:
     """Number of processors that this process may use, also in a container."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(_affinity())
     for folder in _control_groups("cpu"):
         files = ("cpu.max",) if (folder / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         quota, period = [number for name in files for number in _numbers(folder / name)] or (math.inf, 1)
         if 0 <= quota < math.inf:  # version 1 has -1 for no limit
             count = min(count, math.ceil(quota / period))
     return max(1, count)
+
+
+def decoders() -> int:
+    """How many threads or processes of this process decode images: its part of the processors."""
+    return max(1, processors() // _sharing_processes())
+
+
+def threads() -> int:
+    """How many threads of this process calculate: its part of the cores, as two threads of a core share its units."""
+    return max(1, min(processors(), _cores()) // _sharing_processes())
+
+
+def set_threads() -> None:
+    """Let torch use `threads()`, at the first call in this process, unless the user has said how many."""
+    global _threads_are_set
+    import torch
+
+    if _threads_are_set:
+        return
+    _threads_are_set = True
+    by_user = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & {*os.environ}
+    defaults = {len(_affinity()), _cores()}
+    if (not by_user and torch.get_num_threads() in defaults) or _is_torchruns_default():
+        torch.set_num_threads(threads())
+
+
+def set_environment() -> None:
+    """For a command that has not imported torch yet: what libraries read when they are loaded, unless the user set it.
+
+    See SPINNING. OpenBLAS, which numpy loads, does not know of control groups.
+    """
+    by_command = {} if "OMP_WAIT_POLICY" in os.environ else dict(SPINNING)
+    if "OMP_NUM_THREADS" not in os.environ:
+        by_command["OPENBLAS_NUM_THREADS"] = str(threads())
+    OF_COMMAND.update((name, value) for name, value in by_command.items() if name not in os.environ)
+    os.environ.update(OF_COMMAND)
+
+
+@contextlib.contextmanager
+def users_environment() -> Iterator[None]:
+    """The environment without what `set_environment` has set, for other software that is started here."""
+    for name in OF_COMMAND:
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.update(OF_COMMAND)
+
+
+def _affinity() -> set[int]:
+    """Indices of the processors on which the system may run this process."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
+
+
+def _cores() -> int:
+    """Number of cores that these processors are; as many as processors where that is unknown."""
+    files = {index: ROOT / f"sys/devices/system/cpu/cpu{index}/topology/thread_siblings_list" for index in _affinity()}
+    return len({file.read_text() if file.exists() else index for index, file in files.items()})
+
+
+def _local_processes() -> int:
+    """Processes of this training on this machine, as torchrun tells each of them."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
+def _sharing_processes() -> int:
+    """How many of them share the processors of this one: fewer than all if the launcher bound them to its parts."""
+    count = _local_processes()
+    if count > 1 and hasattr(os, "sched_getaffinity"):
+        with contextlib.suppress(OSError):  # the launcher has ended
+            count = round(count * min(1, len(_affinity()) / len(os.sched_getaffinity(os.getppid()))))
+    return max(1, count)
+
+
+def _is_torchruns_default() -> bool:
+    """Whether OMP_NUM_THREADS is torchrun's 1 for any machine, not the user's: torchrun was started without it."""
+    if _local_processes() == 1 or os.environ.get("OMP_NUM_THREADS") != "1":
+        return False
+    try:
+        return b"\0OMP_NUM_THREADS=" not in b"\0" + (ROOT / f"proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def memory() -> float:
@@ -146,7 +240,7 @@ def share_memory(processes: int) -> None:
 
 def memory_share() -> float:
     """Memory that this process, or one of its threads, may use for an image, bytes."""
-    return MEMORY_FRACTION * memory() / (_sharers or processors())
+    return MEMORY_FRACTION * memory() / (_sharers or decoders()) / _local_processes()
 
 
 def fits_memory(size: float) -> bool:

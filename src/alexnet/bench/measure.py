@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from ..device import Precision, torch_dtype
+from ..device import Precision, torch_dtype, users_environment
 
 Work = Callable[[], object]
 """One run of what is measured."""
@@ -83,7 +83,7 @@ def compare(
     """
     our_seconds: list[float] = []
     peer_seconds: list[float] = []
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process, users_environment():
         for call in (partial(_set_up, theirs), *[_peer_seconds] * (rounds * settings.rounds + 1)):
             try:
                 peer_seconds.append(process.submit(call).result())

@@ -1,6 +1,5 @@
 """The parts of `alexnet bench`: each yields rows of ours against a peer, and notes."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ..data.pack.packing import make_pack
 from ..data.pack.reading import Pack
 from ..data.pack.statistics import compute_statistics
 from ..data.sources.detection import open_source
+from ..device import decoders
 from ..evaluation.evaluation import probabilities
 from ..interchange.programs import write_onnx
 from ..kernels import library
@@ -70,7 +70,7 @@ def norm(settings: Settings) -> Iterator[Result]:
 def step(settings: Settings) -> Iterator[Result]:
     """A training step of `original`, against stock modules with `torch.optim.SGD`."""
     size, network_side = settings.batch_size, variant("original").input_size
-    bundle, stepper = _trained("original", settings)
+    bundle, stepper = trained("original", settings)
     views = torch.randn(size, network_side, network_side, 3, device=settings.device).mul_(60).permute(0, 3, 1, 2)
     labels = torch.randint(len(bundle.classes), (size,), device=settings.device)
     ours = partial(stepper.step, views.to(settings.dtype), Batch(views, labels, np.arange(size), 0))
@@ -90,7 +90,7 @@ def step(settings: Settings) -> Iterator[Result]:
 
 def inference(settings: Settings) -> Iterator[Result]:
     """Class probabilities of stored images by the center crop, against networks that are given crops."""
-    bundle, _ = _trained("original", settings)
+    bundle, _ = trained("original", settings)
     stored = torch.randint(256, (settings.batch_size, 256, 256, 3), dtype=torch.uint8, device=settings.device)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -119,7 +119,7 @@ def packing(settings: Settings) -> Iterator[Result]:
         def ours():
             packs.append(make_pack(source, 256, folder / f"cache{len(packs)}"))
 
-        task, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {os.cpu_count()} processes"
+        task, peer = f"packing {len(paths)} JPEGs of 500 × 375", f"Pillow in {decoders()} processes"
         yield compare(settings, task, ours, peer, partial(peers.packing, paths, 256, target), count=len(paths))
         squares = np.memmap(target, np.uint8, "r", shape=(len(paths), 256, 256, 3))
         indices = {path.relative_to(folder).as_posix(): index for index, path in enumerate(paths)}
@@ -155,7 +155,7 @@ def keras(settings: Settings) -> Iterator[Result]:
     pixels = generator.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, 10, images))
     statistics = compute_statistics(pixels, np.arange(images))
-    bundle, stepper = _trained("cifar-keras", settings)
+    bundle, stepper = trained("cifar-keras", settings)
 
     def ours():
         for first in range(0, images, 32):
@@ -189,7 +189,7 @@ def flops_per_image(name: str) -> float:
     return 2 * (3 * sum(each.multiply_adds for each in placed) - placed[0].multiply_adds)
 
 
-def _trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
+def trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
     """A network with its initial weights, in training mode, and what takes steps with its own recipe."""
     architecture = variant(name)
     network, chosen = AlexNet(architecture).train(), recipe(architecture.recipe)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..device import autocast, keep_freed_memory
+from ..device import autocast, decoders, keep_freed_memory
 from .measure import Settings, Work
 
 
@@ -83,7 +83,7 @@ def onnx_runtime(path: Path, view_count: int, threads: int) -> Work:
 def packing(paths: list[Path], side: int, target: Path) -> Work:
     """Decode and resize by Pillow in a process per processor, into a new file of squares."""
     tasks = [(paths[first : first + 16], first, side, target) for first in range(0, len(paths), 16)]
-    pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
+    pool = multiprocessing.get_context("spawn").Pool(decoders())
 
     def run() -> None:
         np.memmap(target, np.uint8, "w+", shape=(len(paths), side, side, 3))

@@ -15,6 +15,7 @@ import tyro
 
 from .. import __version__
 from ..console import print_error
+from ..device import set_environment
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a notebook's, or a test's
             stream.reconfigure(errors="backslashreplace")  # for consoles that cannot write every name
+    if arguments is None:
+        set_environment()
     arguments = with_todays_flags(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         return print(f"alexnet {__version__}")

@@ -33,7 +33,7 @@ def bench(
     from ..bench.measure import HEADER, Row
     from ..bench.parts import PARTS, Settings
     from ..console import print_text
-    from ..device import describe_device, keep_freed_memory, pick_device, pick_precision
+    from ..device import describe_device, keep_freed_memory, pick_device, pick_precision, set_threads
     from ..specs.names import counted
 
     if unknown := [part for part in parts if part not in PARTS]:
@@ -42,6 +42,7 @@ def bench(
         if value < 1:
             raise ValueError(f"--{name} must be >= 1, got {value}")
     keep_freed_memory()
+    set_threads()
     where = pick_device(device)
     settings = Settings(where, pick_precision(precision, where), batch_size, rounds, images)
     about = f"{describe_device(where, settings.precision)}; {processor()}; torch {torch.__version__}"

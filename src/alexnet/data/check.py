@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..device import fits_memory, memory, processors
+from ..device import decoders, fits_memory, memory
 from ..files import cache_folder
 from ..specs.names import counted
 from .pack.packing import PackOptions, lost_classes, make_pack, max_unreadable
@@ -97,7 +97,7 @@ def check_source(
 
     def inspect() -> Iterator[int]:
         locations = ((index, source.locate(index)) for index in indices.tolist())
-        for results in run_task(_Inspect(source.reader), locations, len(indices), options.workers or processors()):
+        for results in run_task(_Inspect(source.reader), locations, len(indices), options.workers or decoders()):
             inspected.extend(results)
             yield len(results)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data.progress import ahead
-from ..device import Precision, processors
+from ..device import Precision, decoders
 from ..model.bundle import ModelBundle
 from ..preprocessing.images import ImageLike, stored_image
 from ..preprocessing.preprocessing import Preprocessing
@@ -64,7 +64,7 @@ def predict_each(
     images, inputs = iter(images), bundle.preprocessing
     batch_size = batch_size or (BATCH_SIZE if all_views else 4 * BATCH_SIZE)
     batches = iter(lambda: list(islice(images, batch_size)), [])
-    with ThreadPoolExecutor(processors(), "images") as pool:  # Pillow decodes without holding Python's lock
+    with ThreadPoolExecutor(decoders(), "images") as pool:  # Pillow decodes without holding Python's lock
         try:
             reading = ([(name, pool.submit(_read, name, image, inputs)) for name, image in batch] for batch in batches)
             for batch in ahead(reading, 1):

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...device import processors
+from ...device import decoders
 from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, make_folder, truncate_name
 from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
@@ -116,7 +116,7 @@ def _open_existing(
     if pack.passing:
         images = [(index, source.locate(index)) for index in sorted(pack.passing)]
         task = _StoreSquare(source.reader, pack.side, Squares(), 90, path, 0)  # which writes nothing, as for JPEG
-        results = itertools.chain(*run_task(task, images, len(images), options.workers or processors()))
+        results = itertools.chain(*run_task(task, images, len(images), options.workers or decoders()))
         if any(not isinstance(result, Failed) for result in results):
             notify(f"images of {source.name} that could not be read can be read now; packing again")
             return None
@@ -133,7 +133,7 @@ def _write_pack(file: "_UnfinishedPack", options: PackOptions, track: Track | No
     def write() -> Iterator[int]:
         yield file.done
         logged = time.monotonic()
-        for results in run_task(file.task(), images, count - file.done, options.workers or processors()):
+        for results in run_task(file.task(), images, count - file.done, options.workers or decoders()):
             file.add(results)
             _check_unreadable(source, file.unreadable, file.done, options.strict)
             if time.monotonic() - logged > LOG_S:

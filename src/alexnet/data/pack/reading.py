@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...device import processors
+from ...device import decoders
 from ..source import SPLITS
 from ..storage.string_table import StringTable
 from .resizing import Squares
@@ -37,7 +37,7 @@ VERIFIED_IMAGES = 1000
 class JpegImages:
     """Behaves like an array (N, side, side, 3), uint8, of which some images are read at a time.
 
-    They are decoded on every access, by a thread per processor: Pillow releases Python's lock meanwhile.
+    They are decoded on every access, by several threads: Pillow releases Python's lock meanwhile.
 
     Args:
         block: all JPEG files in a row, uint8.
@@ -80,7 +80,7 @@ class JpegImages:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(processors(), thread_name_prefix="jpeg")
+    return ThreadPoolExecutor(decoders(), thread_name_prefix="jpeg")
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ class _Worker:
                 [sys.executable, "-P", "-c", START, root, str(self.processes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},  # else one per processor in each
                 start_new_session=True,  # Ctrl-C is for the parent, which ends its processes itself
             )
             try:
