@@ -20,6 +20,7 @@ PUBLISHED = {
     "one-tower": 61_100_840,
     "torchvision": 61_100_840,
     "zfnet": 62_357_608,
+    "small-towers": 2_898_925,
     "batch-norm": 60_965_224 + 2 * (96 + 256),
     "cifar-18": 89_578,
     "cifar-13": 1_901_386,

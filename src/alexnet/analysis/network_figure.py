@@ -1,7 +1,7 @@
 """A network drawn as in Figure 2 of the paper: boxes of activations, the kernels between them, and the two towers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -66,7 +66,7 @@ class _Box:
         axes.text(*above, text, ha="center", va="bottom", fontsize=10, color=INK)
 
 
-def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
+def network_figure(placed: Sequence[Placed], title: str = "", notes: Mapping[str, str] | None = None) -> Figure:
     """Layers with weights as boxes: height and depth for the sides of feature maps, width for channels (Figure 2).
 
     A network with layers in two groups has two rows, the towers: a layer reads its own tower or, where lines cross,
@@ -74,7 +74,9 @@ def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
 
     Args:
         placed: the operations of the network, from `infer_shapes`.
+        notes: lines to write below some layers, by name.
     """
+    notes = notes or {}
     layers = [step for step in placed if isinstance(step.operation, Layer)]
     towers = count_towers(layers)
     halves = [
@@ -94,7 +96,8 @@ def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
     top = max(box.corner[1] + box.size[1] + box.size[2][1] for box in boxes)
     figure = Figure(figsize=(0.8 * (right + 0.3), 0.8 * (top - bottom + 2.1)), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlim=(-0.5, right - GAP + 0.5), ylim=(bottom - 1.1, top + 0.5), aspect="equal")
+    room = 1.1 + 0.3 * (1 + max(each.count("\n") for each in notes.values()) if notes else 0)
+    axes.set(xlim=(-0.5, right - GAP + 0.5), ylim=(bottom - room, top + 0.5), aspect="equal")
     axes.set_axis_off()
     if title:
         axes.set_title(title, fontsize=13, parse_math=False)
@@ -103,7 +106,8 @@ def network_figure(placed: Sequence[Placed], title: str = "") -> Figure:
     for box in boxes:
         box.draw(axes)
     for column, step in zip(columns, [None, *layers], strict=True):
-        axes.text(column[0].x, bottom - 0.2, _words(step, placed), ha="center", va="top", fontsize=11)
+        words = _words(step, placed) + (f"\n\n{notes[step.name]}" if step and step.name in notes else "")
+        axes.text(column[0].x, bottom - 0.2, words, ha="center", va="top", fontsize=11)
     return figure
 
 

@@ -14,6 +14,7 @@ def describe(
     input_size: int | None = None,
     recipe: str | None = None,
     recipes: bool = False,
+    towers: bool = False,
     output: Path | None = None,
 ) -> None:
     """Print a network layer by layer, and how it differs from the paper's; or a recipe and its learning rates by epoch.
@@ -26,7 +27,9 @@ def describe(
         input_size: Side of the input images, pixels (default: the network's own).
         recipe: Describe a recipe, a way of training: a name, or a file as for `alexnet train --recipe`.
         recipes: List all recipes.
-        output: File for a plot of the learning rates of the recipe, or of all recipes: .png, .svg, .pdf ...
+        towers: Describe its two towers on two devices (section 3.2): what lies on which, and what they exchange.
+        output: File for a plot of the learning rates of the recipe, or of all recipes, or, with --towers, of the
+            network as in Figure 2: .png, .svg, .pdf ...
     """
     from ..console import console, print_facts, print_table, print_text
     from ..specs.description import base_of, differences, layer_rows, totals
@@ -39,8 +42,12 @@ def describe(
         return _describe_recipes(recipe, output)
     if name is None and (num_classes or input_size):
         raise ValueError("--num-classes and --input-size need the name of a network")
+    if towers:
+        if name is None:
+            raise ValueError("--towers needs the name of a network")
+        return _describe_towers(name, num_classes, in_channels, input_size, output)
     if output is not None:
-        raise ValueError("--output needs --recipe NAME or --recipes: it is a plot of learning rates")
+        raise ValueError("--output needs --recipe NAME, --recipes or NAME --towers, which it is a picture of")
     if name is None:
         rows = [
             (each.name, f"{sum(step.parameters for step in infer_shapes(each)):,}", f"{each.classes}", each.about)
@@ -66,6 +73,35 @@ def describe(
         console.print(f"\nHow it differs from {base.name}", style="bold")
         for sentence in differences(architecture, base):
             print_text(f"  {sentence}")
+
+
+def _describe_towers(
+    name: str, num_classes: int | None, in_channels: int, input_size: int | None, output: Path | None
+) -> None:
+    """A network on two devices, as in Figure 2."""
+    from ..console import console, print_table, print_text
+    from ..parallel import description
+    from ..parallel.placement import place
+    from ..specs.variants import variant
+
+    if output is not None:
+        check_picture(output)
+    architecture = variant(name)
+    towers, data = (place(architecture, way, 2, num_classes, in_channels, input_size) for way in ("towers", "data"))
+    print_text(f"{name} on two devices, a tower on each (section 3.2, Figure 2)\n", style="bold")
+    print_table(description.lies_rows(towers), description.LIES_HEAD, (4,))
+    console.print("\nWhat they exchange for an image, in float32\n", style="bold")
+    print_table(description.exchange_rows(towers), description.EXCHANGE_HEAD, (2, 3, 4))
+    console.print()
+    print_text(description.summary(towers))
+    console.print("\nWhat each sends in a step\n", style="bold")
+    print_table(description.step_rows(towers, data), description.STEP_HEAD, (0, 1, 2, 3))
+    if output is not None:
+        from ..analysis.network_figure import network_figure
+
+        steps = [division.step for division in towers.divisions]
+        network_figure(steps, name, description.figure_notes(towers)).savefig(output, dpi=110)
+        console.print(f"\nplot: {output}", soft_wrap=True)
 
 
 def _describe_recipes(name: str | None, output: Path | None) -> None:

@@ -9,7 +9,7 @@ Shapes have no batch dimension: (channels, height, width), or (units,) once flat
 """
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from ..compat import renamed_fields
@@ -93,6 +93,19 @@ class Operation:
         """Multiply-adds for one image."""
         return 0
 
+    def channel_groups(self, input_shape: Shape) -> int:
+        """Groups of channels, or units, that do not read one another: elementwise, each is one."""
+        return input_shape[0]
+
+    @property
+    def neighbors(self) -> tuple[int, int]:
+        """Channels before and after its own that an output reads, within a group; 0, 0 where it reads all of them."""
+        return 0, 0
+
+    def part(self, channels: int, of: int) -> Self:
+        """The operation on so many of its output channels, which are entire groups or, without groups, any of them."""
+        return self
+
     def description(self, input_shape: Shape = ()) -> str:
         """In a few words; some know more where the shape of the input is known."""
         return self.label
@@ -170,6 +183,12 @@ class _Convolution(Layer):
         window = self.kernel, self.stride, self.pad, self.round_up
         return self.channels, *(_output_side(side, *window) for side in sides)
 
+    def channel_groups(self, input_shape: Shape) -> int:
+        return self.groups
+
+    def part(self, channels: int, of: int) -> Self:
+        return replace(self, channels=channels)
+
     def description(self, input_shape: Shape = ()) -> str:
         words = [f"{self.channels} kernels {self.kernel} × {self.kernel}"]
         words += [f"stride {self.stride}"] if self.stride > 1 else []
@@ -204,6 +223,9 @@ class Conv(_Convolution):
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         weight = self.channels, input_shape[0] // self.groups, self.kernel, self.kernel
         return {"weight": weight, "bias": (self.channels,)}
+
+    def part(self, channels: int, of: int) -> Self:
+        return replace(self, channels=channels, groups=max(1, self.groups * channels // of))
 
 
 @renamed_fields(maps="channels", number="suffix")
@@ -240,6 +262,12 @@ class Linear(Layer):
 
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         return {"weight": (self.units, *input_shape), "bias": (self.units,)}
+
+    def channel_groups(self, input_shape: Shape) -> int:
+        return 1
+
+    def part(self, channels: int, of: int) -> Self:
+        return replace(self, units=channels)
 
     def description(self, input_shape: Shape = ()) -> str:
         return f"fully connected to {input_shape[0]:,}" if input_shape else "fully connected"
@@ -289,6 +317,16 @@ class Norm(Operation):
         if input_shape[0] % self.groups:
             raise ValueError(f"groups must divide the {input_shape[0]} channels, got {self.groups}")
         return input_shape
+
+    def channel_groups(self, input_shape: Shape) -> int:
+        return self.groups
+
+    @property
+    def neighbors(self) -> tuple[int, int]:
+        return self.size // 2, self.size - 1 - self.size // 2
+
+    def part(self, channels: int, of: int) -> Self:
+        return replace(self, groups=max(1, self.groups * channels // of))
 
     def description(self, input_shape: Shape = ()) -> str:
         scope = f" within {self.groups} groups" if self.groups > 1 else ""

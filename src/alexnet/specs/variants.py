@@ -217,6 +217,12 @@ SMALL = Architecture(
     recipe="small",
 )
 
+SMALL_TOWERS = replace(
+    SMALL.with_layers(conv2={"groups": 2}, conv4={"groups": 2}, conv5={"groups": 2}),
+    name="small-towers",
+    about="small with the two towers of section 3.2, which exchange feature maps only before conv3.",
+)
+
 BATCH_NORM = replace(
     ORIGINAL,
     name="batch-norm",
