@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from alexnet.cli import main
-from alexnet.parallel.placement import place
+from alexnet.parallel.placement import placement_of
 from alexnet.specs.operations import Local, Norm
 from alexnet.specs.variants import VARIANTS
 
@@ -13,7 +13,7 @@ TOWERS = ("original", "paper", "conv6", "caffe", "caffenet", "batch-norm", "no-c
 
 
 def sent(name, way="towers", processes=2):
-    placement = place(VARIANTS[name], way, processes)
+    placement = placement_of(VARIANTS[name], way, processes)
     return {each.reader: each.sent(processes) for each in placement.exchanges}
 
 
@@ -22,7 +22,7 @@ def test_the_towers_of_2012_exchange_before_four_layers():
     assert values.pop("scores") == 500  # for the loss; in 2012, the scores were on the first GPU alone
     assert values == {"conv3": 13 * 13 * 128, "fc6": 6 * 6 * 128, "fc7": 2048, "fc8": 2048}
     assert sum(values.values()) == 30_336
-    placement = place(VARIANTS["original"], "towers", 2)
+    placement = placement_of(VARIANTS["original"], "towers", 2)
     assert placement.exchanged_bytes(placement.exchanges[:-1]) == 2 * 4 * 30_336 == 242_688
     assert placement.step_bytes(128) == 128 * (242_688 + 4 * 500)
     assert 2 * placement.parameters(0) == 60_965_224 and placement.replicated == 0
@@ -51,7 +51,7 @@ def test_norms_over_both_towers_need_two_channels_of_the_other(name, first, seco
 def test_windows_of_even_size_reach_further_down_than_up():
     """c − size // 2 ≤ j < c − size // 2 + size: a window of 4 reads two channels below its own and one above."""
     network = replace(VARIANTS["caffe"], norm=Norm(size=4))
-    exchange = next(each for each in place(network, "towers", 2).exchanges if each.reader == "norm1")
+    exchange = next(each for each in placement_of(network, "towers", 2).exchanges if each.reader == "norm1")
     assert exchange.parts == (2, 1)
 
 
@@ -62,18 +62,18 @@ def test_windows_of_even_size_reach_further_down_than_up():
 def test_the_hybrid_of_2014_sends_fewer_bytes_for_small_batches(processes, batch, hybrid, data):
     """Convolutions by a ring, features of conv5, units of fc6 and fc7, scores: megabytes, computed by hand."""
     for way, expected in (("hybrid", hybrid), ("data", data)):
-        placement = place(VARIANTS["one-tower"], way, processes)
+        placement = placement_of(VARIANTS["one-tower"], way, processes)
         assert placement.step_bytes(batch) / 1e6 == pytest.approx(expected, abs=0.06)
 
 
 def test_the_hybrid_breaks_even_at_the_same_batch_for_any_number_of_processes():
     for processes in (2, 4, 8, 64):
-        assert place(VARIANTS["one-tower"], "hybrid", processes).breaks_even_at() == pytest.approx(3274.02, abs=0.01)
+        assert placement_of(VARIANTS["one-tower"], "hybrid", processes).breaks_even_at() == pytest.approx(3274.02, abs=0.01)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 512])
 def test_data_parallel_sums_four_bytes_a_parameter(processes):
-    placement = place(VARIANTS["original"], "data", processes)
+    placement = placement_of(VARIANTS["original"], "data", processes)
     assert placement.exchanges == [] and placement.replicated == 60_965_224
     assert placement.step_bytes(128) == 243_860_896 * 2 * (processes - 1) / processes
 
@@ -83,7 +83,7 @@ def test_data_parallel_sums_four_bytes_a_parameter(processes):
 def test_parts_make_up_the_network(name, way):
     """Parameters, cost and outputs of the parts add up to those of the whole."""
     for processes in (2,) if way == "towers" else (2, 3):
-        placement = place(VARIANTS[name], way, processes, num_classes=13)
+        placement = placement_of(VARIANTS[name], way, processes, num_classes=13)
         for division in placement.divisions:
             locals_ = [division.local(rank) for rank in range(processes)]
             if division.divided == "images":
@@ -97,7 +97,7 @@ def test_parts_make_up_the_network(name, way):
 
 
 def test_units_and_classes_need_not_divide():
-    placement = place(VARIANTS["small"], "hybrid", 3, num_classes=2)
+    placement = placement_of(VARIANTS["small"], "hybrid", 3, num_classes=2)
     fc6, fc8 = (next(each for each in placement.divisions if each.step.name == name) for name in ("fc6", "fc8"))
     assert fc6.gives == (171, 171, 170) and fc6.divided_dimensions == {"weight": 0, "bias": 0}
     assert fc8.gives == (1, 1, 0) and fc8.local(2) is None
@@ -107,19 +107,19 @@ def test_units_and_classes_need_not_divide():
 def test_unshared_convolutions_are_divided_along_their_last_dimension():
     local = Local("local5", 32, kernel=3, pad=1)
     network = VARIANTS["small-towers"].without("conv5").insert_after("conv4", local)
-    division = next(each for each in place(network, "towers", 2).divisions if each.step.name == "local5")
+    division = next(each for each in placement_of(network, "towers", 2).divisions if each.step.name == "local5")
     assert division.divided_dimensions == {"weight": 2, "bias": 1} and division.exchange.kind == "channels"
 
 
 @pytest.mark.parametrize("name", ["half", "one-tower", "torchvision", "zfnet", "small", "cifar-11"])
 def test_towers_are_refused_where_there_are_none(name):
     with pytest.raises(ValueError, match=rf"^the network must have two towers, .* original, .*; got {name}$"):
-        place(VARIANTS[name], "towers", 2)
+        placement_of(VARIANTS[name], "towers", 2)
 
 
 def test_towers_are_two():
     with pytest.raises(ValueError, match=r"^processes must be 2 for towers, one for each, got 3$"):
-        place(VARIANTS["original"], "towers", 3)
+        placement_of(VARIANTS["original"], "towers", 3)
     odd = VARIANTS["original"].with_layers(conv4={"groups": 3})
     with pytest.raises(ValueError, match=r"^original: groups of conv4 must be 1 or a multiple of 2, got 3$"):
-        place(odd, "towers", 2)
+        placement_of(odd, "towers", 2)

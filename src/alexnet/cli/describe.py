@@ -81,13 +81,13 @@ def _describe_towers(
     """A network on two devices, as in Figure 2."""
     from ..console import console, print_table, print_text
     from ..parallel import description
-    from ..parallel.placement import place
+    from ..parallel.placement import placement_of
     from ..specs.variants import variant
 
     if output is not None:
         check_picture(output)
     architecture = variant(name)
-    towers, data = (place(architecture, way, 2, num_classes, in_channels, input_size) for way in ("towers", "data"))
+    towers, data = (placement_of(architecture, way, 2, num_classes, in_channels, input_size) for way in ("towers", "data"))
     print_text(f"{name} on two devices, a tower on each (section 3.2, Figure 2)\n", style="bold")
     print_table(description.lies_rows(towers), description.LIES_HEAD, (4,))
     console.print("\nWhat they exchange for an image, in float32\n", style="bold")

@@ -74,13 +74,13 @@ class Division:
         """By tensor: the dimension along which it is divided; None if every process has all of it."""
         step, local = self.step, self.local(0)  # none has more than the first
         kinds = ("parameter_shapes", "buffer_shapes")
-        whole, own = (
+        entire, own = (
             {name: shape for kind in kinds for name, shape in getattr(each.operation, kind)(each.input_shape).items()}
             for each in (step, local)
         )
         return {
             name: next((axis for axis, side in enumerate(shape) if side != own[name][axis]), None)
-            for name, shape in whole.items()
+            for name, shape in entire.items()
         }
 
 
@@ -128,7 +128,7 @@ class Placement:
         return saved / self.exchanged_bytes(exchanges) if self.exchanges else math.inf
 
 
-def place(
+def placement_of(
     architecture: Architecture,
     way: Way,
     processes: int,
