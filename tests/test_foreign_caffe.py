@@ -142,10 +142,10 @@ def test_settings_of_caffe_at_their_defaults_are_read(tmp_path):
         (step("norm1", "LRN", "conv1", 118, field(1, 10**9)), "local_size must be 1 to 1000, got 1000000000"),
         (
             step("pool1", "Pooling", "conv1", 121, field(1, 1) + field(2, 3) + field(4, 1)),
-            "average pooling without padding",
+            "an average without padding",
         ),
         (("prelu1", "PReLU", "conv1", [np.ones(4)], 0, b""), "prelu1 .* PReLU|prelu1 must have no arrays, got 1 blobs"),
-        (("scale1", "Scale", "conv1", [np.ones(4)], 142, b""), "scale1 scales activations"),
+        (("scale1", "Scale", "conv1", [np.ones(4)], 142, b""), "scale1 must not scale activations"),
         (
             ("bn1", "BatchNorm", "conv1", [np.ones(4)], 139, b""),
             "bn1 must have a mean, a variance and a factor, got 1 blobs",

@@ -17,19 +17,7 @@ from torch import Tensor
 from ..files import atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..specs.operations import (
-    Activation,
-    AdaptivePool,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    Layer,
-    Linear,
-    Norm,
-    Operation,
-    Pool,
-)
+from ..specs import operations as ops
 from ..specs.shapes import Placed
 from .described import Step, build
 from .protobuf import message_classes, parse
@@ -136,14 +124,14 @@ def read(path: Path, input_size: int | None = None) -> WeightsFile:
     if not any(layer.blobs for layer, _ in typed_layers):
         raise ValueError("neither a Caffe network nor any other known format")
     side = _input_size(net, typed_layers)
-    about = f"Read from the Caffe network {net.name or 'unnamed'}."
-    built = build(net.name or "unnamed", about, _steps(_chain(typed_layers)), input_size or side or 227, "caffe")
+    steps = _steps(_chain(typed_layers))
+    built = build("Caffe's caffemodel", net.name or "unnamed", steps, input_size or side or 227, "caffe")
     colors = _colors(typed_layers)
     if built.std is not None:  # of a batch norm of what the transformation gives
         mean, std = colors.get("mean", torch.zeros(3)), colors.get("std", torch.ones(3))
         colors |= {"mean": None if mean is None else mean + built.mean * std, "std": built.std * std}
         colors |= {"inputs_from": "its batch norm of the images"}
-    return WeightsFile("Caffe's caffemodel", built.tensors, architecture=built.architecture, input_size=side, **colors)
+    return replace(built, input_size=side, **colors)
 
 
 def read_mean(path: Path) -> Tensor:
@@ -226,18 +214,17 @@ def _steps(chain: list[tuple]) -> list[Step]:
     """The layers with their operations and weights, the latter in the order red, green, blue."""
     steps: list[Step] = []
     for layer, kind in chain:
-        if len(layer.blobs) not in BLOBS.get(kind, (0,)) and (kind in BLOBS or layer.blobs):
+        if len(layer.blobs) not in BLOBS.get(kind, (0,)):
             expected = {"BatchNorm": "a mean, a variance and a factor"}.get(kind, "weights and perhaps biases")
-            raise ValueError(
-                f"{layer.name} must have {expected if kind in BLOBS else 'no arrays'}, got {len(layer.blobs)} blobs"
-            )
+            expected = expected if kind in BLOBS else "no arrays"
+            raise ValueError(f"{layer.name} must have {expected}, got {len(layer.blobs)} blobs")
         arrays = dict(zip(("weight", "bias"), map(_parse_array, layer.blobs), strict=False))
-        if kind == "Scale" and steps and isinstance(steps[-1].operation, BatchNorm):
+        if kind == "Scale" and steps and isinstance(steps[-1].operation, ops.BatchNorm):
             _checked(layer, "scale_param")
             steps[-1] = replace(steps[-1], tensors={**steps[-1].tensors, **arrays})
             continue
         operation = _operation(layer, kind, arrays)
-        if isinstance(operation, BatchNorm):
+        if isinstance(operation, ops.BatchNorm):
             factor = _parse_array(layer.blobs[2]).reshape(-1)[:1].astype(np.float64)
             mean, variance = (each.reshape(-1) / np.where(factor == 0, 1, factor) for each in arrays.values())
             ones = np.ones(len(mean))
@@ -245,14 +232,14 @@ def _steps(chain: list[tuple]) -> list[Step]:
         elif arrays:
             arrays["bias"] = arrays.get("bias", np.zeros(len(arrays["weight"]), np.float32)).reshape(-1)
         steps.append(Step(layer.name, operation, arrays))
-    first = next((index for index, step in enumerate(steps) if isinstance(step.operation, Layer)), -1)
+    first = next((index for index, step in enumerate(steps) if isinstance(step.operation, ops.Layer)), -1)
     return [_red_first(step) if index <= first else step for index, step in enumerate(steps)]
 
 
 def _red_first(step: Step) -> Step:
     """A layer that reads blue, green and red, as one that reads red, green and blue."""
     kernel = step.tensors.get("weight")
-    if isinstance(step.operation, Layer):
+    if isinstance(step.operation, ops.Layer):
         return replace(step, tensors={**step.tensors, "weight": kernel[:, ::-1] if kernel.shape[1] == 3 else kernel})
     return replace(step, tensors={name: array[::-1] for name, array in step.tensors.items()})
 
@@ -267,13 +254,10 @@ def _colors(typed_layers: list[tuple]) -> dict:
             if len(means) not in (0, 1, 3) or not np.isfinite([*means, scale]).all() or not scale > 0:
                 got = f"{means}, {scale}"
                 raise ValueError(f"{layer.name} must have 1 or 3 finite mean_values and a scale > 0, got {got}")
-            colors = {"mean": None if file else torch.tensor((means or [0.0])[::-1]).expand(3)}
+            mean = None if file else torch.tensor((means or [0.0])[::-1]).expand(3)
             note = f"its mean image, {file}, is not in it; to be sure, give that file as mean" if file else ""
-            return colors | {
-                "std": torch.full((3,), 1 / scale),
-                "inputs_from": "its transform_param",
-                "mean_note": note,
-            }
+            colors = {"mean": mean, "std": torch.full((3,), 1 / scale)}
+            return colors | {"inputs_from": "its transform_param", "mean_note": note}
     return {}
 
 
@@ -287,47 +271,45 @@ def _input_size(net, typed_layers: list[tuple]) -> int | None:
     return next(filter(None, sides), None)
 
 
-def _operation(layer, kind: str, arrays: Mapping[str, np.ndarray]) -> Operation | None:
+def _operation(layer, kind: str, arrays: Mapping[str, np.ndarray]) -> ops.Operation | None:
     """The operation of a layer; None for one that scales the images."""
     weight = arrays.get("weight")
     match kind:
         case "Convolution":
             parameters = _checked(layer, "convolution_param")
-            if weight is None or weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
-                raise ValueError(f"{layer.name} must have square kernels, got weights of {_shape(weight)}")
+            if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+                raise ValueError(f"{layer.name} must have square kernels, got weights of shape {weight.shape}")
             stride, pad = _size(parameters, "stride"), _size(parameters, "pad", 0)
-            return Conv("", len(weight), weight.shape[2], stride=stride, pad=pad, groups=_size(parameters, "group"))
+            return ops.Conv("", len(weight), weight.shape[2], stride=stride, pad=pad, groups=_size(parameters, "group"))
         case "InnerProduct":
             _checked(layer, "inner_product_param")
-            if weight is not None and weight.ndim == 4:  # before 2015
+            if weight.ndim == 4:  # before 2015
                 arrays["weight"] = weight = weight.reshape(weight.shape[-2:])
-            if weight is None or weight.ndim != 2:
-                raise ValueError(f"{layer.name} must have a matrix of weights, got weights of {_shape(weight)}")
-            return Linear("", len(weight))
+            if weight.ndim != 2:
+                raise ValueError(f"{layer.name} must have a matrix of weights, got weights of shape {weight.shape}")
+            return ops.Linear("", len(weight))
         case "BatchNorm":
-            return BatchNorm(_decimal(_checked(layer, "batch_norm_param").eps))
+            return ops.BatchNorm(_decimal(_checked(layer, "batch_norm_param").eps))
         case "Scale":
             _checked(layer, "scale_param")
             return None
         case "ReLU" | "TanH":
             _checked(layer, f"{kind.lower()}_param")
-            return Activation(kind.lower())
+            return ops.Activation(kind.lower())
         case "Dropout":
-            return Dropout(_decimal(layer.dropout_param.dropout_ratio), rescale=True)
+            return ops.Dropout(_decimal(layer.dropout_param.dropout_ratio), rescale=True)
         case "LRN":
             lrn = _checked(layer, "lrn_param")
-            return Norm(_size(lrn, "local_size"), _decimal(lrn.alpha), _decimal(lrn.beta), _decimal(lrn.k))
+            return ops.Norm(_size(lrn, "local_size"), _decimal(lrn.alpha), _decimal(lrn.beta), _decimal(lrn.k))
         case "Pooling":
             pooling = _checked(layer, "pooling_param")
             pad = _size(pooling, "pad", 0)
             if pooling.pool > 1 or (pooling.pool == 1 and pad) or (pooling.pool == 0 and pooling.global_pooling):
-                raise ValueError(
-                    f"{layer.name} must be max pooling, or average pooling without padding or of all places"
-                )
+                raise ValueError(f"{layer.name} must be max pooling, or an average without padding or of all places")
             if pooling.global_pooling:
-                return AdaptivePool(1)
+                return ops.AdaptivePool(1)
             window, stride = _size(pooling, "kernel_size"), _size(pooling, "stride")
-            return Pool("mean" if pooling.pool else "max", window, stride, not pooling.round_mode, pad)
+            return ops.Pool("mean" if pooling.pool else "max", window, stride, not pooling.round_mode, pad)
     raise ValueError(f"{layer.name} is a layer of type {kind}, which is not supported")
 
 
@@ -343,10 +325,6 @@ def _checked(layer, name: str):
         if any(each != only for each in ([value] if isinstance(value, (int, float)) else value)):
             raise ValueError(f"{layer.name} must have {field} {only}, got {value}")
     return parameters
-
-
-def _shape(array: np.ndarray | None) -> str:
-    return "no shape" if array is None else f"shape {array.shape}"
 
 
 def _size(parameters, name: str, least: int = 1) -> int:
@@ -384,27 +362,27 @@ def _settings(step: Placed) -> dict:
     """Type and parameters of a layer; empty if Caffe needs none."""
     operation = step.operation
     match operation:
-        case Conv(round_up=False):
+        case ops.Conv(round_up=False):
             sizes = {"pad": [operation.pad], "kernel_size": [operation.kernel], "stride": [operation.stride]}
             sizes |= {"num_output": operation.channels, "group": operation.groups}
             return {"type": "Convolution", "convolution_param": sizes}
-        case Linear():
+        case ops.Linear():
             return {"type": "InnerProduct", "inner_product_param": {"num_output": operation.units}}
-        case Norm(groups=1, size=size, beta=beta, k=k):
+        case ops.Norm(groups=1, size=size, beta=beta, k=k):
             constants = {"local_size": size, "alpha": operation.divided_alpha, "beta": beta, "k": k}
             return {"type": "LRN", "lrn_param": constants}
-        case Pool(kind, window, stride, round_up, pad) if (
+        case ops.Pool(kind, window, stride, round_up, pad) if (
             round_up or (step.input_shape[1] + 2 * pad - window) % stride == 0
         ) and not (kind == "mean" and pad):
             sizes = {"pool": int(kind == "mean"), "kernel_size": window, "stride": stride, "pad": pad}
             return {"type": "Pooling", "pooling_param": sizes}
-        case Dropout():
+        case ops.Dropout():
             return {"type": "Dropout", "dropout_param": {"dropout_ratio": operation.rate}}
-        case Activation():
+        case ops.Activation():
             return {"type": {"relu": "ReLU", "tanh": "TanH"}[operation.kind]}
-        case Flatten():
+        case ops.Flatten():
             return {}
-        case AdaptivePool() if step.input_shape[1] == operation.side:
+        case ops.AdaptivePool() if step.input_shape[1] == operation.side:
             return {}
     raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
 

@@ -13,20 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..specs import operations as ops
 from ..specs.architecture import Architecture
-from ..specs.operations import (
-    Activation,
-    AdaptivePool,
-    BatchNorm,
-    Conv,
-    Dropout,
-    Flatten,
-    Layer,
-    Linear,
-    Operation,
-    Shape,
-)
 from ..specs.variants import VARIANTS
+from .weights_file import WeightsFile
 
 CHANNELS = 3  # red, green and blue
 IGNORED = ("name", "suffix", "then", "std", "bias", "channels", "units")
@@ -38,55 +28,48 @@ class Step:
     """A layer of a file. Its operation's name and widths do not matter."""
 
     name: str
-    operation: Operation | None
+    operation: ops.Operation | None
     """None: pixels times `weight` plus `bias`, for each color; only before the first layer with weights."""
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     """In PyTorch's layout, under the names that a module has for them."""
 
 
-@dataclass(frozen=True)
-class Described:
-    """What `build` makes of the layers of a file."""
-
-    architecture: Architecture
-    tensors: dict[str, Tensor]
-    mean: Tensor | None = None
-    """(3,), in the units of the images that the file's network takes."""
-    std: Tensor | None = None
-
-
-def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) -> Described:
+def build(format: str, name: str, steps: Iterable[Step], side: int, recipe: str) -> WeightsFile:
     """Put a network together: the variant of equal computation, or else one of its own.
 
     Args:
+        format: what kind of network the file holds.
+        name, recipe: of a network of its own.
         side: of the images that the network takes, pixels.
-        recipe: of a network of its own.
 
     Raises:
         ValueError: the layers do not make a network with one vector of scores.
     """
-    front, steps = _split_front(list(steps))
-    rows: list[Layer] = []
+    (mean, std), steps = _split_front(list(steps))
+    rows: list[ops.Layer] = []
     tensors: list[Mapping[str, np.ndarray]] = []  # of each operation but dropout
-    count = sum(isinstance(step.operation, Layer) for step in steps)
-    shape: Shape = (CHANNELS, side, side)
+    count = sum(isinstance(step.operation, ops.Layer) for step in steps)
+    shape: ops.Shape = (CHANNELS, side, side)
     for step in steps:
         operation, arrays = step.operation, step.tensors
-        if isinstance(operation, Conv) and reads_all(operation, shape):
-            operation = Linear("", operation.channels)
+        if isinstance(operation, ops.Conv) and _reads_all(operation, shape):
+            operation = ops.Linear("", operation.channels)
             arrays = {**arrays, "weight": arrays["weight"].reshape(len(arrays["weight"]), -1)}
             shape = (operation.units,)
-        elif isinstance(operation, (Linear, Flatten)):
+        elif isinstance(operation, (ops.Linear, ops.Flatten)):
             shape = (len(arrays["weight"]),) if arrays else (int(np.prod(shape)),)
-        elif operation == AdaptivePool(1) and len(shape) == 1:
+        elif operation == ops.AdaptivePool(1) and len(shape) == 1:
             continue  # there is one place
         elif operation.takes == "maps" and len(shape) == 1:
             raise ValueError(f"{step.name} must read feature maps, but follows a fully connected layer")
         else:
             shape = operation.output_shape(shape)
-        if isinstance(operation, Layer):
+        if isinstance(operation, ops.Layer):
             last = step
-            rows.append(_numbered(operation, len(rows) + 1, count))
+            index = len(rows) + 1
+            # The last one is fc8 even if there are few.
+            row_name = f"fc{index + max(0, 8 - count)}" if isinstance(operation, ops.Linear) else f"conv{index}"
+            rows.append(replace(operation, name=row_name, then=()))
         elif _changes_nothing(operation, rows[-1].then):
             continue
         elif operation.prefix in {each.prefix for each in rows[-1].then}:
@@ -94,11 +77,11 @@ def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) 
             raise ValueError(f"{second} after {rows[-1].name}, which is not supported")
         else:
             rows[-1] = replace(rows[-1], then=(*rows[-1].then, operation))
-        if not isinstance(operation, Dropout):
+        if not isinstance(operation, ops.Dropout):
             tensors.append(arrays)
-    if not isinstance(rows[-1], Linear):
+    if not isinstance(rows[-1], ops.Linear):
         sides = " × ".join(map(str, shape[1:]))
-        is_mean = any(isinstance(each, AdaptivePool) for each in rows[-1].then)
+        is_mean = any(isinstance(each, ops.AdaptivePool) for each in rows[-1].then)
         what = "averages of feature maps, as in Network in Network" if is_mean else f"feature maps of {sides}"
         raise ValueError(
             f"the scores of its last layer, {last.name}, are {what} for images of {side} × {side}; a network must end "
@@ -106,13 +89,15 @@ def build(name: str, about: str, steps: Iterable[Step], side: int, recipe: str) 
             "input_size of the network that it was made from, for AlexNet's kind mostly 227"
         )
     layers = (*rows[:-1], replace(rows[-1], units=None))
-    own = Architecture(name, about, layers, side, usual_stored_size(side), recipe=recipe)
+    own = Architecture(name, f"Read from {format}.", layers, side, usual_stored_size(side), recipe=recipe)
     known = next((each for each in VARIANTS.values() if computation(each) == computation(own)), own)
     names = [each for row in known.layers for each, operation in known.operations(row) if not _is_dropout(operation)]
     named = {
-        f"{layer}.{kind}": each for layer, arrays in zip(names, tensors, strict=True) for kind, each in arrays.items()
+        f"{layer}.{kind}": _tensor(array)
+        for layer, arrays in zip(names, tensors, strict=True)
+        for kind, array in arrays.items()
     }
-    return Described(known, {each: _tensor(array) for each, array in named.items()}, *front)
+    return WeightsFile(format, named, architecture=known, mean=mean, std=std, inputs_from="its first layers")
 
 
 def computation(architecture: Architecture) -> list[tuple]:
@@ -130,40 +115,38 @@ def usual_stored_size(side: int) -> int:
     return side if side <= 64 else round(side / 0.875) if side < 200 or side > 256 else 256
 
 
-def reads_all(conv: Conv, shape: Shape) -> bool:
+def _reads_all(conv: ops.Conv, shape: ops.Shape) -> bool:
     """Whether a convolution reads an input of this shape as one window, as a fully connected layer does."""
     window = shape[1] if len(shape) == 3 else 1
     return conv.kernel == window and not conv.pad and conv.groups == 1
 
 
-def _changes_nothing(operation: Operation, before: tuple[Operation, ...]) -> bool:
+def _changes_nothing(operation: ops.Operation, before: tuple[ops.Operation, ...]) -> bool:
     """Whether this is a second ReLU, with nothing below 0 before it, or a second dropout."""
-    is_relu = operation == Activation("relu") and not any(isinstance(each, BatchNorm) for each in before)
+    is_relu = operation == ops.Activation("relu") and not any(isinstance(each, ops.BatchNorm) for each in before)
     return (is_relu and operation in before) or (_is_dropout(operation) and any(map(_is_dropout, before)))
 
 
-def _is_dropout(operation: Operation) -> bool:
-    return isinstance(operation, Dropout)
+def _is_dropout(operation: ops.Operation) -> bool:
+    return isinstance(operation, ops.Dropout)
 
 
 def _split_front(steps: list[Step]) -> tuple[tuple[Tensor | None, Tensor | None], list[Step]]:
     """Mean and std of what comes before the first weights, and the other layers."""
-    first = next((index for index, step in enumerate(steps) if isinstance(step.operation, Layer)), None)
+    first = next((index for index, step in enumerate(steps) if isinstance(step.operation, ops.Layer)), None)
     if first is None:
         raise ValueError("it has no layers with weights")
     if late := next((step for step in steps[first:] if step.operation is None), None):
-        raise ValueError(
-            f"{late.name} scales activations, which must only be done before the first layer or by batch norm"
-        )
+        raise ValueError(f"{late.name} must not scale activations, except before the first layer or by batch norm")
     scale, offset, is_scaled = np.ones(CHANNELS), np.zeros(CHANNELS), False
     for step in steps[:first]:
-        if isinstance(step.operation, (Dropout, Flatten)):
+        if isinstance(step.operation, (ops.Dropout, ops.Flatten)):
             continue
-        if not isinstance(step.operation, (BatchNorm, NoneType)):
+        if not isinstance(step.operation, (ops.BatchNorm, NoneType)):
             raise ValueError(f"{step.name} ({step.operation.label}) comes before the first weights")
         arrays = {name: np.asarray(array, np.float64) for name, array in step.tensors.items()}
         weight, bias = arrays["weight"], arrays["bias"]
-        if isinstance(step.operation, BatchNorm):
+        if isinstance(step.operation, ops.BatchNorm):
             weight = weight / np.sqrt(arrays["running_var"] + step.operation.eps)
             bias = bias - weight * arrays["running_mean"]
         if weight.size not in (1, CHANNELS) or bias.size not in (1, CHANNELS):
@@ -174,12 +157,6 @@ def _split_front(steps: list[Step]) -> tuple[tuple[Tensor | None, Tensor | None]
     if not (scale > 0).all():
         raise ValueError(f"pixels must be scaled by numbers > 0, got {scale.tolist()}")
     return (_tensor(-offset / scale), _tensor(1 / scale)), steps[first:]
-
-
-def _numbered(operation: Layer, index: int, count: int) -> Layer:
-    """A row under our names: conv1, conv2 …, and fc… up to fc8 even if there are few."""
-    name = f"fc{index + max(0, 8 - count)}" if isinstance(operation, Linear) else f"conv{index}"
-    return replace(operation, name=name, then=())
 
 
 def _tensor(array: np.ndarray) -> Tensor:

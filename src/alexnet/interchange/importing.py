@@ -17,7 +17,7 @@ from ..specs.architecture import Architecture
 from ..specs.recipes import recipe as find_recipe
 from . import caffe, huggingface, keras, npy, programs, state_dict
 from .class_files import read_classes
-from .matching import build_network
+from .matching import Match, build_network
 from .public_weights import are_public, local_weights
 from .weights_file import MAX_TENSORS, WeightsFile, classes_path
 
@@ -33,25 +33,16 @@ OTHERS = {
 """What other files are, by their first bytes."""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class Report(Match):
     """What was done with the tensors of a file, and how images will be prepared."""
 
     format: str
     variant: str
-    loaded: tuple[str, ...]
     inputs: str
     """The preprocessing, and where it is from."""
-    skipped: tuple[str, ...] = ()
-    """In the file, but not in the network."""
-    new: tuple[str, ...] = ()
-    """In the network, but not in the file: initialized."""
     guessed: bool = False
     """Whether the preprocessing is a guess."""
-    recognized: str = "by its description in the file"
-    """What told which network it is."""
-    guesses: tuple[str, ...] = ()
-    """What about the network is a guess, and how to state it instead."""
 
     def facts(self) -> dict[str, str]:
         """Name and value of each line of the report."""
@@ -93,8 +84,8 @@ def import_weights(
     if (bundle := _ours(path)) is not None:
         if any(argument is not None for argument in (variant, classes, mean, std, input_size)):
             raise ValueError(f"{path} was saved by alexnet and needs none of variant, classes, mean, std, input_size")
-        names = tuple(bundle.network.state_dict())
-        return bundle, Report("alexnet", bundle.network.architecture.name, names, "as in the file")
+        names, name = tuple(bundle.network.state_dict()), bundle.network.architecture.name
+        return bundle, Report(names, format="alexnet", variant=name, inputs="as in the file")
     class_names = () if classes is None else read_classes(classes)
     try:
         file = _read(path, input_size)
@@ -106,18 +97,9 @@ def import_weights(
         raise ValueError(f"{path}: {error}") from error
     is_public = are_public(path)
     preprocessing, inputs, guessed = _preprocessing(network, file, mean, std, is_public)
+    matched = vars(match) | {"guesses": () if is_public else match.guesses}
     name = network.architecture.name
-    report = Report(
-        file.format,
-        name,
-        match.loaded,
-        inputs,
-        match.skipped,
-        match.new,
-        guessed,
-        match.recognized,
-        () if is_public else match.guesses,
-    )
+    report = Report(**matched, format=file.format, variant=name, inputs=inputs, guessed=guessed)
     imagenet, count = imagenet_class_names(), network.num_classes
     class_names = class_names or (imagenet if count == len(imagenet) else map(str, range(count)))
     return ModelBundle(network.eval(), preprocessing, tuple(class_names)), report

@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from json import JSONDecodeError
 from pathlib import Path
 
@@ -47,13 +48,8 @@ class _Allowance:
     def array(self, group, name: str) -> np.ndarray:
         """A dataset of numbers, which must be in this file and not be larger than what is left."""
         dataset = _member(group, name, "Dataset")
-        if (
-            dataset.shape is None
-            or dataset.external
-            or dataset.is_virtual
-            or dataset.nbytes > self.bytes_left
-            or dataset.dtype.kind not in "fiu"
-        ):
+        is_inside = dataset.shape is not None and not dataset.external and not dataset.is_virtual
+        if not is_inside or dataset.nbytes > self.bytes_left or dataset.dtype.kind not in "fiu":
             shape = f"{dataset.shape} of {dataset.dtype}"
             raise ValueError(f"{dataset.name}, {shape}, is not an array of numbers in this file")
         self.bytes_left -= dataset.nbytes
@@ -131,16 +127,11 @@ def _described(config: bytes | str, arrays, input_size: int | None) -> WeightsFi
         parsed = json.loads(config)
         model = Model(arrays, shape=input_size and (3, input_size, input_size))
         model.read(parsed)
-        side = model.side or 227
-        about = "Read from a Keras model."
-        built = build(str(parsed["config"].get("name", "keras")), about, model.steps, side, "modern")
+        side, name = model.side or 227, str(parsed["config"].get("name", "keras"))
+        built = build("a Keras model", name, model.steps, side, "modern")
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, ArithmeticError, JSONDecodeError) as error:
         raise ValueError(f"a Keras model whose description cannot be understood: {error!r}") from error
-    colors = {"mean": built.mean, "std": built.std, "inputs_from": "its first layers"} if built.std is not None else {}
-    guesses = tuple(model.guesses)
-    return WeightsFile(
-        "a Keras model", built.tensors, architecture=built.architecture, input_size=side, guesses=guesses, **colors
-    )
+    return replace(built, input_size=side, guesses=tuple(model.guesses))
 
 
 def _keras_3_arrays(file, path: tuple[str, ...], allowance: _Allowance) -> list[np.ndarray]:
@@ -160,9 +151,7 @@ def _keras_3_weights(file, allowance: _Allowance) -> WeightsFile:
     skipped = tuple(name for name in file if name not in ("layers", "vars"))
     nested = [name for name in names if "layers" in _member(file["layers"], name, "Group")]
     if nested:
-        raise ValueError(
-            f"its layers are inside of {nested[0]}, a model in the model; save the .keras, which says more"
-        )
+        raise ValueError(f"its layers are inside {nested[0]}, a model in the model; save the .keras, which says more")
     arrays = {name: _keras_3_arrays(file, (name,), allowance) for name in names}
     return _weights_file("Keras 3's weights", arrays, skipped, is_sorted=False)
 
@@ -199,26 +188,22 @@ def _weights_file(
         if dimensions in ([4, 1], [2, 1], [4], [2]):
             layers[name] = each[0], each[1] if len(each) > 1 else np.zeros(each[0].shape[-1], np.float32)
         elif dimensions == [1, 1, 1, 1]:
-            kinds = ("weight", "bias", "running_mean", "running_var")
-            norms |= {
-                f"{name}.{kind}": torch.from_numpy(np.float32(array)) for kind, array in zip(kinds, each, strict=True)
-            }
+            names = [f"{name}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")]
+            norms |= dict(zip(names, map(torch.from_numpy, map(np.float32, each)), strict=True))
         elif dimensions == [1, 1, 0] and each[0].size == each[1].size == 3:  # Normalization: mean, variance, count
-            colors = {
-                "mean": torch.from_numpy(np.float32(each[0])),
-                "std": torch.from_numpy(np.float32(each[1])).sqrt(),
-            }
+            mean, variance = (torch.from_numpy(np.float32(array)) for array in each[:2])
+            colors = {"mean": mean, "std": variance.sqrt()}
         elif each:
             unread.append(name)
     if all(weight.ndim != 4 for weight, _ in layers.values()):
         raise ValueError("a Keras file without convolution layers")
-    tensors = named_tensors(channels_first(layers, is_sorted))
-    order = {name: index for index, name in enumerate(arrays)}
+    tensors = named_tensors(channels_first(layers, is_sorted)) | norms
     if is_sorted:
-        tensors = dict(sorted((tensors | norms).items(), key=lambda item: order[item[0].rpartition(".")[0]]))
+        order = list(arrays)
+        tensors = dict(sorted(tensors.items(), key=lambda item: order.index(item[0].rpartition(".")[0])))
     return WeightsFile(
         format,
-        tensors if is_sorted else tensors | norms,
+        tensors,
         skipped,
         tuple(unread),
         modules=tuple(arrays) if is_sorted else (),

@@ -279,9 +279,7 @@ def _numbers(node: Any) -> Iterator[tuple[str, float]]:
 
 def _weights(name: str, arrays: list[np.ndarray], dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     if [each.ndim for each in arrays] not in ([dimensions, 1], [dimensions]):
-        raise ValueError(
-            f"{name} must have weights of {dimensions} dimensions and perhaps biases, got {len(arrays)} arrays"
-        )
+        raise ValueError(f"{name} must have weights of {dimensions} dimensions, maybe biases, got {len(arrays)} arrays")
     return arrays[0], arrays[1] if len(arrays) > 1 else np.zeros(arrays[0].shape[-1], np.float32)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..model.network import TORCHVISION_NAMES, AlexNet
 from ..specs.architecture import Architecture
+from ..specs.names import listed
 from ..specs.operations import BatchNorm, Dropout, Layer, Linear, Norm, Operation, SpatialNorm
 from ..specs.shapes import infer_shapes, tensor_shapes
 from ..specs.variants import VARIANTS
@@ -19,6 +20,7 @@ from .weights_file import WeightsFile
 NAMING = "import_weights(…, variant=…), or alexnet import FILE --variant … --output FOLDER"
 STATING = "to state it, give variant a name or an Architecture"
 PARTIAL = "import_weights(…, strict=False), alexnet import --partial"
+MOST_NAMES = 6  # in a message
 COUNTERS = ".num_batches_tracked"
 """Ends the names of the counters of batch norm, on which predictions do not depend."""
 KINDS = {
@@ -39,10 +41,14 @@ class Match:
     """The tensors of a file by what became of them, and what told the network."""
 
     loaded: tuple[str, ...]
-    skipped: tuple[str, ...]
-    new: tuple[str, ...]
-    recognized: str
-    guesses: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """In the file, but not in the network."""
+    new: tuple[str, ...] = ()
+    """In the network, but not in the file: initialized."""
+    recognized: str = "by its description in the file"
+    """What told which network it is."""
+    guesses: tuple[str, ...] = ()
+    """What about the network is a guess, and how to state it instead."""
 
 
 def build_network(
@@ -75,7 +81,7 @@ def build_network(
     last = tensors.get(f"{architecture.layers[-1].name}.weight", ())
     sizes = num_classes or len(last) or architecture.classes, CHANNELS, input_size
     shapes = _shapes(architecture, *sizes)
-    loaded = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tuple(tensor.shape)}
+    loaded = {name: tensor for name, tensor in tensors.items() if shapes.get(name) == tensor.shape}
     new = tuple(name for name in shapes if name not in loaded and not name.endswith(COUNTERS))
     unplaced = (*file.unread, *(name for name in named if name not in tensors))
     if strict:
@@ -96,14 +102,14 @@ def _check_complete(
     """Raise ValueError for weights that are missing or left over."""
     if new:
         expected, actual = _sides(shapes[new[0]]), tensors.get(new[0])
-        misfit = f"it has no {new[0]} ({expected}), but {_listed(tensors)}"
+        misfit = f"it has no {new[0]} ({expected}), but {listed([*tensors], MOST_NAMES)}"
         if actual is not None:
             misfit = f"{new[0]} must be {expected} for this network, got {_sides(actual.shape)}"
         raise ValueError(f"{misfit} (to initialize it instead: {PARTIAL})")
     if unplaced:
         raise ValueError(
-            f"{architecture.name} has no place for {_listed(unplaced)}, so that it is probably another network; "
-            f"{STATING} (to leave out what has no place: {PARTIAL})"
+            f"{architecture.name} has no place for {listed(unplaced, MOST_NAMES)}, so that it is probably another "
+            f"network; {STATING} (to leave out what has no place: {PARTIAL})"
         )
 
 
@@ -129,8 +135,8 @@ def _find_architecture(
         raise ValueError(f"its tensors fit {', '.join(names)}; name the variant: {NAMING}")
     if not names:
         raise ValueError(
-            f"its tensors ({_listed(file.tensors)}) match the shapes of no variant; if it is a variant with other "
-            f"widths, name it: {NAMING}"
+            f"its tensors ({listed([*file.tensors], MOST_NAMES)}) match the shapes of no variant; if it is a variant "
+            f"with other widths, name it: {NAMING}"
         )
     by = "the shapes of its tensors" + (" and the names of its modules" if ordered else "")
     return candidates[0], f"by {by}", () if own else (_unseen(names[0]),)
@@ -167,7 +173,8 @@ def _adapted(
     if norms and not _batch_norms(architecture) and not is_given:
         architecture = _with_batch_norm(lrn, file, norms)
         eps = f"eps {file.batch_norm_eps:g}, the default of its framework"
-        guesses.append(f"batch norm ({_listed(norms)}) stands where the names of the layers suggest, with {eps}")
+        names = listed(norms, MOST_NAMES)
+        guesses.append(f"batch norm ({names}) stands where the names of the layers suggest, with {eps}")
     return architecture, _renamed(architecture, file.tensors), tuple(guesses)
 
 
@@ -228,8 +235,8 @@ def _with_batch_norm(architecture: Architecture, file: WeightsFile, norms: list[
                 break
     if len(owners) < len(norms) or len(rows) != len(architecture.layers):
         raise ValueError(
-            f"it has batch norm ({_listed(norms)}), and does not say after which layers; {STATING} that has BatchNorm "
-            "(of Keras, save the .keras, which says it)"
+            f"it has batch norm ({listed(norms, MOST_NAMES)}), and does not say after which layers; {STATING} that has "
+            "BatchNorm (of Keras, save the .keras, which says it)"
         )
     changes = {}
     for name, row in zip(rows, architecture.layers, strict=True):
@@ -288,12 +295,12 @@ def _stands_as_in(file: WeightsFile, architecture: Architecture) -> bool:
 def _kinds_of_modules(modules: tuple[str, ...]) -> list[str]:
     """What each module of a file is, if all their names tell; dropout and what has no name are left out."""
     names = [name.rpartition(".")[2].lower() for name in modules]
-    kinds = [_kind(name) for name in names if not re.search(WITHOUT_KIND, name)]
+    kinds = [
+        next((kind for pattern, kind in KINDS.items() if re.search(pattern, name)), None)
+        for name in names
+        if not re.search(WITHOUT_KIND, name)
+    ]
     return [] if None in kinds else kinds
-
-
-def _kind(name: str) -> str | None:
-    return next((kind for pattern, kind in KINDS.items() if re.search(pattern, name)), None)
 
 
 def _renamed(architecture: Architecture, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -366,7 +373,3 @@ def _shapes(architecture: Architecture, *sizes: int | None) -> dict[str, tuple[i
 
 def _sides(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join([*list(names)[:6], *(["…"] if len(list(names)) > 6 else [])])

@@ -195,7 +195,4 @@ def _sorted(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     convolutional = {block(name) for name, tensor in values.items() if tensor.dim() > 2}
     connected = {block(name) for name, tensor in values.items() if tensor.dim() == 2} - convolutional
-    return {
-        name: values[name]
-        for name in sorted(values, key=lambda name: (block(name) in connected, numbers_as_numbers(name)))
-    }
+    return dict(sorted(values.items(), key=lambda item: (block(item[0]) in connected, numbers_as_numbers(item[0]))))

@@ -127,9 +127,9 @@ def channels_last(layers: Layers) -> Layers:
 def channels_first(layers: Layers, is_sorted: bool = False) -> Layers:
     """Convert from the layout of TensorFlow and Keras, and sort: convolutions first, conv2 before conv10."""
     converted, channels = {}, 1
-    key = None if is_sorted else lambda name: (layers[name][0].ndim != 4, numbers_as_numbers(name))
-    for name in layers if key is None else sorted(layers, key=key):
-        weight, bias = layers[name]
+    if not is_sorted:
+        layers = dict(sorted(layers.items(), key=lambda item: (item[1][0].ndim != 4, numbers_as_numbers(item[0]))))
+    for name, (weight, bias) in layers.items():
         if weight.ndim == 4:
             converted[name], channels = (weight.transpose(3, 2, 0, 1), bias), max(1, weight.shape[3])
         elif len(weight) % channels:
