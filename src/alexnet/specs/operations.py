@@ -475,12 +475,10 @@ class Flatten(Operation):
 
 
 def _output_side(side: int, window: int, stride: int, pad: int, round_up: bool) -> int:
-    span = side + 2 * pad - window
-    if span < 0:
-        raise InputTooSmall(
-            f"reads windows of {window} × {window}, but its input would be {span + window} × {span + window}"
-        )
-    return 1 + (-(-span // stride) if round_up else span // stride)
+    padded = side + 2 * pad
+    if padded < window:
+        raise InputTooSmall(f"reads windows of {window} × {window}, but its input would be {padded} × {padded}")
+    return 1 + (padded - window + (stride - 1) * round_up) // stride
 
 
 def _std_in_words(std: Std, other: Std = "torch") -> str:

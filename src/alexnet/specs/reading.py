@@ -22,7 +22,7 @@ from .checks import FITS, in_words
 from .names import did_you_mean, not_one_of
 from .recipe import Input, Recipe
 from .schedules import SCHEDULES, MultiStepDecay, Schedule
-from .settings import TrainSettings
+from .settings import ResolvedSettings, TrainSettings
 from .storage import from_json
 
 SUFFIXES = (".json", ".toml")
@@ -108,21 +108,9 @@ def read_settings(path: str | Path) -> TrainSettings:
 
 def settings_of_run(record: Mapping[str, Any]) -> TrainSettings:
     """The settings that repeat a run, by what its run.json says."""
-    names = (
-        "labels",
-        "label_indices",
-        "seed",
-        "split_seed",
-        "val_fraction",
-        "aspect",
-        "micro_batch",
-        "jpeg",
-        "pretrained",
-        "precision",
-    )
-    names += ("augment", "log", "checkpoint_minutes", "keep_checkpoints", "architecture", "recipe")
-    same = {name: from_json(record[name]) for name in names if name in record}
-    return TrainSettings(variant=same.pop("architecture"), **same)
+    shared = (vars(TrainSettings()).keys() & get_type_hints(ResolvedSettings)) - {"variant", "device"}
+    same = {name: from_json(record[name]) for name in shared & record.keys()}
+    return TrainSettings(variant=from_json(record["architecture"]), **same)
 
 
 def with_settings(recipe: Recipe, settings: TrainSettings) -> Recipe:

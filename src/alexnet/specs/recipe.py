@@ -5,7 +5,7 @@ standardized inputs to a larger one.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -61,8 +61,9 @@ def is_real(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _are_factors(values: Iterable[Any]) -> bool:
-    return all(is_real(value) and value >= 0 for value in values)
+def _are_factors(values: Any) -> bool:
+    """Whether a number, or all numbers of a mapping, are >= 0."""
+    return all(is_real(each) and each >= 0 for each in (values.values() if isinstance(values, Mapping) else [values]))
 
 
 def _is_crop_scale(value: Any) -> bool:
@@ -81,16 +82,13 @@ CHECKS: dict[str, Check] = {
     "min_steps": (lambda x: is_integer(x, 0), "an integer >= 0"),
     "crop_ratio": (lambda x: is_real(x) and x >= 1, ">= 1"),
     "ema_decay": (lambda x: x is None or (is_real(x) and 0 <= x < 1), ">= 0 and < 1, or None"),
-    "weight_decay": (
-        lambda x: _are_factors(x.values() if isinstance(x, Mapping) else [x]),
-        ">= 0, one for all layers or by layer",
-    ),
+    "weight_decay": (_are_factors, ">= 0, one for all layers or by layer"),
     "patience": (lambda x: x is None or is_integer(x, 1), "an integer >= 1, or None"),
     "class_weights": (
-        lambda x: x in (None, "balanced") or (isinstance(x, Mapping) and _are_factors(x.values())),
+        lambda x: x in (None, "balanced") or (isinstance(x, Mapping) and _are_factors(x)),
         "'balanced', or weights >= 0 by class",
     ),
-    "lr_scale": (lambda x: isinstance(x, Mapping) and _are_factors(x.values()), "factors >= 0 by layer"),
+    "lr_scale": (lambda x: isinstance(x, Mapping) and _are_factors(x), "factors >= 0 by layer"),
     "crop_scale": (lambda x: x is None or _is_crop_scale(x), "two fractions, 0 < smallest <= largest <= 1, or None"),
     "shuffle": (lambda x: x in ("epoch", "once", "blocks"), "epoch, once or blocks"),
 }

@@ -36,6 +36,7 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         crops += f"; the same crop and flip for {recipe.crop_group} consecutive images"
     shift = recipe.color_shift
     divided = f", the image divided by {1 + shift.std:g}" if shift and shift.divide else ""
+    orders = {"epoch": "new every epoch", "once": "the same every epoch", "blocks": "new every epoch, in blocks"}
     facts = {
         "learning rate": recipe.schedule.description(),
         "layers": lr_scale_in_words(recipe),
@@ -55,19 +56,15 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         "label smoothing": recipe.label_smoothing and f"{recipe.label_smoothing:g}",
         "class weights": _class_weights(recipe.class_weights),
         "early stopping": recipe.patience and f"after {recipe.patience} epochs without a lower validation error",
-        "order": {"epoch": "new every epoch", "once": "the same every epoch", "blocks": "new every epoch, in blocks"}[
-            recipe.shuffle
-        ],
+        "order": orders[recipe.shuffle],
     }
     return {name: text for name, text in facts.items() if text}
 
 
 def lr_scale_in_words(recipe: Recipe) -> str:
     """The layers that are frozen or have scaled learning rates; empty where there are none."""
-    factors = recipe.lr_scale.items()
-    return ", ".join(
-        f"{layer} learning rate × {factor:g}" if factor else f"{layer} frozen" for layer, factor in factors
-    )
+    scales = recipe.lr_scale.items()
+    return ", ".join(f"{layer} learning rate × {scale:g}" if scale else f"{layer} frozen" for layer, scale in scales)
 
 
 def _weight_decay(recipe: Recipe) -> str:

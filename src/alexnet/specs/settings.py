@@ -149,9 +149,7 @@ class TrainSettings(LabelMaps):
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
             raise ValueError(f"{min(both)} must be in freeze or in lr_scale, got both")
         if self.pretrained and (self.mean or self.std):
-            raise ValueError(
-                "mean and std must not be given with pretrained: its weights expect those of their training"
-            )
+            raise ValueError("mean and std must not be given with pretrained, whose weights expect their own")
 
     @property
     def lr_factors(self) -> dict[str, float]:
