@@ -354,7 +354,7 @@ def test_the_range_test_suggests_a_tenth_of_the_best_and_leaves_nothing(split_fo
     assert all(value <= 4 * min(test.smoothed[: step + 1]) for step, value in enumerate(test.smoothed))
     flags = ["--variant", "cifar-18", "--batch-size", "16", "--device", "cpu", "--steps", "60", "--plot", "lr.png"]
     main(["find-lr", str(split_folder), *flags])
-    assert f"suggested learning rate: {test.suggestion:.2g}, a tenth of the one at which" in capsys.readouterr().out
+    assert f"suggested learning rate: {test.suggestion:.2g}, a tenth of that at which" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir() if path.name != "colors"] == ["lr.png"]
     with pytest.raises(ValueError, match="steps must be >= 10, got 3"):
         alexnet.find_lr(split_folder, steps=3, verbose=False)

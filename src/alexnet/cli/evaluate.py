@@ -42,9 +42,7 @@ def evaluate(
     keep_freed_memory()
     if average:
         if any(vars(maps).values()):
-            raise ValueError(
-                "--labels and --label-indices must not be given with --average; give a list (CSV) as the data"
-            )
+            raise ValueError("--labels and --label-indices must not be given with --average; give a list (CSV) as data")
         if settings.fc_precision != "same":
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
         return _evaluate_ensemble([run, *more], data, split, weights, table, as_json, settings)

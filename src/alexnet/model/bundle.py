@@ -110,9 +110,7 @@ class ModelBundle:
         name = network.architecture.name
         if change:
             computed = "torch.nn.utils.prune.remove or parametrize.remove_parametrizations keeps computed weights"
-            remedy = (
-                f"Declare its layers as an Architecture (docs/networks.md), or keep network.state_dict(); {computed}"
-            )
+            remedy = f"Declare its layers as an Architecture (docs/networks.md), or keep its state_dict(); {computed}"
             raise ValueError(f"the network is not the {name} that a file would describe: {change}. {remedy}")
         if len(self.classes) != network.num_classes:
             raise ValueError(f"classes must name the {network.num_classes} scores of {name}, got {len(self.classes)}")

@@ -159,9 +159,7 @@ class AlexNet(nn.Module):
                 original = build_module(step)
             if "forward" in module.__dict__:
                 return f"{step.name} has a forward of its own"
-            shapes, expected = (
-                {k: tuple(v.shape) for k, v in each.state_dict().items()} for each in (module, original)
-            )
+            shapes, expected = ({k: v.shape for k, v in each.state_dict().items()} for each in (module, original))
             if shapes.keys() != expected.keys():
                 return f"{step.name} holds {', '.join(shapes) or 'no tensors'}, not {', '.join(expected) or 'none'}"
             is_known = type(module).__module__.startswith(("torch.", "alexnet.")) and not isinstance(module, FREE)
@@ -207,10 +205,6 @@ class AlexNet(nn.Module):
         if own not in (names := dict(self._named_steps())):
             raise KeyError(not_one_of(f"a layer of {self.architecture.name}", name, names))
         return own
-
-
-def _tensor_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

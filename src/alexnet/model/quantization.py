@@ -55,7 +55,7 @@ class InferenceCopies:
 class _Converted:
     sources: list[Tensor | None]
     """Held so that no other tensors get their identities."""
-    state: list[tuple]
+    state: list
     value: Any
 
 
@@ -75,7 +75,8 @@ class _Converter:
         if not has_tensors or isinstance(module, BATCH_NORMS):
             return module
         has_own_forward = "forward" in module.__dict__
-        if type(module) is nn.Linear and self.fc_precision != "same" and not has_own_forward and _is_plain(module):
+        is_plain = "weight" in module._parameters and not has_own_forward  # not computed by a hook, as in pruning
+        if type(module) is nn.Linear and self.fc_precision != "same" and is_plain:
             return self._smaller_linear(module)
         last = type(module) in (nn.Conv2d, RoundedUpConv2d)
         tensors = {
@@ -114,7 +115,7 @@ class _Converter:
 
     def _converted(self, kind: Any, sources: list[Tensor | None], convert: Callable[[], Any]) -> Any:
         key = kind, *map(id, sources)
-        state = [self._state(source) for source in sources if source is not None]
+        state = [fact for source in sources if source is not None for fact in self._state(source)]
         known = self.used.get(key) or self.kept.get(key)
         if known is None or not _are_equal(known.state, state):
             known = _Converted(sources, state, convert())
@@ -150,20 +151,11 @@ def _bits(tensor: Tensor) -> tuple[Tensor, ...]:
     return flat[:summed].view(torch.int64).view(-1, BLOCK // 2).sum(1), flat[summed:].clone()
 
 
-def _are_equal(states: list[tuple], others: list[tuple]) -> bool:
-    return len(states) == len(others) and all(
-        len(state) == len(other)
-        and all(
-            torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
-            for a, b in zip(state, other, strict=True)
-        )
-        for state, other in zip(states, others, strict=True)
+def _are_equal(state: list, other: list) -> bool:
+    return len(state) == len(other) and all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
+        for a, b in zip(state, other, strict=True)
     )
-
-
-def _is_plain(linear: nn.Linear) -> bool:
-    """Whether its weights are its own parameters, and not computed by a hook, as those of torch's pruning are."""
-    return "weight" in linear._parameters
 
 
 class _InFloat32(nn.Module):

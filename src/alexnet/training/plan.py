@@ -61,11 +61,11 @@ class Plan:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """From stored images to inputs of the network."""
+        sizes, flip = (self.architecture.stored_size, self.architecture.input_size), self.recipe.flip
         if self.transfer:
-            inputs = self.transfer.preprocessing(self.architecture, self.recipe.flip)
+            inputs = self.transfer.source.bundle.preprocessing.resized(*sizes, flip)
         else:
-            sizes = self.architecture.stored_size, self.architecture.input_size
-            inputs = Preprocessing.from_statistics(self.recipe.input, self.statistics, *sizes, flip=self.recipe.flip)
+            inputs = Preprocessing.from_statistics(self.recipe.input, self.statistics, *sizes, flip)
         return replace(inputs, squares=self.packed.squares)
 
     @property

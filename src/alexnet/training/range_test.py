@@ -39,9 +39,7 @@ class RangeTest:
     def __str__(self) -> str:
         if self.suggestion is None:
             return "no suggestion: the loss did not fall at any learning rate; take more steps"
-        return (
-            f"suggested learning rate: {self.suggestion:.2g}, a tenth of the one at which the smoothed loss was lowest"
-        )
+        return f"suggested learning rate: {self.suggestion:.2g}, a tenth of that at which the smoothed loss is lowest"
 
     def plot(self, path: str | Path | None = None):
         """Loss by learning rate, and the suggestion; a matplotlib figure, also written to `path`."""

@@ -17,7 +17,6 @@ import torch
 
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.shapes import inference_scales
 
@@ -106,11 +105,6 @@ class Transfer:
                     tensor = tensor * (theirs[layer] / ours[layer])
                 weights[name] = tensor
         network.load_state_dict(weights, strict=False)
-
-    def preprocessing(self, architecture: Architecture, flip: bool) -> Preprocessing:
-        """The preprocessing that the weights were trained with, for images of the network's sizes."""
-        known = self.source.bundle.preprocessing
-        return known.resized(architecture.stored_size, architecture.input_size, flip)
 
     def facts(self) -> dict[str, str]:
         """In words, for the first lines of a run."""
