@@ -68,7 +68,8 @@ def test_the_hybrid_of_2014_sends_fewer_bytes_for_small_batches(processes, batch
 
 def test_the_hybrid_breaks_even_at_the_same_batch_for_any_number_of_processes():
     for processes in (2, 4, 8, 64):
-        assert placement_of(VARIANTS["one-tower"], "hybrid", processes).breaks_even_at() == pytest.approx(3274.02, abs=0.01)
+        placement = placement_of(VARIANTS["one-tower"], "hybrid", processes)
+        assert placement.breaks_even_at() == pytest.approx(3274.02, abs=0.01)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 512])
@@ -99,8 +100,8 @@ def test_parts_make_up_the_network(name, way):
 def test_units_and_classes_need_not_divide():
     placement = placement_of(VARIANTS["small"], "hybrid", 3, num_classes=2)
     fc6, fc8 = (next(each for each in placement.divisions if each.step.name == name) for name in ("fc6", "fc8"))
-    assert fc6.gives == (171, 171, 170) and fc6.divided_dimensions == {"weight": 0, "bias": 0}
-    assert fc8.gives == (1, 1, 0) and fc8.local(2) is None
+    assert fc6.gives == (171, 171, 170) and fc6.tensors == dict.fromkeys(("weight", "bias"), (0, (171, 171, 170)))
+    assert fc8.gives == (1, 1, 0) and fc8.local(2) is None and fc8.tensors["bias"] == (0, (1, 1, 0))
     assert [placement.parameters(rank) for rank in range(3)][2] < placement.parameters(1) == placement.parameters(0)
 
 
@@ -108,7 +109,7 @@ def test_unshared_convolutions_are_divided_along_their_last_dimension():
     local = Local("local5", 32, kernel=3, pad=1)
     network = VARIANTS["small-towers"].without("conv5").insert_after("conv4", local)
     division = next(each for each in placement_of(network, "towers", 2).divisions if each.step.name == "local5")
-    assert division.divided_dimensions == {"weight": 2, "bias": 1} and division.exchange.kind == "channels"
+    assert division.tensors == {"weight": (2, (16, 16)), "bias": (1, (16, 16))} and division.exchange.kind == "channels"
 
 
 @pytest.mark.parametrize("name", ["half", "one-tower", "torchvision", "zfnet", "small", "cifar-11"])

@@ -87,7 +87,8 @@ def _describe_towers(
     if output is not None:
         check_picture(output)
     architecture = variant(name)
-    towers, data = (placement_of(architecture, way, 2, num_classes, in_channels, input_size) for way in ("towers", "data"))
+    size = num_classes, in_channels, input_size
+    towers, data = (placement_of(architecture, way, 2, *size) for way in ("towers", "data"))
     print_text(f"{name} on two devices, a tower on each (section 3.2, Figure 2)\n", style="bold")
     print_table(description.lies_rows(towers), description.LIES_HEAD, (4,))
     console.print("\nWhat they exchange for an image, in float32\n", style="bold")

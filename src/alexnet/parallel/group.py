@@ -7,6 +7,7 @@ process is a group of one, whose sums are its own values.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import defaultdict
@@ -107,19 +108,31 @@ class Group:
         Args:
             sizes: along that dimension, by process; they are asked for if None.
         """
-        if self.size == 1:
-            return tensor
         sizes = self.gather_objects(tensor.shape[dim]) if sizes is None else sizes
-        first = tensor.movedim(dim, 0).contiguous()
-        rest, largest = first.shape[1:], max(sizes)
-        bytes_each = tensor.element_size() * rest.numel()
+        return self.start_gather(tensor, dim, sizes)()
+
+    def start_gather(self, tensor: Tensor, dim: int, sizes: Sequence[int]) -> Callable[[], Tensor]:
+        """Begin to gather; calling what is returned waits for the end."""
+        if self.size == 1:
+            return lambda: tensor
+        largest = max(sizes)
+        order = _memory_order(tensor) if min(sizes) == largest else (dim, *_others(tensor, dim))
+        sent, along = tensor.permute(order).contiguous(), order.index(dim)
+        bytes_each = tensor.element_size() * math.prod(tensor.shape[axis] for axis in _others(tensor, dim))
         self._count("gather", (sum(sizes) - sizes[self.rank]) * bytes_each)
-        if len(first) < largest:  # not all backends move tensors of different sizes
-            first = torch.cat([first, first.new_zeros(largest - len(first), *rest)])
-        gathered = [torch.empty_like(first) for _ in sizes]
+        if sent.shape[along] < largest:  # not all backends move tensors of different sizes
+            sent = torch.cat([sent, sent.new_zeros(largest - sent.shape[along], *sent.shape[1:])])
+        gathered = [torch.empty_like(sent) for _ in sizes]
         with self._waiting():
-            dist.all_gather(gathered, first)
-        return torch.cat([each[:size] for each, size in zip(gathered, sizes, strict=True)]).movedim(0, dim)
+            work = dist.all_gather(gathered, sent, async_op=True)
+
+        def wait() -> Tensor:
+            with self._waiting():
+                work.wait()
+            pieces = [each.narrow(along, 0, size) for each, size in zip(gathered, sizes, strict=True)]
+            return torch.cat(pieces, along).permute(_inverse(order))
+
+        return wait
 
     def scatter_sum(self, tensor: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
         """The part of this process, along a dimension, of the sum of a tensor over all processes (reduce-scatter).
@@ -127,14 +140,26 @@ class Group:
         Args:
             sizes: of the parts along that dimension, by process.
         """
+        own, wait = self.start_scatter_sum(tensor, dim, sizes)
+        wait()
+        return own
+
+    def start_scatter_sum(self, tensor: Tensor, dim: int, sizes: Sequence[int]) -> tuple[Tensor, Callable[[], None]]:
+        """Begin to sum and scatter: the tensor that receives the part, and what waits until it has."""
         if self.size == 1:
-            return tensor
-        pieces = [piece.contiguous() for piece in tensor.movedim(dim, 0).split(list(sizes))]
+            return tensor, lambda: None
+        order = _memory_order(tensor)
+        pieces = [piece.permute(order).contiguous() for piece in tensor.split(list(sizes), dim)]
         own = torch.empty_like(pieces[self.rank])
         self._count("scatter_sum", tensor.nbytes - own.nbytes)
         with self._waiting():
-            dist.reduce_scatter(own, pieces)
-        return own.movedim(0, dim)
+            work = dist.reduce_scatter(own, pieces, async_op=True)
+
+        def wait() -> None:
+            with self._waiting():
+                work.wait()
+
+        return own.permute(_inverse(order)), wait
 
     def gather_objects(self, value: T) -> list[T]:
         """A small object of every process, by rank."""
@@ -230,6 +255,21 @@ def joined() -> Iterator[Group]:
         yield Group.current()
     finally:
         dist.destroy_process_group()
+
+
+def _others(tensor: Tensor, dim: int) -> list[int]:
+    return [axis for axis in range(tensor.dim()) if axis != dim]
+
+
+def _memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions in the order in which they lie in memory, so that nothing is copied to be sent."""
+    is_last = tensor.dim() == 4 and not tensor.is_contiguous()
+    is_last = is_last and tensor.is_contiguous(memory_format=torch.channels_last)
+    return (0, 2, 3, 1) if is_last else tuple(range(tensor.dim()))
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(axis) for axis in range(len(order))]
 
 
 def _store() -> dist.Store:

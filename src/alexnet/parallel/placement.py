@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Literal
 
 from ..specs.architecture import Architecture
-from ..specs.operations import Linear
+from ..specs.operations import Linear, Shape
 from ..specs.shapes import Placed, count_towers, infer_shapes
 from ..specs.variants import VARIANTS
 from .parts import part_sizes
@@ -70,18 +70,16 @@ class Division:
         return Placed(step.name, step.row, operation, *shapes, step.receptive_field)
 
     @property
-    def divided_dimensions(self) -> dict[str, int | None]:
-        """By tensor: the dimension along which it is divided; None if every process has all of it."""
-        step, local = self.step, self.local(0)  # none has more than the first
-        kinds = ("parameter_shapes", "buffer_shapes")
-        entire, own = (
-            {name: shape for kind in kinds for name, shape in getattr(each.operation, kind)(each.input_shape).items()}
-            for each in (step, local)
-        )
-        return {
-            name: next((axis for axis, side in enumerate(shape) if side != own[name][axis]), None)
-            for name, shape in entire.items()
-        }
+    def tensors(self) -> dict[str, tuple[int, tuple[int, ...]] | None]:
+        """By parameter or buffer: the dimension along which it is divided, and the sizes of the parts by process; None
+        if every process has all of it."""
+        entire, first, *others = map(_tensors, (self.step, *map(self.local, range(len(self.gives)))))
+        divided: dict[str, tuple[int, tuple[int, ...]] | None] = {}
+        for name, shape in entire.items():
+            differing = [axis for axis, side in enumerate(shape) if side != first[name][axis]]  # none has more than it
+            sizes = (each[name][differing[0]] if each else 0 for each in (first, *others)) if differing else ()
+            divided[name] = (differing[0], tuple(sizes)) if differing else None
+        return divided
 
 
 @dataclass(frozen=True)
@@ -186,6 +184,13 @@ def _divided(
     before, after = step.operation.neighbors  # the first process passes on its last ones, the second its first ones
     edges = min(before, parts[0]), min(after, parts[1])
     return Division(step, "channels", parts, parts, Exchange(step.name, "neighbors", sum(edges) * positions, edges))
+
+
+def _tensors(step: Placed | None) -> dict[str, Shape]:
+    """Shapes of parameters and buffers by name."""
+    if step is None:
+        return {}
+    return step.operation.parameter_shapes(step.input_shape) | step.operation.buffer_shapes(step.input_shape)
 
 
 def _sizes(channels: int, processes: int) -> tuple[int, ...]:
