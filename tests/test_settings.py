@@ -4,6 +4,7 @@ import json
 import re
 import types
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from alexnet.cli import main
 from alexnet.runs.run import Run
 from alexnet.specs.reading import find_recipe, parsed, read_settings, with_fields, with_settings
 from alexnet.specs.recipes import recipe
-from alexnet.specs.schedules import SmoothDecay
+from alexnet.specs.schedules import SCHEDULES, SmoothDecay
 from alexnet.specs.settings import TrainSettings as Settings
 from alexnet.training.optimizer import optimizer_of
 from alexnet.training.step import MicroBatches
@@ -47,6 +48,11 @@ def test_milestones_are_those_of_torch():
 def test_milestones_are_epochs_of_the_run_however_long_it_is(split_folder):
     _, history = train(split_folder, epochs=4, milestones=(1, 3), lr=0.01)
     assert history["lr"] == pytest.approx([0.01, 0.001, 0.001, 0.0001])
+
+
+def test_every_schedule_has_a_name_for_the_command():
+    names, _ = get_args(get_type_hints(TrainSettings)["schedule"])
+    assert get_args(names) == tuple(SCHEDULES)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +93,7 @@ def test_a_plateau_by_name_has_the_factor_of_gamma():
         ({"mixup": "-1"}, "recipe modern: mixup must be >= 0, got -1"),
         (
             {"schedule": "cosin"},
-            "schedule must be one of constant, step, plateau, linear, exponential, cosine, warmup-linear, got 'cosin'; "
-            "did you mean 'cosine'?",
+            f"schedule must be one of {', '.join(SCHEDULES)}, got 'cosin'; did you mean 'cosine'?",
         ),
         ({"shuffle": "never"}, "shuffle must be epoch or once or blocks, got 'never'"),
     ],
@@ -204,7 +209,7 @@ def test_a_setting_out_of_range_is_named(settings, message):
             "milestones must be given without schedule, or with schedule step",
         ),
         ({"class_weights": {"redd": 2}}, "class_weights must name classes, got 'redd'; did you mean 'red'?"),
-        ({"crop_size": 4}, "crop_size 4 does not fit: cifar-18: input_size must be >= 12, got 4, at which pool2 "),
+        ({"crop_size": 4}, "crop_size must be >= 12 for cifar-18, got 4"),
         ({"set": {"mixupp": 1}}, "Recipe has no field 'mixupp'; did you mean 'mixup'?"),
     ],
 )

@@ -196,7 +196,7 @@ def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
         (
             "labels.csv",
             "image,label\na.png,red\nb.png\n",
-            r"line 3: an image and a label are needed, got 1 fields",
+            r"line 3: a line must have an image and a label, got 1 field",
         ),
         ("labels.csv", "image,label\na.png,\n", r"labels.csv, line 2: a label must be a name or an integer, got ''"),
         (
@@ -205,14 +205,22 @@ def test_caffes_val_txt_has_indices_of_the_sorted_classes(split_folder):
             r"line 2: the split must be one of train, val, test, got 'often'",
         ),
         ("labels.csv", "image,label\na.png,red\na.png,blue\n", r"line 3: 'a.png' is 'blue', but 'red' in line 2"),
-        ("labels.json", '{"a.png": "red",\n "b.png": }', r"labels.json, line 2: Expecting value, column 11"),
+        (
+            "labels.json",
+            '{"a.png": "red",\n "b.png": }',
+            r"labels.json, line 2: not valid JSON \(Expecting value, column 11\)",
+        ),
         ("labels.json", '{"a.png": "red", "a.png": "blue"}', r"duplicate key 'a.png'"),
         (
             "labels.json",
             '{"a.png": [1, 2]}',
             r"labels.json: a label must be a name or an integer, got \[1, 2\] for 'a.png'",
         ),
-        ("labels.jsonl", '{"image": "a.png", "label": 1}\n{"image": }\n', r"labels.jsonl, line 2: Expecting value"),
+        (
+            "labels.jsonl",
+            '{"image": "a.png", "label": 1}\n{"image": }\n',
+            r"labels.jsonl, line 2: not valid JSON \(Expecting value",
+        ),
         (
             "labels.jsonl",
             '{"image": "a.png", "label": 1}\n[]\n',
@@ -625,7 +633,7 @@ def test_given_labels_count_more_than_folders_and_files_beside_the_images(split_
             '[{"image": "a.png", "label": 1}]',
             "label_indices must map labels to indices, as in {'cat': 0}, got i.",
         ),
-        ('{"a.png": "red"', None, "l.json, line 1: Expecting ',' delimiter, column 16"),
+        ('{"a.png": "red"', None, "l.json, line 1: not valid JSON (Expecting ',' delimiter, column 16)"),
         ('{"a.png": "pink"}', '{"red": 0, "blue": 1}', "train/pink is not a class of i.json, which has red, blue"),
         ('{"b.png": "red"}', None, "flat/train has 1 image (first train/a.png) without labels in l.json"),
     ],

@@ -74,7 +74,7 @@ SECTIONS = {
     f"size; about a thousandth is usual. Below: dead units, whose output is 0 for each of {SAMPLE} images. A dead unit "
     "passes nothing on and does not learn; a few are usual, a layer of them is not.",
 }
-"""By file: heading and caption."""
+"""By file, in the order of the page: heading and caption."""
 
 
 @style.context("default")  # whatever the user's matplotlibrc asks for, which may need LaTeX
@@ -130,9 +130,8 @@ def write_report(
         f"<div class='scroll'>{html_table(class_rows(metrics, classes))}</div></details>",
         *([f"<h2>Diagnosis</h2>\n<pre>{html.escape(str(diagnosis))}</pre>"] if diagnosis else []),
         *(
-            _section(folder / name, figures[name], *text.format(**words).split("|"))
-            for name, text in SECTIONS.items()
-            if name in figures
+            _section(folder / name, figures[name], *SECTIONS[name].format(**words).split("|"))
+            for name in sorted(figures, key=list(SECTIONS).index)
         ),
         "</html>\n",
     ]

@@ -34,10 +34,10 @@ def bench(
     from ..bench.parts import PARTS, Settings
     from ..console import print_text
     from ..device import describe_device, keep_freed_memory, pick_device, pick_precision, set_threads
-    from ..specs.names import counted
+    from ..specs.names import counted, not_one_of
 
     if unknown := [part for part in parts if part not in PARTS]:
-        raise ValueError(f"parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
+        raise ValueError(not_one_of("parts", unknown[0], PARTS))
     for name, value in (("batch-size", batch_size), ("rounds", rounds), ("images", images)):
         if value < 1:
             raise ValueError(f"--{name} must be >= 1, got {value}")

@@ -154,7 +154,7 @@ def _values_by_name(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
                 raise ValueError
             return {name: float(value) if value_type is float else parsed(value) for name, _, value in pairs}
         except ValueError:
-            shape = "names and numbers, as in NAME=0.1" if value_type is float else "fields and values, as in mixup=0.2"
+            shape = "NAME=NUMBER, as in cat=0.1" if value_type is float else "FIELD=VALUE, as in mixup=0.2"
             raise ValueError(f"must be {' or '.join([*words, shape])}, got {' '.join(texts)}") from None
 
     return PrimitiveConstructorSpec(

@@ -384,7 +384,7 @@ def _settings(step: Placed) -> dict:
             return {}
         case ops.AdaptivePool() if step.input_shape[1] == operation.side:
             return {}
-    raise ValueError(f"{step.name}: Caffe has no layer for {operation}")
+    raise ValueError(f"{step.name}: Caffe has no layer for {type(operation).__name__} with these settings")
 
 
 def _parse_array(blob: bytes) -> np.ndarray:

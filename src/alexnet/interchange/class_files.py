@@ -84,7 +84,7 @@ def _parsed(text: str):
         try:
             return ast.literal_eval(text)  # builds constants and runs nothing
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            raise LabelFileError(f"{error.msg}, column {error.colno}", error.lineno) from None
+            raise LabelFileError(f"not valid JSON ({error.msg}, column {error.colno})", error.lineno) from None
     except (RecursionError, ValueError):
         raise LabelFileError("nested too deeply, or with too long a number") from None
 

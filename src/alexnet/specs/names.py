@@ -10,7 +10,7 @@ FORMULA = re.compile(r"'*([=@\t\r]|[+-].*[(|!])", re.DOTALL)
 """What a spreadsheet computes; -1.png and the like, which it shows as they are, stay."""
 
 
-def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: object, known: Iterable[str], cutoff: float = 0.7) -> str:
     """The nearest known name, as the end of a message; empty if none is as near as the cutoff, from 0 to 1."""
     near = get_close_matches(str(name).lower(), known, 1, cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -22,7 +22,7 @@ from .checks import FITS, in_words
 from .names import did_you_mean, not_one_of
 from .recipe import Input, Recipe
 from .schedules import SCHEDULES, MultiStepDecay, Schedule
-from .settings import ResolvedSettings, TrainSettings
+from .settings import ResolvedSettings, TrainSettings, spoken
 from .storage import from_json
 
 SUFFIXES = (".json", ".toml")
@@ -137,12 +137,13 @@ def check_names(recipe: Recipe, layers: Iterable[str], classes: Sequence[str]) -
     """Refuse factors of layers or of classes that do not exist, and those that freeze all layers; ValueError."""
     if unknown := [name for name in recipe.lr_scale if name not in layers]:
         near = did_you_mean(unknown[0], layers)
-        raise ValueError(f"freeze and lr_scale must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
+        names = f"{spoken('freeze')} and {spoken('lr_scale')}"
+        raise ValueError(f"{names} must name layers ({', '.join(layers)}), got {unknown[0]!r}{near}")
     if all(recipe.lr_scale.get(name, 1) == 0 for name in layers):
         raise ValueError("at least one layer must be trained, but all are frozen")
     for name in recipe.class_weights if isinstance(recipe.class_weights, Mapping) else ():
         if name not in classes:
-            raise ValueError(f"class_weights must name classes, got {name!r}{did_you_mean(name, classes)}")
+            raise ValueError(f"{spoken('class_weights')} must name classes, got {name!r}{did_you_mean(name, classes)}")
 
 
 def with_fields(declared: Any, changes: Mapping[str, Any], prefix: str = "") -> Any:

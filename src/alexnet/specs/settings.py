@@ -226,7 +226,8 @@ def check_setting(name: str, value: object) -> None:
     """Raise ValueError if a setting has a value that it must not have."""
     fits, must_be = CHECKS[name]
     if value is not None and not fits(value):
-        raise ValueError(f"{name} must be {must_be}, got {value!r}")
+        got = ", ".join(map(repr, value)) if name == "log" and isinstance(value, tuple) else repr(value)
+        raise ValueError(f"{spoken(name)} must be {must_be}, got {got}")
 
 
 _spoken = {"flags": False}
@@ -242,12 +243,17 @@ def named_as_flags() -> Iterator[None]:
         _spoken["flags"] = False
 
 
+def spoken(name: str) -> str:
+    """A setting as the reader of a message knows it: `--batch-size` in a command, `batch_size` in Python."""
+    return f"--{name.replace('_', '-')}" if _spoken["flags"] else name
+
+
 def option(name: str, value: object = "…") -> str:
     """How the reader of a message gives a setting: `--batch-size 16` or `--resume` to a command, `batch_size=16` or
     `resume=True` in Python."""
     if not _spoken["flags"]:
         return f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value}"
-    return f"--{name.replace('_', '-')}" + ("" if value is True or value == "…" else f" {shlex.quote(str(value))}")
+    return spoken(name) + ("" if value is True or value == "…" else f" {shlex.quote(str(value))}")
 
 
 def _are_colors(values: Any, least: float) -> bool:

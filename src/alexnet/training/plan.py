@@ -23,8 +23,8 @@ from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
 from ..specs.recipes import FINE_TUNE, TRANSFER
 from ..specs.recipes import recipe as recipe_named
-from ..specs.settings import TrainSettings, option
-from ..specs.shapes import infer_shapes, tensor_shapes
+from ..specs.settings import TrainSettings, option, spoken
+from ..specs.shapes import infer_shapes, smallest_input, tensor_shapes
 from ..specs.variants import variant as find_variant
 from .transfer import Pretrained, Transfer
 
@@ -199,10 +199,9 @@ def _architecture(
         architecture = find_variant(settings.variant)
     if not settings.crop_size:
         return architecture
-    try:
-        infer_shapes(architecture, input_size=settings.crop_size)
-    except ValueError as error:
-        raise ValueError(f"crop_size {settings.crop_size} does not fit: {error}") from None
+    if settings.crop_size < (smallest := smallest_input(architecture)):
+        limit = f"{spoken('crop_size')} must be >= {smallest} for {architecture.name}"
+        raise ValueError(f"{limit}, got {settings.crop_size}")
     return architecture.with_input(settings.crop_size)
 
 

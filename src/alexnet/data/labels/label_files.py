@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 from reprlib import repr as short
 
+from ...specs.names import counted
 from ..source import SPLITS
 from ..storage.image_formats import is_image_file
 from .columns import COLUMN_NAMES, FLAGS, Columns, KnowsImage, find_columns
@@ -190,7 +191,7 @@ def _parse_json(text: str, line: int = 0):
     try:
         return json.loads(text, object_pairs_hook=without_duplicates, parse_int=parse_int)
     except json.JSONDecodeError as error:
-        raise LabelFileError(f"{error.msg}, column {error.colno}", line or error.lineno) from None
+        raise LabelFileError(f"not valid JSON ({error.msg}, column {error.colno})", line or error.lineno) from None
     except RecursionError:
         raise LabelFileError("nested too deeply", line) from None
 
@@ -352,7 +353,7 @@ def _split_at_space(line: str, knows_image: KnowsImage) -> list[str]:
 
 def _row(values: Sequence, columns: Columns, line: int = 0) -> Row:
     if len(values) <= max(columns.image, columns.label or 0):
-        raise LabelFileError(f"an image and a label are needed, got {len(values)} fields", line)
+        raise LabelFileError(f"a line must have an image and a label, got {counted(len(values), 'field')}", line)
     image, label = values[columns.image], None if columns.label is None else values[columns.label]
     if not isinstance(image, (str, int)) or isinstance(image, bool) or image == "":
         raise LabelFileError(f"the image must be a path, a name or an integer, got {short(image)}", line)

@@ -146,7 +146,7 @@ class Archive:
             try:
                 members = np.fromiter(_checked_members(entries, names, _max_total_bytes(self.path)), MEMBER)
             except Exception as error:  # the libraries raise all kinds for a damaged header
-                raise ValueError(f"{self.path} cannot be read as an archive: {error}") from error
+                raise ValueError(f"{self.path} cannot be read as an archive ({error})") from error
         with atomic_write(listing) as temporary, open(temporary, "wb") as file:
             np.savez(file, members=members, names=np.frombuffer("\0".join(names).encode(), np.uint8))
 
