@@ -20,6 +20,8 @@ from alexnet.data.sources.detection import open_source
 from alexnet.diagnosis.causes import Facts, diagnosed
 from alexnet.diagnosis.layers import SAMPLE, Diverged, check_row, data_facts, layer_statistics
 from alexnet.evaluation.metrics import Metrics
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.runs.run import Run
 from alexnet.session import facts_of
 from alexnet.specs.recipe import Input
@@ -207,7 +209,7 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     views = torch.randn(SAMPLE + 8, 3, 56, 56)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
-    MicroBatches(network, optimizer, chosen, "fp32").step(views, batch)
+    MicroBatches(DataParallel(network, Group()), optimizer, chosen, "fp32").step(views, batch)
     state = torch.get_rng_state()
     training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
     found = layer_statistics(training, views)

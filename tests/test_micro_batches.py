@@ -11,6 +11,8 @@ from alexnet import Classifier, create
 from alexnet.data.batches import Batch
 from alexnet.model.bundle import read_notes
 from alexnet.model.network import AlexNet
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
@@ -25,7 +27,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.
 def stepper_of(network, micro_batch=None, chosen=SMALL):
     optimizer = optimizer_of(network.train(), chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0.5, []))
-    return MicroBatches(network, optimizer, chosen, "fp32", micro_batch)
+    return MicroBatches(DataParallel(network, Group(), micro_batch is not None), optimizer, chosen, "fp32", micro_batch)
 
 
 def after_a_step(name, chosen, micro_batch=None):

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from alexnet import counter_rng as draws
 from alexnet.data.batches import Batch
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.preprocessing.augmentation import Mix, draw_mix
 from alexnet.specs.recipes import RECIPES
 from alexnet.training.optimizer import WeightEMA, optimizer_of
@@ -95,7 +97,9 @@ def test_the_loss_of_mixed_images_is_that_of_mixed_labels():
     mix = Mix(torch.arange(16).flip(0), weight=0.3)
     labels = 0.3 * F.one_hot(batch.labels, 3) + 0.7 * F.one_hot(batch.labels.flip(0), 3)
     expected = F.cross_entropy(network(0.3 * views + 0.7 * views.flip(0)), labels, label_smoothing=0.1).item()
-    loss, _ = MicroBatches(network, optimizer_of(network, recipe), recipe, "fp32").step(views, batch, mix)
+    loss, _ = MicroBatches(DataParallel(network, Group()), optimizer_of(network, recipe), recipe, "fp32").step(
+        views, batch, mix
+    )
     assert loss == pytest.approx(expected, rel=1e-5)
 
 

@@ -17,6 +17,8 @@ from torch.optim import lr_scheduler
 import alexnet
 from alexnet import Classifier, TrainSettings
 from alexnet.cli import main
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.runs.run import Run
 from alexnet.specs.reading import find_recipe, parsed, read_settings, with_fields, with_settings
 from alexnet.specs.recipes import recipe
@@ -268,7 +270,9 @@ def test_class_weights_are_those_of_torch_over_the_number_of_images(size):
     scores = network(views)
     F.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=0.1).div(6).backward()
     expected = network.fc8.weight.grad.clone()
-    stepper = MicroBatches(network, optimizer_of(network, chosen), chosen, "fp32", size, weights)
+    stepper = MicroBatches(
+        DataParallel(network, Group(), True), optimizer_of(network, chosen), chosen, "fp32", size, weights
+    )
     network.zero_grad()
     stepper.step(views, types.SimpleNamespace(labels=labels))
     torch.testing.assert_close(network.fc8.weight.grad, expected)

@@ -21,6 +21,8 @@ from alexnet.device import torch_dtype
 from alexnet.diagnosis.layers import Diverged
 from alexnet.kernels import library
 from alexnet.model.bundle import ModelBundle
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.preprocessing.augmentation import draw_mix
 from alexnet.runs.run import BEST, LAST, Run
 from alexnet.specs.recipes import recipe
@@ -98,7 +100,9 @@ def test_nothing_but_the_flattened_maps_leaves_channels_last(name, precision):
     views = torch.randn(4, side, side, 3, dtype=torch_dtype(precision)).permute(0, 3, 1, 2)
     batch = Batch(None, torch.zeros(4, dtype=torch.long), np.arange(4), 0)
     with Layouts() as layouts:
-        MicroBatches(network, optimizer, chosen, precision).step(views, batch, draw_mix(batch, side, chosen, 0, 0))
+        MicroBatches(DataParallel(network, Group()), optimizer, chosen, precision).step(
+            views, batch, draw_mix(batch, side, chosen, 0, 0)
+        )
     flattened = next(step.input_shape for step in network.placed if step.name == "flatten")
     assert layouts.seen > 30 and layouts.others <= {(4, *flattened)}
     for parameter in network.parameters():

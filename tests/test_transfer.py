@@ -20,6 +20,8 @@ from alexnet.data.batches import Batch
 from alexnet.data.sources.detection import open_source
 from alexnet.model.bundle import ModelBundle
 from alexnet.model.network import AlexNet
+from alexnet.parallel.group import Group
+from alexnet.parallel.strategy import DataParallel
 from alexnet.preprocessing.preprocessing import Preprocessing
 from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
@@ -194,7 +196,9 @@ def test_the_first_step_of_a_slowed_layer_is_the_update_of_the_paper_at_its_shar
     optimizer = optimizer_of(network, chosen)
     optimizer.set_learning_rates(chosen.learning_rates(0, []))
     torch.manual_seed(1)
-    MicroBatches(network, optimizer, chosen, "fp32").step(views, Batch(None, labels, np.arange(6), 0))
+    MicroBatches(DataParallel(network, Group()), optimizer, chosen, "fp32").step(
+        views, Batch(None, labels, np.arange(6), 0)
+    )
     for (name, after), w, g in zip(network.named_parameters(), before, gradients, strict=True):
         rate, decay = (0.002, 0.0005) if name.endswith("weight") else (0.004, 0.0)
         share = chosen.lr_scale.get(name.rpartition(".")[0], 1.0)

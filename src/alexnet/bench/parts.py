@@ -25,6 +25,8 @@ from ..kernels import library
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..normalization import response_norm
+from ..parallel.group import Group
+from ..parallel.strategy import DataParallel
 from ..preprocessing.augmentation import training_views
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.recipes import recipe
@@ -198,7 +200,7 @@ def trained(name: str, settings: Settings) -> tuple[ModelBundle, MicroBatches]:
     mean, std = torch.full((1, 1, 3), 120.0), torch.ones(3)
     preprocessing = Preprocessing(architecture.stored_size, architecture.input_size, mean, std).to(settings.device)
     bundle = ModelBundle(network, preprocessing, tuple(map(str, range(network.num_classes))))
-    return bundle, MicroBatches(network, optimizer, chosen, settings.precision)
+    return bundle, MicroBatches(DataParallel(network, Group()), optimizer, chosen, settings.precision)
 
 
 @contextmanager

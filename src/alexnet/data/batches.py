@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,17 +28,19 @@ PREFETCH = 4
 @dataclass(frozen=True)
 class Batch:
     images: Tensor
-    """As stored, (N, side, side, 3), uint8."""
+    """As stored, (N, side, side, 3), uint8; (K, side, side, 3) if only some are read."""
     labels: Tensor
     """(N,), int64."""
     indices: np.ndarray
     """Into the pack, (N,)."""
     first: int
     """Position of the first image in the order of the epoch."""
+    read: np.ndarray | slice = field(default_factory=lambda: slice(None))
+    """Which of the N are in `images`, (K,)."""
 
     def to(self, device: torch.device) -> Batch:
         tensors = (tensor.to(device, non_blocking=True) for tensor in (self.images, self.labels))
-        return Batch(*tensors, self.indices, self.first)
+        return Batch(*tensors, self.indices, self.first, self.read)
 
 
 def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.ndarray:
@@ -59,22 +61,31 @@ def epoch_order(indices: np.ndarray, seed: int, epoch: int, shuffle: str) -> np.
 
 
 def read_batches(
-    pack: Pack, order: np.ndarray, batch_size: int, device: torch.device | str = "cpu", start: int = 0
+    pack: Pack,
+    order: np.ndarray,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    start: int = 0,
+    choose: Callable[[np.ndarray], np.ndarray | slice] = lambda indices: slice(None),
 ) -> Iterator[Batch]:
-    """Batches of the images in `order` from batch `start` on; the last one is shorter if they do not divide evenly."""
+    """Batches of the images in `order` from batch `start` on; the last one is shorter if they do not divide evenly.
+
+    Args:
+        choose: given the indices of a batch, which of its images are read.
+    """
     device = torch.device(device)
     firsts = range(start * batch_size, len(order), batch_size)
     may_fit = device.type == "cuda" and isinstance(pack.images, np.ndarray)
     if may_fit and pack.images.nbytes < MAX_GPU_FRACTION * torch.cuda.mem_get_info(device)[0]:
-        yield from _resident_batches(pack, order, batch_size, device, firsts)
+        yield from _resident_batches(pack, order, batch_size, device, firsts, choose)
         return
 
     def read(first: int) -> Batch:
         indices = order[first : first + batch_size]
-        images = torch.from_numpy(pack.images[indices])
+        images = torch.from_numpy(pack.images[indices[read := choose(indices)]])
         if device.type == "cuda":
             images = images.pin_memory()
-        return Batch(images, torch.from_numpy(pack.labels[indices]), indices, first)
+        return Batch(images, torch.from_numpy(pack.labels[indices]), indices, first, read)
 
     with ThreadPoolExecutor(1, "batches") as reader:
         try:
@@ -85,14 +96,15 @@ def read_batches(
 
 
 def _resident_batches(
-    pack: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range
+    pack: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range, choose: Callable
 ) -> Iterator[Batch]:
     """Batches of a pack that is entirely in the device's memory."""
     images, labels = _load_to_device(pack.path, device)
     for first in firsts:
         indices = order[first : first + batch_size]
-        selected = torch.from_numpy(indices).to(device, non_blocking=True)
-        yield Batch(images[selected], labels[selected], indices, first)
+        read = choose(indices)
+        chosen, selected = (torch.from_numpy(each).to(device, non_blocking=True) for each in (indices[read], indices))
+        yield Batch(images[chosen], labels[selected], indices, first, read)
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import ENVIRONMENT, is_launched
 from .parts import parts
 
 T = TypeVar("T")
@@ -30,8 +31,6 @@ PATIENCE = timedelta(days=7)
 its launcher stops the others."""
 FAILED, TOLD_S = "alexnet/failed", 2.0
 """Key under which a process that fails tells the others, and for how many seconds they wait for it to do so."""
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun, and others like it, tell a process."""
 
 
 class LostProcess(ConnectionError):
@@ -227,11 +226,6 @@ class Group:
 
 
 _LONE = _current = Group()
-
-
-def is_launched() -> bool:
-    """Whether torchrun, or another launcher with the same environment variables, started this process."""
-    return all(name in os.environ for name in ENVIRONMENT)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def training_views(
     color: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """One random crop of each image, augmented as the recipe says, (N, 3, crop_size, crop_size).
+    """One random crop of each image that is read, augmented as the recipe says, (N, 3, crop_size, crop_size).
 
     All draws are functions of (seed, epoch, image index); if `crop_group` images share a crop, of (seed, epoch,
     position in the epoch).
@@ -37,14 +37,14 @@ def training_views(
         color: whether the recipe's color shift, if it has one, is on.
     """
     device = batch.images.device
-    drawn_by = batch.indices
+    drawn_by = indices = batch.indices[batch.read]
     if recipe.crop_group > 1:
-        drawn_by = (batch.first + np.arange(len(batch.indices))) // recipe.crop_group
+        drawn_by = (batch.first + np.arange(len(batch.indices)))[batch.read] // recipe.crop_group
     drawn = draws.uniform(seed, epoch, drawn_by, "crop", 5)
     flipped = torch.from_numpy((drawn[:, 2] < 0.5) & recipe.flip).to(device)
     shifts, divisor = None, 1.0
     if recipe.color_shift and color:
-        shifts = color_shifts(recipe.color_shift, statistics, seed, epoch, batch.indices)
+        shifts = color_shifts(recipe.color_shift, statistics, seed, epoch, indices)
         shifts = torch.from_numpy(shifts).float().to(device)
         divisor = 1 + recipe.color_shift.std if recipe.color_shift.divide else 1.0
     if recipe.crop_scale:
@@ -112,13 +112,22 @@ class Mix:
     """For cutmix, the window that shows the partner: top, bottom, left, right (bottom and right exclusive); for mixup,
     which averages pixels, None."""
 
-    def apply(self, views: Tensor) -> Tensor:
-        """The mixed views, (N, channels, side, side)."""
+    def apply(self, views: Tensor, rows: slice = slice(None), read: np.ndarray | slice = slice(None)) -> Tensor:
+        """The mixed views of some images, (N, channels, side, side).
+
+        Args:
+            views: of the images `read` of the batch: those that are mixed, then others that are their partners.
+            rows: which images of the batch are mixed.
+        """
+        row_of = torch.empty_like(self.partners)
+        row_of[read] = torch.arange(len(views), device=row_of.device)
+        partners = row_of[self.partners[rows]]
+        own = views[: len(partners)]
         if self.window is None:
-            return views.lerp(views[self.partners], 1 - self.weight)
+            return own.lerp(views[partners], 1 - self.weight)
         top, bottom, left, right = self.window
-        mixed = views.clone()
-        mixed[:, :, top:bottom, left:right] = views[self.partners, :, top:bottom, left:right]
+        mixed = own.clone()
+        mixed[:, :, top:bottom, left:right] = views[partners, :, top:bottom, left:right]
         return mixed
 
 
@@ -136,11 +145,27 @@ def draw_mix(batch: Batch, side: int, recipe: Recipe, seed: int, epoch: int) -> 
     choice, y, x = draws.uniform(seed, epoch, np.array([batch.first]), "mix", 3)[0]
     is_cutmix = recipe.cutmix > 0 and (choice < 0.5 or not recipe.mixup)
     weight = draws.beta(seed, epoch, batch.first, "share", recipe.cutmix if is_cutmix else recipe.mixup)
-    order = draws.uniform(seed, epoch, batch.indices, "partner")[:, 0].argsort(kind="stable")
-    partners = torch.from_numpy(order).to(batch.labels.device)
+    partners = torch.from_numpy(_partners(batch.indices, seed, epoch)).to(batch.labels.device)
     if not is_cutmix:
         return Mix(partners, weight)
     half = np.sqrt(1 - weight) * side / 2
     edges = [round(min(max(center * side + sign * half, 0), side)) for center in (y, x) for sign in (-1, 1)]
     top, bottom, left, right = edges
     return Mix(partners, 1 - (bottom - top) * (right - left) / side**2, (top, bottom, left, right))
+
+
+def images_to_read(indices: np.ndarray, rows: slice, recipe: Recipe, seed: int, epoch: int) -> np.ndarray:
+    """Which images of a batch are needed to train on its images `rows`: these, then those that they are mixed with.
+
+    Args:
+        indices: of the batch, into the pack, (N,).
+    """
+    own = np.arange(len(indices))[rows]
+    if not (recipe.mixup or recipe.cutmix):
+        return own
+    return np.concatenate([own, np.setdiff1d(_partners(indices, seed, epoch)[rows], own)])
+
+
+def _partners(indices: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The image of the batch that each one is mixed with, (N,)."""
+    return draws.uniform(seed, epoch, indices, "partner")[:, 0].argsort(kind="stable")

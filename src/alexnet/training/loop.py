@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,9 @@ from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
-from ..preprocessing.augmentation import augmented, draw_mix, training_views
+from ..parallel.group import Group
+from ..parallel.strategy import DataParallel
+from ..preprocessing.augmentation import augmented, draw_mix, images_to_read, training_views
 from ..specs.names import counted
 from ..specs.schedules import LearningRates
 from ..specs.settings import MicroBatch
@@ -97,6 +100,8 @@ class Training:
         seed: seed of the initial weights, order, crops and dropout.
         micro_batch: images per forward and backward pass; the whole batch if None, as many as fit in memory if "auto".
         augment: a user's own augmentation of stored images, before all others.
+        group: the processes that train together.
+        compress: whether they send gradients as bf16.
 
     Raises:
         ValueError: a network with batch norm cannot be trained in micro-batches.
@@ -110,6 +115,8 @@ class Training:
         precision: Precision = "fp32",
         micro_batch: MicroBatch = None,
         augment: Callable[[Tensor], Tensor] | None = None,
+        group: Group | None = None,
+        compress: bool = False,
     ):
         self.augment = augment
         self.plan, self.seed, self.device, self.precision = plan, seed, torch.device(device), precision
@@ -119,10 +126,12 @@ class Training:
         if plan.transfer:
             plan.transfer.copy_weights(self.network)
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
-        self.optimizer: PaperSGD = optimizer_of(self.network, plan.recipe)
-        self.ema = WeightEMA(self.network, plan.recipe.ema_decay)
+        splits, waits = micro_batch is not None, micro_batch == "auto"
+        self.strategy = DataParallel(self.network, group or Group.current(), splits, waits, compress)
+        self.optimizer: PaperSGD = optimizer_of(self.strategy.module, plan.recipe)
+        self.ema = WeightEMA(self.strategy.module, plan.recipe.ema_decay)
         weights = plan.class_weights and torch.tensor(plan.class_weights, dtype=torch.float32, device=self.device)
-        self.stepper = MicroBatches(self.network, self.optimizer, plan.recipe, precision, micro_batch, weights)
+        self.stepper = MicroBatches(self.strategy, self.optimizer, plan.recipe, precision, micro_batch, weights)
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
 
@@ -139,11 +148,25 @@ class Training:
             self._lay_out(torch.contiguous_format)
 
     def _lay_out(self, layout: torch.memory_format) -> None:
-        self.network.to(memory_format=layout)
+        self.strategy.module.to(memory_format=layout)
         self.stepper.forget_graphs()
         for kept in (self.ema.hidden, *self.optimizer.state.values()):
             for name, tensor in kept.items():
                 kept[name] = tensor.contiguous(memory_format=layout) if tensor.dim() == 4 else tensor
+
+    def train(self) -> None:
+        """Put the network into training mode."""
+        self.network.train()
+        self.strategy.module.train()
+
+    def read(self, order: np.ndarray) -> Iterator[Batch]:
+        """The batches of an epoch that are still to come, each with the images that this process needs."""
+        recipe, epoch, start = self.plan.recipe, self.progress.epoch, self.progress.batch
+
+        def choose(indices: np.ndarray) -> np.ndarray:
+            return images_to_read(indices, self.strategy.rows(len(indices)), recipe, self.seed, epoch)
+
+        return read_batches(self.plan.packed, order, recipe.batch_size, self.device, start, choose)
 
     def learning_rates(self, batch: int) -> LearningRates:
         """Those of a batch of the current epoch, from 0."""
@@ -154,8 +177,8 @@ class Training:
         """Augment a batch, at the position of `progress`, and update the weights once.
 
         Returns:
-            The mean loss, nats; how many images were classified correctly; what the network saw, (N, channels, side,
-            side).
+            The mean loss, nats; how many images were classified correctly; what the network saw on this process, (K,
+            channels, side, side).
         """
         recipe, epoch, seed = self.plan.recipe, self.progress.epoch, self.seed
         self.optimizer.set_learning_rates(lrs)
@@ -190,7 +213,7 @@ class Step:
     lr: float
     """Learning rate of the weights."""
     views: Tensor = field(repr=False)
-    """What the network saw, (N, channels, side, side)."""
+    """What the network saw on this process, (K, channels, side, side)."""
     notice: str | None
     """What the user should know, such as a micro-batch size that was found to fit."""
 
@@ -223,8 +246,8 @@ def train(training: Training) -> Iterator[Step | Epoch]:
         progress, started, total_waited_s = training.progress, time.perf_counter(), 0.0
         seen_before = progress.seen  # by an interrupted run
         order = epoch_order(train_indices, seed, progress.epoch, recipe.shuffle)
-        training.network.train()
-        reader = read_batches(plan.packed, order, recipe.batch_size, training.device, progress.batch)
+        training.train()
+        reader = training.read(order)
         with training.channels_last(), training.ema.showing(average=False), closing(reader):
             for batch, waited_s in _timed(reader):
                 total_waited_s += waited_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from ..data.batches import Batch, epoch_order, read_batches
+from ..data.batches import Batch, epoch_order
 from ..data.progress import Track
 from ..specs.schedules import SCHEDULES
 from .loop import Training
@@ -66,7 +66,7 @@ def range_test(training: Training, steps: int, track: Track | None = None) -> Ra
     peak_lr = recipe.peak_lr()
     recipe = replace(recipe, schedule=SCHEDULES["constant"](1.0, recipe.bias_lr_factor, 0.1))
     result, average, lowest, counts = RangeTest([], [], []), 0.0, math.inf, [1] * steps
-    training.network.train()
+    training.train()
     with training.channels_last(), training.ema.showing(average=False), closing(_batches(training)) as batches:
         for step, _ in enumerate(track(counts, steps) if track else counts):
             batch = next(batches)
@@ -88,6 +88,6 @@ def _batches(training: Training) -> Iterator[Batch]:
     pack, recipe = training.plan.packed, training.plan.recipe
     while True:
         order = epoch_order(pack.indices("train"), training.seed, training.progress.epoch, recipe.shuffle)
-        with closing(read_batches(pack, order, recipe.batch_size, training.device)) as reader:
+        with closing(training.read(order)) as reader:
             yield from reader
         training.progress = training.progress.next_epoch({})

@@ -1,8 +1,7 @@
 """One training step: the gradient of a batch, at once or accumulated over micro-batches, and the update."""
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 
 from ..data.batches import Batch
 from ..device import Precision, autocast
-from ..model.layers import BATCH_NORMS, PlainDropout
+from ..model.layers import BATCH_NORMS
 from ..model.network import are_watched
+from ..parallel.strategy import DataParallel
 from ..preprocessing.augmentation import Mix
 from ..specs.recipe import Recipe
 from ..specs.settings import MicroBatch, option
@@ -31,8 +31,9 @@ class MicroBatches:
     network that has it cannot be split.
 
     Args:
-        network: in training mode at each step.
-        micro_batch: images per micro-batch; "auto" takes as many as fit into memory, None the entire batch.
+        strategy: its module is in training mode at each step.
+        micro_batch: images per micro-batch, on each process; "auto" takes as many as fit into memory, None the entire
+            batch.
         class_weights: factors on the losses of images by their class, (classes,); the mean loss is over all images
             alike, so that micro-batches still add up.
 
@@ -46,19 +47,19 @@ class MicroBatches:
 
     def __init__(
         self,
-        network: nn.Module,
+        strategy: DataParallel,
         optimizer: PaperSGD,
         recipe: Recipe,
         precision: Precision,
         micro_batch: MicroBatch = None,
         class_weights: Tensor | None = None,
     ):
-        self.network, self.optimizer, self.recipe, self.precision = network, optimizer, recipe, precision
+        self.strategy, self.optimizer, self.recipe, self.precision = strategy, optimizer, recipe, precision
         self.micro_batch, self.class_weights = micro_batch, class_weights
         self.micro_batch_size = None if micro_batch in (None, "auto") else int(micro_batch)
         self.notice: str | None = None
         self._forward: Callable[[Tensor], Tensor] | None = None
-        self._rows = slice(None)
+        network = strategy.network
         self._has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in network.modules())
         if self.micro_batch_size and self._has_batch_norm:
             raise ValueError(
@@ -74,7 +75,7 @@ class MicroBatches:
         """Update the weights once.
 
         Args:
-            views: the images of the batch as the network sees them, (N, channels, side, side).
+            views: the images of the batch that are read as the network sees them, (K, channels, side, side).
 
         Returns:
             The mean loss of the batch, nats, and how many of its images were classified correctly; for mixed images,
@@ -83,62 +84,74 @@ class MicroBatches:
         Raises:
             OutOfMemory: the step does not fit into memory, and cannot be split; the message says what would fit.
         """
-        self.notice = None
-        size = min(self.micro_batch_size or len(views), len(views))
+        self.notice, strategy = None, self.strategy
+        largest = strategy.largest_part(len(batch.labels))
+        size = fitting = min(self.micro_batch_size or largest, largest)
         if self._forward is None:
-            self._forward = _graphed(self.network, views, self.precision) if self.micro_batch is None else self.network
-        with self._dropout_over(len(views)) if self.micro_batch is not None else contextlib.nullcontext():
-            statistics, fitting = None, size
-            while statistics is None:
-                try:
-                    statistics = self._gradient(views, batch.labels, mix, fitting)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                if statistics is None:  # only outside of `except` is what did not fit freed
-                    torch.cuda.empty_cache()
-                    fitting //= 2
-                    if not fitting:
-                        problem = f"{views.device} is out of memory: not even one image fits"
-                        raise OutOfMemory(f"{problem}; use another network or device")
+            self._forward = _graphed(strategy, views, self.precision)
+        strategy.begin_step(len(batch.labels))
+        while (statistics := self._tried(views, batch, mix, fitting, fitting == size)) is None:
+            torch.cuda.empty_cache()
+            if strategy.exchanges:
+                raise OutOfMemory(f"{self._problem(views, size)}; use a smaller batch, or more processes")
+            fitting //= 2
+            if not fitting:
+                problem = f"{views.device} is out of memory: not even one image fits"
+                raise OutOfMemory(f"{problem}; use another network or device")
         if fitting < size:
-            self._split(size, fitting, views.device)
+            self._split(views, size, fitting)
+        strategy.sum_gradients()
         if self.recipe.max_grad_norm is not None:
             parameters = [group["params"][0] for group in self.optimizer.param_groups]
-            torch.nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
+            strategy.clip_gradients(parameters, self.recipe.max_grad_norm)
         self.optimizer.step()
-        loss, correct = statistics.tolist()  # one wait for the device
+        loss, correct = strategy.total(statistics).tolist()  # one wait for the device
         return loss, round(correct)
 
-    def _gradient(self, views: Tensor, labels: Tensor, mix: Mix | None, size: int) -> Tensor:
+    def _tried(self, views: Tensor, batch: Batch, mix: Mix | None, size: int, is_first: bool) -> Tensor | None:
+        """The statistics of the batch, and its gradient, in micro-batches; None if they do not fit on all processes."""
+        statistics = None
+        try:
+            statistics = self._gradient(views, batch, mix, size, is_first)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only outside of `except` is what did not fit freed.
+        return statistics if self.strategy.all_fit(statistics is not None) else None
+
+    def _gradient(self, views: Tensor, batch: Batch, mix: Mix | None, size: int, is_first: bool) -> Tensor:
         """Accumulate the gradient of the mean loss over micro-batches; the loss and the number correct, (2,)."""
         self.optimizer.zero_grad()
-        views, partner_labels = (mix.apply(views), labels[mix.partners]) if mix else (views, labels)
+        labels, count = batch.labels, len(batch.labels)
+        if mix:
+            views = mix.apply(views, self.strategy.rows(count), batch.read)
         statistics = torch.zeros(2, device=views.device)
-        for start in range(0, len(views), size):
-            self._rows = rows = slice(start, start + size)
+        for images, scored in self.strategy.passes(count, size, is_first):
             with autocast(views.device, self.precision):
-                scores = self._forward(views[rows])
-            scores = scores.float()
-            loss = self._loss(scores, labels[rows])
+                scores = self._forward(views[images])
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = self._loss(scores, labels[scored])
             if mix:
-                loss = mix.weight * loss + (1 - mix.weight) * self._loss(scores, partner_labels[rows])
-            loss = loss * (len(scores) / len(views))
+                loss = mix.weight * loss + (1 - mix.weight) * self._loss(scores, labels[mix.partners[scored]])
+            loss = loss * (len(scores) / count)
             loss.backward()
-            statistics += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels[rows]).sum()])
+            statistics += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels[scored]).sum()])
         return statistics
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
+        if not len(labels):  # there are fewer images than processes
+            return scores.sum()
         if self.class_weights is None:
             return F.cross_entropy(scores, labels, label_smoothing=smoothing)
         # With reduction="mean", torch would divide by the weights of these labels.
-        loss = F.cross_entropy(scores, labels, self.class_weights, reduction="sum", label_smoothing=smoothing)
+        weights = self.class_weights.to(scores.dtype)
+        loss = F.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=smoothing)
         return loss / len(labels)
 
-    def _split(self, tried: int, fitting: int, device: torch.device) -> None:
+    def _split(self, views: Tensor, tried: int, fitting: int) -> None:
         """From now on, split batches into micro-batches of the size that fits, if they may be split."""
-        problem = f"{device} is out of memory: {tried} images at a time do not fit"
+        problem = self._problem(views, tried)
         if self._has_batch_norm:
             raise OutOfMemory(
                 f"{problem}, but {fitting} do: use {option('batch_size', fitting)}, as batch norm cannot be split"
@@ -151,41 +164,18 @@ class MicroBatches:
         self.micro_batch_size = fitting
         self.notice = f"{problem}; batches are split into micro-batches of {fitting}, for the same steps up to rounding"
 
-    @contextlib.contextmanager
-    def _dropout_over(self, batch_size: int) -> Iterator[None]:
-        """Have the network's dropout use one mask for an entire batch, however it is split."""
-        modules = [each for each in self.network.modules() if isinstance(each, (nn.Dropout, PlainDropout))]
-        for module in modules:
-            module.forward = self._batch_dropout(module, batch_size)
-        try:
-            yield
-        finally:
-            for module in modules:
-                del module.forward
-
-    def _batch_dropout(self, module: nn.Dropout | PlainDropout, batch_size: int) -> Callable[[Tensor], Tensor]:
-        """The forward of a dropout module, with a mask for an entire batch that is drawn at its first micro-batch."""
-        rescale = isinstance(module, nn.Dropout)
-        keep = 1 - module.p if rescale else module.keep
-        mask: Tensor | None = None
-
-        def forward(x: Tensor) -> Tensor:
-            nonlocal mask
-            if mask is None:
-                mask = torch.empty(batch_size, *x.shape[1:], device=x.device).bernoulli_(keep)
-                mask = mask / keep if rescale else mask
-            return x * mask[self._rows].to(x.dtype)
-
-        return forward
+    def _problem(self, views: Tensor, tried: int) -> str:
+        return f"{views.device} is out of memory: {tried} images at a time do not fit"
 
 
-def _graphed(network: nn.Module, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """The network's forward pass in training; with ALEXNET_CUDA_GRAPH=1, two CUDA graphs for it and its backward pass.
+def _graphed(strategy: DataParallel, views: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """The module's forward pass in training; with ALEXNET_CUDA_GRAPH=1, two CUDA graphs for it and its backward pass.
 
     They launch once instead of once per kernel. The network itself stays for evaluation, for the last batch of an
-    epoch, which is smaller, and for hooks, which graphs do not call.
+    epoch, which is smaller, and for hooks, which graphs do not call; where batches are divided, there are no graphs.
     """
-    if not views.is_cuda or os.environ.get("ALEXNET_CUDA_GRAPH") != "1":
+    network = strategy.module
+    if network is not strategy.network or not views.is_cuda or os.environ.get("ALEXNET_CUDA_GRAPH") != "1":
         return network
     captured = nn.Sequential(network).train()  # torch replaces its `forward`, and leaves that of the network
     # Autocast's cache would keep using the weights as they were cast while capturing.

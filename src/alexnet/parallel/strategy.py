@@ -1,0 +1,115 @@
+"""What the training loop sees of the processes: the same whether there is one or many, and however they divide the
+work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .group import Group
+from .layers import Position, WholeBatch
+from .parts import part_sizes, parts
+from .reduce import GradientSum
+
+
+class DataParallel:
+    """Every process has the whole network and a part of each batch; gradients are summed. One process is a special
+    case, in which nothing is sent.
+
+    Args:
+        network: the whole network, on this process's device.
+        splits_batches: whether batches may be split into micro-batches; dropout masks are then drawn for whole batches.
+        waits: whether gradients are summed only when all passes of a step are known to have fit in memory.
+        compress: whether gradients are sent as bf16.
+
+    Attributes:
+        module: what is trained here; names of its parameters are those of the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        group: Group,
+        splits_batches: bool = False,
+        waits: bool = False,
+        compress: bool = False,
+    ):
+        self.network, self.group, self.waits = network, group, waits
+        self.position = Position()
+        divides = splits_batches or group.size > 1
+        self.module = WholeBatch.of(network, self.position, group) if divides else network
+        self.gradients = GradientSum(list(self.module.parameters()), group, compress)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the processes need one another during a pass, so that none can repeat it alone."""
+        return self.group.size > 1 and any(hasattr(each, "running_mean") for each in self.module.modules())
+
+    def rows(self, batch_size: int) -> slice:
+        """The images of a whole batch that this process reads."""
+        return self.group.part(batch_size)
+
+    def largest_part(self, batch_size: int) -> int:
+        """Images of a whole batch that a process reads, at most."""
+        return max(part_sizes(batch_size, self.group.size))
+
+    def begin_step(self, batch_size: int) -> None:
+        self.position.begin(batch_size)
+
+    def passes(self, batch_size: int, size: int, is_final: bool = True) -> Iterator[tuple[slice, slice]]:
+        """Forward and backward passes over at most `size` images a process, as many on all processes.
+
+        Args:
+            is_final: whether gradients are summed over the processes during the last one.
+
+        Yields:
+            The images of a pass among those that this process reads, and among the whole batch those whose scores come
+            out.
+        """
+        own = self.rows(batch_size)
+        starts = range(0, self.largest_part(batch_size), size)
+        for start in starts:
+            rows = slice(*(min(own.start + start + offset, own.stop) for offset in (0, size)))
+            self.position.rows = rows
+            if start == starts[-1] and is_final and not self.waits:
+                self.gradients.arm()
+            yield slice(start, start + size), rows
+
+    def all_fit(self, fits: bool) -> bool:
+        """Whether the passes of a step fit in the memory of every process."""
+        return not self.agree(not fits) if self.waits else fits
+
+    def sum_gradients(self) -> None:
+        """Complete the gradients of the parameters of `module`."""
+        self.gradients.finish()
+
+    def total(self, statistics: Tensor) -> Tensor:
+        """Statistics of the scores of this process, summed to those of the whole batch."""
+        return self.group.sum(statistics)
+
+    def clip_gradients(self, parameters: Sequence[Tensor], max_norm: float) -> None:
+        """Scale all gradients down if their common norm is larger than `max_norm`."""
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+    def first_views(self, views: Tensor, batch_size: int, count: int) -> Tensor:
+        """The first `count` images of the whole batch, on every process.
+
+        Args:
+            views: those of this process, (N, channels, side, side).
+        """
+        sizes = [min(part.stop, count) - min(part.start, count) for part in parts(batch_size, self.group.size)]
+        return self.group.gather(views[: sizes[self.group.rank]], sizes=sizes)
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        return bool(self.group.sum(torch.tensor([float(wish)])).item())
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors of the whole network, of this process's parts of them, by name."""
+        return tensors
+
+    def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This process's parts of the tensors of the whole network."""
+        return tensors
