@@ -308,7 +308,7 @@ def test_weights_that_do_not_fit_are_reported_or_initialized(tmp_path):
     assert "fc8.weight" in report.skipped
     for broken, message in (
         ({"mean": (1, 2)}, "mean must be three"),
-        ({"std": (1, 0, 1)}, "std must be > 0, got"),
+        ({"std": (1, 0, 1)}, "std must be three finite numbers > 0, got"),
         ({"variant": "x"}, "variant must be one of .*, got 'x'"),
     ):
         with pytest.raises(ValueError, match=message):

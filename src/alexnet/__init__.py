@@ -37,24 +37,16 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
 
 __version__ = "0.2.0"
 _MODULES = {
-    "Classifier": "classifier",
-    "evaluate_together": "classifier",
-    "find_lr": "classifier",
-    "load": "classifier",
-    "optim": None,
-    "schedules": None,
+    **dict.fromkeys(("Classifier", "evaluate_together", "find_lr", "load"), "classifier"),
+    **dict.fromkeys(("Start", "Finish", "create"), "session"),
+    **dict.fromkeys(("Step", "Epoch"), "training.loop"),
+    **dict.fromkeys(("response_norm", "spatial_norm"), "normalization"),
+    **dict.fromkeys(("optim", "schedules")),
     "transform": "preprocessing.transform",
     "Prediction": "evaluation.prediction",
-    "create": "session",
     "export_weights": "interchange.exporting",
     "import_weights": "interchange.importing",
-    "response_norm": "normalization",
-    "spatial_norm": "normalization",
     "TrainSettings": "specs.settings",
-    "Start": "session",
-    "Step": "training.loop",
-    "Epoch": "training.loop",
-    "Finish": "session",
 }
 __all__ = ["recipes", "variants", *_MODULES]
 

@@ -93,13 +93,9 @@ def _of_value(value) -> list[str]:
     """The names in what JSON, YAML or Python hold."""
     if isinstance(value, dict) and (keys := [key for key in LIST_KEYS if isinstance(value.get(key), (dict, list))]):
         value = value[keys[0]]
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+    if isinstance(value, (list, tuple)) and value and all(isinstance(each, dict) for each in value):
         header = list(value[0])
         return _by_columns(header, [[str(each.get(column, "")) for column in header] for each in value])
-    if isinstance(value, dict):
-        value = {str(key): each for key, each in value.items()}
     try:
         content = json.dumps(value).encode()
         indices = read_labels(JSON, content, knows_image=lambda name: False).indices or {}

@@ -207,8 +207,6 @@ def _preprocessing(
     elif pixel_std is None:
         is_fixed = file.mean is None and isinstance(spec.std, tuple)
         pixel_std = torch.tensor(spec.std) if is_fixed else torch.ones(3)
-    if not (pixel_std > 0).all():
-        raise ValueError(f"std must be > 0, got {pixel_std.tolist()}")
     pixel_mean = pixel_mean if pixel_mean.dim() == 3 else pixel_mean.view(1, 1, 3)
     is_image = len(pixel_mean) > 1
     scaled = architecture if size == architecture.input_size else architecture.with_input(size)

@@ -66,17 +66,12 @@ class Preprocessing:
         Raises:
             ValueError: crops are larger than the stored images.
         """
-        if isinstance(spec.mean, tuple):
-            mean = torch.tensor(spec.mean).view(1, 1, 3)
-        elif spec.mean == "channel":
-            mean = torch.from_numpy(statistics.mean).view(1, 1, 3)
-        else:
-            mean = torch.from_numpy(statistics.mean_image)
-        if isinstance(spec.std, tuple):
-            std = torch.tensor(spec.std)
-        else:
-            std = torch.from_numpy(statistics.std).clamp(min=1e-3) if spec.std == "channel" else torch.ones(3)
-        return cls(stored_size, crop_size, mean.float(), std.float(), spec.mean == "aligned image", flip)
+        means = {"channel": statistics.mean} | dict.fromkeys(("image", "aligned image"), statistics.mean_image)
+        stds = {"one": (1.0, 1.0, 1.0), "channel": statistics.std.clip(1e-3)}
+        mean = torch.as_tensor(means.get(spec.mean, spec.mean), dtype=torch.float32)
+        std = torch.as_tensor(stds.get(spec.std, spec.std), dtype=torch.float32)
+        mean = mean if mean.dim() == 3 else mean.view(1, 1, 3)
+        return cls(stored_size, crop_size, mean, std, spec.mean == "aligned image", flip)
 
     def to(self, device: torch.device | str) -> Preprocessing:
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))

@@ -58,7 +58,6 @@ class Architecture:
             if not layer.name or not re.fullmatch(r"\w{1,80}", f"{layer.name}{layer.suffix}"):
                 parts = f"{layer.name!r} and {layer.suffix!r}"[:200]
                 raise ValueError(f"{owner}: name and suffix of a layer must be letters, digits and _, got {parts}")
-        for layer in self.layers:
             for step in layer.then:
                 if not isinstance(step, Operation) and step not in WORDS:
                     must_be = f"must be an operation or one of {', '.join(WORDS)}"

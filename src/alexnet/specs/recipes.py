@@ -1,6 +1,5 @@
 """Every recipe. Most are another one with a few fields replaced; a new one is one more constant in this file."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from .names import not_one_of
@@ -18,28 +17,16 @@ from .schedules import (
     StepDecay,
 )
 
-
-def _until(
-    epoch: float,
-    weights: float,
-    biases: float,
-    layers: Mapping[str, tuple[float, float]] | None = None,
-    color_shift: bool = True,
-) -> Segment:
-    return Segment(epoch, LearningRates(weights, biases, layers or {}, color_shift))
-
-
-def _frozen(*layers: str) -> dict[str, tuple[float, float]]:
-    return dict.fromkeys(layers, (0.0, 0.0))
+CONV1_FROZEN = {"conv1": (0.0, 0.0)}
 
 
 def _by_hand(*ends: float, biases: float = 0.002, late: tuple[str, ...] = ("conv1",)) -> Piecewise:
     """The six segments of 2012: the learning rate falls twice, the layers in `late` are slowed down without the color
     shift, then frozen, and the learning rate of the others falls once more."""
-    slow, frozen = dict.fromkeys(late, (0.00001, biases)), _frozen(*late)
+    slow, frozen = dict.fromkeys(late, (0.00001, biases)), dict.fromkeys(late, (0.0, 0.0))
     lrs = (0.01, 0.02, {}), (0.001, biases, {}), (0.0001, biases, {})
     lrs += (0.0001, biases, slow), (0.0001, biases, frozen), (0.00001, biases, frozen)
-    return Piecewise(tuple(_until(end, *each, not each[-1]) for end, each in zip(ends, lrs, strict=True)))
+    return Piecewise(tuple(Segment(end, LearningRates(*lr, not lr[-1])) for end, lr in zip(ends, lrs, strict=True)))
 
 
 def _switched(schedule: DiscretizedExponential | SmoothDecay, color_shift_until: float) -> LateChanges:
@@ -48,7 +35,7 @@ def _switched(schedule: DiscretizedExponential | SmoothDecay, color_shift_until:
 
 def _cifar(*ends: float) -> Piecewise:
     lrs = (0.001, 0.002), (0.0001, 0.0002), (0.00001, 0.00002)
-    return Piecewise(tuple(_until(end, *each) for end, each in zip(ends, lrs, strict=True)))
+    return Piecewise(tuple(Segment(end, LearningRates(*each)) for end, each in zip(ends, lrs, strict=True)))
 
 
 FOUR_LEVELS = DiscretizedExponential(initial_lr=0.01, levels=4, final_div_factor=250, bias_lrs=(0.02, 0.002))
@@ -100,9 +87,9 @@ WARM_RESTART = replace(
     input=PRETRAINED,
     schedule=Piecewise(
         (  # epochs 91 to 135 of that run
-            _until(107 - 91, 0.001, 0.02, _frozen("conv1")),
-            _until(124 - 91, 0.0001, 0.02, _frozen("conv1")),
-            _until(135 - 91, 0.00001, 0.02, _frozen("conv1"), color_shift=False),
+            Segment(107 - 91, LearningRates(0.001, 0.02, CONV1_FROZEN)),
+            Segment(124 - 91, LearningRates(0.0001, 0.02, CONV1_FROZEN)),
+            Segment(135 - 91, LearningRates(0.00001, 0.02, CONV1_FROZEN, color_shift=False)),
         )
     ),
     epochs=135 - 91,
@@ -115,13 +102,13 @@ FINE_TUNE = replace(
     # The notes give no learning rates of the biases; these are the ones that run4.sh pairs with those of the weights.
     schedule=Piecewise(
         (
-            _until(0.03, 0.001, 0.002, {"conv1": (0.0001, 0.002)}),  # 300 batches
-            _until(7, 0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)}),
-            _until(9, 0.001, 0.002, _frozen("conv1") | {NEW: (0.01, 0.02)}),
-            _until(22, 0.001, 0.002, _frozen("conv1")),
-            _until(38, 0.0001, 0.002, _frozen("conv1")),
-            _until(42, 0.0001, 0.002, _frozen("conv1"), color_shift=False),
-            _until(54, 0.00001, 0.002, _frozen("conv1"), color_shift=False),
+            Segment(0.03, LearningRates(0.001, 0.002, {"conv1": (0.0001, 0.002)})),  # 300 batches
+            Segment(7, LearningRates(0.001, 0.002, {"conv1": (0.0001, 0.002), NEW: (0.01, 0.02)})),
+            Segment(9, LearningRates(0.001, 0.002, CONV1_FROZEN | {NEW: (0.01, 0.02)})),
+            Segment(22, LearningRates(0.001, 0.002, CONV1_FROZEN)),
+            Segment(38, LearningRates(0.0001, 0.002, CONV1_FROZEN)),
+            Segment(42, LearningRates(0.0001, 0.002, CONV1_FROZEN, color_shift=False)),
+            Segment(54, LearningRates(0.00001, 0.002, CONV1_FROZEN, color_shift=False)),
         )
     ),
     epochs=54,

@@ -28,8 +28,6 @@ FORMER_KINDS = {
     "WarmThenLinear": "LinearWarmupDecay",
 }
 """Names of kinds in files of version 0.1, and today's."""
-FORMER_VALUES = {("SmoothDecay", "shape"): {"line": "linear"}}
-"""Values in files of version 0.1, by today's kind and field, and today's."""
 
 
 def to_json(value: Any) -> Any:
@@ -61,9 +59,8 @@ def from_json(value: Any) -> Any:
         raise ValueError(f"{value['is']!r} is not known here; kinds are {', '.join(kinds)}")
     fields_today = getattr(kinds[kind], "former_names", {})
     settings = {fields_today.get(key, key): from_json(each) for key, each in value.items() if key != "is"}
-    for (of_kind, name), values_today in FORMER_VALUES.items():
-        if of_kind == kind and name in settings:
-            settings[name] = values_today.get(settings[name], settings[name])
+    if kind == "SmoothDecay" and settings.get("shape") == "line":  # in files of version 0.1
+        settings["shape"] = "linear"
     try:
         return kinds[kind](**settings)
     except TypeError as error:

@@ -22,7 +22,6 @@ from ..specs.reading import check_names, find_recipe, with_settings
 from ..specs.recipe import PRETRAINED, Recipe
 from ..specs.recipe_description import lr_scale_in_words, recipe_in_words
 from ..specs.recipes import FINE_TUNE, TRANSFER
-from ..specs.recipes import recipe as recipe_named
 from ..specs.settings import TrainSettings, option, spoken
 from ..specs.shapes import infer_shapes, smallest_input, tensor_shapes
 from ..specs.variants import variant as find_variant
@@ -150,12 +149,9 @@ def make_plan(
     architecture = _architecture(settings, source, pretrained, reasons)
     shapes = tensor_shapes(infer_shapes(architecture, len(source.classes)))  # refuses what does not fit before packing
     transfer = Transfer.to(architecture, shapes, source.classes, pretrained) if pretrained else None
-    if settings.recipe is not None:
-        recipe = find_recipe(settings.recipe)
-    elif transfer:
+    recipe = find_recipe(architecture.recipe if settings.recipe is None else settings.recipe)
+    if transfer and settings.recipe is None:
         recipe = TRANSFER if source.training_images < FEW_TO_FINE_TUNE else FINE_TUNE
-    else:
-        recipe = recipe_named(architecture.recipe)
     is_left_open = settings.recipe in (None, recipe.name) and settings.batch_size is None
     if is_left_open and "batch_size" not in (settings.set or {}):
         fewer = recipe.for_few_images(source.training_images)
