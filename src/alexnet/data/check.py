@@ -74,9 +74,8 @@ class CheckReport:
 
     def summary(self) -> dict:
         """The report as JSON."""
-        images, *classes = (
-            dict(zip(SPLITS, row, strict=True)) for row in np.vstack([self.counts.sum(0), self.counts]).tolist()
-        )
+        rows = np.vstack([self.counts.sum(0), self.counts]).tolist()
+        images, *classes = (dict(zip(SPLITS, row, strict=True)) for row in rows)
         about = {"name": self.source.name, **self.source.reading, "looked_at": self.checked, "images": images}
         by_class = dict(zip(self.source.classes, classes, strict=True))
         return about | {"classes": by_class, "findings": [vars(each) for each in self.findings]} | self.facts
@@ -247,11 +246,10 @@ def _trait_findings(source: Source, images: dict[int, ImageInfo], side: int) -> 
     names = source.names
     for trait, effect in TRAITS.items():
         having = [names[index] for index, image in images.items() if trait in image.traits]
-        yield from _group(
-            "warning" if trait in ("blank", "hardly any range") else "note", having, "image", f": {trait} ({effect})"
-        )
+        level: Level = "warning" if trait in ("blank", "hardly any range") else "note"
+        yield from _group(level, having, "image", f": {trait} ({effect})")
     small = [names[index] for index, image in images.items() if min(image.width, image.height) < side / 2]
-    level: Level = "warning" if len(small) * 10 > len(images) else "note"
+    level = "warning" if len(small) * 10 > len(images) else "note"
     yield from _group(level, small, "image", f": smaller than half of {side} pixels (upscaled)")
     formats = ((names[index], image.format) for index, image in images.items())
     wrong = [f"{name} is {format}" for name, format in formats if has_wrong_suffix(name, format)]

@@ -68,18 +68,16 @@ def labeled_source(
     first = next(iter(used.values()), set())
     classes, unused, class_of = class_table(tree.name, set().union(*used.values()), first, assignment.declared)
     findings += assignment.class_findings(used, classes, class_of)
-    labels = np.array(
-        [NONE if (index := class_of.get(each)) is None else index for each in assignment.labels], np.int64
-    )
+    labels = np.array([NONE if index is None else index for index in map(class_of.get, assignment.labels)], np.int64)
     kept = np.flatnonzero(labels != NONE)
     kept = kept[np.argsort(assignment.splits[kept], kind="stable")]
     indices, labels = images.indices[kept], labels[kept]
-    names = tree.files.select(indices)
+    label_files = ", ".join(assignment.label_files)
     return Source(
         name=tree.name,
-        layout=f"{images.layout}{assignment.files_in_words()}",
+        layout=f"{images.layout}; labels from {label_files}" if label_files else images.layout,
         classes=classes,
-        names=names,
+        names=tree.files.select(indices),
         labels=labels,
         splits=assignment.splits[kept],
         reader=ImageFileReader(tree.open),
@@ -89,7 +87,7 @@ def labeled_source(
         sizes=tree.sizes[indices],
         unused_classes=unused,
         findings=tuple(findings),
-        labels_from=", ".join(assignment.label_files) or "the names of folders",
+        labels_from=label_files or "the names of folders",
         splits_from=", ".join(assignment.split_files) or ("the names of folders" if has_splits else ""),
     )
 
@@ -145,9 +143,8 @@ class _Assignment:
             findings += self._compare_with_folders(lookup, row_of)
             used.append((lookup, row_of))
         for image in np.flatnonzero(np.any([row_of != NONE for _, row_of in used], axis=0)).tolist() if used else ():
-            self._assign(
-                image, [(lookup, lookup.rows[row_of[image]]) for lookup, row_of in used if row_of[image] != NONE]
-            )
+            matches = [(lookup, lookup.rows[row_of[image]]) for lookup, row_of in used if row_of[image] != NONE]
+            self._assign(image, matches)
         missing = [(each, each.rows[i]) for each, _ in used for i in each.indices.values() if i not in each.matched]
         if missing:
             text = f"of missing images, first {missing[0][0].name}: {short(missing[0][1].image)}"
@@ -181,10 +178,8 @@ class _Assignment:
             yield Finding("warning", f"{lookup.name} is not UTF-8 and was read as {encoding}; save it as UTF-8")
         repeated, most = lookup.repeated
         if repeated:
-            text = (
-                f"{lookup.name} lists {counted(repeated, 'image')} several times, up to {most} times; each counts once"
-            )
-            yield Finding("warning", text)
+            text = f"lists {counted(repeated, 'image')} several times, up to {most} times; each counts once"
+            yield Finding("warning", f"{lookup.name} {text}")
 
     def _template_problem(self, lookup: Lookup, row_of: np.ndarray) -> str:
         """Why the labels of a file are not the truth; "" if they may be."""
@@ -212,10 +207,8 @@ class _Assignment:
             if wrong := [pair for pair in pairs if pair[0] != pair[1]]:
                 count = counted(sum(pairs[pair] for pair in wrong), "image")
                 first = f"first {wrong[0][1]} in the folder {wrong[0][0]}"
-                yield Finding(
-                    "warning",
-                    f"{lookup.name} has other labels than the folders for {count}, {first}; the folders count",
-                )
+                text = f"{lookup.name} has other labels than the folders for {count}, {first}; the folders count"
+                yield Finding("warning", text)
         elif folder_repeats and (label_repeats or len(folders) == 1) and 2 * pairs.total() >= in_folders:
             self.labels[self.folders != NONE], self.folders[:] = None, NONE
             if len(folders) > 1:
@@ -315,9 +308,6 @@ class _Assignment:
                     yield Finding("warning", f"{folder} is taken for {near} of {declared}, which differs in case only")
                 else:
                     yield Finding("error", f"{folder} is not a class of {declared}, which has {listed(classes, 20)}")
-
-    def files_in_words(self) -> str:
-        return f"; labels from {', '.join(self.label_files)}" if self.label_files else ""
 
 
 def _first_of_numbered(lookups: Sequence[Lookup]) -> list[Lookup]:

@@ -21,19 +21,9 @@ from .split_names import split_in, split_of, words_of
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".lst", ".txt")
 CLASS_FILES = ("classes", "class_names", "classnames")
 """Stems of text files with one class per line, in the order of the indices."""
-INDEX_WORDS = {
-    "index",
-    "indices",
-    "idx",
-    "class",
-    "classes",
-    "label",
-    "labels",
-    "map",
-    "mapping",
-    "names",
-    "categories",
-}
+MAP_WORDS = set(
+    ["index", "indices", "idx", "class", "classes", "label", "labels", "map", "mapping", "names", "categories"]
+)
 """In the name of a JSON map from classes to indices; a map by another name must count from 0 or 1, without gaps."""
 COUNT_WORDS = {"count", "counts", "number", "numbers", "stats", "statistics", "weight", "weights", "size", "sizes"}
 """In the name of a JSON map that gives classes other numbers than indices."""
@@ -172,7 +162,7 @@ def _without_numbers(names: list[str]) -> list[str]:
 def _may_be_indices(stem: str, indices: list[int]) -> bool:
     words = {*words_of(stem)}
     is_counting = sorted(indices) in ([*range(len(indices))], [*range(1, len(indices) + 1)])
-    return not words & COUNT_WORDS and (is_counting or bool(words & INDEX_WORDS))
+    return not words & COUNT_WORDS and (is_counting or bool(words & MAP_WORDS))
 
 
 def _parse_json(text: str, line: int = 0):
@@ -211,11 +201,8 @@ def _from_json(value, known: _Known) -> list[Row] | dict[str, int]:
     if all(map(split_of, value)) and all(isinstance(part, (dict, list)) for part in value.values()):
         rows = ((split_of(split), row) for split, part in value.items() for row in _from_json(part, known))
         return [replace(row, split=split) for split, row in rows]
-    if (
-        len(value) == 1
-        and isinstance(inner := next(iter(value.values())), list)
-        and any(isinstance(each, (dict, list)) for each in inner[:1])
-    ):
+    inner, *others = value.values()
+    if not others and isinstance(inner, list) and inner and isinstance(inner[0], (dict, list)):
         return _from_json(inner, known)  # {"labels": [["a.jpg", 3], …]}
     if known.are_images(value):
         return [_row(item, Columns(0, 1)) for item in value.items()]
@@ -276,9 +263,8 @@ def _from_records(records: Sequence[tuple[int, object]], known: _Known) -> Itera
         if not keys:
             keys = list(record)
             sample = [each for _, each in records[:SAMPLE] if isinstance(each, dict)]
-            columns = find_columns(
-                [keys, *([str(each.get(key, "")) for key in keys] for each in sample)], known.image, known.classes
-            )
+            rows = [keys, *([str(each.get(key, "")) for key in keys] for each in sample)]
+            columns = find_columns(rows, known.image, known.classes)
         if columns is None or columns.image is None:
             raise NoLabels(f"must have an image and a label, got {short(keys)}", line)
         needed = [keys[each] for each in (columns.image, columns.label) if each is not None]

@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from functools import cached_property
 from pathlib import PurePosixPath
+from posixpath import splitext
 from reprlib import repr as short
 
 from .label_files import UNKNOWN_LABELS, LabelFile, Row
@@ -12,7 +13,7 @@ from .split_names import split_in
 
 def folded(path: str) -> str:
     """A path without what two systems may write differently: case, composed characters and the suffix."""
-    return unicodedata.normalize("NFC", _stem(path)).casefold()
+    return unicodedata.normalize("NFC", splitext(path)[0]).casefold()
 
 
 def normalized(path: str) -> str:
@@ -55,7 +56,7 @@ class Lookup:
         """Index of the row of the image at a path; ValueError if it fits another image as well."""
         parts = path.split("/")
         tails = ["/".join(parts[first:]) for first in range(len(parts))]
-        exact = (self.indices.get(key) for tail in tails for key in (tail, _stem(tail)))
+        exact = (self.indices.get(key) for tail in tails for key in (tail, splitext(tail)[0]))
         index = next((each for each in exact if each is not None), None)
         if index is None:
             loose = (self._folded.get(folded(tail)) for tail in tails)
@@ -90,8 +91,3 @@ class Lookup:
         """The row whose path, perhaps on another machine, ends like that of the image."""
         longer = [key for key in self._by_name.get(path.rpartition("/")[2], ()) if key.endswith(f"/{path}")]
         return self._folded[longer[0]] if len(longer) == 1 else None
-
-
-def _stem(path: str) -> str:
-    dot = path.rfind(".")
-    return path[:dot] if dot > path.rfind("/") + 1 else path

@@ -50,10 +50,7 @@ def roles_of(folders: Collection[str]) -> Roles:
     masks = _mask_folders(folders)
     folders = [folder for folder in folders if folder not in masks]
     root = data_root(folders)
-    parts = {
-        folder: tuple(f"{folder}/"[len(root) : -1].split("/")) if folder + "/" != root else () for folder in folders
-    }
-    parts = {folder: inner if inner != ("",) else () for folder, inner in parts.items()}
+    parts = {folder: tuple(filter(None, f"{folder}/"[len(root) : -1].split("/"))) for folder in folders}
     roles = Roles(root, {}, outside=set(masks))
     tops: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for inner in parts.values():
@@ -115,10 +112,8 @@ def _splits_with_classes(tops: Mapping[str, list]) -> dict[str, tuple[str, str]]
         by_split[split].add(name)
     classes = by_split.get("train", set())
     fits = len(by_split) > 1 and len(classes) > 1 and "" not in classes and None not in by_split
-    fits = (
-        fits and all(names <= classes for names in by_split.values()) and not any(any(rests) for rests in tops.values())
-    )
-    return both if fits else {}
+    fits = fits and all(names <= classes for names in by_split.values())
+    return both if fits and not any(map(any, tops.values())) else {}
 
 
 def _split_folders(tops: Mapping[str, list[tuple[str, ...]]], findings: list[Finding]) -> dict[str, str]:
@@ -134,10 +129,8 @@ def _split_folders(tops: Mapping[str, list[tuple[str, ...]]], findings: list[Fin
     if holds_folders & splits.keys():
         return splits
     name, split = next(iter(splits.items()))
-    text = (
-        f"{name}/ is taken for a class, like {listed(others, 3)} beside it, and not for the {split} split of that name"
-    )
-    findings.append(Finding("warning", text))
+    text = f"is taken for a class, like {listed(others, 3)} beside it, and not for the {split} split of that name"
+    findings.append(Finding("warning", f"{name}/ {text}"))
     return {}
 
 
@@ -170,15 +163,10 @@ def _wrappers(
 
 def _mask_folders(folders: Collection[str]) -> set[str]:
     """Folders of images that are masks of those in a folder `images` beside them."""
-    everything = {
-        "/".join(folder.split("/")[: depth + 1]) for folder in folders for depth in range(folder.count("/") + 1)
-    }
-    beside = {path.rpartition("/")[0] for path in everything if path.rpartition("/")[2].lower() in GENERIC_FOLDERS}
-    masks = {
-        path
-        for path in everything
-        if path.rpartition("/")[2].lower() in MASK_FOLDERS and path.rpartition("/")[0] in beside
-    }
+    paths = {"/".join(folder.split("/")[: depth + 1]) for folder in folders for depth in range(folder.count("/") + 1)}
+    beside = {path.rpartition("/")[0] for path in paths if path.rpartition("/")[2].lower() in GENERIC_FOLDERS}
+    named = (path for path in paths if path.rpartition("/")[2].lower() in MASK_FOLDERS)
+    masks = {path for path in named if path.rpartition("/")[0] in beside}
     return {folder for folder in folders if any(f"{folder}/".startswith(f"{mask}/") for mask in masks)}
 
 
@@ -199,9 +187,7 @@ def _class_level(rests: Iterable[tuple[str, ...]], root: str, findings: list[Fin
     below: dict[str, set[str]] = defaultdict(set)
     for rest in rests:
         below[rest[0]].add(rest[1] if len(rest) > 1 else "")
-    if len(below) < 2 or any("" in names for names in below.values()):
-        return 0
-    if any(len(names) < 2 for names in below.values()):
+    if len(below) < 2 or any("" in names or len(names) < 2 for names in below.values()):
         return 0
     firsts, names = sorted(below), sorted(set().union(*below.values()))
     if all(len(inner) >= NEARLY * len(names) for inner in below.values()):

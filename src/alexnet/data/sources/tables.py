@@ -54,11 +54,7 @@ def table_source(tree: Tree) -> Source | None:
         labels=np.array([index_of[labels[row]] for row in known], np.int64),
         splits=splits,
         reader=TableReader(tree.open, parts[0].image),
-        locate=lambda index: (
-            tree.locate(indices[files[index]]),
-            names[indices[files[index]]].suffix,
-            int(rows[index]),
-        ),
+        locate=lambda index: (tree.locate(paths[index][0]), paths[index][1].suffix, int(rows[index])),
         files_fingerprint=tree.fingerprint,
         has_splits=any(part.is_split for part in parts),
         unused_classes=unused,
