@@ -321,8 +321,18 @@ def create(
     transfer = Transfer.to(architecture, shapes, [*map(str, classes)], Pretrained(bundle, file, ""))
     if unfit := [layer for layer in transfer.new if layer != architecture.layers[-1].name]:
         raise ValueError(f"{', '.join(unfit)} of {architecture.name} do not fit the weights in {file}")
+    if _operations(network) != _operations(bundle.network):
+        raise ValueError(
+            f"pretrained must be weights of {architecture.name}, got those of {bundle.network.architecture.name}, whose "
+            f"layers have the same shapes but differ otherwise, in {file}"
+        )
     transfer.copy_weights(network)
     return network
+
+
+def _operations(network: AlexNet) -> list[str]:
+    """What a network computes in evaluation, up to its last layer, whose classes may be others."""
+    return [str(module) for module in network.children() if "Dropout" not in type(module).__name__][:-1]
 
 
 class _CtrlC:

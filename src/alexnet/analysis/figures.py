@@ -288,6 +288,8 @@ def learning_rates_figure(recipes: Sequence[Recipe]) -> Figure:
         axes.set_ylabel("Learning rate")
     figure.supxlabel("Epoch", fontsize=10)
     keys = {name: Line2D([], [], **style) for name, style in STYLES.items()} | {"frozen layers": Patch(**FROZEN)}
+    drawn = {name for axes in figure.axes for name in axes.get_legend_handles_labels()[1]}
+    keys = {name: key for name, key in keys.items() if name in drawn}
     figure.legend(keys.values(), keys.keys(), loc="outside upper center", ncols=3 if columns == 1 else 6, frameon=False)
     return figure
 
@@ -308,13 +310,13 @@ def _plot_learning_rates(axes: Axes, recipe: Recipe) -> None:
     for name, values in lines.items():
         is_shown = values > 0 if name == "weights" else (values > 0) & (values != lines["weights"])
         if is_shown.any():
-            axes.plot(epochs, np.where(is_shown, values, np.nan), **STYLES[name])
+            axes.plot(epochs, np.where(is_shown, values, np.nan), label=name, **STYLES[name])
     axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.margins(x=0.02)
     color_shift_end = next((first for first, _, rates, _ in stretches if not rates.color_shift), None)
     if recipe.color_shift and color_shift_end is not None:
-        axes.axvline(color_shift_end, **STYLES["color shift off"])
+        axes.axvline(color_shift_end, label="color shift off", **STYLES["color shift off"])
     frozen_from = {
         layer: first
         for first, _, rates, _ in reversed(stretches)
@@ -322,7 +324,7 @@ def _plot_learning_rates(axes: Axes, recipe: Recipe) -> None:
         if not any(lrs)
     }
     if frozen_from:
-        axes.axvspan(min(frozen_from.values()), recipe.epochs, **FROZEN)
+        axes.axvspan(min(frozen_from.values()), recipe.epochs, label="frozen layers", **FROZEN)
         axes.text(0.97, 0.42, "\n".join(frozen_from), transform=axes.transAxes, ha="right", color="tab:red", fontsize=9)
 
 
