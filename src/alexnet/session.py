@@ -322,10 +322,8 @@ def create(
     if unfit := [layer for layer in transfer.new if layer != architecture.layers[-1].name]:
         raise ValueError(f"{', '.join(unfit)} of {architecture.name} do not fit the weights in {file}")
     if _operations(network) != _operations(bundle.network):
-        raise ValueError(
-            f"pretrained must be weights of {architecture.name}, got those of {bundle.network.architecture.name}, whose "
-            f"layers have the same shapes but differ otherwise, in {file}"
-        )
+        theirs = f"{bundle.network.architecture.name} ({file}), whose layers have the same shapes but differ otherwise"
+        raise ValueError(f"pretrained must be weights of {architecture.name}, got those of {theirs}")
     transfer.copy_weights(network)
     return network
 
