@@ -213,7 +213,7 @@ def test_create_with_pretrained_weights(published, tmp_path):
         alexnet.create("original", pretrained=True)
     assert str(error.value) == message
     lookalike = replace(narrow_caffe, name="no-norm", norm=None)  # the same tensors, another function
-    with pytest.raises(ValueError, match="^pretrained must be weights of no-norm, got those of caffe "):
+    with pytest.raises(ValueError, match=r"^pretrained must be weights of no-norm, got those of caffe "):
         alexnet.create(lookalike, num_classes=5, pretrained=tmp_path / "saved")
     with pytest.raises(ValueError, match="no layer of its network, caffe, fits caffe"):
         alexnet.create("caffe", pretrained=True)
