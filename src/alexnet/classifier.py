@@ -13,6 +13,7 @@ import contextlib
 import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
@@ -20,10 +21,11 @@ import numpy as np
 import torch
 
 from . import session
+from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
 from .compat import renamed
 from .console import TrainingBar, print_facts, print_text, progress_bar
 from .data.labels.class_names import readable_class_name
-from .data.pack.reading import Pack
+from .data.pack.reading import Images, Pack
 from .data.source import Data
 from .data.sources.memory import hold
 from .device import describe_device, pick_device, pick_precision, set_threads
@@ -275,6 +277,62 @@ class Classifier(huggingface.HubMixin):
         if not stored:
             return torch.empty(0, 3, side, side, device=self.device)
         return preprocessing.center_crop(torch.from_numpy(np.stack(stored)).to(self.device)).contiguous()
+
+    def features(
+        self,
+        images: Data | ImageLike | Iterable[ImageLike] | None = None,
+        layers: str | Sequence[str] | None = None,
+        output: str | Path | None = None,
+        views: Literal["center", "ten"] = "center",
+        pool: Literal["mean", "max"] | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+        split: str | None = None,
+        verbose: bool = True,
+    ) -> dict[str, np.ndarray]:
+        """Activations by layer, (images, …), for images in the order of `predict` or, with an output, of a data set.
+
+            fc7 = classifier.features(["cat.jpg", "dog.jpg"], "fc7")["fc7"]  # in memory, (2, 4096)
+            classifier.features("photos", ["fc7", "conv5"], output="features")  # files of any size, mapped into memory
+
+        The numbers are those of `network.features` and of a forward hook, in float32.
+
+        Args:
+            images: as for `predict`. With an output: a data set as for `fit`, or a folder of images without labels;
+                what it was trained on if None.
+            layers: names of layers; the last hidden one (relu7) if None.
+            output: folder to write to: a file per layer, images.csv and features.json. An interrupted call is resumed
+                by the same call.
+            views: of the center crop, or the mean over the ten views.
+            pool: of each feature map keep its mean or its maximum.
+            split: with an output, of "train", "val" or "test" alone; of all images if None.
+            verbose: whether to print how large it becomes, and show progress.
+
+        Raises:
+            ValueError: there is no such layer or split, an image cannot be read, or the output holds something else.
+        """
+        bundle = self._ready()
+        layers = (layers,) if isinstance(layers, str) else tuple(layers or [last_hidden(bundle.network)])
+        settings = FeatureSettings(layers, views, pool, dtype)
+        if output is not None:
+            images = self.images(images, split, verbose)
+            extraction = Extraction(bundle, images, settings, Path(output))
+            if verbose:
+                print_text(extraction.in_words())
+            return extraction.run(progress_bar("features") if verbose else None)
+        if images is None or split is not None:
+            raise ValueError("output must be given for the images of a data set; without it, images are as for predict")
+        inputs, parts = bundle.preprocessing, []
+        named = iter(each_image(images, is_run))
+        while batch := [stored_image(each, inputs.stored_size, inputs.squares) for _, each in islice(named, 50)]:
+            parts.append(activations(bundle, torch.from_numpy(np.stack(batch)).to(self.device), settings))
+        return {layer: np.concatenate([part[layer].cpu().numpy() for part in parts]) for layer in parts[0]}
+
+    def images(
+        self, data: Data | None, split: str | None = None, verbose: bool = True, maps: LabelMaps = LabelMaps()
+    ) -> Images:
+        """The images of a data set, with or without labels."""
+        run, track = self.run and Run(self.run), progress_bar if verbose else None
+        return session.open_images(self._ready(), data, split, maps, run, self._fitted, track)
 
     @overload
     def predict_n(self, image: ImageLike, n: int = 5, all_views: bool = True) -> list[tuple[str, float]]: ...

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .analysis.report import write_report
 from .data.pack.packing import PackOptions, make_pack
-from .data.pack.reading import Pack, describe_splits
+from .data.pack.reading import Images, Pack, describe_splits
 from .data.progress import Track
 from .data.source import SPLITS, Data
 from .data.sources.detection import open_source
@@ -204,14 +204,37 @@ def images_to_evaluate(
 
     Args:
         data, split: as for `Classifier.evaluate`.
+        maps, run, fitted: as for `open_images`.
+    """
+    images = open_images(bundle, data, split, maps, run, fitted, track, needs_labels=True)
+    order = np.array([bundle.classes.index(name) for name in images.packed.classes])
+    packed = replace(images.packed, classes=bundle.classes, labels=order[images.packed.labels])
+    return packed, images.indices
+
+
+def open_images(
+    bundle: ModelBundle,
+    data: Data | None,
+    split: str | None,
+    maps: LabelMaps,
+    run: Run | None,
+    fitted: tuple[str, Pack] | None,
+    track: Callable[[str], Callable] | None,
+    needs_labels: bool = False,
+) -> Images:
+    """The images of a data set; those that the network was trained on if it is None.
+
+    Args:
+        split: if None, all images or, if they need labels, those on which errors are counted.
         maps: for what the run was trained on, its own if they are the default.
         run: the run that the network comes from.
         fitted: what the network was trained on by this process: location and pack.
+        needs_labels: whether every image must have a class that the network knows.
     """
     record = run.record() if run else {}
     data = data if data is None else hold(data, track and track("reading"))
     if fitted and maps == LabelMaps() and (data is None or (location_of(data) == fitted[0] and not record)):
-        return fitted[1], evaluation_images(fitted[1], split)
+        return Images(fitted[1], evaluation_images(fitted[1], split, needs_labels), True, fitted[0])
     if data is None and "data" not in record:
         raise ValueError("data must be given, as this classifier does not know what it was trained on")
     if data is None:
@@ -223,19 +246,19 @@ def images_to_evaluate(
     if is_own and maps == LabelMaps():
         maps = LabelMaps(record.get("labels"), record.get("label_indices"))
     drawn = (record.get("split_seed", 0), record.get("val_fraction")) if is_own else (0, None)
-    source = open_source(data, drawn[0], None, is_run, maps, drawn[1])
-    if unknown := sorted(set(source.classes) - set(bundle.classes)):
+    source = open_source(data, drawn[0], None, is_run, maps, drawn[1], needs_labels)
+    if needs_labels and (unknown := sorted(set(source.classes) - set(bundle.classes))):
         raise ValueError(
             f"{source.name} has classes that the network does not know: {listed(unknown, 5)}; it knows "
             f"{listed(bundle.classes, 20)}"
         )
     options = PackOptions(record.get("jpeg") if is_own else None, squares=bundle.preprocessing.squares)
     packed = make_pack(source, bundle.preprocessing.stored_size, None, options, track and track("packing"))
-    order = np.array([bundle.classes.index(name) for name in packed.classes])
-    packed = replace(packed, classes=bundle.classes, labels=order[packed.labels])
     if is_own and not source.has_splits:
         packed = run.with_splits(packed)
-    return packed, evaluation_images(packed, split, is_own or source.has_splits)
+    has_splits = is_own or source.has_splits
+    indices = evaluation_images(packed, split, has_splits and needs_labels)
+    return Images(packed, indices, has_splits, source.location, source.sizes)
 
 
 def evaluation_images(packed: Pack, split: str | None = None, has_splits: bool = True) -> np.ndarray:

@@ -24,6 +24,7 @@ from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
+from .features import features
 from .find_lr import find_lr
 from .flags import FLAG_TYPES, as_command, with_todays_flags
 from .import_weights import import_weights
@@ -42,6 +43,7 @@ COMMANDS = {
     "pack": pack,
     "doctor": doctor,
     "show": show,
+    "features": features,
     "export": export,
     "import": import_weights,
     "bench": bench,

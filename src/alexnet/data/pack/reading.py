@@ -121,6 +121,37 @@ class Pack:
         return next((split for split in ("test", "val") if len(self.indices(split))), "train")
 
 
+@dataclass(frozen=True)
+class Images:
+    """Some images of a data set, at the stored size of a network."""
+
+    packed: Pack
+    indices: np.ndarray
+    """Those that are looked at, (N,), ascending."""
+    has_splits: bool = True
+    """Whether the splits are those of the data or of a run; else, they were drawn."""
+    location: str = ""
+    """Where the data is, as `location_of` says it."""
+    sizes: np.ndarray | None = None
+    """Bytes of each image of the pack, if images are files."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def path(self, index: int) -> str:
+        """The file of an image of the pack, or else its name."""
+        name, folder = self.packed.names[index], Path(self.location)
+        return str(folder / name) if folder.is_absolute() and folder.is_dir() else name
+
+    def label(self, index: int) -> str:
+        """The class of an image of the pack; "" without labels."""
+        return self.packed.classes[self.packed.labels[index]]
+
+    def split(self, index: int) -> str:
+        """The split of an image of the pack; "" without splits."""
+        return SPLITS[self.packed.splits[index]] if self.has_splits else ""
+
+
 def open_pack(path: Path) -> Pack:
     """Map a pack into memory, and verify the checksums of its tables and of VERIFIED_IMAGES images.
 

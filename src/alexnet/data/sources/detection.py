@@ -28,7 +28,7 @@ from ..storage.trees import (
 )
 from .bundled import emoji_source
 from .cifar import cifar_source
-from .folders import folder_source
+from .folders import folder_source, unlabeled_source
 from .idx import IMAGE_FILE, idx_source
 from .imagenet import imagenet_source
 from .lists import list_source, read_list, subset
@@ -67,6 +67,7 @@ def detect_source(
     skip_folder: SkipFolder | None = None,
     maps: LabelMaps = LabelMaps(),
     val_fraction: float | None = None,
+    needs_labels: bool = True,
 ) -> Source:
     """A data set, with its errors in `findings`.
 
@@ -75,6 +76,7 @@ def detect_source(
         split_seed: of splits that are missing, which are held out from train.
         maps: label files that the user named.
         val_fraction: how much of each class is held out for a split; a tenth if None.
+        needs_labels: whether images of which none has a label are an error, or have one class, called "".
 
     Raises:
         ValueError: there is no data set of a known layout, or it cannot be read.
@@ -86,7 +88,7 @@ def detect_source(
         if isinstance(data, InMemory):
             source = memory_source(data, label_files)
         else:
-            opener = _Opener(track, skip_folder, label_files)
+            opener = _Opener(track, skip_folder, label_files, needs_labels)
             source = opener.open(data)
     except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of an unknown user, in a list
         raise ValueError(f"{redact(str(data))} cannot be read: {error}") from error
@@ -108,6 +110,7 @@ class _Opener:
     skip_folder: SkipFolder | None
     label_files: Sequence[LabelFile]
     """Those that the user named."""
+    needs_labels: bool
 
     def open(self, data: str | Path, lists: tuple[Path, ...] = ()) -> Source:
         """As `detect_source`; `lists` are the lists that have led here."""
@@ -156,7 +159,8 @@ class _Opener:
             tree = with_archives_opened(tree, cache, self.track)
         may_be_arrays = len(tree.files) <= MAX_ARRAY_FILES and not self.label_files
         source = may_be_arrays and (cifar_source(tree) or idx_source(tree) or table_source(tree))
-        return source or folder_source(tree, self.label_files)
+        source = source or folder_source(tree, self.label_files)
+        return source if len(source) or self.needs_labels else unlabeled_source(tree)
 
 
 def _given_files(maps: LabelMaps) -> list[LabelFile]:

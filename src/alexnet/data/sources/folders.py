@@ -13,7 +13,7 @@ from ..labels.label_files import MAX_LABEL, LabelFile, LabelFileError, NoLabels,
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
 from ..labels.split_names import split_in, words_of
-from ..source import SPLITS, Finding, Source
+from ..source import SPLITS, Finding, ImageFileReader, Source
 from ..storage.image_formats import NO_IMAGES, SUFFIXES, ignored_files, is_image_file
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree, read_file
@@ -64,6 +64,25 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
     findings += [Finding("warning", f"{name} is not used: {unused[name]}") for name in looks_like_list]
     source = labeled_source(tree, images, [*labels, *in_tree], findings)
     return replace(source, unused=tuple(f"{name}: {reason}" for name, reason in unused.items()))
+
+
+def unlabeled_source(tree: Tree) -> Source:
+    """All images of a tree, for looking at; their one class is called ""."""
+    indices, *_ = _images_and_others(tree)
+    none = np.zeros(len(indices), np.int64)
+    return Source(
+        name=tree.name,
+        layout="images without labels",
+        classes=("",),
+        names=tree.files.select(indices),
+        labels=none,
+        splits=none.astype(np.uint8),
+        reader=ImageFileReader(tree.open),
+        locate=lambda index: tree.locate(int(indices[index])),
+        files_fingerprint=tree.fingerprint,
+        has_splits=False,
+        sizes=tree.sizes[indices],
+    )
 
 
 def _images_and_others(tree: Tree) -> tuple[np.ndarray, list[str], np.ndarray, dict[int, str]]:
