@@ -30,6 +30,8 @@ class Case:
     recipe: dict = field(default_factory=dict)
     micro_batch: int | str | None = None
     sizes: tuple[int, ...] = (3,)
+    ways: dict[str, int] = field(default_factory=dict)
+    """How else the processes may divide the work, and how many they are."""
 
 
 CASES = {
@@ -38,14 +40,29 @@ CASES = {
         {"recipe": "modern", "lr": 0.01, "class_weights": {"red": 3.0, "blue": 0.5}},
         {"max_grad_norm": 0.5, "color_shift": {"std": 0.1, "divide": False}},
         sizes=(2, 3, 4),
+        ways={"hybrid": 3},
     ),
     "the dropout, crops and freezing of 2012": Case(
-        "original", {"crop_size": 67, "freeze": ("conv1",), "lr": 0.001}, {"crop_group": 3}
+        "original",
+        {"crop_size": 67, "freeze": ("conv1",), "lr": 0.001},
+        {"crop_group": 3},
+        ways={"towers": 2, "hybrid": 4},
     ),
     "batch norm and LARS": Case(
-        "batch-norm", {"crop_size": 67, "lr": 0.5}, {"mixup": 0.4, "lars_trust_coefficient": 0.01, "ema_decay": 0.9}
+        "batch-norm",
+        {"crop_size": 67, "lr": 0.5},
+        {"mixup": 0.4, "lars_trust_coefficient": 0.01, "ema_decay": 0.9},
+        ways={"towers": 2, "hybrid": 2},
     ),
-    "micro-batches": Case("small", {"lr": 0.01}, {"cutmix": 1.0}, 2),
+    "micro-batches": Case("small", {"lr": 0.01}, {"cutmix": 1.0}, 2, ways={"hybrid": 2}),
+    "everything in towers": Case(
+        "small-towers",
+        {"recipe": "modern", "lr": 0.01, "class_weights": {"red": 3.0, "blue": 0.5}, "freeze": ("conv2", "fc7")},
+        {"max_grad_norm": 0.5, "lr_scale": {"conv3": 0.3, "fc6": 0.5}},
+        3,
+        sizes=(),
+        ways={"towers": 2},
+    ),
     "as many as fit": Case("small", {"lr": 0.01}, {}, "auto"),
 }
 
@@ -57,14 +74,14 @@ def plan_of(case: Case, folder) -> Plan:
     return make_plan(open_source(images, 0, None, lambda folder: False), settings)
 
 
-def after_steps(group: Group, plan: Plan, micro_batch, double: bool = True) -> dict[str, np.ndarray]:
+def after_steps(group: Group, plan: Plan, micro_batch, way: str = "data", double: bool = True) -> dict[str, np.ndarray]:
     """Weights, velocities, averages and statistics after ten steps."""
     views_of = loop.training_views
     if double:
         torch.set_default_dtype(torch.float64)
         loop.training_views = lambda *arguments: views_of(*arguments).double()
     try:
-        training = loop.Training(plan, seed=3, micro_batch=micro_batch, group=group)
+        training = loop.Training(plan, seed=3, micro_batch=micro_batch, group=group, way=way)
         training.train()
         losses = []
         while len(losses) < STEPS:
@@ -81,7 +98,10 @@ def after_steps(group: Group, plan: Plan, micro_batch, double: bool = True) -> d
         torch.set_default_dtype(torch.float32)
         loop.training_views = views_of
     kept = {"weights": training.strategy.whole(training.strategy.module.state_dict())}
-    kept |= {"velocity": training.strategy.whole(training.optimizer.velocities()), "ema": training.ema.hidden}
+    kept |= {
+        "velocity": training.strategy.whole(training.optimizer.velocities()),
+        "ema": training.strategy.whole(training.ema.hidden),
+    }
     tensors = {f"{kind} {name}": value for kind, values in kept.items() for name, value in values.items()}
     return {name: value.numpy().copy() for name, value in tensors.items()} | {"losses": np.array(losses)}
 
@@ -101,7 +121,7 @@ def test_any_number_of_processes_takes_the_steps_of_one(name, tmp_path):
     case = CASES[name]
     plan = plan_of(case, tmp_path)
     expected = after_steps(Group(), plan, case.micro_batch)
-    for size in case.sizes:
-        for results in run(size, after_steps, plan, case.micro_batch):
+    for way, size in [*(("data", size) for size in case.sizes), *case.ways.items()]:
+        for results in run(size, after_steps, plan, case.micro_batch, way):
             assert max(differences(results, expected).values()) < 1e-10
             np.testing.assert_allclose(results["losses"], expected["losses"], rtol=1e-5)

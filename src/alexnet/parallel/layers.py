@@ -39,11 +39,12 @@ class WholeBatch:
     @staticmethod
     def of(network: nn.Module, position: Position, group: Group) -> nn.Module:
         shared = copy.copy(network)
-        shared._modules = {name: _of_whole_batch(each, position, group) for name, each in network._modules.items()}
+        shared._modules = {name: of_whole_batch(each, position, group) for name, each in network._modules.items()}
         return shared
 
 
-def _of_whole_batch(module: nn.Module, position: Position, group: Group) -> nn.Module:
+def of_whole_batch(module: nn.Module, position: Position, group: Group) -> nn.Module:
+    """A layer, or one in its stead that shares its tensors and depends on the whole batch in the right way."""
     kinds = {nn.Dropout: WholeDropout, PlainDropout: WholePlainDropout}
     if group.size > 1:
         kinds |= dict.fromkeys(BATCH_NORMS, WholeBatchNorm)
@@ -62,13 +63,17 @@ class WholeDropout(nn.Dropout):
 
     position: Position
     rescales = True
+    whole_shape: tuple[int, ...] | None = None
+    """Shape of its input, without the batch, where this process has only the channels, or units, `own` of it."""
+    own = slice(None)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
         masks, keep = self.position.masks, self.keep_probability
         if id(self) not in masks:
-            mask = torch.empty(self.position.batch_size, *x.shape[1:], device=x.device).bernoulli_(keep)
+            shape = self.whole_shape or x.shape[1:]
+            mask = torch.empty(self.position.batch_size, *shape, device=x.device).bernoulli_(keep)[:, self.own]
             masks[id(self)] = mask / keep if self.rescales else mask
         return x * masks[id(self)][self.position.rows].to(x.dtype)
 
@@ -82,6 +87,8 @@ class WholePlainDropout(PlainDropout):
 
     position: Position
     rescales = False
+    whole_shape: tuple[int, ...] | None = None
+    own = slice(None)
     keep_probability = property(lambda self: self.keep)
 
     def forward(self, x: Tensor) -> Tensor:

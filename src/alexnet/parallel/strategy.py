@@ -93,6 +93,10 @@ class DataParallel:
         """Scale all gradients down if their common norm is larger than `max_norm`."""
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)
 
+    def total_norms(self, parameter: Tensor, norms: Tensor) -> Tensor:
+        """Norms over this process's part of a parameter, made those over all of it."""
+        return norms
+
     def first_views(self, views: Tensor, batch_size: int, count: int) -> Tensor:
         """The first `count` images of the whole batch, on every process.
 
@@ -105,6 +109,12 @@ class DataParallel:
     def agree(self, wish: bool) -> bool:
         """Whether any process wishes it."""
         return bool(self.group.sum(torch.tensor([float(wish)])).item())
+
+    def gather(self) -> None:
+        """Give `network` the weights that the processes have in their `module`."""
+
+    def scatter(self) -> None:
+        """Give `module` its part of the weights of `network`."""
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of the whole network, of this process's parts of them, by name."""

@@ -17,8 +17,9 @@ from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
+from ..parallel.divided import strategy_of
 from ..parallel.group import Group
-from ..parallel.strategy import DataParallel
+from ..parallel.placement import Way
 from ..preprocessing.augmentation import augmented, draw_mix, images_to_read, training_views
 from ..specs.names import counted
 from ..specs.schedules import LearningRates
@@ -101,6 +102,7 @@ class Training:
         micro_batch: images per forward and backward pass; the whole batch if None, as many as fit in memory if "auto".
         augment: a user's own augmentation of stored images, before all others.
         group: the processes that train together.
+        way: how they divide the work.
         compress: whether they send gradients as bf16.
 
     Raises:
@@ -116,6 +118,7 @@ class Training:
         micro_batch: MicroBatch = None,
         augment: Callable[[Tensor], Tensor] | None = None,
         group: Group | None = None,
+        way: Way = "data",
         compress: bool = False,
     ):
         self.augment = augment
@@ -127,8 +130,9 @@ class Training:
             plan.transfer.copy_weights(self.network)
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
         splits, waits = micro_batch is not None, micro_batch == "auto"
-        self.strategy = DataParallel(self.network, group or Group.current(), splits, waits, compress)
+        self.strategy = strategy_of(way, self.network, group or Group.current(), splits, waits, compress)
         self.optimizer: PaperSGD = optimizer_of(self.strategy.module, plan.recipe)
+        self.optimizer.total_norms = self.strategy.total_norms
         self.ema = WeightEMA(self.strategy.module, plan.recipe.ema_decay)
         weights = plan.class_weights and torch.tensor(plan.class_weights, dtype=torch.float32, device=self.device)
         self.stepper = MicroBatches(self.strategy, self.optimizer, plan.recipe, precision, micro_batch, weights)

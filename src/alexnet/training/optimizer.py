@@ -29,6 +29,10 @@ class PaperSGD(torch.optim.Optimizer):
         params: parameters, or groups of them with settings of their own, as for torch's optimizers.
         trust_coefficient: that of LARS; None is off.
 
+    Attributes:
+        total_norms: takes a parameter and norms of it and of its gradient, which a process may have a part of, and
+            returns those of all of it.
+
     Raises:
         ValueError: a setting is out of range.
     """
@@ -48,6 +52,7 @@ class PaperSGD(torch.optim.Optimizer):
             raise ValueError(f"momentum must be >= 0 and < 1, got {momentum}")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"trust_coefficient": trust_coefficient})
+        self.total_norms: Callable[[Tensor, Tensor], Tensor] = lambda parameter, norms: norms
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -63,13 +68,21 @@ class PaperSGD(torch.optim.Optimizer):
         return loss
 
     def _update(self, w: Tensor, group: dict) -> None:
-        v, lr, weight_decay = self.velocity(w), group["lr"] * _lars_factor(w, group), group["weight_decay"]
+        v, lr, weight_decay = self.velocity(w), group["lr"] * self._lars_factor(w, group), group["weight_decay"]
         if not _fused_update(w, w.grad, v, lr, weight_decay, group["momentum"]):
             v.mul_(group["momentum"])
             if weight_decay:
                 v.add_(w, alpha=-lr * weight_decay)
             v.add_(w.grad, alpha=-lr)
             w.add_(v)
+
+    def _lars_factor(self, w: Tensor, group: dict) -> float:
+        """The factor of LARS on the learning rate of a layer's weights; 1 without LARS, and where a norm is 0."""
+        if group["trust_coefficient"] is None:
+            return 1.0
+        weight_norm, gradient_norm = self.total_norms(w, torch.stack([w.norm(), w.grad.norm()])).tolist()
+        denominator = gradient_norm + group["weight_decay"] * weight_norm
+        return group["trust_coefficient"] * weight_norm / denominator if weight_norm and denominator else 1.0
 
     def velocity(self, parameter: Tensor) -> Tensor:
         """The velocity of a parameter, of its shape; zeros before its first step."""
@@ -164,15 +177,6 @@ class WeightEMA:
             kept = hidden.clone()
             hidden.copy_(shown[name])
             shown[name].copy_(kept)
-
-
-def _lars_factor(w: Tensor, group: dict) -> float:
-    """The factor of LARS on the learning rate of a layer's weights; 1 without LARS, and where a norm is 0."""
-    if group["trust_coefficient"] is None:
-        return 1.0
-    weight_norm, gradient_norm = torch.stack([w.norm(), w.grad.norm()]).tolist()
-    denominator = gradient_norm + group["weight_decay"] * weight_norm
-    return group["trust_coefficient"] * weight_norm / denominator if weight_norm and denominator else 1.0
 
 
 def _fused_update(w: Tensor, g: Tensor, v: Tensor, lr: float, weight_decay: float, momentum: float) -> bool:
