@@ -94,17 +94,10 @@ class Divided(DataParallel):
         return super().first_views(views, batch_size, count) if self.placement.way == "hybrid" else views[:count]
 
     @torch.no_grad()
-    def gather(self) -> None:
+    def publish(self) -> None:
         state = self.network.state_dict()
         for name, tensor in self.whole(self.module.state_dict()).items():
-            if self.shards.is_divided(name):
-                state[name].copy_(tensor)
-
-    @torch.no_grad()
-    def scatter(self) -> None:
-        state = self.module.state_dict()
-        for name, tensor in self.own(self.network.state_dict()).items():
-            if self.shards.is_divided(name):
+            if not self.shards.is_replicated(name):
                 state[name].copy_(tensor)
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -110,12 +110,6 @@ class DataParallel:
         """Whether any process wishes it."""
         return bool(self.group.sum(torch.tensor([float(wish)])).item())
 
-    def gather(self) -> None:
-        """Give `network` the weights that the processes have in their `module`."""
-
-    def scatter(self) -> None:
-        """Give `module` its part of the weights of `network`."""
-
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of the whole network, of this process's parts of them, by name."""
         return tensors
