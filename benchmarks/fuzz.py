@@ -411,7 +411,7 @@ def headers(root: Path) -> Callable:
     import torch
     from safetensors.torch import save_file
 
-    from alexnet.evaluation.evaluation import probabilities
+    from alexnet.evaluation.inference import probabilities
     from alexnet.model import bundle as module
 
     bundle = small_bundle()

@@ -258,9 +258,9 @@ def test_lines_are_few_and_the_journal_keeps_one_an_epoch(images, tmp_path):
 def test_errors_with_other_names_for_the_classes():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     answers = torch.tensor([1, 1, 2, 2, 0, 1])
-    metrics = Metrics(torch.nn.functional.one_hot(answers, 3).float(), labels)
+    metrics = Metrics.of(torch.nn.functional.one_hot(answers, 3).float(), labels)
     assert metrics.top1 == 0 and metrics.top1_relabeled == pytest.approx(5 / 6)
-    one_class = Metrics(torch.tensor([[1.0, 0.0, 0.0]] * 6), labels)
+    one_class = Metrics.of(torch.tensor([[1.0, 0.0, 0.0]] * 6), labels)
     assert one_class.top1_relabeled == pytest.approx(1 / 3) and one_class.most_predicted_fraction == 1
 
 

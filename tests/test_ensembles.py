@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,8 @@ from conftest import write_colors
 import alexnet
 from alexnet.cli import main
 from alexnet.evaluation.ensembles import GRID, evaluate_average, searched_weights
-from alexnet.evaluation.evaluation import Evaluation
-from alexnet.evaluation.metrics import Metrics
+from alexnet.evaluation.inference import Inference, Predicted
+from alexnet.parallel.group import Group
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,33 @@ def test_from_python(runs):
     assert (ensemble.average.view_count, ensemble.weights) == (15, (1.0, 1.0))
 
 
-def evaluation(probabilities, labels, names, classes):
-    """An evaluation of images that are nowhere."""
-    metrics = Metrics(torch.as_tensor(probabilities, dtype=torch.float32), torch.as_tensor(labels))
-    packed = SimpleNamespace(names=list(names), classes=tuple(classes), name="made up")
-    return Evaluation(metrics, metrics, 10, packed, np.arange(len(names)))
+@dataclass(frozen=True)
+class Known(Inference):
+    """What a network is said to predict for images that are nowhere."""
+
+    known: torch.Tensor | None = None
+
+    def predicted(self, group):
+        columns = slice(None) if self.columns is None else self.columns
+        for own in np.array_split(self.indices, 2)[: len(self.indices)]:  # in two batches
+            probabilities = self.known[own][:, columns]
+            yield Predicted(torch.from_numpy(self.packed.labels[own]), probabilities, probabilities)
+
+
+def known(probabilities, labels, names, classes):
+    bundle = SimpleNamespace(preprocessing=SimpleNamespace(stored_size=8, view_count=10))
+    packed = SimpleNamespace(names=list(names), classes=tuple(classes), labels=np.array(labels), side=8)
+    probabilities = torch.as_tensor(probabilities, dtype=torch.float32)
+    return Known(bundle, Images(**vars(packed)), np.arange(len(names)), known=probabilities)
+
+
+@dataclass(frozen=True)
+class Images:
+    names: list
+    classes: tuple
+    labels: np.ndarray
+    side: int
+    name: str = "made up"
 
 
 def noisy(generator, labels, classes, strength):
@@ -81,10 +104,19 @@ def noisy(generator, labels, classes, strength):
     return torch.from_numpy(scores).softmax(1)
 
 
+def batches_of(probabilities, labels):
+    """In batches of 50 images, by every network."""
+    pairs = [(torch.from_numpy(labels), torch.as_tensor(each, dtype=torch.float32)) for each in probabilities]
+    return [
+        [Predicted(labels[first : first + 50], *2 * [each[first : first + 50]]) for labels, each in pairs]
+        for first in range(0, len(labels), 50)
+    ]
+
+
 def test_images_and_classes_are_matched_by_name():
-    first = evaluation([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [0, 1], ["x", "y"], "abc")
+    first = known([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], [0, 1], ["x", "y"], "abc")
     # the same two images, the other way round, and classes c, a, b
-    other = evaluation([[0.3, 0.1, 0.6], [0.2, 0.5, 0.3]], [2, 1], ["y", "x"], "cab")
+    other = known([[0.3, 0.1, 0.6], [0.2, 0.5, 0.3]], [2, 1], ["y", "x"], "cab")
     ensemble = evaluate_average([first, other])
     expected = [
         [(0.7 + 0.5) / 2, (0.2 + 0.3) / 2, (0.1 + 0.2) / 2],
@@ -98,9 +130,8 @@ def test_images_and_classes_are_matched_by_name():
 def test_the_search_finds_the_good_network_among_noise(classes):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, classes, 3000)
-    names = [str(index) for index in range(3000)]
     probabilities = [noisy(generator, labels, classes, strength) for strength in (0.0, 2.0, 0.0)]
-    weights = searched_weights([evaluation(each, labels, names, range(classes)) for each in probabilities])
+    weights = searched_weights(batches_of(probabilities, labels), Group())
     assert set(weights) <= set(GRID)
     assert weights[1] > 3 * max(weights[0], weights[2])
 
@@ -125,20 +156,17 @@ def test_the_search_is_that_of_2012():
                 tried = [*weights[:index], value, *weights[index + 1 :]]
                 if right(tried) > best:
                     weights, best = tried, right(tried)
-    names = [str(index) for index in range(60)]
-    assert searched_weights([evaluation(each, labels, names, range(8)) for each in probabilities]) == pytest.approx(
-        weights
-    )
+    assert searched_weights(batches_of(probabilities, labels), Group()) == pytest.approx(weights)
 
 
 def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
-    first = evaluation([[0.7, 0.3]], [0], ["x"], "ab")
+    first = known([[0.7, 0.3]], [0], ["x"], "ab")
     with pytest.raises(ValueError, match="the networks must have the same classes, but differ in b, c"):
-        evaluate_average([first, evaluation([[0.7, 0.3]], [0], ["x"], "ac")])
+        evaluate_average([first, known([[0.7, 0.3]], [0], ["x"], "ac")])
     with pytest.raises(ValueError, match="the networks must be evaluated on the same images, but differ in x"):
-        evaluate_average([first, evaluation([[0.7, 0.3]], [0], ["y"], "ab")])
+        evaluate_average([first, known([[0.7, 0.3]], [0], ["y"], "ab")])
     with pytest.raises(ValueError, match="the same images have different labels"):
-        evaluate_average([first, evaluation([[0.7, 0.3]], [1], ["x"], "ab")])
+        evaluate_average([first, known([[0.7, 0.3]], [1], ["x"], "ab")])
     with pytest.raises(ValueError, match=r"cannot be searched on images that are evaluated, such as x \(1 images\)"):
         evaluate_average([first, first], [first, first])
     networks = list(map(str, runs))
@@ -155,8 +183,8 @@ def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
 
 def test_one_image_of_a_name_is_like_another():
     """A list may name an image twice: they are matched in their order, and both count."""
-    first = evaluation([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], ["x", "x", "w"], "ab")
-    other = evaluation([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]], [1, 0, 0], ["w", "x", "x"], "ab")
+    first = known([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], [0, 0, 1], ["x", "x", "w"], "ab")
+    other = known([[0.4, 0.6], [0.8, 0.2], [0.5, 0.5]], [1, 0, 0], ["w", "x", "x"], "ab")
     ensemble = evaluate_average([first, other])
     expected = [[0.85, 0.15], [0.55, 0.45], [0.3, 0.7]]
     torch.testing.assert_close(ensemble.average.all_views.probabilities, torch.tensor(expected))

@@ -39,7 +39,7 @@ def test_scores_that_are_no_numbers_earn_nothing():
 
 def test_numbers_of_a_table_by_hand():
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
-    metrics = Metrics(probabilities, torch.tensor([0, 1, 1]))
+    metrics = Metrics.of(probabilities, torch.tensor([0, 1, 1]))
     assert metrics.top1 == pytest.approx(2 / 3)
     assert metrics.top5 == 1
     assert metrics.loss == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.5)) / 3)
@@ -47,11 +47,11 @@ def test_numbers_of_a_table_by_hand():
     assert metrics.summary()["top1_error"] == pytest.approx(1 / 3)
     assert metrics.in_percent() == {"top-1 error": "33.3%", "top-1 accuracy": "66.7%", "loss": "0.751"}
     six = torch.eye(6)[[0, 1]]
-    assert list(Metrics(six, torch.tensor([0, 1])).in_percent())[1] == "top-5 error"
+    assert list(Metrics.of(six, torch.tensor([0, 1])).in_percent())[1] == "top-5 error"
 
 
 def test_former_names_still_work():
-    metrics = Metrics(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
+    metrics = Metrics.of(torch.tensor([[0.7, 0.3]]), torch.tensor([0]))
     evaluation = Evaluation(metrics, metrics, 10, None, np.arange(1))
     with pytest.warns(FutureWarning, match="mean is now called all_views"):
         assert evaluation.mean is metrics

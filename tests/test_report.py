@@ -85,7 +85,7 @@ def test_the_interval_is_wilsons():
 
 def test_the_worst_errors_are_the_most_probable_wrong_predictions():
     probabilities = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.6, 0.4]])
-    metrics = Metrics(probabilities, torch.tensor([0, 0, 1, 1]))
+    metrics = Metrics.of(probabilities, torch.tensor([0, 0, 1, 1]))
     assert worst_errors(metrics, 3).tolist() == [1, 3] and worst_errors(metrics, 1).tolist() == [1]
 
 

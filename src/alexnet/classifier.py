@@ -31,6 +31,7 @@ from .data.sources.memory import hold
 from .device import describe_device, pick_device, pick_precision, set_threads
 from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
 from .evaluation.evaluation import Evaluation, evaluate
+from .evaluation.inference import Inference
 from .evaluation.prediction import Prediction, predict_each
 from .interchange import huggingface
 from .model.bundle import FILE as MODEL_FILE
@@ -38,6 +39,7 @@ from .model.bundle import ModelBundle
 from .model.network import AlexNet
 from .model.quantization import FcPrecision
 from .notebook import html_table
+from .parallel.group import Group
 from .preprocessing.images import ImageLike, each_image, holds_many, stored_image
 from .runs.history import History
 from .runs.run import Run, is_run
@@ -210,8 +212,10 @@ class Classifier(huggingface.HubMixin):
         verbose: bool = True,
         labels: str | Path | None = None,
         label_indices: str | Path | None = None,
+        csv: str | Path | None = None,
+        keep_probabilities: bool | None = None,
     ) -> Evaluation:
-        """Top-1 and top-5 errors on labeled images.
+        """Top-1 and top-5 errors on labeled images, in memory that hardly depends on the number of classes.
 
         Args:
             data: as for `fit`; what it was trained on if None.
@@ -219,14 +223,22 @@ class Classifier(huggingface.HubMixin):
                 splits on which it was not trained.
             all_views: whether to average over ten views (ten-crop) as well.
             labels, label_indices: as for `fit`; those of the run for what it was trained on, if None.
+            csv: file to write with the probability of every class for every image, over ten views if there are.
+            keep_probabilities: whether the result has these, too (`evaluation.all_views.probabilities`); if None, up
+                to 16 million of them.
 
         Raises:
             ValueError: the data or the split does not exist, or has classes that the network does not know.
         """
-        bundle, run, track = self._ready(), self.run and Run(self.run), progress_bar if verbose else None
-        maps = LabelMaps(labels, label_indices)
-        packed, indices = session.images_to_evaluate(bundle, data, split, maps, run, self._fitted, track)
-        return evaluate(bundle, packed, indices, all_views, self.precision, track and track("evaluating"))
+        packed, indices = self._images(data, split, LabelMaps(labels, label_indices), verbose)
+        how = {"progress": progress_bar("evaluating") if verbose else None, "group": Group.current()}
+        how |= {"csv": csv and Path(csv), "keep_probabilities": keep_probabilities}
+        return evaluate(self._ready(), packed, indices, all_views, self.precision, **how)
+
+    def _images(self, data: Data | None, split: str | None, maps: LabelMaps, verbose: bool) -> tuple[Pack, np.ndarray]:
+        """The images to evaluate on, and their indices in the pack."""
+        run, track = self.run and Run(self.run), progress_bar if verbose else None
+        return session.images_to_evaluate(self._ready(), data, split, maps, run, self._fitted, track)
 
     def predict(self, image: ImageLike | Iterable[ImageLike], all_views: bool = True) -> np.ndarray:
         """Probabilities of all classes, in the order of `classes`.
@@ -455,6 +467,8 @@ def evaluate_together(
     split: str | None = None,
     weights: Literal["equal", "search"] = "equal",
     verbose: bool = True,
+    csv: str | Path | None = None,
+    keep_probabilities: bool | None = None,
 ) -> EnsembleEvaluation:
     """Errors of several networks, alone and as an ensemble: the mean of their probabilities over ten views.
 
@@ -464,6 +478,7 @@ def evaluate_together(
         networks: classifiers, or what `load` takes.
         data, split: as for `Classifier.evaluate`, the same for all.
         weights: "equal", or the coordinate search of 2012 on val, whose images are then not evaluated on.
+        csv, keep_probabilities: as for `Classifier.evaluate`; the file has the averages.
 
     Raises:
         ValueError: networks, data and split do not fit together; the message says which.
@@ -473,13 +488,16 @@ def evaluate_together(
     if weights not in ("equal", "search"):
         raise ValueError(f"weights must be 'equal' or 'search', got {weights!r}")
     data = data if data is None else hold(data)
-    evaluations, validation = [], []
-    for each in networks:
-        classifier = each if isinstance(each, Classifier) else load(each)
-        evaluations.append(classifier.evaluate(data, split, verbose=verbose))
-        if weights == "search":
-            validation.append(classifier.evaluate(data, "val", verbose=verbose))
-    return evaluate_average(evaluations, validation or None)
+    classifiers = [each if isinstance(each, Classifier) else load(each) for each in networks]
+
+    def members(split: str | None) -> list[Inference]:
+        images = (each._images(data, split, LabelMaps(), verbose) for each in classifiers)
+        ready = ((each._ready(), each.precision) for each in classifiers)
+        return [Inference(bundle, *of, precision=how) for (bundle, how), of in zip(ready, images, strict=True)]
+
+    how = {"progress": progress_bar("evaluating") if verbose else None, "group": Group.current()}
+    how |= {"csv": csv and Path(csv), "keep_probabilities": keep_probabilities}
+    return evaluate_average(members(split), members("val") if weights == "search" else None, **how)
 
 
 def find_lr(

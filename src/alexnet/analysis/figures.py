@@ -212,14 +212,14 @@ def predictions_figure(images: np.ndarray, metrics: Metrics, classes: Sequence[s
         picture.imshow(image)
         picture.set_axis_off()
         picture.set_title(classes[label], fontsize=10, fontweight="bold", parse_math=False)
-        _bars(figure.add_subplot(grid[2 * row + 1, column]), metrics.probabilities[index].numpy(), label, classes)
+        top = metrics.top_classes[index].tolist(), metrics.top_probabilities[index].tolist()
+        _bars(figure.add_subplot(grid[2 * row + 1, column]), *top, label, classes)
     return figure
 
 
-def _bars(axes: Axes, probabilities: np.ndarray, label: int, classes: Sequence[str]) -> None:
-    top5 = probabilities.argsort()[::-1][:5]
+def _bars(axes: Axes, top5: list[int], probabilities: list[float], label: int, classes: Sequence[str]) -> None:
     colors = [TRUE_CLASS if predicted == label else OTHER_CLASS for predicted in top5]
-    axes.barh(range(len(top5)), probabilities[top5], color=colors)
+    axes.barh(range(len(top5)), probabilities, color=colors)
     for rank, predicted in enumerate(top5):
         axes.text(0.02, rank, classes[predicted], va="center", fontsize=9, parse_math=False)
     axes.set_xlim(0, 1)
@@ -330,6 +330,6 @@ def _plot_learning_rates(axes: Axes, recipe: Recipe) -> None:
 
 def worst_errors(metrics: Metrics, count: int) -> np.ndarray:
     """Indices of the images whose wrong class got the highest probabilities, the highest first."""
-    highest, answers = metrics.probabilities.max(1)
-    order = torch.where(answers == metrics.labels, -1.0, highest).argsort(descending=True, stable=True)
-    return order[: min(count, int((answers != metrics.labels).sum()))].numpy()
+    is_wrong = metrics.predictions != metrics.labels
+    order = torch.where(is_wrong, metrics.top_probabilities[:, 0], -1.0).argsort(descending=True, stable=True)
+    return order[: min(count, int(is_wrong.sum()))].numpy()

@@ -156,9 +156,8 @@ def _chance(training: Training, metrics: Metrics, classes: Sequence[str]) -> str
 
 
 def _images(evaluation: Evaluation, chosen: np.ndarray, classes: Sequence[str]) -> Figure:
-    metrics = evaluation.all_views
     images = evaluation.packed.images[evaluation.indices[chosen]]
-    return predictions_figure(images, Metrics(metrics.probabilities[chosen], metrics.labels[chosen]), classes)
+    return predictions_figure(images, evaluation.all_views.changed(lambda rows: rows[chosen]), classes)
 
 
 def _batch_figure(training: Training, classes: Sequence[str]) -> Figure:

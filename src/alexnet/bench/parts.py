@@ -19,7 +19,7 @@ from ..data.pack.reading import Pack
 from ..data.pack.statistics import compute_statistics
 from ..data.sources.detection import open_source
 from ..device import decoders
-from ..evaluation.evaluation import probabilities
+from ..evaluation.inference import probabilities
 from ..interchange.programs import write_onnx
 from ..kernels import library
 from ..model.bundle import ModelBundle

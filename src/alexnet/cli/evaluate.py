@@ -63,16 +63,14 @@ def _evaluate_one(
     from ..classifier import load
     from ..console import console, print_table, print_text
     from ..data.labels.class_names import readable_class_name
-    from ..evaluation.tables import change_rows, class_rows, write_probabilities
+    from ..evaluation.tables import change_rows, class_rows
 
     fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
     classifier = load(run, **vars(settings))
-    evaluation = classifier.evaluate(data, split, **given)
+    evaluation = classifier.evaluate(data, split, csv=table, **given)
     unquantized = None
     if fc_precision != "same":
         unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
-    if table is not None:
-        write_probabilities(table, evaluation, classifier.classes)
     if as_json:
         views = evaluation.summary()
         if unquantized:
@@ -98,13 +96,11 @@ def _evaluate_ensemble(
 ) -> None:
     from ..classifier import evaluate_together, load
     from ..console import console, print_table, print_text
-    from ..evaluation.tables import ensemble_rows, write_probabilities
+    from ..evaluation.tables import ensemble_rows
 
     networks = [load(run, settings.device, settings.precision) for run in runs]
-    ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json)
+    ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json, csv=table)
     average, searched_on = ensemble.average, ensemble.weight_search
-    if table is not None:
-        write_probabilities(table, average, average.packed.classes)
     if as_json:
         total = sum(ensemble.weights)
         each = [

@@ -99,7 +99,8 @@ def _resident_batches(
     pack: Pack, order: np.ndarray, batch_size: int, device: torch.device, firsts: range, choose: Callable
 ) -> Iterator[Batch]:
     """Batches of a pack that is entirely in the device's memory."""
-    images, labels = _load_to_device(pack.path, device)
+    images = _load_to_device(pack.path, device)
+    labels = torch.from_numpy(pack.labels).to(device)  # not those of the file: a network may have another order
     for first in firsts:
         indices = order[first : first + batch_size]
         read = choose(indices)
@@ -108,8 +109,6 @@ def _resident_batches(
 
 
 @lru_cache(maxsize=1)
-def _load_to_device(path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
-    pack = open_pack(path)
+def _load_to_device(path: Path, device: torch.device) -> Tensor:
     with warnings.catch_warnings(action="ignore"):  # torch warns that the mapped file is read-only
-        images = torch.from_numpy(np.asarray(pack.images))
-    return images.to(device), torch.from_numpy(pack.labels).to(device)
+        return torch.from_numpy(np.asarray(open_pack(path).images)).to(device)

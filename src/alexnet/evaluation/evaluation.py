@@ -1,26 +1,28 @@
-"""Class probabilities by the center crop and by the mean over all views, in one pass (sections 4.1 and 6)."""
+"""Top-1 and top-5 errors by the center crop and by all views, counted batch by batch (section 6)."""
 
+import contextlib
 import html
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..compat import renamed_fields
-from ..data.batches import read_batches
-from ..data.pack.packing import Pack
+from ..data.pack.reading import Pack
 from ..data.source import SPLITS
-from ..device import Precision, torch_dtype
+from ..device import Precision
+from ..files import NAMES, CsvWriter, atomic_write
 from ..model.bundle import ModelBundle
-from ..model.network import AlexNet
 from ..notebook import html_table
-from ..preprocessing.preprocessing import CENTER
+from ..parallel.group import Group
+from .inference import Inference, Predicted, image_names
 from .metrics import Metrics, confidence_interval
 
-BATCH_SIZE = 50
-"""Images per batch, with up to ten views each; four times as many if only the center is evaluated."""
+AFFORDABLE = 2**24
+"""Probabilities up to which those of all images and classes are kept (64 MB)."""
 
 
 @renamed_fields(mean="all_views", views="view_count")
@@ -47,7 +49,7 @@ class Evaluation:
     @cached_property
     def names(self) -> np.ndarray:
         """Names of the images, (N,)."""
-        return np.array([self.packed.names[index] for index in self.indices.tolist()])
+        return image_names(self.packed, self.indices)
 
     def rows(self) -> list[dict[str, str]]:
         """A row of a table for the center crop and one for all views."""
@@ -78,38 +80,6 @@ class Evaluation:
         return {"center": self.center.summary(), "all_views": self.all_views.summary()}
 
 
-@torch.inference_mode()
-def probabilities(
-    bundle: ModelBundle, images: Tensor, all_views: bool = True, precision: Precision = "fp32"
-) -> tuple[Tensor, Tensor | None]:
-    """Probabilities by the center crop and by the mean of the softmax over all views, each (N, classes), float32.
-
-    The second is None unless `all_views`; the center is one of the views, so it costs no extra pass.
-
-    Args:
-        images: stored images, (N, stored_size, stored_size, 3), uint8, on the network's device.
-    """
-    preprocessing = bundle.preprocessing
-    crop = preprocessing.all_views if all_views else preprocessing.center_crop
-    views = crop(images, torch_dtype(precision))
-    with bundle.for_inference(precision) as network:
-        by_view = network(views).float().softmax(1)
-        if not by_view.isfinite().all():
-            raise ValueError(_first_not_finite(network, views))
-    if not all_views:
-        return by_view, None
-    by_view = by_view.unflatten(0, (len(images), -1))
-    return by_view[:, CENTER], by_view.mean(1)
-
-
-def _first_not_finite(network: AlexNet, views: Tensor) -> str:
-    """What is wrong with a network whose scores are not finite."""
-    for name, values in network.features(views).items():
-        if not values.isfinite().all():
-            return f"{name} gives values that are not finite; the weights up to there are damaged or far too large"
-    return "the scores of the network are not finite"
-
-
 def evaluate(
     bundle: ModelBundle,
     packed: Pack,
@@ -117,29 +87,82 @@ def evaluate(
     all_views: bool = True,
     precision: Precision = "fp32",
     progress=None,
+    group: Group | None = None,
+    keep_probabilities: bool | None = None,
+    csv: Path | None = None,
 ) -> Evaluation:
-    """Evaluate a network once on every image of `indices`.
+    """Evaluate a network once on every image of `indices`, in memory that hardly depends on the number of classes.
 
     Args:
         progress: wraps the iterable of batches; called with it and the number of images.
+        group: the processes that share the work; all have the whole result, which is that of one process, bit by bit.
+        keep_probabilities: whether to keep the probabilities of every image and class; None: if they are few.
+        csv: file to write with these probabilities, over all views.
 
     Raises:
         ValueError: there are no images, or their stored size is not the network's.
     """
-    if not len(indices):
-        raise ValueError(f"{packed.name} has no images to evaluate on")
-    if packed.side != bundle.preprocessing.stored_size:
-        raise ValueError(f"images must be stored at {bundle.preprocessing.stored_size} pixels, got {packed.side}")
-    device = next(bundle.network.parameters()).device
-    shape = len(indices), bundle.network.num_classes
-    centers, labels = torch.empty(shape), torch.empty(len(indices), dtype=torch.int64)
-    means, start = torch.empty(shape) if all_views else None, 0
-    image_batches = read_batches(packed, indices, BATCH_SIZE if all_views else 4 * BATCH_SIZE, device)
-    for batch in progress(image_batches, len(indices)) if progress else image_batches:
-        center, mean = probabilities(bundle, batch.images, all_views, precision)
-        rows = slice(start, start := start + len(center))
-        centers[rows], labels[rows] = center, batch.labels
-        if all_views:
-            means[rows] = mean
-    metrics = Metrics(means, labels) if all_views else None
-    return Evaluation(Metrics(centers, labels), metrics, bundle.preprocessing.view_count, packed, indices)
+    inference, group = Inference(bundle, packed, indices, all_views, precision), group or Group()
+    batches = inference.predicted(group)
+    if progress:
+        batches = progress(batches, len(inference.dealt(group.size)[group.rank]))
+    ((center, mean),) = tallied(((batch,) for batch in batches), inference, group, keep_probabilities, csv)
+    return Evaluation(center, mean, bundle.preprocessing.view_count, packed, indices)
+
+
+def tallied(
+    batches: Iterable[Sequence[Predicted]],
+    inference: Inference,
+    group: Group,
+    keep_probabilities: bool | None = None,
+    csv: Path | None = None,
+) -> list[tuple[Metrics, Metrics | None]]:
+    """Metrics by the center crop and by all views, of one or more sets of probabilities of the same images.
+
+    Args:
+        batches: for each batch of this process, its probabilities in each set.
+        inference: the images, and how they are divided over processes.
+        keep_probabilities, csv: as for `evaluate`; the file is of the last set.
+    """
+    keep = keep_probabilities
+    if keep is None:
+        keep = len(inference.indices) * len(inference.packed.classes) <= AFFORDABLE
+    parts = []
+    with _probability_table(csv, inference, group) if csv else contextlib.nullcontext() as append:
+        for batch in batches:
+            parts.append([each.metrics(keep) for each in batch])
+            if append:
+                append(batch[-1])
+    dealt = inference.dealt(group.size)
+    sizes, order = [*map(len, dealt)], torch.from_numpy(np.argsort(np.concatenate(dealt)))
+
+    def gathered(parts: Sequence[Metrics | None]) -> Metrics | None:
+        """Metrics of the images of all processes, in their order."""
+        if parts[0] is None:
+            return None
+        return Metrics.joined(parts).changed(lambda rows: group.gather(rows, 0, sizes).cpu()[order])
+
+    return [tuple(map(gathered, zip(*each, strict=True))) for each in zip(*parts, strict=True)]
+
+
+@contextlib.contextmanager
+def _probability_table(path: Path, inference: Inference, group: Group) -> Iterator[Callable[[Predicted], None]]:
+    """A function that all processes give their batches in turn, and that writes a row of CSV for each image: its name,
+    its class, and the probability of every class. The file appears, complete, at the end."""
+    packed, written = inference.packed, 0
+    with contextlib.ExitStack() as stack:
+        if group.is_first:
+            temporary = stack.enter_context(atomic_write(path))
+            writer = CsvWriter(stack.enter_context(temporary.open("w", newline="", **NAMES)))
+            writer.writerow(("image", "class", *packed.classes))
+
+        def append(batch: Predicted) -> None:
+            nonlocal written
+            rows = group.gather(batch.center if batch.all_views is None else batch.all_views)
+            indices = inference.indices[written : written + len(rows)]
+            written += len(rows)
+            for index, row in zip(indices, rows.tolist(), strict=True) if group.is_first else ():
+                names = packed.names[index], packed.classes[packed.labels[index]]
+                writer.writerow((*names, *(f"{probability:.6g}" for probability in row)))
+
+        yield append

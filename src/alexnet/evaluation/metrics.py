@@ -1,11 +1,16 @@
 """Top-1 and top-5 errors (section 6), with ties counted as in the 2012 code, and other metrics."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
+
+TOP = 5
+"""Most probable classes of an image that are kept."""
 
 
 def top_k_credit(scores: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -18,10 +23,26 @@ def top_k_credit(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         labels: (N,), int64.
         k: 1 or more; if it exceeds the number of classes, every label gets full credit.
     """
+    return _credit(*_higher_and_tied(scores, labels), k)
+
+
+def _higher_and_tied(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many classes have a higher score than the label, and how many have the same, itself included, (N,) each."""
     own = scores.gather(1, labels[:, None])
-    ranks_left = k - (scores > own).sum(1)
-    tied = (scores == own).sum(1)  # 0 for scores that are not finite: no credit
-    return torch.where(tied > 0, ranks_left.double() / tied.clamp(min=1), 0.0).clamp(0, 1)
+    return (scores > own).sum(1), (scores == own).sum(1)
+
+
+def _credit(higher: Tensor, tied: Tensor, k: int) -> Tensor:
+    # none is tied with a score that is not finite: no credit
+    return torch.where(tied > 0, (k - higher).double() / tied.clamp(min=1), 0.0).clamp(0, 1)
+
+
+def _top_classes(probabilities: Tensor, k: int) -> Tensor:
+    """The most probable classes, (N, k), most probable first, ties in the order of the classes."""
+    classes = probabilities.shape[1]
+    # Floats that are not negative are ordered as their bits are. Below these, the lower class has the higher number.
+    keys = (probabilities.view(torch.int32).long() << 32) + torch.arange(classes, 0, -1, device=probabilities.device)
+    return classes - (keys.topk(k).values & 0xFFFFFFFF)
 
 
 def confidence_interval(fraction: float, count: int) -> tuple[float, float]:
@@ -34,48 +55,106 @@ def confidence_interval(fraction: float, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of a set of images, each counted once."""
+    """Metrics of a set of images, each counted once, from what is kept of the probabilities of each image."""
 
-    probabilities: Tensor
-    """(N, classes), float32; rows sum to 1."""
     labels: Tensor
     """(N,), int64."""
+    num_classes: int
+    own: Tensor
+    """Probability of the true class, (N,), float32."""
+    higher: Tensor
+    """Number of classes that are more probable than the true one, (N,), int64."""
+    tied: Tensor
+    """Number of classes that are as probable as the true one, which is one of them, (N,), int64."""
+    top_classes: Tensor
+    """The five most probable classes, (N, 5) or (N, classes), int64; most probable first, ties in their order."""
+    top_probabilities: Tensor
+    """Their probabilities, float32."""
+    kept_probabilities: Tensor | None = None
+    """Those of all classes, (N, classes), float32, if they are kept."""
+
+    @classmethod
+    def of(cls, probabilities: Tensor, labels: Tensor, keep: bool = True) -> Self:
+        """The metrics of images with these probabilities.
+
+        Args:
+            probabilities: (N, classes); rows sum to 1.
+            labels: (N,), int64.
+            keep: whether to keep the probabilities of all classes, too.
+        """
+        probabilities, classes = probabilities.float(), probabilities.shape[1]
+        own, ranks = probabilities.gather(1, labels[:, None])[:, 0], _higher_and_tied(probabilities, labels)
+        top = _top_classes(probabilities, min(TOP, classes))
+        kept = probabilities.contiguous() if keep else None  # not a part of those of all views
+        return cls(labels, classes, own, *ranks, top, probabilities.gather(1, top), kept)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The metrics of all images of several sets."""
+        names = [each.name for each in fields(cls) if isinstance(getattr(parts[0], each.name), Tensor)]
+        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Those with every tensor of a row per image changed, such as `metrics.changed(lambda rows: rows[:10])`."""
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: change(each) for name, each in columns.items() if isinstance(each, Tensor)})
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probabilities of all classes, (N, classes), float32; rows sum to 1.
+
+        Raises:
+            ValueError: they were not kept.
+        """
+        if self.kept_probabilities is None:
+            size = f"{len(self.labels):,} images and {self.num_classes:,} classes"
+            raise ValueError(f"the probabilities of {size} were not kept; evaluate with keep_probabilities=True")
+        return self.kept_probabilities
+
+    @property
+    def predictions(self) -> Tensor:
+        """The most probable class, (N,), int64."""
+        return self.top_classes[:, 0]
 
     @cached_property
     def loss(self) -> float:
         """Mean cross-entropy, nats."""
-        own = self.probabilities.gather(1, self.labels[:, None]).double()
-        return -own.clamp(min=1e-38).log().mean().item()
+        return -self.own.double().clamp(min=1e-38).log().mean().item()
+
+    def accuracy(self, k: int) -> float:
+        """Top-k accuracy, 0 … 1."""
+        return _credit(self.higher, self.tied, k).mean().item()
 
     @cached_property
     def top1(self) -> float:
         """Top-1 accuracy, 0 … 1."""
-        return top_k_credit(self.probabilities, self.labels, 1).mean().item()
+        return self.accuracy(1)
 
     @cached_property
     def top5(self) -> float:
         """Top-5 accuracy, 0 … 1."""
-        return top_k_credit(self.probabilities, self.labels, 5).mean().item()
-
-    @cached_property
-    def confusion(self) -> Tensor:
-        """Confusion matrix, (classes, classes), int64: images of a class (row) predicted as a class (column)."""
-        classes = self.probabilities.shape[1]
-        cells = self.labels * classes + self.probabilities.argmax(1)
-        return torch.bincount(cells, minlength=classes**2).view(classes, classes)
+        return self.accuracy(5)
 
     @cached_property
     def cells(self) -> tuple[Tensor, Tensor, Tensor]:
         """Class, predicted class and count of each cell of the confusion matrix that is not 0, by row and column: with
         thousands of classes, hardly any."""
-        classes = self.probabilities.shape[1]
-        cells, counts = (self.labels * classes + self.probabilities.argmax(1)).unique(return_counts=True)
-        return cells // classes, cells % classes, counts
+        cells, counts = (self.labels * self.num_classes + self.predictions).unique(return_counts=True)
+        return cells // self.num_classes, cells % self.num_classes, counts
+
+    @property
+    def confusion(self) -> Tensor:
+        """Confusion matrix, (classes, classes), int64: images of a class (row) predicted as a class (column). For many
+        classes, take `cells` instead."""
+        matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        labels, predictions, counts = self.cells
+        matrix[labels, predictions] = counts
+        return matrix
 
     @cached_property
     def most_predicted_fraction(self) -> float:
         """Fraction of the images predicted as the class that is predicted most often."""
-        return (self.probabilities.argmax(1).bincount().max() / len(self.labels)).item()
+        return (self.predictions.bincount().max() / len(self.labels)).item()
 
     @cached_property
     def top1_relabeled(self) -> float:
@@ -97,7 +176,7 @@ class Metrics:
     def in_percent(self) -> dict[str, str]:
         """Errors, accuracies and loss by name, as text; top-5 only of more than five classes."""
         by_guesses = {"top-1": self.top1, "top-5": self.top5}
-        if self.probabilities.shape[1] <= 5:
+        if self.num_classes <= 5:
             del by_guesses["top-5"]
         errors = {f"{name} error": f"{1 - accuracy:.1%}" for name, accuracy in by_guesses.items()}
         accuracies = {f"{name} accuracy": f"{accuracy:.1%}" for name, accuracy in by_guesses.items()}

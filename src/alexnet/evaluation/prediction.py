@@ -13,7 +13,7 @@ from ..device import Precision, decoders
 from ..model.bundle import ModelBundle
 from ..preprocessing.images import ImageLike, stored_image
 from ..preprocessing.preprocessing import Preprocessing
-from .evaluation import BATCH_SIZE, probabilities
+from .inference import BATCH_SIZE, probabilities
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,9 +1,7 @@
-"""Evaluations as rows of a table and as CSV."""
+"""Evaluations as rows of a table."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from ..files import NAMES, CsvWriter, atomic_write
 from .ensembles import EnsembleEvaluation
 from .evaluation import Evaluation
 from .metrics import Metrics
@@ -48,15 +46,3 @@ def class_rows(metrics: Metrics, classes: Sequence[str]) -> list[dict[str, str]]
         row = {"class": classes[label], "images": f"{images}", "correct": percent, "most often confused with": confused}
         rows.append(row)
     return rows
-
-
-def write_probabilities(path: Path, evaluation: Evaluation, classes: Sequence[str]) -> None:
-    """Write CSV with a row per image: its name, its class, and the probability of every class over all views."""
-    metrics = evaluation.all_views
-    rows = zip(evaluation.indices, metrics.labels, metrics.probabilities.tolist(), strict=True)
-    with atomic_write(path) as temporary, temporary.open("w", newline="", **NAMES) as file:
-        writer = CsvWriter(file)
-        writer.writerow(("image", "class", *classes))
-        for index, label, row in rows:
-            names = evaluation.packed.names[index], classes[label]
-            writer.writerow((*names, *(f"{probability:.6g}" for probability in row)))

@@ -285,7 +285,8 @@ def _validate(training: Training) -> dict:
     indices = pack.indices("val")
     if not len(indices):
         return {}
-    metrics = evaluate(training.bundle, pack, indices, all_views=False, precision=training.precision).center
+    how = {"all_views": False, "precision": training.precision, "keep_probabilities": False}
+    metrics = evaluate(training.bundle, pack, indices, **how).center
     return {
         "val_loss": metrics.loss,
         "val_error": 1 - metrics.top1,

@@ -1,0 +1,96 @@
+"""Evaluation batch by batch: with any number of classes, and on any number of processes."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from processes import run
+
+import alexnet
+from alexnet.data.pack.packing import make_pack
+from alexnet.data.sources.detection import open_source
+from alexnet.data.sources.memory import hold
+from alexnet.evaluation.ensembles import evaluate_average
+from alexnet.evaluation.evaluation import evaluate
+from alexnet.evaluation.inference import Inference
+from alexnet.evaluation.metrics import Metrics, top_k_credit
+from alexnet.model.bundle import ModelBundle
+from alexnet.preprocessing.preprocessing import Preprocessing
+
+
+def images_of(count, classes):
+    """A pack of noise: so many images, and a network for it."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (count + classes, 8, 8, 3), dtype=np.uint8)
+    labels = np.concatenate([np.arange(classes), generator.integers(0, classes, count)])  # every class is there
+    source = open_source(hold((pixels, [f"class {label:05}" for label in labels])))
+    network = alexnet.create("cifar-18", num_classes=classes)
+    preprocessing = Preprocessing(32, 32, torch.full((1, 1, 3), 120.0), torch.ones(3))
+    packed = make_pack(source, 32)
+    return ModelBundle(network.eval(), preprocessing, packed.classes), packed
+
+
+def test_what_is_kept_of_images_is_what_all_probabilities_say():
+    """With many ties, against sorting all of them."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randint(0, 4, (200, 9), generator=generator).float().add(0.01)
+    probabilities /= probabilities.sum(1, keepdim=True)
+    labels = torch.randint(0, 9, (200,), generator=generator)
+    metrics = Metrics.joined(
+        [Metrics.of(probabilities[rows], labels[rows], False) for rows in torch.arange(200).split(7)]
+    )
+    order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :5]
+    assert torch.equal(metrics.top_classes, order) and torch.equal(metrics.predictions, probabilities.argmax(1))
+    assert torch.equal(metrics.top_probabilities, probabilities.gather(1, order))
+    for k, accuracy in ((1, metrics.top1), (5, metrics.top5), (3, metrics.accuracy(3))):
+        assert accuracy == top_k_credit(probabilities, labels, k).mean().item()
+    log = torch.nn.functional.nll_loss(probabilities.double().log(), labels)
+    assert metrics.loss == pytest.approx(log.item(), rel=1e-6)
+    cells = torch.zeros(9, 9, dtype=torch.int64)
+    cells.index_put_((labels, probabilities.argmax(1)), torch.tensor(1), accumulate=True)
+    assert torch.equal(metrics.confusion, cells)
+    with pytest.raises(
+        ValueError, match="200 images and 9 classes were not kept; evaluate with keep_probabilities=True"
+    ):
+        print(metrics.probabilities)
+
+
+def test_probabilities_are_kept_if_they_are_few_or_if_asked_for():
+    bundle, packed = images_of(60, 3)
+    indices, expected = np.arange(60), alexnet.evaluation.inference.probabilities
+    kept = evaluate(bundle, packed, indices).all_views.probabilities
+    asked = evaluate(bundle, packed, indices, keep_probabilities=True).all_views.probabilities
+    images = torch.from_numpy(packed.images[indices[:50]])
+    assert torch.equal(kept, asked) and torch.equal(kept[:50], expected(bundle, images)[1])
+    assert kept.untyped_storage().nbytes() == kept.nbytes
+    assert evaluate(bundle, packed, indices, keep_probabilities=False).center.kept_probabilities is None
+
+
+def evaluated(group, folder):
+    """The bits of an evaluation and of an ensemble, and whether files were written."""
+    bundle, packed = images_of(307, 3)
+    indices = np.arange(len(packed.labels))[::-1].copy()
+    evaluation = evaluate(bundle, packed, indices, group=group, csv=folder / "one.csv")
+    networks = bundle, replace(bundle, network=alexnet.create("cifar-18", num_classes=3, seed=1).eval())
+    tested, searched = ([Inference(each, packed, part) for each in networks] for part in np.split(indices, [201]))
+    ensemble = evaluate_average(tested, searched, group=group, csv=folder / "average.csv")
+    few = evaluate(bundle, packed, indices[:7], all_views=False, group=group).center
+    several = evaluation.center, evaluation.all_views, few, ensemble.average.all_views, ensemble.weight_search.center
+    columns = [column for each in several for column in vars(each).values() if torch.is_tensor(column)]
+    return [column.numpy().tobytes() for column in columns], [each.summary() for each in several], ensemble.weights
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_processes_gives_the_bits_of_one(size, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    (expected,) = run(1, evaluated, tmp_path / "one")
+    assert expected[1][0]["images"] == 310 and expected[1][2]["images"] == 7
+    for found in run(size, evaluated, tmp_path / "many"):
+        assert found == expected
+    for name in ("one.csv", "average.csv"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    with open(tmp_path / "many" / "one.csv", newline="") as file:
+        assert len([*csv.reader(file)]) == 311
