@@ -79,7 +79,7 @@ def measure(variant: str, batch_size: int, seconds: float) -> list[str]:
     from alexnet.bench.parts import trained
     from alexnet.data.batches import Batch
     from alexnet.device import keep_freed_memory
-    from alexnet.evaluation.evaluation import probabilities
+    from alexnet.evaluation.inference import probabilities
 
     keep_freed_memory()
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..data.batches import read_batches
 from ..data.pack.reading import Images, crc32_of
-from ..evaluation.evaluation import BATCH_SIZE
+from ..evaluation.inference import BATCH_SIZE
 from ..files import NAMES, CsvWriter, atomic_write
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
