@@ -1,14 +1,17 @@
 """Evaluation batch by batch: with any number of classes, and on any number of processes."""
 
 import csv
+import gc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from processes import run
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import alexnet
+from alexnet.data.batches import _resident_batches
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
 from alexnet.data.sources.memory import hold
@@ -16,6 +19,7 @@ from alexnet.evaluation.ensembles import evaluate_average
 from alexnet.evaluation.evaluation import evaluate
 from alexnet.evaluation.inference import Inference
 from alexnet.evaluation.metrics import Metrics, top_k_credit
+from alexnet.evaluation.tables import class_rows
 from alexnet.model.bundle import ModelBundle
 from alexnet.preprocessing.preprocessing import Preprocessing
 
@@ -94,3 +98,51 @@ def test_any_number_of_processes_gives_the_bits_of_one(size, tmp_path):
         assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     with open(tmp_path / "many" / "one.csv", newline="") as file:
         assert len([*csv.reader(file)]) == 311
+
+
+def held():
+    """Bytes of all tensors that Python holds."""
+    storages = (each.untyped_storage() for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of a tensor that was made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        results = result if isinstance(result, (tuple, list)) else [result]
+        tensors = [each for each in results if isinstance(each, torch.Tensor)]
+        self.bytes = max([self.bytes, *(each.nbytes for each in tensors)])
+        return result
+
+
+@pytest.mark.parametrize("all_views", [True, False])
+def test_memory_grows_with_images_not_with_images_times_classes(all_views):
+    classes, count, at_batches = 3000, 150 if all_views else 400, []
+
+    def watched(batches, total):
+        for batch in batches:
+            yield batch
+            at_batches.append(held())
+
+    bundle, packed = images_of(1, classes)
+    with Largest() as largest:
+        metrics = evaluate(bundle, packed, np.arange(count), all_views, "fp32", watched, None, False).center
+        assert metrics.top1_relabeled >= metrics.top1 and len(class_rows(metrics, range(classes))) == classes
+    assert at_batches[-1] - at_batches[0] < 300 * count  # bytes kept of an image, by the center and by all views
+    views, images = (500, 50) if all_views else (200, 200)
+    scores, keys, pixels = 4 * views * classes, 8 * images * classes, 4 * views * 32 * 32 * 32
+    assert largest.bytes <= max(scores, keys, pixels)
+
+
+def test_images_that_stay_on_the_device_have_the_labels_that_they_are_given():
+    _, packed = images_of(4, 3)
+    renamed = replace(packed, labels=2 - packed.labels)
+    (batch,) = _resident_batches(
+        renamed, np.array([3, 0, 5]), 8, torch.device("cpu"), range(0, 3, 8), lambda _: slice(None)
+    )
+    assert batch.labels.tolist() == renamed.labels[[3, 0, 5]].tolist()
+    assert torch.equal(batch.images, torch.from_numpy(packed.images[[3, 0, 5]]))

@@ -14,7 +14,15 @@ from conftest import write_colors
 from PIL import Image
 
 import alexnet
-from alexnet.analysis.figures import as_pixels, augmentation_figure, kernels_figure, views_figure, worst_errors
+from alexnet.analysis.figures import (
+    as_pixels,
+    augmentation_figure,
+    confusion_figure,
+    kernels_figure,
+    pick_examples,
+    views_figure,
+    worst_errors,
+)
 from alexnet.analysis.network_figure import network_figure
 from alexnet.analysis.report import _short
 from alexnet.cli import main
@@ -243,3 +251,28 @@ def test_the_commands_and_the_python_of_the_page_on_the_paper_run(tmp_path, monk
     assert found["nearest"].shape == (len(names), 6)
     folders = np.array([Path(name).parent.name for name in names])
     assert (folders[found["nearest"]] == folders[:, None]).mean() > 0.6  # a third by chance
+
+
+def test_of_many_classes_the_confusion_matrix_shows_those_confused_most():
+    """500 classes, of which 10 and 400, and 7, 300 and 301 are taken for one another; the others are right."""
+    labels = torch.arange(500).repeat_interleave(4)
+    answers = labels.clone()
+    for label, answer, count in ((10, 400, 3), (400, 10, 2), (7, 300, 2), (300, 301, 1)):
+        answers[torch.nonzero(labels == label)[:count, 0]] = answer
+    metrics = Metrics.of(torch.nn.functional.one_hot(answers, 500).float(), labels, keep=False)
+    (axes,) = confusion_figure(metrics, [f"class {label}" for label in range(500)]).axes
+    shown = [10, 400, 7, 300, 301, *(label for label in range(40) if label not in (7, 10))][:40]
+    assert [each.get_text() for each in axes.get_yticklabels()] == [f"class {label}" for label in shown]
+    dense = torch.zeros(500, 500)
+    dense.index_put_((labels, answers), torch.tensor(25.0), accumulate=True)
+    np.testing.assert_allclose(axes.images[0].get_array(), dense[shown][:, shown])
+    assert axes.get_title().endswith("the 40 classes confused most often")
+
+
+def test_examples_are_of_each_class_in_turn():
+    labels = torch.tensor([0] * 5 + [1] * 2 + [7])
+    metrics = Metrics.of(torch.full((8, 8), 1 / 8), labels)
+    chosen = pick_examples(metrics, 8)
+    assert sorted(chosen.tolist()) == list(range(8))
+    turns = labels[chosen].tolist()
+    assert sorted(turns[:3]) == [0, 1, 7] and sorted(turns[3:5]) == [0, 1] and turns[5:] == [0, 0, 0]

@@ -36,7 +36,7 @@ from .runs.loggers import Loggers, logging_modules
 from .runs.record import record_of, resolve, resumed
 from .runs.run import Run, is_run, weights_file
 from .specs.architecture import Architecture
-from .specs.names import listed, not_one_of
+from .specs.names import first_positions, listed, not_one_of
 from .specs.reading import settings_of_run
 from .specs.settings import LabelMaps, ResolvedSettings, TrainSettings, option
 from .specs.variants import variant as find_variant
@@ -207,7 +207,8 @@ def images_to_evaluate(
         maps, run, fitted: as for `open_images`.
     """
     images = open_images(bundle, data, split, maps, run, fitted, track, needs_labels=True)
-    order = np.array([bundle.classes.index(name) for name in images.packed.classes])
+    label_of = first_positions(bundle.classes)
+    order = np.array([label_of[name] for name in images.packed.classes])
     packed = replace(images.packed, classes=bundle.classes, labels=order[images.packed.labels])
     return packed, images.indices
 

@@ -31,8 +31,8 @@ TRUE_CLASS, OTHER_CLASS = "hotpink", "#8fbbe0"  # light, as names in black stand
 """Colors of the bars in Figure 4."""
 KERNEL_COLUMNS, PREDICTION_COLUMNS, SCHEDULE_COLUMNS = 16, 3, 4
 """Kernels, images and schedules in a row."""
-MAX_LABELED = 40
-"""Classes up to which a confusion matrix is labeled."""
+MAX_LABELED, MAX_DRAWN = 40, 200
+"""Classes up to which a confusion matrix is labeled, and up to which it is drawn whole."""
 STYLES = {
     "weights": {"color": "black", "linewidth": 1.8},
     "biases": {"color": "tab:blue", "linewidth": 1.4, "linestyle": (0, (5, 2))},
@@ -177,14 +177,24 @@ def as_pixels(views: Tensor, preprocessing: Preprocessing, recipe: Recipe) -> np
 
 
 def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
-    """The confusion matrix, in percent of each true class."""
-    counts = metrics.confusion.numpy()
-    percent = 100 * counts / counts.sum(1, keepdims=True).clip(1)
+    """The confusion matrix, in percent of each true class; of many classes, those that are most often confused."""
+    shown, title = np.arange(len(classes)), "Predictions by true class (%)"
+    if len(classes) > MAX_DRAWN:
+        shown = most_confused(metrics, MAX_LABELED)
+        title += f", the {len(shown)} classes confused most often"
+    labels, predictions, counts = (each.numpy() for each in metrics.cells)
+    position = np.full(len(classes), -1)
+    position[shown] = np.arange(len(shown))
+    drawn = (position[labels] >= 0) & (position[predictions] >= 0)
+    percent = np.zeros((len(shown), len(shown)))
+    percent[position[labels[drawn]], position[predictions[drawn]]] = 100 * counts[drawn]
+    percent /= np.bincount(metrics.labels, minlength=len(classes))[shown, None].clip(1)
+    classes = [classes[label] for label in shown]
     size = np.clip(1.5 + 0.45 * len(classes), 5, 20)
     figure = Figure(figsize=(size, size * 0.9), layout="constrained")
     axes = figure.subplots()
     axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    axes.set(xlabel="Predicted class", ylabel="True class", title="Predictions by true class (%)")
+    axes.set(xlabel="Predicted class", ylabel="True class", title=title)
     if len(classes) <= MAX_LABELED:
         axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
         axes.set_yticks(range(len(classes)), classes, parse_math=False)
@@ -193,6 +203,17 @@ def confusion_figure(metrics: Metrics, classes: Sequence[str]) -> Figure:
             color = "white" if value > 55 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=color, fontsize=8)
     return figure
+
+
+def most_confused(metrics: Metrics, count: int) -> np.ndarray:
+    """The classes in the pairs that are most often confused, in either direction; neighbors are such a pair, (count,).
+    Where fewer are confused, others follow."""
+    labels, predictions, counts = (each.numpy() for each in metrics.cells)
+    wrong = labels != predictions
+    pairs, indices = np.unique(np.sort([labels[wrong], predictions[wrong]], axis=0), axis=1, return_inverse=True)
+    totals = np.bincount(indices.ravel(), counts[wrong], pairs.shape[1])
+    in_order = [*pairs[:, np.argsort(-totals, kind="stable")].T.ravel().tolist(), *range(count)]
+    return np.array([*dict.fromkeys(in_order)][:count])
 
 
 def predictions_figure(images: np.ndarray, metrics: Metrics, classes: Sequence[str]) -> Figure:
@@ -259,10 +280,9 @@ def pick_examples(metrics: Metrics, count: int) -> np.ndarray:
     """Random indices of images to show, one of each class in turn, so that no class is missing by chance, (count,)."""
     labels = metrics.labels.numpy()
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    rank = np.empty(len(labels), int)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        rank[members] = np.arange(len(members))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    rank = np.empty(len(labels), int)  # among the images of its class
+    rank[by_class] = np.arange(len(labels)) - np.searchsorted(labels[by_class], labels[by_class])
     return shuffled[np.argsort(rank[shuffled], kind="stable")][:count]
 
 

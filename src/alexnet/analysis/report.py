@@ -28,6 +28,7 @@ from ..specs.operations import Dropout
 from ..specs.shapes import count_towers
 from ..training.loop import Training
 from .figures import (
+    MAX_DRAWN,
     as_pixels,
     confusion_figure,
     images_figure,
@@ -41,8 +42,6 @@ from .figures import (
 UNCHANGED = "as they are"
 SHOWN, SHOWN_CLASSES, LONGEST = 12, 20, 18
 """Images in a figure of images; classes whose errors are shown without a click; characters of a name in figures."""
-MAX_DRAWN = 2000
-"""Classes up to which a confusion matrix is drawn."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 1rem auto 4rem; padding: 0 1rem; color: #222 }
 h1, h2 { font-weight: 600; line-height: 1.2; overflow-wrap: anywhere } h2 { margin-top: 2.5rem }
@@ -65,7 +64,7 @@ SECTIONS = {
     "errors.png": "The worst errors|The wrong predictions with the highest probabilities, highest first: look here "
     "for wrong labels, and for classes that look alike.",
     "confusion.png": "Confusion matrix|A row for each true class, a column for each predicted class, in percent of "
-    "the images of the true class. Correct predictions are on the diagonal.",
+    "the images of the true class. Correct predictions are on the diagonal.{confused}",
     "batch.png": "What the network saw in training|The images of its first training step: {augmentation}.",
     "kernels.png": "Kernels of the first layer|What the first layer looks for: its weights as colors, on one scale. "
     "Edges and spots of color have been learned; what looks like noise has hardly changed since the start; plain gray "
@@ -103,15 +102,16 @@ def write_report(
         "predictions.png": _images(evaluation, pick_examples(metrics, SHOWN), named),
         "batch.png": _batch_figure(training, named),
         "kernels.png": kernels_figure(bundle.network),
+        "confusion.png": confusion_figure(metrics, named),
     }
-    if len(classes) <= MAX_DRAWN:
-        figures["confusion.png"] = confusion_figure(metrics, named)
     if len(worst := worst_errors(metrics, SHOWN)):
         figures["errors.png"] = _images(evaluation, worst, named)
     if layer_rows:
         figures["layers.png"] = layers_figure(layer_rows)
     diagnosis = diagnosed(Facts(history, layer_rows)) if layer_rows else None
-    words = {"augmentation": _augmentation_in_words(training), "harder": "", "towers": ""}
+    words = {"augmentation": _augmentation_in_words(training), "harder": "", "towers": "", "confused": ""}
+    if len(classes) > MAX_DRAWN:
+        words["confused"] = f" Of {len(classes):,} classes, only those are shown that are confused most often."
     changes = ["augmented"] * (words["augmentation"] != UNCHANGED)
     changes += ["with dropout"] * any(isinstance(step.operation, Dropout) for step in bundle.network.placed)
     if changes:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..compat import renamed_fields
 from ..parallel.group import Group
-from ..specs.names import listed
+from ..specs.names import first_positions, listed
 from .evaluation import Evaluation, tallied
 from .inference import Inference, Predicted
 from .metrics import top_k_credit
@@ -95,7 +95,7 @@ def matched(networks: Sequence[Inference]) -> list[Inference]:
                 f"the networks must be evaluated on the same images, but differ in {differing[0]}; name the data, or "
                 f"train them with the same split seed"
             )
-        column_of = {name: column for column, name in enumerate(other.packed.classes)}
+        column_of = first_positions(other.packed.classes)
         columns = np.array([column_of[name] for name in classes])
         packed = replace(other.packed, classes=classes, labels=np.argsort(columns)[other.packed.labels])
         indices = other.indices[order[ranks]]

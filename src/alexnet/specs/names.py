@@ -31,6 +31,11 @@ def listed(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
+def first_positions(names: Sequence[str]) -> dict[str, int]:
+    """The position of each name, the first one where it occurs twice; for one name, `names.index` is enough."""
+    return dict(zip(reversed(names), reversed(range(len(names))), strict=True))
+
+
 def printable(text: str) -> str:
     """Text of others as it is shown: what could steer a terminal or turn the order of letters is escaped, as \\x1b."""
     return HARMFUL.sub(lambda match: repr(match[0])[1:-1], text)

@@ -285,8 +285,8 @@ def _validate(training: Training) -> dict:
     indices = pack.indices("val")
     if not len(indices):
         return {}
-    how = {"all_views": False, "precision": training.precision, "keep_probabilities": False}
-    metrics = evaluate(training.bundle, pack, indices, **how).center
+    how = {"all_views": False, "precision": training.precision, "group": training.strategy.group}
+    metrics = evaluate(training.bundle, pack, indices, keep_probabilities=False, **how).center
     return {
         "val_loss": metrics.loss,
         "val_error": 1 - metrics.top1,

@@ -18,6 +18,7 @@ import torch
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..specs.architecture import Architecture
+from ..specs.names import first_positions
 from ..specs.shapes import inference_scales
 
 
@@ -84,7 +85,8 @@ class Transfer:
                 f"{sizes[1]}, got {sizes[0]}"
             )
         unused = tuple(layer for layer in _by_layer(theirs) if layer not in copied)
-        order = tuple(bundle.classes.index(name) for name in classes) if last in copied else None
+        label_of = first_positions(bundle.classes)
+        order = tuple(label_of[name] for name in classes) if last in copied else None
         return cls(source, tuple(copied), tuple(new), unused, order)
 
     @torch.no_grad()
