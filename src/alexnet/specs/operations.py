@@ -81,6 +81,11 @@ class Operation:
         """
         return input_shape
 
+    def reads(self, first: int, last: int, side: int) -> tuple[int, int]:
+        """The first and the last position of an input of this side that the outputs from `first` to `last` read."""
+        (window, stride), pad = self.sliding_window, getattr(self, "pad", 0)
+        return max(0, first * stride - pad), min(side, last * stride - pad + window) - 1
+
     def parameter_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """Shapes of its learned tensors by name, as its module has them."""
         return {}
@@ -355,6 +360,11 @@ class SpatialNorm(Operation):
     def sliding_window(self) -> tuple[int, int]:
         return self.size, 1
 
+    @property
+    def pad(self) -> int:
+        """How far the first windows hang over the left and top edge."""
+        return self.size // 2
+
     def description(self, input_shape: Shape = ()) -> str:
         constants = f"k {self.k:g}, alpha {self.alpha:g} / {self.size**2}, beta {self.beta:g}"
         return f"LRN over {self.size} × {self.size} positions of a channel, {constants}"
@@ -437,6 +447,9 @@ class AdaptivePool(Operation):
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape[0], self.side, self.side
 
+    def reads(self, first: int, last: int, side: int) -> tuple[int, int]:
+        return first * side // self.side, -(-(last + 1) * side // self.side) - 1
+
     def description(self, input_shape: Shape = ()) -> str:
         return f"average to {self.side} × {self.side}"
 
@@ -469,6 +482,9 @@ class Flatten(Operation):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)
+
+    def reads(self, first: int, last: int, side: int) -> tuple[int, int]:
+        return 0, side - 1
 
     def description(self, input_shape: Shape = ()) -> str:
         return "to a vector"

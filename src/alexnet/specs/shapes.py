@@ -5,7 +5,7 @@ No torch here, so that `alexnet describe` answers at once.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .architecture import MAX_CLASSES, MAX_SIDE, Architecture
@@ -106,6 +106,19 @@ def tensor_shapes(placed: Iterable[Placed]) -> dict[str, Shape]:
         for shapes in (step.operation.parameter_shapes, step.operation.buffer_shapes)
         for name, shape in shapes(step.input_shape).items()
     }
+
+
+def receptive_span(placed: Sequence[Placed], position: int) -> tuple[int, int]:
+    """The pixels along an axis that an output depends on: the first one, and one past the last.
+
+    Args:
+        placed: a network up to the operation of the output.
+        position: of the output along the axis; any for a vector, which depends on all pixels.
+    """
+    first = last = position
+    for step in reversed(placed):
+        first, last = step.operation.reads(first, last, step.input_shape[-1])
+    return first, last + 1
 
 
 def inference_scales(placed: Iterable[Placed]) -> dict[str, float]:
