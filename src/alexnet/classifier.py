@@ -22,6 +22,7 @@ import torch
 
 from . import session
 from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
+from .analysis.patches import Patches, find_patches
 from .compat import renamed
 from .console import TrainingBar, print_facts, print_text, progress_bar
 from .data.labels.class_names import readable_class_name
@@ -338,6 +339,31 @@ class Classifier(huggingface.HubMixin):
         while batch := [stored_image(each, inputs.stored_size, inputs.squares) for _, each in islice(named, 50)]:
             parts.append(activations(bundle, torch.from_numpy(np.stack(batch)).to(self.device), settings))
         return {layer: np.concatenate([part[layer].cpu().numpy() for part in parts]) for layer in parts[0]}
+
+    def patches(
+        self,
+        data: Data | None = None,
+        layer: str | None = None,
+        units: Sequence[int] | None = None,
+        count: int = 9,
+        split: str | None = None,
+        verbose: bool = True,
+        maps: LabelMaps = LabelMaps(),
+    ) -> Patches:
+        """The patches of images that make each unit of a layer most active, and their deconvolutions.
+
+        Args:
+            data: a data set as for `fit`, or a folder of images without labels; what it was trained on if None.
+            layer: the last convolution if None.
+            units: feature maps, counted from 0; all if None.
+            count: patches of each unit, at most one of an image.
+            split: "train", "val" or "test"; all images if None.
+
+        Raises:
+            ValueError: there is no such layer, unit or split.
+        """
+        images, track = self.images(data, split, verbose, maps), progress_bar("patches") if verbose else None
+        return find_patches(self._ready(), images, layer, units, count, track)
 
     def images(
         self, data: Data | None, split: str | None = None, verbose: bool = True, maps: LabelMaps = LabelMaps()

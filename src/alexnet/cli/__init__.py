@@ -29,6 +29,7 @@ from .find_lr import find_lr
 from .flags import FLAG_TYPES, as_command, with_todays_flags
 from .import_weights import import_weights
 from .pack import pack
+from .patches import patches
 from .predict import predict
 from .show import show
 from .train import train
@@ -44,6 +45,7 @@ COMMANDS = {
     "doctor": doctor,
     "show": show,
     "features": features,
+    "patches": patches,
     "export": export,
     "import": import_weights,
     "bench": bench,
