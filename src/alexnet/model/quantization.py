@@ -90,13 +90,10 @@ class _Converter:
             for old, new in zip(module.__dict__[kind].values(), converted.values(), strict=True)
             if old is not new
         ]
-        if not changed:
+        only_layout = all(isinstance(old, Tensor) and old.dtype == new.dtype for old, new in changed)
+        if not changed or (only_layout and are_watched([module])):  # whoever watches a layer sees the layer itself
             return module
-        if all(isinstance(old, Tensor) and old.dtype == new.dtype for old, new in changed) and are_watched([module]):
-            return module  # whoever watches a layer sees the layer itself, where only the layout would differ
-        if has_own_forward:
-            return _InFloat32(module)
-        return _replica(module, tensors | {"_modules": children})
+        return _InFloat32(module) if has_own_forward else _replica(module, tensors | {"_modules": children})
 
     def _tensor(self, tensor: Tensor | None, last: bool) -> Tensor | None:
         if tensor is None or not tensor.is_floating_point():

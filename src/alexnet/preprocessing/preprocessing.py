@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics
 from ..specs.architecture import MAX_SIDE
-from ..specs.recipe import Input, is_integer
+from ..specs.checks import check_fields
+from ..specs.recipe import Input
 from .crops import Crops, normalized_crops
 
 CENTER = 2
@@ -43,9 +44,7 @@ class Preprocessing:
     """How images become the stored squares."""
 
     def __post_init__(self):
-        for name in ("stored_size", "crop_size"):
-            if not is_integer(getattr(self, name), 1) or self.stored_size > MAX_SIDE:
-                raise ValueError(f"{name} must be an integer from 1 to {MAX_SIDE:,}, got {getattr(self, name)!r}")
+        check_fields(self, dict.fromkeys(("stored_size", "crop_size"), (1, MAX_SIDE)), "preprocessing")
         if self.crop_size > self.stored_size:
             raise ValueError(f"crop_size must be <= stored_size, got {self.crop_size} > {self.stored_size}")
         image, shape = (self.stored_size, self.stored_size, 3), tuple(self.mean.shape)
@@ -53,9 +52,6 @@ class Preprocessing:
             raise ValueError(f"mean must be finite numbers of shape (1, 1, 3) or {image}, got shape {shape}")
         if tuple(self.std.shape) != (3,) or not (self.std > 0).all() or not self.std.isfinite().all():
             raise ValueError(f"std must be three finite numbers > 0, got {str(self.std.tolist())[:80]}")
-        for name in ("mean_follows_crop", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
     @classmethod
     def from_statistics(

@@ -68,17 +68,22 @@ def roles_of(folders: Collection[str]) -> Roles:
     heads = _wrappers(inside, split_by_folder)
     rests = {folder: _without_generic(inner[len(heads[folder]) :]) for folder, inner in inside.items()}
     nested = [rest for rest in rests.values() if rest]
-    if not splits and (inner_splits := _splits_in_classes(nested)) and len(nested) == len(rests):
-        within = [(rest[0], *rest[2:]) for rest in nested]
-        level = _class_level(within, root, roles.findings)  # 1 for versions, as in color/train/CLASS
-        for folder, rest in rests.items():
-            _place(roles, folder, inside[folder], inner_splits[rest[1]], heads[folder], 2 * level)
-        splits_in_words = "|".join(sorted(inner_splits))
-        roles.patterns = {f"*/{splits_in_words}/CLASS/IMAGE" if level else f"CLASS/{splits_in_words}/IMAGE": None}
-        return roles
-    level = _class_level(nested, root, roles.findings)
+    inner_splits = _splits_in_classes(nested) if not splits and len(nested) == len(rests) else {}
+    if inner_splits:
+        split_by_folder = {folder: inner_splits[rest[1]] for folder, rest in rests.items()}
+        nested = [(rest[0], *rest[2:]) for rest in nested]
+    level = _class_level(nested, root, roles.findings) * (2 if inner_splits else 1)
     for folder, inner in inside.items():
-        _place(roles, folder, inner, split_by_folder[folder], heads[folder], level)
+        head, rest = heads[folder], rests[folder]
+        name = rest[level] if len(rest) > level else None
+        roles.places[folder] = split_by_folder[folder], name
+        if name is not None:
+            roles.class_folders.add(root + "/".join(inner[: inner.index(name, len(head)) + 1]))
+        above = (*head, *("*" for _ in rest[:level]), *(("CLASS",) if name is not None else ()))
+        roles.patterns["/".join((*above, "IMAGE"))] = None
+    if inner_splits:
+        names = "|".join(sorted(inner_splits))  # below versions, as in color/train/CLASS, or in classes
+        roles.patterns = {f"*/{names}/CLASS/IMAGE" if level else f"CLASS/{names}/IMAGE": None}
     return roles
 
 
@@ -90,18 +95,6 @@ def data_root(folders: Collection[str]) -> str:
     if len(common) == depth:  # all images are in one folder, which may be a class
         common = common[:-1]
     return "".join(f"{folder}/" for folder in common)
-
-
-def _place(
-    roles: Roles, folder: str, inner: tuple[str, ...], split: str | None, head: tuple[str, ...], level: int
-) -> None:
-    rest = _without_generic(inner[len(head) :])
-    name = rest[level] if len(rest) > level else None
-    roles.places[folder] = split, name
-    if name is not None:
-        roles.class_folders.add(roles.root + "/".join(inner[: inner.index(name, len(head)) + 1]))
-    above = (*head, *("*" for _ in rest[:level]), *(("CLASS",) if name is not None else ()))
-    roles.patterns["/".join((*above, "IMAGE"))] = None
 
 
 def _splits_with_classes(tops: Mapping[str, list]) -> dict[str, tuple[str, str]]:
