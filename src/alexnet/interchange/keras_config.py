@@ -61,12 +61,12 @@ class Model:
             kind, config = layer["class_name"], layer.get("config", {})
             name = str(config.get("name", layer.get("name", kind)))
             index = counts[kind] = counts.get(kind, -1) + 1
+            key = snake_case(kind) + (f"_{index}" if index else "")
             if kind in NESTED:
-                self.read(layer, (*path, f"{snake_case(kind)}{f'_{index}' if index else ''}"))
+                self.read(layer, (*path, key))
                 continue
             if (shape := config.get("batch_shape", config.get("batch_input_shape"))) and self.shape is None:
                 self._set_input(shape)
-            key = snake_case(kind) + (f"_{index}" if index else "")
             self._add(kind, name, config, self.arrays(path, name, key), inbound)
 
     def _set_input(self, shape: list) -> None:

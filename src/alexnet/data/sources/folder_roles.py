@@ -143,10 +143,10 @@ def _wrappers(
             firsts = {rest[0] if rest else "" for rest in rests}
             if len(firsts) == 1 and (first := min(firsts)):
                 is_generic = first.lower() in GENERIC_FOLDERS or first == top or (split and split_in(first) == split)
-                wrappers[split, top] = is_generic, len({rest[1:2] for rest in rests}) > 1 and all(map(len, rests))
+                wrappers[split, top] = is_generic, len({rest[1:2] for rest in rests}) > 1
             elif firsts != {""}:
                 wrappers[split, top] = False, False
-        holds_all = len(wrappers) > 0 and all(generic or wraps for generic, wraps in wrappers.values())
+        holds_all = all(generic or wraps for generic, wraps in wrappers.values())
         stripped = [key for key, (generic, _) in wrappers.items() if generic or holds_all]
         if not stripped:
             return heads

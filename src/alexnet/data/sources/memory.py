@@ -17,13 +17,12 @@ import numpy as np
 from PIL import Image
 
 from ...specs.names import listed
-from ..labels.assignment import UNSPLIT
 from ..labels.class_table import class_table
 from ..labels.columns import columns_by_header
 from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label
 from ..labels.split_names import split_of
 from ..progress import Track, run_tracked
-from ..source import SPLITS, TRAIN, Data, ImageReader, Source
+from ..source import SPLITS, Data, ImageReader, Source
 from ..storage.download import redact
 from ..storage.image_formats import open_image
 from ..storage.string_table import StringTable
@@ -152,7 +151,6 @@ def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
     if unknown := [label for label in class_of if class_of[label] is None]:
         raise ValueError(f"{data.name}: labels must be among {listed(classes, 20)}, got {unknown[0]!r}")
     indices = np.array([class_of[label] for label in labels], np.int64)
-    numbers = np.array([SPLITS.index(split) if split else UNSPLIT for split in splits], np.uint8)
     names = StringTable.from_strings(data.names)
     return Source(
         name=data.name,
@@ -160,11 +158,11 @@ def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
         classes=classes,
         names=names,
         labels=indices,
-        splits=np.where(numbers == UNSPLIT, TRAIN, numbers).astype(np.uint8),
+        splits=np.array([SPLITS.index(split or "train") for split in splits], np.uint8),
         reader=_Reader(),
         locate=data.locate,
         files_fingerprint=data.fingerprint,
-        has_splits=bool((numbers < UNSPLIT).any()),
+        has_splits=any(splits),
         unused_classes=unused | {name for index, name in enumerate(classes) if index not in indices},
     )
 

@@ -15,7 +15,7 @@ from ..labels.class_table import class_table
 from ..labels.columns import columns_by_header
 from ..labels.label_files import UNKNOWN_LABELS, check_label
 from ..labels.split_names import split_in
-from ..source import SPLITS, TRAIN, Finding, ImageReader, Source
+from ..source import SPLITS, Finding, ImageReader, Source
 from ..storage.image_formats import is_image_file, open_image
 from ..storage.string_table import StringTable
 from ..storage.trees import FileOpener, Tree
@@ -39,8 +39,7 @@ def table_source(tree: Tree) -> Source | None:
     files = np.repeat(np.arange(len(parts)), [len(part.labels) for part in parts])[known]
     rows = np.concatenate([np.arange(len(part.labels)) for part in parts])[known]
     paths = [(indices[file], names[indices[file]]) for file in files]
-    splits = np.array([part.split for part in parts], np.uint8)[files]
-    names_of = parts[0].classes
+    has_splits, names_of = any(part.split for part in parts), parts[0].classes
     used = {labels[row] for row in known}
     classes, unused, index_of = class_table(tree.name, used, used, names_of and {n: i for i, n in enumerate(names_of)})
     findings = []
@@ -52,15 +51,15 @@ def table_source(tree: Tree) -> Source | None:
         classes=classes,
         names=StringTable.from_strings(f"{path}#{row}" for (_, path), row in zip(paths, rows, strict=True)),
         labels=np.array([index_of[labels[row]] for row in known], np.int64),
-        splits=splits,
+        splits=np.array([SPLITS.index(part.split or "train") for part in parts], np.uint8)[files],
         reader=TableReader(tree.open, parts[0].image),
         locate=lambda index: (tree.locate(paths[index][0]), paths[index][1].suffix, int(rows[index])),
         files_fingerprint=tree.fingerprint,
-        has_splits=any(part.is_split for part in parts),
+        has_splits=has_splits,
         unused_classes=unused,
         findings=tuple(findings),
         labels_from=f"the column {parts[0].label}",
-        splits_from="the names of the tables" if any(part.is_split for part in parts) else "",
+        splits_from="the names of the tables" if has_splits else "",
     )
 
 
@@ -93,8 +92,7 @@ class _Part:
     labels: list
     classes: tuple[str, ...] | None
     """Names of the classes by the indices that are the labels."""
-    split: int
-    is_split: bool
+    split: str | None
 
     @classmethod
     def read(cls, tree: Tree, index: int) -> Self:
@@ -114,7 +112,7 @@ class _Part:
         if classes:
             labels = [classes[each] if isinstance(each, int) and 0 <= each < len(classes) else None for each in labels]
         split = next(filter(None, map(split_in, (path.stem, *reversed(path.parts[:-1])))), None)
-        return cls(image, label, labels, classes, SPLITS.index(split) if split else TRAIN, split is not None)
+        return cls(image, label, labels, classes, split)
 
 
 def _open_table(file, suffix: str):
