@@ -25,6 +25,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 SETTINGS = {
     "all threads, the libraries' defaults": {},
     "all threads, as the command sets it": SPINNING,
+    "all threads, a tenth of that": {"GOMP_SPINCOUNT": "1000"},
     "all threads, passive": PASSIVE,
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -42,10 +43,8 @@ def main() -> None:
     if given.run:
         return print(json.dumps(measure(given.variant, given.batch_size, given.seconds)))
     print(f"{processors()} processors, {given.variant}, fp32\n")
-    print(
-        "| competing processes | threads and waiting | step, ms | one image, one view, ms |\n|---|---|---|---|",
-        flush=True,
-    )
+    print("| competing processes | threads and waiting | step, ms | one image, one view, ms |")
+    print("|---|---|---|---|", flush=True)
     for count in given.competitors:
         for name, settings in SETTINGS.items():
             with competitors(count):

@@ -121,11 +121,68 @@ def test_an_interrupted_packing_resumes(photos, tmp_path, monkeypatch):
     assert counted[0] >= 200 and sum(counted) == 400
 
 
-def test_two_processes_make_one_pack(photos, tmp_path):
-    both = [packer(photos, tmp_path / "cache") for _ in range(2)]
-    paths = {process.communicate()[0].splitlines()[-1] for process in both}
-    assert [process.returncode for process in both] == [0, 0] and len(paths) == 1
-    assert open_pack(tmp_path / "cache" / "packs" / os.path.basename(paths.pop())).labels.shape == (400,)
+DIVIDED = """
+import os, time
+from alexnet.data.pack import unfinished
+
+class Counting(unfinished.UnfinishedPack):
+    def take_images(self):
+        while {together} > len([*self.path.parent.glob("*.log")]):
+            time.sleep(0.01)
+        return super().take_images()
+
+    def add(self, results):
+        until = time.monotonic() + {seconds}
+        while time.monotonic() < until:
+            os.utime(self.log)
+            time.sleep(0.05)
+        images.extend(results)
+        super().add(results)
+
+unfinished.CHUNK_IMAGES, images = 16, []
+"""
+
+
+def dividing_packer(photos, cache, jpeg, together=1, seconds=0, more=""):
+    """A process that packs chunks of 16, and at its end prints how many images it did."""
+    program = DIVIDED.format(together=together, seconds=seconds) + more
+    program += PACKER.replace("options =", "packing.UnfinishedPack = Counting\noptions =") + "\nprint(len(images))"
+    command = [sys.executable, "-c", program, str(photos), str(cache), "1", str(jpeg)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("jpeg", [0, 90])
+def test_processes_divide_a_pack(photos, tmp_path, jpeg):
+    intact = make_pack(open_source(photos), 64, tmp_path / "intact", PackOptions(jpeg or None)).path
+    packers = [dividing_packer(photos, tmp_path / "cache", jpeg, together=3) for _ in range(3)]
+    counts = [int(process.communicate()[0].splitlines()[-1]) for process in packers]
+    assert sum(counts) == 400 and min(counts) > 0, counts
+    left = [path.name for path in (tmp_path / "cache" / "packs").iterdir() if path.suffix != ".lock"]
+    assert left == [intact.name]
+    assert (tmp_path / "cache" / "packs" / intact.name).read_bytes() == intact.read_bytes()
+
+
+ELSEWHERE = """
+unfinished.machine = lambda: "{}"
+unfinished.SILENT_S = 2.0
+unfinished.is_locked = lambda path: False  # as where other machines do not see a lock
+"""
+
+
+@pytest.mark.parametrize("machines", [(), ("one", "another")], ids=["one machine", "two without locks"])
+def test_what_a_killed_process_has_taken_is_taken_over(photos, tmp_path, machines):
+    intact = make_pack(open_source(photos), 64, tmp_path / "intact").path
+    more, others = map(ELSEWHERE.format, machines) if machines else ("", "")
+    killed = dividing_packer(photos, tmp_path / "cache", 0, seconds=3600, more=more)
+    until_it_begins(killed, tmp_path / "cache")
+    other = dividing_packer(photos, tmp_path / "cache", 0, together=2, more=others)
+    line = other.stdout.readline()
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert line == f"other processes are making the rest of {intact.name}; waiting for them\n"
+    rest = other.communicate()[0].splitlines()
+    assert other.returncode == 0 and 0 < int(rest[-1]) <= 400
+    assert (tmp_path / "cache" / "packs" / intact.name).read_bytes() == intact.read_bytes()
 
 
 def test_waiting_for_another_process_is_announced(photos, tmp_path):

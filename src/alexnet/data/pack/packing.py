@@ -1,6 +1,6 @@
 """Makes the pack of a source, unless the cache has it.
 
-While unfinished, it has another name and a log from which an interrupted packing resumes.
+Several processes that make the same pack divide its images; an interrupted packing resumes.
 """
 
 import contextlib
@@ -9,14 +9,12 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import os
-import secrets
 import time
 import zlib
-from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -25,20 +23,21 @@ import numpy as np
 from PIL import Image
 
 from ...device import decoders
-from ...files import PART_SUFFIX, cache_folder, file_lock, is_locked, make_folder, truncate_name
+from ...files import cache_folder, file_lock, make_folder, truncate_name
 from ...specs.settings import check_setting, option
 from ..progress import Track, run_tracked
 from ..source import TRAIN, ImageReader, Source
-from .reading import DTYPES, UNREADABLE, VERSION, Pack, crc32_of, open_pack
+from .reading import VERSION, Pack, open_pack
 from .resizing import Squares, stored_square
+from .unfinished import UnfinishedPack
 from .workers import Failed, run_task
 
 MAX_UNREADABLE, FEW_UNREADABLE = 0.01, 5
 """Fraction of images that may be unreadable, and how many may be in small data sets."""
 LOG_S = 2.0
 """Seconds between entries in the log."""
-ABANDONED_S = 30 * 86400.0
-"""Seconds after which an unfinished pack is removed, whatever it is of."""
+WAIT_S = 0.2
+"""Seconds after which a process looks again whether others have finished, or left something to do."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,16 @@ def make_pack(
     pack = _open_existing(source, path, options, notify)
     if pack is None:
         make_folder(folder)
-        with file_lock(path, lambda: notify(f"another process is making {path.name}; waiting for it")) as is_held:
-            pack = _open_existing(source, path, options)
+        wait = partial(notify, f"another process is making {path.name}; waiting for it")
+        with contextlib.ExitStack() as stack:
+            with file_lock(path, wait):
+                pack = _open_existing(source, path, options)
+                if pack is None:
+                    path.unlink(missing_ok=True)
+                    unfinished = UnfinishedPack(source, side, path, options.jpeg, options.squares, wait)
+                    stack.enter_context(unfinished)
             if pack is None:
-                _write_pack(_UnfinishedPack(source, side, path, options, is_held), options, track)
+                _write_pack(unfinished, options, track, notify)
                 pack = open_pack(path)
     _check_unreadable(source, pack.unreadable, len(source), options.strict)
     return pack
@@ -123,30 +128,43 @@ def _open_existing(
     return pack
 
 
-def _write_pack(file: "_UnfinishedPack", options: PackOptions, track: Track | None) -> None:
-    """Decode all images of a source into a new file, or resume an interrupted packing."""
+def _write_pack(
+    file: UnfinishedPack, options: PackOptions, track: Track | None, notify: Callable[[str], object]
+) -> None:
+    """Decode the images of a source that nobody else has decoded or is decoding, until the pack is finished."""
     source, count = file.source, len(file.source)
-    if not file.done:
-        file.allocate()
-    images = ((index, source.locate(index)) for index in range(file.done, count))
+    task = _StoreSquare(source.reader, file.side, file.squares, file.jpeg, file.part, file.header_size)
 
     def write() -> Iterator[int]:
-        yield file.done
-        logged = time.monotonic()
-        for results in run_task(file.task(), images, count - file.done, options.workers or decoders()):
-            file.add(results)
-            _check_unreadable(source, file.unreadable, file.done, options.strict)
-            if time.monotonic() - logged > LOG_S:
-                file.write_log()
-                logged = time.monotonic()
-            yield len(results)
+        shown, logged, is_told = 0, time.monotonic(), False
+        while not file.is_finished:
+            images = ((index, source.locate(index)) for index in file.take_images())
+            yield file.done - shown
+            shown = file.done
+            for results in run_task(task, images, count - shown, options.workers or decoders()):
+                file.add(results)
+                _check_unreadable(source, file.unreadable, file.done, options.strict)
+                if time.monotonic() - logged > LOG_S:
+                    file.write_log()
+                    logged = time.monotonic()
+                yield file.done - shown
+                shown = file.done
+            file.write_log()
+            file.finish()
+            if not file.is_finished:
+                if not is_told:
+                    notify(f"other processes are making the rest of {file.path.name}; waiting for them")
+                is_told = True
+                time.sleep(WAIT_S)
+        yield count - shown
 
     try:
         run_tracked(write(), count, track)
-        file.finish()
     except BaseException as error:
+        if isinstance(error, OSError) and file.is_finished:
+            return  # by another process, which has renamed the file
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise file.no_room(error) from error
+            raise file.no_room(file.part, error) from error
         file.write_log()
         raise
 
@@ -217,172 +235,3 @@ class _StoreSquare:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_file": []}
-
-
-class _UnfinishedPack:
-    """A pack that is being written.
-
-    The log begins with a line that names the data set. Then it has a line of JSON for every LOG_S seconds: how many
-    images are done, and for those since the previous line their checksums, their lengths (of JPEG files), why some
-    could not be read, and for which of these the system is to blame: packing resumes from the first of them.
-
-    Args:
-        is_held: whether the lock of `path` keeps other processes away; where a file system has no locks, each writes a
-            file of its own, and none resumes.
-    """
-
-    def __init__(self, source: Source, side: int, path: Path, options: PackOptions, is_held: bool = True):
-        self.source, self.side, self.path, self.jpeg = source, side, path, options.jpeg
-        self.squares = options.squares
-        name = path.name if is_held else f"{path.name}.{secrets.token_hex(4)}"
-        self.part, self.log = (path.with_name(f"{name}{PART_SUFFIX}{suffix}") for suffix in ("", ".log"))
-        self.metadata = {"version": VERSION, "name": source.name, "classes": source.classes, "side": side}
-        if self.squares != Squares():
-            self.metadata["squares"] = vars(self.squares)
-        # As JSON in JSON it takes at most twice its size, and the fields take less than 2 KB.
-        self.header_size = 64 * (len(json.dumps(self.metadata)) // 32 + 33)
-        self.checksums, self.lengths = array("I"), array("q")
-        self.unreadable: dict[int, str] = {}
-        self.passing: set[int] = set()
-        self._remove_abandoned()
-        self._logged = 0, 0
-        self._read_log()
-        self.jpeg_size = sum(self.lengths)
-
-    @property
-    def done(self) -> int:
-        return len(self.checksums)
-
-    def task(self) -> _StoreSquare:
-        return _StoreSquare(self.source.reader, self.side, self.squares, self.jpeg, self.part, self.header_size)
-
-    def allocate(self) -> None:
-        """Reserve the disk space, so that a full disk is noticed now; the size of JPEG files is not known yet."""
-        size = self.header_size + (0 if self.jpeg else len(self.source) * (self.side * self.side * 3 + 64))
-        try:
-            with open(self.part, "wb") as file:
-                file.truncate(size)
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-            self._begin_log()
-        except OSError as error:
-            raise self.no_room(error) from error
-
-    def add(self, results: Sequence[int | bytes | Failed]) -> None:
-        """Record the results of the next images."""
-        black = b"" if self.jpeg else zlib.crc32(bytes(self.side * self.side * 3))
-        failures = {self.done + i: each for i, each in enumerate(results) if isinstance(each, Failed)}
-        self.unreadable |= {index: each.reason for index, each in failures.items()}
-        self.passing |= {index for index, each in failures.items() if each.is_passing}
-        results = [black if isinstance(each, Failed) else each for each in results]
-        if self.jpeg:
-            with open(self.part, "r+b") as file:
-                file.seek(self.header_size + self.jpeg_size)
-                file.writelines(results)
-            self.lengths.extend(map(len, results))
-            self.jpeg_size += sum(map(len, results))
-            results = map(zlib.crc32, results)
-        self.checksums.extend(results)
-
-    def write_log(self) -> None:
-        """Log what is done, after flushing it to the disk."""
-        with open(self.part, "r+b") as file:
-            os.fsync(file.fileno())
-        done, unreadable = self._logged
-        entry = {
-            "done": self.done,
-            "sums": self.checksums[done:].tolist(),
-            "lengths": self.lengths[done:].tolist(),
-            "unread": dict(new := list(self.unreadable.items())[unreadable:]),
-            "passing": [index for index, _ in new if index in self.passing],
-        }
-        with self.log.open("a", encoding="utf-8") as log:
-            print(json.dumps(entry), file=log, flush=True)
-            os.fsync(log.fileno())
-        self._logged = self.done, len(self.unreadable)
-
-    def finish(self) -> None:
-        """Add the tables and the header, and rename the file."""
-        splits = self.source.splits.copy()
-        splits[list(self.unreadable)] = UNREADABLE
-        unread = {index: [why] if index in self.passing else why for index, why in self.unreadable.items()}
-        tables = {
-            "labels": self.source.labels.astype(np.int64),
-            "splits": splits,
-            "sums": np.array(self.checksums, np.uint32),
-            "names": self.source.names.buffer,
-            "unread": np.frombuffer(json.dumps(unread).encode(), np.uint8),
-        }
-        shape = len(splits), self.side, self.side, 3
-        if self.jpeg:
-            tables["starts"] = np.cumsum([0, *self.lengths], dtype=np.int64)
-            shape = (self.jpeg_size,)
-        fields = {"images": (np.dtype(np.uint8), shape)} | {name: (a.dtype, a.shape) for name, a in tables.items()}
-        metadata = self.metadata | {"tables": crc32_of(tables.values())}
-        with open(self.part, "r+b") as file:
-            file.write(_encode_header(fields, metadata, self.header_size))
-            file.seek(self.header_size + math.prod(shape))
-            for table in tables.values():
-                file.write(np.ascontiguousarray(table))
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(self.part, self.path)
-        self.log.unlink(missing_ok=True)
-
-    def no_room(self, error: OSError) -> ValueError:
-        _remove(self.part)
-        return ValueError(f"no room in {self.path.parent} for {self.path.name}: {error.strerror}")
-
-    def _begin_log(self) -> None:
-        self.log.write_text(json.dumps({"data": self.source.location}) + "\n", encoding="utf-8")
-        self._logged = 0, 0
-
-    def _read_log(self) -> None:
-        """Take over what an interrupted packing did, up to the first image that may be readable now."""
-        if not (self.log.exists() and self.part.exists()):
-            return
-        for line in self.log.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError):  # the last line may be incomplete
-                entry = json.loads(line)
-                self.checksums.extend(entry["sums"])
-                self.lengths.extend(entry["lengths"])
-                self.unreadable |= {int(index): reason for index, reason in entry["unread"].items()}
-                self.passing |= {*map(int, entry.get("passing", entry["unread"]))}
-        self._logged = self.done, len(self.unreadable)
-        if self.passing:
-            first = min(self.passing)
-            del self.checksums[first:], self.lengths[first:]
-            self.unreadable = {index: why for index, why in self.unreadable.items() if index < first}
-            self.passing.clear()
-            self._begin_log()
-            self.write_log()
-
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished packs of this data set whose images, labels or splits have changed since, and old ones."""
-        for part in self.path.parent.glob(f"*{PART_SUFFIX}"):
-            log, other = part.with_name(f"{part.name}.log"), part.with_suffix("")
-            in_use = is_locked(other)
-            if other == self.path or not log.exists() or in_use:
-                continue
-            with log.open(encoding="utf-8") as file, contextlib.suppress(ValueError, AttributeError):
-                is_same = json.loads(file.readline(100_000)).get("data") == self.source.location
-                if (is_same and in_use is False) or time.time() - log.stat().st_mtime > ABANDONED_S:
-                    _remove(part)
-
-
-def _encode_header(fields: Mapping[str, tuple[np.dtype, Sequence[int]]], metadata: Mapping, size: int) -> bytes:
-    """The header of a pack, of `size` bytes, given the type and shape of each field in the order of the file."""
-    names = {np.dtype(kind): name for name, kind in DTYPES.items()}
-    header: dict = {"__metadata__": {"pack": json.dumps(metadata)}}
-    end = 0
-    for name, (dtype, shape) in fields.items():
-        start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [start, end]}
-    return (size - 8).to_bytes(8, "little") + json.dumps(header).encode().ljust(size - 8)
-
-
-def _remove(part: Path) -> None:
-    """Remove an unfinished pack and its log."""
-    part.unlink(missing_ok=True)
-    part.with_name(f"{part.name}.log").unlink(missing_ok=True)
