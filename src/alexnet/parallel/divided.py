@@ -11,7 +11,7 @@ from .group import Group
 from .parts import parts
 from .placement import Placement, Way, placement_of
 from .reduce import GradientSum
-from .shards import Shards
+from .shards import HybridNetwork, Shards
 from .strategy import DataParallel
 
 
@@ -76,6 +76,23 @@ class Divided(DataParallel):
             if start == starts[-1] and is_final:
                 self.gradients.arm()
             yield slice(start, start + size), self.shards.images.rows
+
+    def convolved(self, views: Tensor, batch_size: int) -> Tensor:
+        next(self.passes(batch_size, batch_size, is_final=False))
+        is_hybrid = isinstance(self.module, HybridNetwork)
+        return (self.module.convolutions if is_hybrid else self.halves[0])(views)
+
+    def in_rounds(self, features: Tensor, batch_size: int, rounds: int) -> Iterator[tuple[slice, Tensor]]:
+        if isinstance(self.module, HybridNetwork):
+            for number, scores in enumerate(self.module.in_rounds(features, rounds)):
+                yield slice(number, batch_size, rounds), scores
+            return
+        for number in range(rounds):
+            rows = self.shards.positions[1].rows = slice(number, batch_size, rounds)
+            x = features[rows]
+            for module in self.halves[1]:
+                x = module(x)
+            yield rows, x
 
     def total(self, statistics: Tensor) -> Tensor:
         return statistics  # every process has the scores of all images

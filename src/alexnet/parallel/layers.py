@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..model.layers import BATCH_NORMS, PlainDropout
+from ..model.network import AlexNet
+from ..specs.operations import Linear
 from .group import Group
 
 
@@ -38,9 +41,8 @@ class WholeBatch:
 
     @staticmethod
     def of(network: nn.Module, position: Position, group: Group) -> nn.Module:
-        shared = copy.copy(network)
-        shared._modules = {name: of_whole_batch(each, position, group) for name, each in network._modules.items()}
-        return shared
+        modules = network._modules.items()
+        return with_modules(network, {name: of_whole_batch(each, position, group) for name, each in modules})
 
 
 def of_whole_batch(module: nn.Module, position: Position, group: Group) -> nn.Module:
@@ -55,6 +57,32 @@ def of_whole_batch(module: nn.Module, position: Position, group: Group) -> nn.Mo
     shared.__class__ = kinds[type(module)]
     shared.position, shared.group = position, group
     return shared
+
+
+def with_modules(network: AlexNet, modules: Mapping[str, nn.Module]) -> AlexNet:
+    """A network that runs other modules."""
+    other = copy.copy(network)
+    other._modules = dict(modules)
+    return other
+
+
+def halves(network: AlexNet) -> tuple[AlexNet, list[nn.Module]]:
+    """A network up to its first fully connected layer, and the modules from there on.
+
+    Raises:
+        ValueError: it has no fully connected layer.
+    """
+    names = [*network._modules]
+    first = next((step.name for step in network.placed if isinstance(step.operation, Linear)), None)
+    if first is None:
+        raise ValueError(f"{network.architecture.name} must have a fully connected layer")
+    cut = names.index(f"{GATHER}{first}" if f"{GATHER}{first}" in names else first)
+    named = [*network._modules.items()]
+    return with_modules(network, dict(named[:cut])), [module for _, module in named[cut:]]
+
+
+GATHER = "gather_"
+"""Begins the name of a module that exchanges what the layer of that name reads."""
 
 
 class WholeDropout(nn.Dropout):

@@ -73,7 +73,9 @@ class GradientSum:
 
     @torch.no_grad()
     def _start(self, bucket: _Bucket) -> Callable[[], None]:
-        gradients = [each.grad for each in bucket.parameters]
+        gradients = [each.grad for each in bucket.parameters if each.grad is not None]
+        if not gradients:
+            return lambda: None
         if len(gradients) == 1 and gradients[0].is_contiguous() and not self.compress:  # the large ones, in place
             return self.group.start_sum(gradients[0])
         # Copied in the order of their indices: their layouts may differ from process to process.

@@ -5,7 +5,6 @@ smaller, and that has more modules, which exchange activations. Layers that are 
 network themselves.
 """
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ..model.layers import build_module
 from ..model.network import AlexNet
 from .group import Group
-from .layers import Position, WholeDropout, WholePlainDropout, of_whole_batch
+from .layers import GATHER, Position, WholeDropout, WholePlainDropout, halves, of_whole_batch, with_modules
 from .placement import Division, Exchange, Placement
 
 
@@ -108,8 +107,8 @@ class _Slices(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple:
         slices, arriving, shape = ctx.how
-        for wait in arriving:
-            wait()
+        while arriving:
+            arriving.pop()()
         gradient = gradients[0].new_empty(shape)
         for each, part in zip(slices, gradients, strict=True):
             gradient[each] = part
@@ -130,13 +129,6 @@ class _Arrived(torch.autograd.Function):
         own, wait = group.start_scatter_sum(gradient, 0, sizes)
         arriving.append(wait)
         return own, None, None, None, None
-
-
-def _with_modules(network: AlexNet, modules: dict[str, nn.Module]) -> AlexNet:
-    """A network that runs other modules."""
-    other = copy.copy(network)
-    other._modules = modules
-    return other
 
 
 class HybridNetwork(AlexNet):
@@ -224,28 +216,23 @@ class Shards:
 
     def _local(self) -> AlexNet:
         modules: dict[str, nn.Module] = {}
-        convolutions = 0
         for division in self.placement.divisions:
             name, exchange = division.step.name, division.exchange
             kind = exchange and exchange.kind
-            if kind == "images":
-                convolutions = len(modules)
-            elif kind == "channels":
-                modules[f"gather_{name}"] = GatherChannels(exchange, self.group)
+            if kind == "channels":
+                modules[f"{GATHER}{name}"] = GatherChannels(exchange, self.group)
             elif kind == "neighbors":
                 modules[f"add_to_{name}"] = AddNeighbors(exchange, self.group)
             modules[name] = self._module(division)
             if kind == "neighbors":
                 first = exchange.parts[0] if self.group.rank else 0
                 modules[f"drop_from_{name}"] = DropNeighbors(first, division.gives[self.group.rank])
-        modules["gather_scores"] = GatherChannels(self.placement.scores, self.group)
-        local = _with_modules(self.network, modules)
-        if convolutions:
-            local.__class__ = HybridNetwork
-            local.shards = self
+        modules[f"{GATHER}scores"] = GatherChannels(self.placement.scores, self.group)
+        local = with_modules(self.network, modules)
+        if self.placement.way == "hybrid":
             # Neither is registered: parameters have the names that they have in the whole network.
-            local.__dict__["convolutions"] = _with_modules(self.network, dict([*modules.items()][:convolutions]))
-            local.__dict__["connected"] = [*modules.values()][convolutions:]
+            local.__dict__["convolutions"], local.__dict__["connected"] = halves(local)
+            local.__class__, local.shards = HybridNetwork, self
         return local
 
     def _module(self, division: Division) -> nn.Module:

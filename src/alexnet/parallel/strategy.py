@@ -4,12 +4,13 @@ work."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from .group import Group
-from .layers import Position, WholeBatch
+from .layers import Position, WholeBatch, halves
 from .parts import part_sizes, parts
 from .reduce import GradientSum
 
@@ -77,12 +78,39 @@ class DataParallel:
                 self.gradients.arm()
             yield slice(start, start + size), rows
 
+    def convolved(self, views: Tensor, batch_size: int) -> Tensor:
+        """What the first fully connected layer reads of the images that this process reads."""
+        self.position.rows = self.rows(batch_size)
+        return self.halves[0](views)
+
+    def in_rounds(self, features: Tensor, batch_size: int, rounds: int) -> Iterator[tuple[slice, Tensor]]:
+        """The scores of a batch by its fully connected layers, in rounds, of which each has every so manieth image.
+
+        Args:
+            features: what `convolved` returned.
+
+        Yields:
+            The images of the whole batch whose scores come out, and these.
+        """
+        own = self.rows(batch_size)
+        for number in range(rounds):
+            first = (number - own.start) % rounds
+            self.position.rows, x = slice(own.start + first, own.stop, rounds), features[first::rounds]
+            for module in self.halves[1]:
+                x = module(x)
+            yield self.position.rows, x
+
+    @cached_property
+    def halves(self) -> tuple[nn.Module, list[nn.Module]]:
+        """`module` up to its first fully connected layer, and from there on."""
+        return halves(self.module)
+
     def all_fit(self, fits: bool) -> bool:
         """Whether the passes of a step fit in the memory of every process."""
         return not self.agree(not fits) if self.waits else fits
 
     def sum_gradients(self) -> None:
-        """Complete the gradients of the parameters of `module`."""
+        """Complete the gradients of the parameters of `module`, of those that have one."""
         self.gradients.finish()
 
     def total(self, statistics: Tensor) -> Tensor:

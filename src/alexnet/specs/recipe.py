@@ -73,6 +73,7 @@ def _is_crop_scale(value: Any) -> bool:
 
 CHECKS: dict[str, Check] = {
     **dict.fromkeys(("epochs", "batch_size", "crop_group"), (lambda x: is_integer(x, 1), "an integer >= 1")),
+    "fc_batch_size": (lambda x: x is None or is_integer(x, 1), "an integer >= 1, or None"),
     **dict.fromkeys(("lr_factor", "mixup", "cutmix"), (lambda x: is_real(x) and x >= 0, ">= 0")),
     **dict.fromkeys(("momentum", "label_smoothing"), (lambda x: is_real(x) and 0 <= x < 1, ">= 0 and < 1")),
     **dict.fromkeys(
@@ -123,6 +124,9 @@ class Recipe:
     """On a small data set, train for more epochs until there are this many steps."""
     batch_size: int = 128
     """Images per step."""
+    fc_batch_size: int | None = None
+    """Variable batch size (Krizhevsky 2014): images per step of the fully connected layers, which then take several
+    steps, each on so many images of the batch, for each step of the other layers. None: one step for all layers."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float | Mapping[str, float] = 0.0005

@@ -20,6 +20,7 @@ def recipe_in_words(recipe: Recipe) -> str:
     switches = {"horizontal flips": recipe.flip, "color shift": recipe.color_shift}
     switches |= {"mixup": recipe.mixup, "CutMix": recipe.cutmix, "label smoothing": recipe.label_smoothing}
     switches |= {"gradient clipping": recipe.max_grad_norm, "EMA of the weights": recipe.ema_decay}
+    switches[f"batches of {recipe.fc_batch_size} in the fully connected layers"] = _of_connected(recipe)
     switches |= {"class weights": recipe.class_weights, f"patience of {recipe.patience} epochs": recipe.patience}
     parts += [name for name, value in switches.items() if value]
     return ", ".join(parts)
@@ -42,7 +43,7 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
         "layers": lr_scale_in_words(recipe),
         "LARS": recipe.lars_trust_coefficient and f"trust coefficient {recipe.lars_trust_coefficient:g}",
         "epochs": f"{recipe.epochs}, or more where they give fewer than {recipe.min_steps:,} steps",
-        "batch size": f"{recipe.batch_size:,}",
+        "batch size": f"{recipe.batch_size:,}{_of_connected(recipe)}",
         "momentum": f"{recipe.momentum:g}",
         "weight decay": _weight_decay(recipe) + ("" if recipe.decay_biases else ", biases excluded"),
         "gradient clipping": recipe.max_grad_norm and f"to a norm of {recipe.max_grad_norm:g}",
@@ -65,6 +66,11 @@ def lr_scale_in_words(recipe: Recipe) -> str:
     """The layers that are frozen or have scaled learning rates; empty where there are none."""
     scales = recipe.lr_scale.items()
     return ", ".join(f"{layer} learning rate × {scale:g}" if scale else f"{layer} frozen" for layer, scale in scales)
+
+
+def _of_connected(recipe: Recipe) -> str:
+    fewer = recipe.fc_batch_size and recipe.fc_batch_size < recipe.batch_size
+    return f"; {recipe.fc_batch_size:,} in the fully connected layers" if fewer else ""
 
 
 def _weight_decay(recipe: Recipe) -> str:

@@ -27,6 +27,7 @@ from ..specs.settings import MicroBatch
 from .optimizer import PaperSGD, WeightEMA, optimizer_of
 from .plan import Plan
 from .step import MicroBatches
+from .variable_batch import VariableBatch
 
 
 @dataclass
@@ -106,7 +107,8 @@ class Training:
         compress: whether they send gradients as bf16.
 
     Raises:
-        ValueError: a network with batch norm cannot be trained in micro-batches.
+        ValueError: a network with batch norm cannot be trained in micro-batches, nor one whose fully connected layers
+            have a batch size of their own; or it cannot be divided.
     """
 
     def __init__(
@@ -129,13 +131,15 @@ class Training:
         if plan.transfer:
             plan.transfer.copy_weights(self.network)
         self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
-        splits, waits = micro_batch is not None, micro_batch == "auto"
+        has_rounds = plan.recipe.fc_batch_size is not None
+        splits, waits = micro_batch is not None or has_rounds, micro_batch == "auto"
         self.strategy = strategy_of(way, self.network, group or Group.current(), splits, waits, compress)
         self.optimizer: PaperSGD = optimizer_of(self.strategy.module, plan.recipe)
         self.optimizer.total_norms = self.strategy.total_norms
         self.ema = WeightEMA(self.strategy.module, plan.recipe.ema_decay)
         weights = plan.class_weights and torch.tensor(plan.class_weights, dtype=torch.float32, device=self.device)
-        self.stepper = MicroBatches(self.strategy, self.optimizer, plan.recipe, precision, micro_batch, weights)
+        stepper = VariableBatch if has_rounds else MicroBatches
+        self.stepper = stepper(self.strategy, self.optimizer, plan.recipe, precision, micro_batch, weights)
         self.batches_per_epoch = math.ceil(plan.training_images / plan.recipe.batch_size)
         self.progress = Progress()
 

@@ -101,12 +101,15 @@ class MicroBatches:
         if fitting < size:
             self._split(views, size, fitting)
         strategy.sum_gradients()
-        if self.recipe.max_grad_norm is not None:
-            parameters = [group["params"][0] for group in self.optimizer.param_groups]
-            strategy.clip_gradients(parameters, self.recipe.max_grad_norm)
+        self._clip()
         self.optimizer.step()
         loss, correct = strategy.total(statistics).tolist()  # one wait for the device
         return loss, round(correct)
+
+    def _clip(self) -> None:
+        if self.recipe.max_grad_norm is not None:
+            parameters = [group["params"][0] for group in self.optimizer.param_groups]
+            self.strategy.clip_gradients(parameters, self.recipe.max_grad_norm)
 
     def _tried(self, views: Tensor, batch: Batch, mix: Mix | None, size: int, is_first: bool) -> Tensor | None:
         """The statistics of the batch, and its gradient, in micro-batches; None if they do not fit on all processes."""
@@ -129,14 +132,18 @@ class MicroBatches:
         for images, scored in self.strategy.passes(count, size, is_first):
             with autocast(views.device, self.precision):
                 scores = self._forward(views[images])
-            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            loss = self._loss(scores, labels[scored])
-            if mix:
-                loss = mix.weight * loss + (1 - mix.weight) * self._loss(scores, labels[mix.partners[scored]])
-            loss = loss * (len(scores) / count)
+            loss, correct = self._judged(scores, labels, scored, mix)
             loss.backward()
-            statistics += torch.stack([loss.detach(), (scores.detach().argmax(1) == labels[scored]).sum()])
+            statistics += torch.stack([loss.detach(), correct])
         return statistics
+
+    def _judged(self, scores: Tensor, labels: Tensor, rows: slice | Tensor, mix: Mix | None) -> tuple[Tensor, Tensor]:
+        """What some images of a batch, whose scores are given, add to its mean loss, and how many are correct."""
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        loss = self._loss(scores, labels[rows])
+        if mix:
+            loss = mix.weight * loss + (1 - mix.weight) * self._loss(scores, labels[mix.partners[rows]])
+        return loss * (len(scores) / len(labels)), (scores.detach().argmax(1) == labels[rows]).sum()
 
     def _loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
