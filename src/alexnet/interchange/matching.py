@@ -1,7 +1,7 @@
 """Which network the weights of a file belong to, and which tensor belongs to which layer."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -158,15 +158,19 @@ def _adapted(
         is_given: whether the caller declared the network, whose operations then stay as they are.
     """
     guesses: list[str] = []
-    if not _is_own(file, architecture) and any(_is_plain(each) for _, each in _operations(architecture)):
-        architecture = _with_inverted_dropout(architecture)
+    plain = [each for _, each in _operations(architecture) if isinstance(each, Dropout) and not each.rescale]
+    if plain and not _is_own(file, architecture):  # dropout scales in training everywhere but in 2012
+        if architecture.dropout in plain:
+            architecture = replace(architecture, dropout=replace(architecture.dropout, rescale=True))
+        architecture = _with_steps(architecture, lambda step: replace(step, rescale=True) if step in plain else step)
         has_our_names = {row.name for row in architecture.layers} <= {*_rows(file.tensors)}
         if file.is_state_dict and not file.modules and has_our_names and not _norms(file.tensors):
             guesses.append(
                 "dropout scales in training, as PyTorch's does; a network of this package with the dropout of 2012 "
                 "takes its own state dict by load_state_dict"
             )
-    norms, lrn = _norms(file.tensors), _without(architecture, (Norm, SpatialNorm))
+    norms = _norms(file.tensors)
+    lrn = _with_steps(architecture, lambda step: None if isinstance(step, (Norm, SpatialNorm)) else step)
     if not norms and not is_given and not _stands_as_in(file, architecture) and _stands_as_in(file, lrn):
         architecture = replace(lrn, name=f"{architecture.name} without LRN")
         guesses.append("there is no LRN, because the numbers of the layers leave no place for it")
@@ -191,29 +195,16 @@ def _batch_norms(architecture: Architecture) -> list[str]:
     return [name for name, operation in _operations(architecture) if isinstance(operation, BatchNorm)]
 
 
-def _is_plain(operation: Operation | str | None) -> bool:
-    return isinstance(operation, Dropout) and not operation.rescale
+def _with_steps(architecture: Architecture, change: Callable[[Operation], Operation | None]) -> Architecture:
+    """The network with each operation that follows a layer as `change` returns it; None leaves it out."""
 
+    def changed(row: Layer) -> Iterator[str | Operation]:
+        for step in row.then:
+            meaning = step if isinstance(step, Operation) else architecture.meaning(step)
+            if new := meaning and change(meaning):
+                yield step if new == meaning else new
 
-def _with_inverted_dropout(architecture: Architecture) -> Architecture:
-    """The same network for weights of frameworks whose dropout scales in training, as all but that of 2012 do."""
-
-    def inverted(step: Operation | str | None) -> Operation | str | None:
-        return replace(step, rescale=True) if _is_plain(step) else step
-
-    layers = (replace(row, then=tuple(map(inverted, row.then))) for row in architecture.layers)
-    return replace(architecture, dropout=inverted(architecture.dropout), layers=tuple(layers))
-
-
-def _without(architecture: Architecture, kinds: tuple[type, ...]) -> Architecture:
-    """The network without operations of these kinds, and with no word for them."""
-
-    def stays(step: Operation | str) -> bool:
-        meaning = step if isinstance(step, Operation) else architecture.meaning(step)
-        return meaning is not None and not isinstance(meaning, kinds)
-
-    layers = (replace(row, then=tuple(filter(stays, row.then))) for row in architecture.layers)
-    return replace(architecture, layers=tuple(layers))
+    return replace(architecture, layers=tuple(replace(row, then=tuple(changed(row))) for row in architecture.layers))
 
 
 def _with_batch_norm(architecture: Architecture, file: WeightsFile, norms: list[str]) -> Architecture:
