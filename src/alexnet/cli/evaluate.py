@@ -1,11 +1,16 @@
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from ..specs.settings import InferenceSettings, LabelMaps
 from .flags import check_table, print_json
+
+if TYPE_CHECKING:
+    from ..evaluation.ensembles import EnsembleEvaluation
+    from ..evaluation.evaluation import Evaluation
 
 
 def evaluate(
@@ -34,6 +39,7 @@ def evaluate(
         table: CSV file to write: the probabilities of every image, averaged over ten views.
         as_json: Print JSON.
     """
+    from ..classifier import evaluate_together, load
     from ..device import keep_freed_memory
     from ..runs.run import Run
 
@@ -45,71 +51,49 @@ def evaluate(
             raise ValueError("--labels and --label-indices must not be given with --average; give a list (CSV) as data")
         if settings.fc_precision != "same":
             raise ValueError(f"--fc-precision must be same with --average, got {settings.fc_precision}")
-        return _evaluate_ensemble([run, *more], data, split, weights, table, as_json, settings)
+        runs = [run, *more]
+        networks = [load(each, settings.device, settings.precision) for each in runs]
+        ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json, csv=table)
+        return print_json(_summary(ensemble, runs)) if as_json else _print_ensemble(ensemble, runs)
     if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
         raise ValueError("evaluate takes one network and one data set; use --average for several networks")
-    _evaluate_one(run, more[0] if more else data, split, table, as_json, maps, settings)
+    data, given, fc_precision = more[0] if more else data, {"verbose": not as_json, **vars(maps)}, settings.fc_precision
+    evaluation, unquantized = load(run, **vars(settings)).evaluate(data, split, csv=table, **given), None
+    if fc_precision != "same":
+        unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
+    if as_json:
+        same = {"fc_precision": fc_precision, "same": unquantized.summary()} if unquantized else {}
+        return print_json({"data": evaluation.packed.name, "split": evaluation.split} | evaluation.summary() | same)
+    _print_evaluation(evaluation, unquantized, f"fully connected layers in {fc_precision}")
 
 
-def _evaluate_one(
-    run: str,
-    data: str | None,
-    split: str | None,
-    table: Path | None,
-    as_json: bool,
-    maps: LabelMaps,
-    settings: InferenceSettings,
-) -> None:
-    from ..classifier import load
+def _print_evaluation(evaluation: "Evaluation", unquantized: "Evaluation | None", changed: str) -> None:
     from ..console import console, print_table, print_text
     from ..data.labels.class_names import readable_class_name
     from ..evaluation.tables import change_rows, class_rows
 
-    fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
-    classifier = load(run, **vars(settings))
-    evaluation = classifier.evaluate(data, split, csv=table, **given)
-    unquantized = None
-    if fc_precision != "same":
-        unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
-    if as_json:
-        views = evaluation.summary()
-        if unquantized:
-            views |= {"fc_precision": fc_precision, "same": unquantized.summary()}
-        return print_json({"data": evaluation.packed.name, "split": evaluation.split} | views)
+    classes = [*map(readable_class_name, evaluation.packed.classes)]
     console.print(f"{evaluation.packed.name}, {evaluation.split}: {len(evaluation.indices):,} images\n")
-    rows = evaluation.rows()
-    if unquantized:
-        rows += change_rows(evaluation, unquantized, f"fully connected layers in {fc_precision}")
-    print_table(rows)
+    print_table(evaluation.rows() + (change_rows(evaluation, unquantized, changed) if unquantized else []))
     print_text(f"\n{evaluation.in_words()}\n")
-    print_table(class_rows(evaluation.all_views, [*map(readable_class_name, classifier.classes)]), right=(1, 2))
+    print_table(class_rows(evaluation.all_views, classes), right=(1, 2))
 
 
-def _evaluate_ensemble(
-    runs: list[str],
-    data: str | None,
-    split: str | None,
-    weights: Literal["equal", "search"],
-    table: Path | None,
-    as_json: bool,
-    settings: InferenceSettings,
-) -> None:
-    from ..classifier import evaluate_together, load
+def _summary(ensemble: "EnsembleEvaluation", runs: Sequence[str]) -> dict:
+    average, searched_on, total = ensemble.average, ensemble.weight_search, sum(ensemble.weights)
+    each = [
+        {"network": run, "weight": weight / total} | evaluation.all_views.summary()
+        for run, weight, evaluation in zip(runs, ensemble.weights, ensemble.members, strict=True)
+    ]
+    searched = {"searched_on": searched_on.all_views.summary()} if searched_on else {}
+    return {"data": average.packed.name, "split": average.split, "networks": each} | average.summary() | searched
+
+
+def _print_ensemble(ensemble: "EnsembleEvaluation", runs: Sequence[str]) -> None:
     from ..console import console, print_table, print_text
     from ..evaluation.tables import ensemble_rows
 
-    networks = [load(run, settings.device, settings.precision) for run in runs]
-    ensemble = evaluate_together(networks, data, split, weights, verbose=not as_json, csv=table)
     average, searched_on = ensemble.average, ensemble.weight_search
-    if as_json:
-        total = sum(ensemble.weights)
-        each = [
-            {"network": run, "weight": weight / total} | evaluation.all_views.summary()
-            for run, weight, evaluation in zip(runs, ensemble.weights, ensemble.members, strict=True)
-        ]
-        searched = {"searched_on": searched_on.all_views.summary()} if searched_on else {}
-        about = {"data": average.packed.name, "split": average.split, "networks": each}
-        return print_json(about | average.summary() | searched)
     console.print(f"{average.packed.name}, {average.split}: {len(average.indices):,} images, all views\n")
     print_table(ensemble_rows(ensemble, runs))
     if searched_on:
