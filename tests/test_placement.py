@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from alexnet.cli import main
+from alexnet.parallel.description import way_in_words
 from alexnet.parallel.placement import placement_of
 from alexnet.specs.operations import Local, Norm
 from alexnet.specs.variants import VARIANTS
@@ -70,6 +71,14 @@ def test_the_hybrid_breaks_even_at_the_same_batch_for_any_number_of_processes():
     for processes in (2, 4, 8, 64):
         placement = placement_of(VARIANTS["one-tower"], "hybrid", processes)
         assert placement.breaks_even_at() == pytest.approx(3274.02, abs=0.01)
+
+
+def test_who_chooses_a_way_is_told_what_it_sends():
+    hybrid, data = (placement_of(VARIANTS["one-tower"], way, 8) for way in ("hybrid", "data"))
+    expected = (
+        "hybrid: each of 8 processes sends 145.7 MB a step, data parallel would send 427.7 MB; it sends less below"
+    )
+    assert way_in_words(hybrid, data, 1024) == f"{expected} a batch size of 3,274"
 
 
 @pytest.mark.parametrize("processes", [1, 2, 512])

@@ -17,6 +17,7 @@ import alexnet
 from alexnet.analysis.figures import (
     as_pixels,
     augmentation_figure,
+    colorfulness,
     confusion_figure,
     kernels_figure,
     pick_examples,
@@ -157,6 +158,19 @@ def test_every_network_is_drawn_with_the_sizes_of_its_layers(name):
     last = f"{placed[-1].output_shape[0]:,}" if len(placed[-1].output_shape) == 1 else ""
     channels, side, _ = placed[0].output_shape
     assert texts.count(f"{side} × {side} × {channels // towers}") >= towers and last in texts
+
+
+def test_colorfulness_tells_gray_kernels_from_colors():
+    """Black and white in one tower, red against green in the other; at random, 2 of 3 degrees of freedom are color."""
+    network = alexnet.create("small-towers", 5)
+    assert colorfulness(network) == pytest.approx([2 / 3, 2 / 3], abs=0.06)
+    with torch.no_grad():
+        network.conv1.weight[:24] = network.conv1.weight[:24, :1]
+        network.conv1.weight[24:] *= torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1)
+        network.conv1.weight[24:, 1] = -network.conv1.weight[24:, 0]
+    assert colorfulness(network) == pytest.approx([0, 1], abs=1e-6)
+    titles = [axes.get_title() for axes in kernels_figure(network).axes]
+    assert titles == ["tower a, colorfulness 0.00", "tower b, colorfulness 1.00"]
 
 
 @pytest.mark.parametrize("what", ["kernels", "views", "augmentation", "network"])

@@ -43,6 +43,17 @@ STYLES = {
 FROZEN = {"color": "tab:red", "alpha": 0.12, "linewidth": 0}
 
 
+def colorfulness(network: AlexNet) -> list[float]:
+    """By tower, the fraction of the kernels of conv1 that is color: the mean of Σ (w − gray)² / Σ w², where gray is
+    what the three channels have in common. 0 for black and white, 2/3 for kernels drawn at random, at most 1.
+
+    In 2012, one tower was "largely color-agnostic" and the other "largely color-specific" (section 6.1).
+    """
+    weights = network.conv1.weight.detach().double().cpu()  # (N, 3, side, side)
+    squares, color = (each.square().flatten(1).sum(1) for each in (weights, weights - weights.mean(1, keepdim=True)))
+    return [part.mean().item() for part in (color / squares.clamp_min(1e-30)).chunk(count_towers(network.placed))]
+
+
 def kernels_figure(network: AlexNet) -> Figure:
     """The kernels of the first convolution as colors (Figure 3), on one scale for all; a block for each tower.
 
@@ -62,7 +73,7 @@ def kernels_figure(network: AlexNet) -> Figure:
         axes.imshow(block, interpolation="nearest")
         axes.set_axis_off()
         if towers > 1:
-            axes.set_title(f"tower {index + 1}", fontsize=10)
+            axes.set_title(f"tower {'ab'[index]}, colorfulness {colorfulness(network)[index]:.2f}", fontsize=10)
     return figure
 
 

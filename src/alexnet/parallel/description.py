@@ -84,3 +84,12 @@ def summary(placement: Placement) -> str:
         f"alone. No gradient is summed. Towers send less than data parallel up to a batch of {even:,.0f} images "
         f"({without_scores:,.0f} without the scores)."
     )
+
+
+def way_in_words(placement: Placement, data: Placement, batch_size: int) -> str:
+    """What a way of dividing the work sends in a step, beside data parallel, and when it sends less."""
+    own, theirs = (f"{each.step_bytes(batch_size) / 1e6:,.1f} MB" for each in (placement, data))
+    return (
+        f"{placement.way}: each of {placement.processes} processes sends {own} a step, data parallel would send "
+        f"{theirs}; it sends less below a batch size of {placement.breaks_even_at():,.0f}"
+    )
