@@ -11,7 +11,7 @@ from .group import Group
 from .parts import parts
 from .placement import Placement, Way, placement_of
 from .reduce import GradientSum
-from .shards import HybridNetwork, Shards
+from .shards import HybridNetwork, Shards, index_of
 from .strategy import DataParallel
 
 
@@ -62,20 +62,20 @@ class Divided(DataParallel):
         for position in self.shards.positions:
             position.begin(batch_size)
 
-    def passes(self, batch_size: int, size: int, is_final: bool = True) -> Iterator[tuple[slice, Tensor]]:
+    def passes(self, batch_size: int, size: int, is_final: bool = True) -> Iterator[tuple[slice, slice | Tensor]]:
         read = [range(batch_size)[part] for part in self._parts(batch_size)]
         starts = range(0, self.largest_part(batch_size), size)
         for start in starts:
             passing = [rows[start : start + size] for rows in read]
-            own = passing[self.group.rank]
-            self.shards.images.sizes = [len(rows) for rows in passing]
-            all_rows = chain(*passing) if self.placement.way == "hybrid" else own
-            self.shards.images.rows = torch.tensor([*all_rows])
-            self.shards.positions[0].rows = slice(own.start, own.stop)
-            self.shards.positions[1].rows = self.shards.images.rows
+            own, images = passing[self.group.rank], self.shards.images
+            images.sizes, images.rows = [len(rows) for rows in passing], own
+            if self.placement.way == "hybrid":
+                images.rows = range(batch_size) if len(starts) == 1 else [*chain(*passing)]
+            scored = index_of(images.rows)
+            self.shards.positions[0].rows, self.shards.positions[1].rows = index_of(own), scored
             if start == starts[-1] and is_final:
                 self.gradients.arm()
-            yield slice(start, start + size), self.shards.images.rows
+            yield slice(start, start + size), scored
 
     def convolved(self, views: Tensor, batch_size: int) -> Tensor:
         next(self.passes(batch_size, batch_size, is_final=False))

@@ -7,7 +7,7 @@ network themselves.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,13 +26,18 @@ class Images:
 
     sizes: Sequence[int] = ()
     """How many of them each process has."""
-    rows: Tensor = field(default_factory=lambda: torch.arange(0))
+    rows: Sequence[int] = ()
     """Which of the whole batch they are."""
 
     def of_round(self, number: int, rounds: int, rank: int) -> slice:
         """Those of a process that are in one of several rounds: each takes every so manieth of all."""
         first = (number - sum(self.sizes[:rank])) % rounds
         return slice(first, self.sizes[rank], rounds)
+
+
+def index_of(rows: Sequence[int]) -> slice | Tensor:
+    """What selects these rows of a tensor, at best without a copy."""
+    return slice(rows.start, rows.stop, rows.step) if isinstance(rows, range) else torch.tensor(rows)
 
 
 class _Gathered(torch.autograd.Function):
@@ -160,7 +165,7 @@ class HybridNetwork(AlexNet):
         starts = [group.start_gather(each.detach(), 0, size) for each, size in zip(own, sizes, strict=True)]
         for number, start in enumerate(starts):
             x = _Arrived.apply(own[number], start, group, sizes[number], arriving)
-            self.shards.positions[1].rows = images.rows[number::rounds]
+            self.shards.positions[1].rows = index_of(images.rows[number::rounds])
             for module in self.connected:
                 x = module(x)
             yield x
