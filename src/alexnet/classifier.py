@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from . import session
+from .analysis.explaining import Explanation, Method, explain
 from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
 from .analysis.patches import Patches, find_patches
 from .compat import renamed
@@ -364,6 +365,33 @@ class Classifier(huggingface.HubMixin):
         """
         images, track = self.images(data, split, verbose, maps), progress_bar("patches") if verbose else None
         return find_patches(self._ready(), images, layer, units, count, track)
+
+    def explain(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        by: Method = "gradcam",
+        target: str | None = None,
+        layer: str | None = None,
+        window: int | None = None,
+    ) -> list[Explanation]:
+        """Which pixels of images speak for a class; needs captum (`pip install 'alexnet[inside]'`).
+
+        Args:
+            images: as for `predict`.
+            by: "gradcam", "occlusion" or "gradients"; see `analysis.explaining.explain`.
+            target: name of the class; the likeliest of each image if None.
+            layer: for Grad-CAM; the last ReLU of feature maps, such as relu5, if None.
+            window: for occlusion, side of the square that hides pixels; an eighth of the image if None.
+
+        Raises:
+            ValueError: there is no such method, class or layer, or an image cannot be read.
+            ImportError: captum is missing.
+        """
+        bundle, inputs = self._ready(), self._ready().preprocessing
+        named = (
+            (name, stored_image(each, inputs.stored_size, inputs.squares)) for name, each in each_image(images, is_run)
+        )
+        return [explain(bundle, stored, name, by, target, layer, window) for name, stored in named]
 
     def images(
         self, data: Data | None, split: str | None = None, verbose: bool = True, maps: LabelMaps = LabelMaps()

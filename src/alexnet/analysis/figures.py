@@ -245,11 +245,13 @@ def predictions_figure(images: np.ndarray, metrics: Metrics, classes: Sequence[s
         picture.set_axis_off()
         picture.set_title(classes[label], fontsize=10, fontweight="bold", parse_math=False)
         top = metrics.top_classes[index].tolist(), metrics.top_probabilities[index].tolist()
-        _bars(figure.add_subplot(grid[2 * row + 1, column]), *top, label, classes)
+        probability_bars(figure.add_subplot(grid[2 * row + 1, column]), *top, label, classes)
     return figure
 
 
-def _bars(axes: Axes, top5: list[int], probabilities: list[float], label: int, classes: Sequence[str]) -> None:
+def probability_bars(
+    axes: Axes, top5: list[int], probabilities: list[float], label: int, classes: Sequence[str]
+) -> None:
     colors = [TRUE_CLASS if predicted == label else OTHER_CLASS for predicted in top5]
     axes.barh(range(len(top5)), probabilities, color=colors)
     for rank, predicted in enumerate(top5):

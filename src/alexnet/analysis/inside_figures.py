@@ -1,11 +1,16 @@
 """Pictures of what the layers of a network have learned; what they show is computed elsewhere in this room."""
 
 import math
+import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from ..data.labels.class_names import readable_class_name
 from ..notebook import Figure
+from .explaining import Explanation
+from .figures import probability_bars
 from .patches import Patch, Patches
 
 PATCH, GAP, BETWEEN = 56, 2, 10
@@ -39,6 +44,29 @@ def patches_figure(patches: Patches, title: str = "") -> Figure:
         axes.text(left, top - 5, strongest, fontsize=8, va="bottom")
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     figure.suptitle(title or str(patches), fontsize=10, y=1 - 0.15 / figure.get_figheight(), parse_math=False)
+    return figure
+
+
+def explanations_figure(explanations: Sequence[Explanation]) -> Figure:
+    """A row for each image: as the network saw it, what speaks for the class, and its five likeliest classes."""
+    figure = Figure(figsize=(7, 2.3 * len(explanations)), layout="constrained")
+    rows = figure.subplots(len(explanations), 3, squeeze=False, width_ratios=(1, 1.25, 1.2))
+    for each, (picture, heat, bars) in zip(explanations, rows, strict=True):
+        picture.imshow(each.pixels)
+        picture.set_title(textwrap.shorten(each.image, 30, placeholder="…"), fontsize=8, parse_math=False)
+        gray = each.pixels.mean(2)
+        heat.imshow(gray, cmap="gray", vmin=-255, vmax=255)  # light, so that the colors are seen
+        scale = np.abs(each.heat).max() or 1
+        colors = {"cmap": "PuOr_r", "vmin": -scale, "vmax": scale} if each.heat.min() < 0 else {"cmap": "magma"}
+        shown = heat.imshow(each.heat, alpha=0.75, **colors)
+        figure.colorbar(shown, ax=heat, label=each.unit, shrink=0.9).ax.tick_params(labelsize=7)
+        by = f"{each.method}, {each.layer}" if each.layer else each.method
+        heat.set_title(f"{readable_class_name(each.classes[each.target])}, by {by}", fontsize=8, parse_math=False)
+        best, names = each.probabilities.argsort()[::-1][:5], [*map(readable_class_name, each.classes)]
+        probability_bars(bars, best.tolist(), each.probabilities[best].tolist(), each.target, names)
+        bars.set_title("probability, 0 to 1", fontsize=8)
+        for axes in (picture, heat):
+            axes.set_axis_off()
     return figure
 
 

@@ -23,6 +23,7 @@ from .check import check
 from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .features import features
 from .find_lr import find_lr
@@ -46,6 +47,7 @@ COMMANDS = {
     "show": show,
     "features": features,
     "patches": patches,
+    "explain": explain,
     "export": export,
     "import": import_weights,
     "bench": bench,
