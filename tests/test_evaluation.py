@@ -2,7 +2,7 @@
 
 import csv
 import gc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -24,15 +24,26 @@ from alexnet.model.bundle import ModelBundle
 from alexnet.preprocessing.preprocessing import Preprocessing
 
 
+@dataclass(frozen=True)
+class Images:
+    """What evaluation needs of a pack."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    names: list[str]
+    side: int = 32
+    name: str = "noise"
+
+
 def images_of(count, classes):
-    """A pack of noise: so many images, and a network for it."""
+    """A network and so many images of noise."""
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (count + classes, 8, 8, 3), dtype=np.uint8)
-    labels = np.concatenate([np.arange(classes), generator.integers(0, classes, count)])  # every class is there
-    source = open_source(hold((pixels, [f"class {label:05}" for label in labels])))
+    pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    names = tuple(f"class {label}" for label in range(classes)), [f"image {index}" for index in range(count)]
     network = alexnet.create("cifar-18", num_classes=classes)
     preprocessing = Preprocessing(32, 32, torch.full((1, 1, 3), 120.0), torch.ones(3))
-    packed = make_pack(source, 32)
+    packed = Images(pixels, generator.integers(0, classes, count), *names)
     return ModelBundle(network.eval(), preprocessing, packed.classes), packed
 
 
@@ -74,7 +85,7 @@ def test_probabilities_are_kept_if_they_are_few_or_if_asked_for():
 
 def evaluated(group, folder):
     """The bits of an evaluation and of an ensemble, and whether files were written."""
-    bundle, packed = images_of(307, 3)
+    bundle, packed = images_of(310, 3)
     indices = np.arange(len(packed.labels))[::-1].copy()
     evaluation = evaluate(bundle, packed, indices, group=group, csv=folder / "one.csv")
     networks = bundle, replace(bundle, network=alexnet.create("cifar-18", num_classes=3, seed=1).eval())
@@ -128,7 +139,7 @@ def test_memory_grows_with_images_not_with_images_times_classes(all_views):
             yield batch
             at_batches.append(held())
 
-    bundle, packed = images_of(1, classes)
+    bundle, packed = images_of(count, classes)
     with Largest() as largest:
         metrics = evaluate(bundle, packed, np.arange(count), all_views, "fp32", watched, None, False).center
         assert metrics.top1_relabeled >= metrics.top1 and len(class_rows(metrics, range(classes))) == classes
@@ -139,10 +150,9 @@ def test_memory_grows_with_images_not_with_images_times_classes(all_views):
 
 
 def test_images_that_stay_on_the_device_have_the_labels_that_they_are_given():
-    _, packed = images_of(4, 3)
-    renamed = replace(packed, labels=2 - packed.labels)
-    (batch,) = _resident_batches(
-        renamed, np.array([3, 0, 5]), 8, torch.device("cpu"), range(0, 3, 8), lambda _: slice(None)
-    )
-    assert batch.labels.tolist() == renamed.labels[[3, 0, 5]].tolist()
-    assert torch.equal(batch.images, torch.from_numpy(packed.images[[3, 0, 5]]))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    packed = make_pack(open_source(hold((pixels, [*"abcabc"]))), 32)
+    renamed, order = replace(packed, labels=2 - packed.labels), np.array([3, 0, 5])
+    (batch,) = _resident_batches(renamed, order, 8, torch.device("cpu"), range(1), lambda _: slice(None))
+    assert batch.labels.tolist() == renamed.labels[order].tolist()
+    assert torch.equal(batch.images, torch.from_numpy(packed.images[order]))
