@@ -25,6 +25,7 @@ from alexnet.data.pack.statistics import pack_statistics
 from alexnet.data.sources.detection import open_source
 from alexnet.files import atomic_write, remove_abandoned
 from alexnet.runs.run import Run
+from alexnet.training import loop
 
 needs_root_to_be_absent = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
@@ -347,7 +348,10 @@ def test_ctrl_c_during_the_evaluation_says_how_to_go_on(folder, tmp_path, monkey
     assert f"progress is saved, to go on: alexnet {shlex.join(command)} --resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: you tried to allocate 8 bytes"), MemoryError()])
+NO_MEMORY = [RuntimeError("can't allocate memory: you tried to allocate 8 bytes"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
 def test_what_was_learned_is_not_lost_when_the_evaluation_fails(folder, tmp_path, monkeypatch, error, capsys):
     def evaluate(*arguments, **named):
         raise error
@@ -361,6 +365,39 @@ def test_what_was_learned_is_not_lost_when_the_evaluation_fails(folder, tmp_path
     assert f"To try that again: --resume --output {tmp_path / 'run'}" in message and "Traceback" not in message
     main(["train", str(folder), "--resume", "--output", str(tmp_path / "run")])
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_what_was_learned_is_not_lost_when_a_validation_fails(folder, tmp_path, monkeypatch, capsys):
+    """The checkpoint of the first epoch is there when the validation of the second one lacks memory."""
+    calls, evaluate = [], loop.evaluate
+
+    def failing(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise RuntimeError("could not create a primitive")  # oneDNN's words
+        return evaluate(*arguments, **named)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(loop, "evaluate", failing)
+        patch.setattr("alexnet.runs.checkpoints.EPOCH_S", 0)
+        main(["train", str(folder), "--epochs", "2", "--variant", "cifar-18", "--output", str(run)])
+    message = capsys.readouterr().err
+    assert "out of memory after epoch 1 and" in message and "Traceback" not in message
+    assert f"to go on from the last checkpoint: --resume --output {run}" in message
+    main(["train", str(folder), "--resume", "--output", str(run)])
+    assert len(Run(run).history()) == 2 and (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_any_command_says_that_memory_is_out(monkeypatch, error, capsys):
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr("alexnet.classifier.load", fail)
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "image.png"])
+    assert capsys.readouterr().err.startswith("alexnet: out of memory (")
 
 
 def test_a_run_survives_that_its_record_is_removed_meanwhile(folder, tmp_path):

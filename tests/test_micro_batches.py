@@ -1,5 +1,6 @@
 """Gradient accumulation over micro-batches takes the same step."""
 
+import errno
 from dataclasses import replace
 
 import kills
@@ -9,6 +10,7 @@ import torch
 
 from alexnet import Classifier, create
 from alexnet.data.batches import Batch
+from alexnet.device import is_out_of_memory
 from alexnet.model.bundle import read_notes
 from alexnet.model.network import AlexNet
 from alexnet.parallel.group import Group
@@ -18,7 +20,7 @@ from alexnet.runs.run import LAST
 from alexnet.specs.recipes import recipe
 from alexnet.specs.settings import TrainSettings
 from alexnet.training.optimizer import optimizer_of
-from alexnet.training.step import MicroBatches, OutOfMemory, is_out_of_memory
+from alexnet.training.step import MicroBatches, OutOfMemory
 
 SMALL = recipe("small")
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -141,7 +143,25 @@ def test_other_errors_pass(monkeypatch):
         after_a_step("small", SMALL, "auto")
 
 
-def test_messages_of_torch_about_the_memory_of_the_machine_are_recognized():
-    with pytest.raises(RuntimeError) as error:
-        torch.empty(1 << 60, dtype=torch.uint8)
+@pytest.mark.parametrize("make", [lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)])
+def test_what_torch_and_numpy_say_of_the_memory_of_the_machine_is_recognized(make):
+    with pytest.raises((RuntimeError, MemoryError)) as error:
+        make()
     assert is_out_of_memory(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_meant"),
+    [
+        (RuntimeError("could not create a primitive"), True),  # oneDNN, under a limit of the address space
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ValueError("cpu is out of memory: 8 images at a time do not fit"), False),  # our own, which says what to do
+    ],
+)
+def test_what_others_say_is_recognized(error, is_meant):
+    assert is_out_of_memory(error) == is_meant

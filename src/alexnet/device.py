@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,11 @@ Precision = Literal["fp32", "bf16"]
 MEMORY_FRACTION = 0.8
 """Largest pack that is shuffled image by image, as a fraction of the memory; larger ones are shuffled by blocks, so
 that reads are sequential. Also what all processes that decode may use."""
+OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|bad_?alloc|ALLOC_FAILED|could not create a primitive$"
+)
+"""How torch's allocators, C++, CUDA's libraries and oneDNN say so. (What oneDNN does not support is "a primitive
+descriptor for" something.)"""
 ROOT = Path("/")
 """Where proc and sys are mounted."""
 _sharers = 0
@@ -246,6 +253,12 @@ def memory_share() -> float:
 def fits_memory(size: float) -> bool:
     """Whether a pack of this many bytes can be read in random order."""
     return size <= MEMORY_FRACTION * memory()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine ran out of memory."""
+    is_meant = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(is_meant) or getattr(error, "errno", None) == errno.ENOMEM
 
 
 def _control_groups(controller: str) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from .data.source import SPLITS, Data
 from .data.sources.detection import open_source
 from .data.sources.memory import hold, location_of
 from .data.storage.download import is_downloaded
+from .device import is_out_of_memory
 from .diagnosis.causes import Facts
 from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation, evaluate
@@ -43,6 +44,7 @@ from .specs.variants import variant as find_variant
 from .training.loop import Epoch, Step, Training, train
 from .training.plan import Plan, make_plan
 from .training.range_test import RangeTest, range_test
+from .training.step import OutOfMemory
 from .training.transfer import Pretrained, Transfer
 
 STOPPING = b"\nstopping when this step is done; Ctrl-C again stops at once\n"
@@ -160,7 +162,7 @@ def _trained(
         run.update(record)
         run.write_splits(training.plan.packed)
     loggers = Loggers(settings.log, run, record, training.progress.epochs)
-    with _CtrlC() as ctrl_c, closing(loggers), closing(train(training)) as events:
+    with _CtrlC() as ctrl_c, closing(loggers), _memory_errors(training, run), closing(train(training)) as events:
         for event in events:
             diagnosis = None
             match event:
@@ -381,6 +383,26 @@ class _CtrlC:
         os.write(2, STOPPING)  # print may be in use by what was interrupted
 
 
+@contextlib.contextmanager
+def _memory_errors(training: Training, run: Run | None) -> Iterator[None]:
+    """Turn a lack of memory outside of a step, as in the validation, into OutOfMemory, which says what is saved."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        saved = ""
+        if run and run.checkpoints():
+            how = f"{option('resume', True)} {option('output', run.folder)}"
+            saved = f"; to go on from the last checkpoint: {how}"
+        raise OutOfMemory(f"out of memory {training.progress} ({_reason(error)}){saved}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Kind and first line of an error."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'out of memory'}"
+
+
 def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_checkpoints: bool) -> Finish:
     """Choose the weights and, for a run, evaluate them and write the report and the results."""
     plan, history = training.plan, History(training.progress.epochs)
@@ -398,10 +420,9 @@ def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_c
     except KeyboardInterrupt:  # resuming the run evaluates it
         raise Interrupted from None
     except Exception as error:  # of memory, of the disk, of drawing: what was learned is safe
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'out of memory'}"
         raise NotEvaluated(
             f"the training is finished, and {weights} has the trained network, but it could not be evaluated or "
-            f"reported ({reason}). To try that again: {option('resume', True)} {option('output', run.folder)}"
+            f"reported ({_reason(error)}). To try that again: {option('resume', True)} {option('output', run.folder)}"
         ) from error
     if not keep_checkpoints:
         run.discard_checkpoints()

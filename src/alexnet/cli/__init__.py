@@ -15,7 +15,7 @@ import tyro
 
 from .. import __version__
 from ..console import print_error
-from ..device import set_environment
+from ..device import is_out_of_memory, set_environment
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -81,6 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(0) from None
     except (ValueError, OSError, ImportError) as error:
         print_error(f"alexnet: {error}")
+        raise SystemExit(1) from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(f"alexnet: out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
         saved = ""

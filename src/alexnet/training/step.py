@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..device import Precision, autocast
+from ..device import Precision, autocast, is_out_of_memory
 from ..model.layers import BATCH_NORMS
 from ..model.network import are_watched
 from ..parallel.strategy import DataParallel
@@ -195,9 +195,3 @@ def _graphed(strategy: DataParallel, views: Tensor, precision: Precision) -> Cal
         return captured(batch) if replayable else network(batch)
 
     return forward
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine ran out of memory."""
-    cpu_messages = ("can't allocate memory", "not enough memory")  # of torch's allocator
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(each in str(error) for each in cpu_messages)
