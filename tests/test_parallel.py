@@ -50,7 +50,7 @@ CASES = {
     ),
     "batch norm and LARS": Case(
         "batch-norm",
-        {"crop_size": 67, "lr": 0.5},
+        {"crop_size": 67, "lr": 0.5, "freeze": ("norm1",)},  # which keeps its running statistics
         {"mixup": 0.4, "lars_trust_coefficient": 0.01, "ema_decay": 0.9},
         ways={"towers": 2, "hybrid": 2},
     ),

@@ -13,13 +13,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..specs.architecture import Architecture
 from ..specs.names import not_one_of
 from ..specs.operations import Layer, Linear
 from ..specs.shapes import infer_shapes
-from .layers import BATCH_NORMS, build_module, initialize
+from .layers import build_module, initialize
 
 TORCHVISION_NAMES = {
     f"{part}.{index}": name
@@ -80,7 +81,7 @@ class AlexNet(nn.Module):
         """As for every module, except that batch norm with a frozen scale and shift keeps its statistics, too."""
         super().train(mode)
         for module in self.children():
-            if isinstance(module, BATCH_NORMS) and not module.weight.requires_grad:
+            if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
                 module.eval()
         return self
 
