@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from ..bench.plan import Assumptions
+
 
 def bench(
     parts: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="PART")] = (),
@@ -16,6 +18,9 @@ def bench(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     output: Path | None = None,
+    plan: bool = False,
+    *,
+    assumed: Assumptions,
 ) -> None:
     """Benchmark training, inference and data loading on this machine, each beside a baseline.
 
@@ -26,8 +31,12 @@ def bench(
         images: Number of JPEG files for packing and reading.
         device: auto, cpu, cuda, cuda:1, mps ...
         precision: Type of convolutions and matrix products, ours and the baselines'.
-        output: File to append the table to, as Markdown.
+        output: File to append the table to, as Markdown; with --plan, file to write.
+        plan: Measure nothing: compute the bytes and the time of a step of `original`, and the hours and the cost of
+            ImageNet, on up to 512 GPUs, from a small model (docs/scaling.md).
     """
+    if plan:
+        return _plan(assumed, output)
     import torch
 
     from ..bench.measure import HEADER, Row
@@ -66,6 +75,25 @@ def bench(
         lines = [title, "", *(f"| {' | '.join(cells)} |" for cells in table), "", *(f"- {note}" for note in notes), ""]
         with output.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
+
+
+def _plan(assumed: Assumptions, output: Path | None) -> None:
+    from ..bench import plan
+    from ..console import console, print_table, print_text
+
+    if output:
+        output.write_text(plan.page(assumed), encoding="utf-8")
+        return console.print(output)
+    for title, header, rows, right in (
+        ("A step", plan.STEP_HEADER, plan.step_rows(assumed), None),
+        ("ImageNet, 90 epochs", plan.TRAINING_HEADER, plan.training_rows(assumed), None),
+        ("What others measured", plan.PUBLISHED_HEADER, plan.published_rows(), (3, 4, 5)),
+    ):
+        console.print(f"{title}\n", style="bold")
+        print_table([*rows], header, right)
+        console.print()
+    for line in plan.remarks(assumed):
+        print_text(line)
 
 
 def processor() -> str:
