@@ -111,21 +111,16 @@ class RoundedUpAvgPool2d(nn.AvgPool2d):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(x)
-        window, stride, pad = self.kernel_size, self.stride, self.padding
-        rows, columns = (self._inside(side) for side in x.shape[-2:])
-        bottom, right = (
-            max(0, (len(counts) - 1) * stride + window - side - pad)
-            for counts, side in zip((rows, columns), x.shape[-2:], strict=True)
-        )
-        means = F.avg_pool2d(F.pad(x, (pad, right, pad, bottom)), window, stride)
-        return means * (window**2 / (x.new_tensor(rows)[:, None] * x.new_tensor(columns)))
+        bottom, right = (self._overhang(side) for side in x.shape[-2:])
+        edges, inside = (self.padding, right, self.padding, bottom), x.new_ones(1, *x.shape[-2:])
+        means, fractions = (F.avg_pool2d(F.pad(each, edges), self.kernel_size, self.stride) for each in (x, inside))
+        return means / fractions
 
-    def _inside(self, side: int) -> list[int]:
-        """How many positions of each window along one axis lie inside; each begins inside, or in the padding before."""
+    def _overhang(self, side: int) -> int:
+        """How far the last window, which begins inside or in the padding before, reaches beyond one edge."""
         window, stride, pad = self.kernel_size, self.stride, self.padding
-        count = -(-(side + 2 * pad - window) // stride) + 1
-        starts = [number * stride - pad for number in range(count) if number * stride - pad < side]
-        return [min(start + window, side) - max(start, 0) for start in starts]
+        last = min(-(-(side + 2 * pad - window) // stride), (side + pad - 1) // stride)
+        return max(0, last * stride + window - side - pad)
 
 
 @module_for(ops.Local)
