@@ -57,8 +57,9 @@ def evaluate(
         return print_json(_summary(ensemble, runs)) if as_json else _print_ensemble(ensemble, runs)
     if weights != "equal" or len(more) > 1 or (more and (data or Run(Path(more[0])).record())):
         raise ValueError("evaluate takes one network and one data set; use --average for several networks")
-    data, given, fc_precision = more[0] if more else data, {"verbose": not as_json, **vars(maps)}, settings.fc_precision
-    evaluation, unquantized = load(run, **vars(settings)).evaluate(data, split, csv=table, **given), None
+    data, unquantized = more[0] if more else data, None
+    fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
+    evaluation = load(run, **vars(settings)).evaluate(data, split, csv=table, **given)
     if fc_precision != "same":
         unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
     if as_json:

@@ -154,8 +154,8 @@ def _parse(path: PurePosixPath, text: str, known: _Known) -> Iterable[Row] | dic
 def _without_numbers(names: list[str]) -> list[str]:
     """Names without the running numbers that stand before them, if they do."""
     numbers = [name.partition(" ")[0] for name in names]
-    first = int(numbers[0]) if numbers and numbers[0] in ("0", "1") else 0
-    are_numbered = numbers == [str(number) for number in range(first, first + len(names))] and len(names) > 1
+    counts = ([*map(str, range(first, first + len(names)))] for first in (0, 1))
+    are_numbered = len(names) > 1 and numbers in counts
     return [name.partition(" ")[2].strip() or name for name in names] if are_numbered else names
 
 
