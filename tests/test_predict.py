@@ -19,6 +19,7 @@ from PIL import Image
 import alexnet
 from alexnet.cli import main
 from alexnet.data.storage.image_formats import SUFFIXES
+from alexnet.evaluation.prediction import Prediction
 from alexnet.preprocessing import images as reading
 
 LONG = "x" * 300
@@ -276,3 +277,12 @@ def test_what_is_no_image_loses_no_other(classifier):
     image = np.zeros((32, 32, 3), np.uint8)
     first, wrong, last = classifier.predict_each(iter([image, None, image]))
     assert "an image must be a path" in str(wrong.error) and first.top(1) == last.top(1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 40, 50])
+def test_the_most_likely_classes_are_those_of_sorting_all(n):
+    """With many ties, which keep the order of the classes."""
+    probabilities = np.random.default_rng(n).integers(0, 6, 40).astype(np.float32) / 100
+    order = sorted(range(40), key=lambda label: (-probabilities[label], label))[:n]
+    top = Prediction("image", tuple(map(str, range(40))), probabilities).top(n)
+    assert top == [(str(label), float(probabilities[label])) for label in order]

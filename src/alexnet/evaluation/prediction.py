@@ -41,7 +41,10 @@ class Prediction:
         if len(self.probabilities) != len(self.classes):
             scores = f"the network gives {len(self.probabilities)} scores, got {len(self.classes)} classes"
             raise ValueError(f"{scores}; assign their names to classifier.bundle.classes")
-        best = np.argsort(-self.probabilities, kind="stable")[:n]
+        candidates = np.arange(len(self.classes))
+        if n < len(candidates):  # sorts no more than it must of thousands of classes
+            candidates = np.flatnonzero(self.probabilities >= np.partition(self.probabilities, -n)[-n])
+        best = candidates[np.argsort(-self.probabilities[candidates], kind="stable")][:n]
         return [(self.classes[label], float(self.probabilities[label])) for label in best]
 
     def __repr__(self) -> str:
