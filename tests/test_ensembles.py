@@ -159,6 +159,23 @@ def test_the_search_is_that_of_2012():
     assert searched_weights(batches_of(probabilities, labels), Group()) == pytest.approx(weights)
 
 
+def test_what_the_search_does_not_keep_in_memory_is_in_a_file(monkeypatch):
+    """The weights, and the errors with them on the images of the search, are those by hand."""
+    generator = np.random.default_rng(2)
+    labels = generator.integers(0, 4, 60)
+    images = [f"image {index}" for index in range(60)]
+    probabilities = [noisy(generator, labels, 4, strength).float() for strength in (0.5, 1.0)]
+    searched = [known(each, labels, images, "abcd") for each in probabilities]
+    evaluated = [known(each, labels, [f"other {name}" for name in images], "abcd") for each in probabilities]
+    monkeypatch.setattr("alexnet.evaluation.ensembles.MAX_BYTES", 1000)
+    ensemble = evaluate_average(evaluated, searched)
+    assert ensemble.weights == searched_weights(batches_of(probabilities, labels), Group())
+    mean = sum(weight * each for weight, each in zip(ensemble.weights, probabilities, strict=True))
+    expected = (mean / sum(ensemble.weights)).argmax(1) == torch.from_numpy(labels)
+    assert ensemble.weight_search.all_views.top1 == pytest.approx(expected.float().mean().item())
+    assert ensemble.weight_search.names.tolist() == images
+
+
 def test_what_does_not_fit_together_is_refused(runs, tmp_path, capsys):
     first = known([[0.7, 0.3]], [0], ["x"], "ab")
     with pytest.raises(ValueError, match="the networks must have the same classes, but differ in b, c"):

@@ -85,11 +85,11 @@ def test_probabilities_are_kept_if_they_are_few_or_if_asked_for():
 
 def evaluated(group, folder):
     """The bits of an evaluation and of an ensemble, and whether files were written."""
-    bundle, packed = images_of(310, 3)
+    bundle, packed = images_of(210, 3)
     indices = np.arange(len(packed.labels))[::-1].copy()
     evaluation = evaluate(bundle, packed, indices, group=group, csv=folder / "one.csv")
     networks = bundle, replace(bundle, network=alexnet.create("cifar-18", num_classes=3, seed=1).eval())
-    tested, searched = ([Inference(each, packed, part) for each in networks] for part in np.split(indices, [201]))
+    tested, searched = ([Inference(each, packed, part) for each in networks] for part in np.split(indices, [101]))
     ensemble = evaluate_average(tested, searched, group=group, csv=folder / "average.csv")
     few = evaluate(bundle, packed, indices[:7], all_views=False, group=group).center
     several = evaluation.center, evaluation.all_views, few, ensemble.average.all_views, ensemble.weight_search.center
@@ -102,13 +102,13 @@ def test_any_number_of_processes_gives_the_bits_of_one(size, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
     (expected,) = run(1, evaluated, tmp_path / "one")
-    assert expected[1][0]["images"] == 310 and expected[1][2]["images"] == 7
+    assert expected[1][0]["images"] == 210 and expected[1][2]["images"] == 7
     for found in run(size, evaluated, tmp_path / "many"):
         assert found == expected
     for name in ("one.csv", "average.csv"):
         assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     with open(tmp_path / "many" / "one.csv", newline="") as file:
-        assert len([*csv.reader(file)]) == 311
+        assert len([*csv.reader(file)]) == 211
 
 
 def held():

@@ -163,8 +163,8 @@ class _Stored:
         for batch in batches:
             self.sizes.append(len(batch))
             self.device = batch[0].labels.device
-            for tensor in (tensor for each in batch for tensor in vars(each).values()):
-                np.save(file, tensor.cpu().numpy())
+            for tensor in (tensor for each in batch for tensor in vars(each.to("cpu")).values()):
+                np.save(file, tensor.numpy())
 
     def __iter__(self) -> Iterator[list[Predicted]]:
         self.file.seek(0)

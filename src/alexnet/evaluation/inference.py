@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -61,6 +62,9 @@ class Predicted:
     center: Tensor
     all_views: Tensor | None
 
+    def to(self, device: torch.device | str) -> Self:
+        return Predicted(*(each if each is None else each.to(device) for each in vars(self).values()))
+
     def metrics(self, keep_probabilities: bool) -> tuple[Metrics, Metrics | None]:
         """By the center crop and by all views."""
         center, all_views = (
@@ -117,12 +121,14 @@ class Inference:
     def predicted(self, group: Group) -> Iterator[Predicted]:
         """The batches of this process, as many on each; the last one is empty where they do not divide."""
         device, own = next(self.bundle.network.parameters()).device, self.dealt(group.size)[group.rank]
+        counted_on = device if device.type == "cuda" else "cpu"  # others lack operations
         for batch in read_batches(self.packed, self.indices[own], self.batch_size, device):
-            center, mean = probabilities(self.bundle, batch.images, self.all_views, self.precision)
+            views = probabilities(self.bundle, batch.images, self.all_views, self.precision)
             if self.columns is not None:
-                center, mean = center[:, self.columns], mean if mean is None else mean[:, self.columns]
-            yield Predicted(batch.labels, center, mean)
+                views = [each if each is None else each[:, self.columns] for each in views]
+            yield Predicted(batch.labels, *views).to(counted_on)
         left_over = -(-len(self.indices) // self.batch_size) % group.size
         if 0 < left_over <= group.rank:
-            none = torch.empty(0, self.bundle.network.num_classes, device=device)
-            yield Predicted(torch.empty(0, dtype=torch.int64, device=device), none, none if self.all_views else None)
+            none = torch.empty(0, self.bundle.network.num_classes)
+            nothing = Predicted(torch.empty(0, dtype=torch.int64), none, none if self.all_views else None)
+            yield nothing.to(counted_on)
