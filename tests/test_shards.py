@@ -47,23 +47,23 @@ HYBRIDS = {
 }
 
 
-def passed(group, architecture, way, size):
+def passed(group, architecture, way, size, count):
     """Scores, gradients and weights, gathered, after one step; and what was moved."""
     network = AlexNet(architecture, CLASSES, seed=3).double().train()
     placement = placement_of(architecture, way, group.size, CLASSES)
     strategy = DataParallel(network, group, True) if way == "data" else Divided(network, group, placement)
     generator = torch.Generator().manual_seed(1)
     side = architecture.input_size
-    images = torch.randn(IMAGES, 3, side, side, generator=generator, dtype=torch.float64) * 5
-    labels = torch.arange(IMAGES) % CLASSES
-    views = images[strategy.rows(IMAGES)]
+    images = torch.randn(count, 3, side, side, generator=generator, dtype=torch.float64) * 5
+    labels = torch.arange(count) % CLASSES
+    views = images[strategy.rows(count)]
     torch.manual_seed(5)
-    strategy.begin_step(IMAGES)
-    every = torch.zeros(IMAGES, CLASSES, dtype=torch.float64)
-    for seen, scored in strategy.passes(IMAGES, size):
+    strategy.begin_step(count)
+    every = torch.zeros(count, CLASSES, dtype=torch.float64)
+    for seen, scored in strategy.passes(count, size):
         scores = strategy.module(views[seen])
         every[scored] = scores.detach()
-        (F.cross_entropy(scores, labels[scored]) * len(scores) / IMAGES).backward()
+        (F.cross_entropy(scores, labels[scored]) * len(scores) / count).backward()
     strategy.sum_gradients()
     parameters = dict(strategy.module.named_parameters())
     strategy.clip_gradients([*parameters.values()], 0.1)
@@ -78,10 +78,10 @@ def passed(group, architecture, way, size):
     return {name: tensor.numpy() for name, tensor in tensors.items()}, counts
 
 
-def compare(architecture, way, size, micro_batch=IMAGES):
-    ((expected, _),) = run(1, passed, architecture, "data", IMAGES)
+def compare(architecture, way, size, micro_batch=IMAGES, count=IMAGES):
+    ((expected, _),) = run(1, passed, architecture, "data", count, count)
     counts = []
-    for found, counted in run(size, passed, architecture, way, micro_batch):
+    for found, counted in run(size, passed, architecture, way, micro_batch, count):
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             scale = np.abs(tensor).max()
@@ -123,3 +123,8 @@ def test_the_hybrid_is_one_network(name, size):
 @pytest.mark.parametrize(("way", "name"), [("towers", "original"), ("hybrid", "torchvision")])
 def test_micro_batches_are_parts_of_the_same_step(way, name):
     compare((TOWERS | HYBRIDS)[name], way, 2, micro_batch=2)
+
+
+def test_there_may_be_fewer_images_than_processes():
+    """As in the last batch of an epoch."""
+    compare(HYBRIDS["one-tower"], "hybrid", 4, count=2)
