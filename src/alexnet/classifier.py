@@ -156,10 +156,12 @@ class Classifier(huggingface.HubMixin):
             for event in events:
                 match event:
                     case session.Start(plan, resolved, _, run):
+                        verbose = verbose and Group.current().is_first
                         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
                         if verbose:
                             device = describe_device(self.device, self.precision)
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
+                            facts |= session.facts_of_processes(resolved)
                             if run:
                                 facts["output"] = f"{run} (Ctrl-C saves; {option('resume', True)} continues)"
                             print_facts(facts)

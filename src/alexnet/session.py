@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .analysis.report import write_report
@@ -23,7 +24,7 @@ from .data.source import SPLITS, Data
 from .data.sources.detection import open_source
 from .data.sources.memory import hold, location_of
 from .data.storage.download import is_downloaded
-from .device import is_out_of_memory
+from .device import is_out_of_memory, set_threads
 from .diagnosis.causes import Facts
 from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation, evaluate
@@ -31,10 +32,12 @@ from .interchange.importing import import_weights
 from .interchange.public_weights import PUBLIC, local_weights
 from .model.bundle import ModelBundle
 from .model.network import AlexNet
+from .parallel.group import Group, LostProcess, joined
+from .parallel.launch import launch
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.loggers import Loggers, logging_modules
-from .runs.record import record_of, resolve, resumed
+from .runs.record import check_same, processes_of, record_of, resolve, resumed
 from .runs.run import Run, is_run, weights_file
 from .specs.architecture import Architecture
 from .specs.names import first_positions, listed, not_one_of
@@ -47,6 +50,11 @@ from .training.range_test import RangeTest, range_test
 from .training.step import OutOfMemory
 from .training.transfer import Pretrained, Transfer
 
+WAYS = {
+    "data": "each with its part of every batch (data parallel)",
+    "towers": "each with one of the two towers",
+    "hybrid": "data parallel in the convolutions, each with its units of the fully connected layers",
+}
 STOPPING = b"\nstopping when this step is done; Ctrl-C again stops at once\n"
 
 
@@ -101,13 +109,14 @@ def fit(
     logging_modules(settings.log)  # refuses what is not installed
     if settings.resume and settings.output is None:
         raise ValueError("output must be the folder of the run to resume, or 'auto', got None")
-    with contextlib.ExitStack() as stack:
+    with joined() as group, contextlib.ExitStack() as stack:
+        if not group.is_first:
+            notify, track = _say_nothing, None
         run = None
+        settings = _restarted(data, settings, group)
         if settings.resume:
             data = hold(data, track and track("reading"))
-            location = location_of(data)
-            run = Run.interrupted(_folder(settings), location, getattr(settings.variant, "name", settings.variant))
-            stack.enter_context(run.lock())
+            run = _shared_run(group, stack, lambda: _interrupted(data, settings))
             settings = _settings_of(run, settings)
         source = open_source(
             data, settings.split_seed or 0, track and track("reading"), is_run, settings, settings.val_fraction
@@ -120,19 +129,142 @@ def fit(
             notify(text)
 
         plan = make_plan(source, settings, pretrained, track and track("packing"), warn)
-        resolved = resolve(settings, plan, source.location)
+        group.barrier()  # others may still be packing
+        resolved = resolve(settings, plan, source.location, processes_of(settings, group))
         record = record_of(resolved)
+        check_same(group.gather_objects(record))
         if run:
             plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
         record["warnings"] = warnings
         if not run and settings.output is not None:
-            run = Run.create(_folder(settings), plan.name)
-            stack.enter_context(run.lock())
-        training = Training(
-            plan, resolved.seed, resolved.device, resolved.precision, resolved.micro_batch, settings.augment
-        )
+            run = _shared_run(group, stack, lambda: Run.create(_folder(settings), plan.name))
+        if resolved.processes > group.size:
+            stack.close()  # the first of them takes the lock
+            yield from _launched(plan, resolved, run, record, settings, notify)
+            return
+        training = _training(plan, resolved, settings)
         yield Start(plan, resolved, training.bundle, run)
-        yield from _trained(training, run, record, settings, notify)
+        yield from _trained(training, run if group.is_first else None, record, settings, notify)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What the first of several processes sends to the one that launched them."""
+
+    notices: list[str]
+    event: Step | Epoch | Finish | None
+    weights: Mapping[str, Tensor] | None = None
+    """At the end."""
+
+
+def _launched(
+    plan: Plan,
+    resolved: ResolvedSettings,
+    run: Run | None,
+    record: dict,
+    settings: TrainSettings,
+    notify: Callable[[str], object],
+) -> Iterator[Event]:
+    """Train on processes of this machine that are started now; the events are those of the first of them."""
+    network = AlexNet(plan.architecture, len(plan.packed.classes), seed=resolved.seed)
+    bundle = ModelBundle(network, plan.preprocessing, plan.packed.classes).to(resolved.device)
+    yield Start(plan, resolved, bundle, run)
+    settings = TrainSettings(**vars(settings))  # those of the command are of a type that is made up
+    work = _train_here, (plan, resolved, run and run.folder, record, settings), resolved.processes
+    with _CtrlC() as ctrl_c, closing(launch(*work, settings.max_restarts, lambda: ctrl_c.pressed)) as results:
+        for sent in results:
+            for text in sent.notices:
+                notify(text)
+            if sent.weights:
+                network.load_state_dict(sent.weights)
+            match sent.event:
+                case Finish():
+                    yield replace(sent.event, bundle=bundle)
+                case Step() | Epoch():
+                    yield sent.event
+
+
+def _train_here(
+    stop: Callable[[], bool],
+    plan: Plan,
+    resolved: ResolvedSettings,
+    folder: Path | None,
+    record: dict,
+    settings: TrainSettings,
+) -> Iterator[_Sent]:
+    """What each of the launched processes does."""
+    set_threads()
+    group, notices, run = Group.current(), [], None
+    if folder and _is_restart():
+        settings = replace(settings, resume=True)
+    with contextlib.ExitStack() as stack:
+        if folder and group.is_first:
+            run = Run(folder)
+            stack.enter_context(run.lock())
+        training = _training(plan, resolved, settings)
+        record |= {"threads": torch.get_num_threads()}
+        try:
+            for event in _trained(training, run, record, settings, notices.append, stop):
+                match event:
+                    case Step():
+                        yield _Sent(notices, replace(event, views=event.views[:0].cpu()))
+                    case Finish(bundle):
+                        weights = {name: tensor.cpu() for name, tensor in bundle.network.state_dict().items()}
+                        yield _Sent(notices, replace(event, bundle=None), weights)
+                    case _:
+                        yield _Sent(notices, event)
+                notices.clear()
+        except Interrupted:
+            training.strategy.publish()
+            yield _Sent(notices, None, {name: each.cpu() for name, each in training.network.state_dict().items()})
+            raise
+
+
+def facts_of_processes(resolved: ResolvedSettings) -> dict[str, str]:
+    """How many processes train, and how; or which GPUs are idle."""
+    if resolved.processes > 1:
+        compressed = ", gradients as bf16" if resolved.compress_gradients else ""
+        return {"processes": f"{resolved.processes}, {WAYS[resolved.parallel]}{compressed}"}
+    gpus = torch.cuda.device_count() if torch.device(resolved.device).type == "cuda" else 1
+    return {"GPUs": f"1 of {gpus}; {option('gpus', 'all')} trains on all of them"} if gpus > 1 else {}
+
+
+def _training(plan: Plan, resolved: ResolvedSettings, settings: TrainSettings) -> Training:
+    how = resolved.seed, resolved.device, resolved.precision, resolved.micro_batch, settings.augment
+    return Training(plan, *how, compress=resolved.compress_gradients)
+
+
+def _say_nothing(text: str) -> None:
+    """What processes other than the first one tell the user."""
+
+
+def _is_restart() -> bool:
+    """Whether torch's launcher has started this process anew, because one of its processes died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def _restarted(data: Data, settings: TrainSettings, group: Group) -> TrainSettings:
+    """The settings of processes that were started anew: they resume the run that they had begun, if there is one."""
+    if group.size == 1 or not _is_restart() or settings.output is None or settings.resume:
+        return settings
+    begun = None
+    if group.is_first:
+        with contextlib.suppress(ValueError):  # there is none
+            begun = _interrupted(data, settings).folder
+    begun = group.broadcast(begun)
+    return replace(settings, output=begun, resume=True) if begun else settings
+
+
+def _interrupted(data: Data, settings: TrainSettings) -> Run:
+    return Run.interrupted(_folder(settings), location_of(data), getattr(settings.variant, "name", settings.variant))
+
+
+def _shared_run(group: Group, stack: contextlib.ExitStack, find: Callable[[], Run]) -> Run:
+    """The run that the first process finds, which alone keeps others away from it."""
+    run = Run(group.broadcast(find().folder if group.is_first else None))
+    if group.is_first:
+        stack.enter_context(run.lock())
+    return run
 
 
 def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None) -> RangeTest:
@@ -145,24 +277,35 @@ def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[s
     pretrained = _pretrained(settings.pretrained, None, track and track("downloading"))
     plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
     resolved = resolve(settings, plan, source.location)
-    training = Training(
-        plan, resolved.seed, resolved.device, resolved.precision, resolved.micro_batch, settings.augment
-    )
-    return range_test(training, steps, track and track("range test"))
+    return range_test(_training(plan, resolved, settings), steps, track and track("range test"))
 
 
 def _trained(
-    training: Training, run: Run | None, record: dict, settings: TrainSettings, notify: Callable[[str], object]
+    training: Training,
+    run: Run | None,
+    record: dict,
+    settings: TrainSettings,
+    notify: Callable[[str], object],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step | Epoch | Finish]:
-    """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on; then finish."""
+    """Draw checkpoints, diagnosis and logs from the steps and epochs of the loop, and pass these on; then finish.
+
+    Args:
+        run: where to write; None on all processes but the first.
+        stop: whether to stop, as Ctrl-C does.
+    """
+    group = training.strategy.group
     watch, checkpoints = Watch(training, run), Checkpoints(run, training, settings.checkpoint_minutes)
     if settings.resume:
-        checkpoints.restore(notify)
+        if group.is_first:
+            checkpoints.restore(notify)
+        training.share(*checkpoints.restored)
     if run:  # whatever can be refused has been by now
         run.update(record)
         run.write_splits(training.plan.packed)
-    loggers = Loggers(settings.log, run, record, training.progress.epochs)
-    with _CtrlC() as ctrl_c, closing(loggers), _memory_errors(training, run), closing(train(training)) as events:
+    loggers = Loggers(settings.log if group.is_first else (), run, record, training.progress.epochs)
+    memory_errors = _memory_errors(training, run)
+    with _CtrlC(group.is_first) as ctrl_c, closing(loggers), memory_errors, closing(train(training)) as events:
         for event in events:
             diagnosis = None
             match event:
@@ -181,9 +324,10 @@ def _trained(
                 raise
             if diagnosis:  # after the line of the epoch
                 notify(str(diagnosis))
-            if ctrl_c.pressed or checkpoints.is_due():
+            stops, is_due = training.strategy.agree(ctrl_c.pressed or stop(), checkpoints.is_due())
+            if stops or is_due:
                 checkpoints.save()
-            if ctrl_c.pressed:
+            if stops:
                 raise Interrupted
     checkpoints.save()
     progress, patience = training.progress, training.plan.recipe.patience
@@ -363,8 +507,8 @@ class _CtrlC:
     """Waits for the end of a step, so that what is saved is never half a step: the
     first Ctrl-C only sets `pressed`; a second one interrupts at once, as always."""
 
-    def __init__(self):
-        self.pressed = False
+    def __init__(self, says_so: bool = True):
+        self.pressed, self.says_so = False, says_so
 
     def __enter__(self) -> Self:
         self._installed = threading.current_thread() is threading.main_thread()
@@ -380,7 +524,8 @@ class _CtrlC:
         if self.pressed:
             raise KeyboardInterrupt
         self.pressed = True
-        os.write(2, STOPPING)  # print may be in use by what was interrupted
+        if self.says_so:
+            os.write(2, STOPPING)  # print may be in use by what was interrupted
 
 
 @contextlib.contextmanager
@@ -405,21 +550,29 @@ def _reason(error: Exception) -> str:
 
 def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_checkpoints: bool) -> Finish:
     """Choose the weights and, for a run, evaluate them and write the report and the results."""
-    plan, history = training.plan, History(training.progress.epochs)
-    if run is None:
+    plan, history, group = training.plan, History(training.progress.epochs), training.strategy.group
+    has_run = group.broadcast(run is not None)
+    if not has_run:
         if plan.keeps_best and best:
             training.network.load_state_dict(best)
         training.network.requires_grad_(True)
         return Finish(training.bundle, history)
-    weights = run.choose_weights(plan.keeps_best)
+    weights = run and run.choose_weights(plan.keeps_best)
     try:
-        bundle = ModelBundle.load(weights, training.device)
+        bundle = ModelBundle.load(weights, training.device) if run else training.bundle
+        bundle.network.load_state_dict(group.broadcast_tensors(bundle.network.state_dict()))
         evaluation = evaluate(bundle, plan.packed, evaluation_images(plan.packed), precision=training.precision)
+        if run is None:
+            return Finish(bundle, history)
         report = write_report(run.folder, run.record(), training, bundle, evaluation)
         run.update({"results": {"split": evaluation.split} | evaluation.summary()})
     except KeyboardInterrupt:  # resuming the run evaluates it
         raise Interrupted from None
+    except LostProcess:
+        raise
     except Exception as error:  # of memory, of the disk, of drawing: what was learned is safe
+        if run is None:
+            raise
         raise NotEvaluated(
             f"the training is finished, and {weights} has the trained network, but it could not be evaluated or "
             f"reported ({_reason(error)}). To try that again: {option('resume', True)} {option('output', run.folder)}"

@@ -22,7 +22,8 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     keep_freed_memory()
     classifier = Classifier()
     classifier.fit(data, replace(settings, output=settings.output or "auto"))
-    evaluation = classifier.evaluation
+    if (evaluation := classifier.evaluation) is None or classifier.report is None:
+        return  # torchrun has started several processes, of which the first one reports
     console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
     print_table(evaluation.rows())
     next_command = f"alexnet predict {shlex.quote(str(classifier.run))} IMAGE"

@@ -91,7 +91,8 @@ class Watch:
         if finite and step.step not in FIRST and not (ends_epoch and far):
             return False
         row = {"epoch": step.epoch, "step": step.step, "loss": step.step_loss if finite else None, "lr": step.lr}
-        row |= {"peak_lr": plan.recipe.peak_lr()} | layer_statistics(self.training, step.views)
+        views = self.training.strategy.first_views(step.views, step.images, SAMPLE)
+        row |= {"peak_lr": plan.recipe.peak_lr()} | layer_statistics(self.training, views)
         if not rows:
             row["data"] = data_facts(plan)
         rows.append(row)
@@ -112,7 +113,8 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
         views: inputs of the step, (N, channels, side, side), of which the first SAMPLE are used.
     """
     network, optimizer, sample = training.network, training.optimizer, views[:SAMPLE]
-    was_training = network.training
+    training.strategy.publish()
+    velocities, was_training = training.strategy.whole(optimizer.velocities()), network.training
     network.eval()
     with autocast(views.device, training.precision):
         outputs = network.features(sample)
@@ -123,12 +125,12 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
     layers: dict[str, dict] = {}
     for name in filter(rows.__contains__, outputs):
         group, output = groups[f"{name}.weight"], outputs[name].float()
-        (weight,) = group["params"]
+        weight = network.get_parameter(f"{name}.weight")
         layers[name] = {
             "activations": _size(output),
             "spread": output.var(0, correction=0).mean().sqrt(),
             "weights": _size(weight),
-            "updates": _size(optimizer.velocity(weight)) * (group["lr"] > 0),  # the change is the velocity
+            "updates": _size(velocities[group["name"]]) * (group["lr"] > 0),  # the change is the velocity
         }
         if name in relus:
             layers[name]["dead"] = 1 - (outputs[relus[name]].transpose(0, 1).flatten(1) > 0).any(1).float().mean()

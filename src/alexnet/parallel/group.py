@@ -6,12 +6,14 @@ process is a group of one, whose sums are its own values.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -29,8 +31,10 @@ TIMEOUT_S = 600.0
 PATIENCE = timedelta(days=7)
 """How long `Group.barrier` waits: others may still be packing images. A process that dies ends the wait elsewhere, as
 its launcher stops the others."""
-FAILED, TOLD_S = "alexnet/failed", 2.0
-"""Key under which a process that fails tells the others, and for how many seconds they wait for it to do so."""
+FAILED, FAILURES, TOLD_S = "alexnet/failed", "alexnet/failures", 2.0
+"""Keys under which a process that fails tells the others, and for how many seconds they wait for it to do so."""
+ORPHAN_S = 0.3
+"""Seconds between looks whether the launcher is still there."""
 
 
 class LostProcess(ConnectionError):
@@ -77,6 +81,12 @@ class Group:
     def is_first(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where small tensors that are sent must be."""
+        only_gpus = self.size > 1 and dist.get_backend() == "nccl"
+        return torch.device("cuda" if only_gpus else "cpu")
 
     def part(self, count: int) -> slice:
         """The part of `count` things that is this process's."""
@@ -190,21 +200,34 @@ class Group:
             _store().set(f"{name} {self.rank}", "")
             _store().wait([f"{name} {rank}" for rank in range(self.size)], PATIENCE)
 
-    def tell(self, problem: str) -> None:
-        """Tell the others why this process fails, so that they need not guess."""
-        if self.size > 1:
-            with contextlib.suppress(RuntimeError):  # they are gone
-                _store().set(FAILED, problem)
-
-    def was_told(self) -> bool:
-        """Whether another process told why it failed; waits for it for a moment."""
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+        """The tensors of process 0, by name; the others may pass None."""
         if self.size == 1:
-            return False
+            return tensors or {}
+        kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in (tensors or {}).items()}
+        received = {}
+        for name, (shape, dtype) in self.broadcast(kinds).items():
+            first = tensors[name].contiguous() if self.is_first else torch.empty(shape, dtype=dtype, device=self.device)
+            received[name] = first.to(self.device)
+            self._count("broadcast", first.nbytes)
+            with self._waiting():
+                dist.broadcast(received[name], 0)
+        return received
+
+    def may_report(self, error: BaseException) -> bool:
+        """Whether this process is the one that reports why all of them end: the first that fails by itself."""
+        if self.size == 1:
+            return True
+        is_lost = isinstance(error, LostProcess)
         try:
-            _store().wait([FAILED], timedelta(seconds=TOLD_S))
-        except RuntimeError:
-            return False
-        return True
+            if is_lost:
+                with contextlib.suppress(dist.DistStoreError):  # nobody says why within that time
+                    _store().wait([FAILED], timedelta(seconds=TOLD_S))
+            is_first = _store().add(FAILURES, 1) == 1
+            _store().set(FAILED, "")
+            return is_first
+        except RuntimeError:  # the store is gone, with the process that kept it
+            return self.is_first or not is_lost
 
     def _count(self, kind: str, moved: int) -> None:
         self.counts[kind].calls += 1
@@ -228,15 +251,17 @@ class Group:
 _LONE = _current = Group()
 
 
-@contextlib.contextmanager
-def joined() -> Iterator[Group]:
-    """Within this context, a process that torchrun started belongs to the group of all; others stay alone.
+def join() -> Group:
+    """Make a process that torchrun started a member of the group of all, until it ends; others stay alone.
 
     The backend is nccl for GPUs, of which a process takes that of its index on its machine, and gloo for CPUs.
+
+    Raises:
+        LostProcess: the others do not come.
     """
     if not is_launched() or dist.is_initialized():
-        yield Group.current()
-        return
+        return Group.current()
+    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     timeout_s = float(os.environ.get("ALEXNET_TIMEOUT_S") or TIMEOUT_S)
@@ -245,14 +270,35 @@ def joined() -> Iterator[Group]:
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in ENVIRONMENT[2:])
         raise LostProcess(f"the processes do not find one another at {where} ({str(error).splitlines()[0]})") from error
+    atexit.register(dist.destroy_process_group)
+    return Group.current()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Group]:
+    """The group of this process, which it joins. What goes wrong within this context is raised by one process; the
+    others end without a word."""
+    group = join()
     try:
-        yield Group.current()
-    finally:
-        dist.destroy_process_group()
+        yield group
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if not group.may_report(error):
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+        raise
 
 
-def _others(tensor: Tensor, dim: int) -> list[int]:
-    return [axis for axis in range(tensor.dim()) if axis != dim]
+def _end_with_launcher(launcher: int) -> None:
+    """End this process when what started it is gone, so that nobody is left behind."""
+    while os.getppid() == launcher:
+        time.sleep(ORPHAN_S)
+    os._exit(1)
+
+
+def _store() -> dist.Store:
+    """Keys and values that all processes share."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
@@ -262,10 +308,9 @@ def _memory_order(tensor: Tensor) -> tuple[int, ...]:
     return (0, 2, 3, 1) if is_last else tuple(range(tensor.dim()))
 
 
+def _others(tensor: Tensor, dim: int) -> list[int]:
+    return [axis for axis in range(tensor.dim()) if axis != dim]
+
+
 def _inverse(order: Sequence[int]) -> list[int]:
     return [order.index(axis) for axis in range(len(order))]
-
-
-def _store() -> dist.Store:
-    """Keys and values that all processes share."""
-    return dist.distributed_c10d._get_default_store()

@@ -107,7 +107,7 @@ class DataParallel:
 
     def all_fit(self, fits: bool) -> bool:
         """Whether the passes of a step fit in the memory of every process."""
-        return not self.agree(not fits) if self.waits else fits
+        return not self.agree(not fits)[0] if self.waits else fits
 
     def sum_gradients(self) -> None:
         """Complete the gradients of the parameters of `module`, of those that have one."""
@@ -134,9 +134,13 @@ class DataParallel:
         sizes = [min(part.stop, count) - min(part.start, count) for part in parts(batch_size, self.group.size)]
         return self.group.gather(views[: sizes[self.group.rank]], sizes=sizes)
 
-    def agree(self, wish: bool) -> bool:
-        """Whether any process wishes it."""
-        return bool(self.group.sum(torch.tensor([float(wish)])).item())
+    def agree(self, *wishes: bool) -> list[bool]:
+        """Which of some wishes any process has."""
+        own = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
+        return [count > 0 for count in self.group.sum(own).tolist()]
+
+    def publish(self) -> None:
+        """Bring the weights of all processes into `network`."""
 
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of the whole network, of this process's parts of them, by name."""

@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,6 +46,8 @@ class Checkpoints:
         self.run, self.training, self.minutes = run, training, minutes
         self.best: dict[str, Tensor] = {}
         """The weights of the best epoch, unless BEST holds them."""
+        self.restored: tuple[Mapping[str, Tensor], ...] = ()
+        """The state of the training that was restored, as it was given to `Training.load`."""
         self._saved_at = time.monotonic()
 
     def epoch(self) -> None:
@@ -61,20 +63,29 @@ class Checkpoints:
                 self.run.write_history(self.training.progress.epochs)
 
     def is_due(self) -> bool:
-        """Whether enough time has passed; at the end of an epoch, less is enough."""
+        """Whether there is a run and enough time has passed; at the end of an epoch, less is enough."""
+        if self.run is None:
+            return False
         wait = 60 * self.minutes
         return time.monotonic() - self._saved_at >= (wait if self.training.progress.batch else min(wait, EPOCH_S))
 
     def save(self) -> None:
-        """Write LAST and, if it is not there yet, BEST.
+        """Write LAST and, if it is not there yet, BEST. All processes take part, and the first one writes.
 
         Raises:
             NotSaved: the disk is full, or the folder cannot be written to.
         """
-        if self.run is None:
-            return
+        training, whole = self.training, self.training.strategy.whole
+        velocities = whole(training.optimizer.velocities())
+        with training.ema.showing(average=True):
+            training.strategy.publish()
+            extra = {f"{VELOCITY}{name}": velocity for name, velocity in velocities.items()}
+            extra |= {f"{NOT_AVERAGED}{name}": weights for name, weights in whole(training.ema.hidden).items()}
+            if self.run is None:
+                return
+            with self._writing():
+                self._save_last(extra)
         with self._writing():
-            self._save_last()
             self._save_best()
         self._saved_at = time.monotonic()
 
@@ -137,12 +148,9 @@ class Checkpoints:
                 f"Fix that, then resume with {option('resume', True)}"
             ) from error
 
-    def _save_last(self) -> None:
-        folder, bundle, ema = self.run.folder, self.training.bundle, self.training.ema
-        extra = {f"{VELOCITY}{name}": velocity for name, velocity in self.training.optimizer.velocities().items()}
-        with ema.showing(average=True):
-            extra |= {f"{NOT_AVERAGED}{name}": weights for name, weights in ema.hidden.items()}
-            bundle.save(folder / NEXT, extra=extra, notes={"progress": vars(self.training.progress)})
+    def _save_last(self, extra: dict[str, Tensor]) -> None:
+        folder = self.run.folder
+        self.training.bundle.save(folder / NEXT, extra=extra, notes={"progress": vars(self.training.progress)})
         for older, newer in pairwise((*reversed(EARLIER), LAST, NEXT)):
             if (folder / newer).exists():
                 os.replace(folder / newer, folder / older)
@@ -184,9 +192,8 @@ class Checkpoints:
         )
         if theirs != ours or saved.classes != training.bundle.classes:
             raise ValueError(f"{path} is of another network or other classes, so this run cannot resume from it")
-        training.network.load_state_dict(weights)
-        training.optimizer.load_velocities(velocities)
-        training.ema.load(not_averaged or weights)
+        self.restored = weights, velocities, not_averaged or weights
+        training.load(*self.restored)
         progress.batch = math.ceil(progress.seen / training.plan.recipe.batch_size)  # which may have changed
         training.progress = progress
         if training.stepper.micro_batch_size is None:

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..data.source import SPLITS
 from ..data.sources.memory import location_of
 from ..device import pick_device, pick_precision
 from ..kernels import library
+from ..parallel.group import Group
 from ..specs.settings import ResolvedSettings, TrainSettings, option
 from ..specs.storage import from_json, to_json
 from ..training.plan import Plan
@@ -21,14 +22,46 @@ from .run import Run
 
 MATHEMATICS = ("architecture", "recipe", "seed", "precision", "augment")
 """Settings that a resumed run shares with the one that was interrupted, besides the images."""
-ROUNDING = ("device", "threads", "micro_batch", "versions")
+ROUNDING = ("device", "threads", "micro_batch", "versions", "processes", "parallel", "compress_gradients")
 """Settings that may change; sums are then rounded differently."""
 ASIDE = ("data", "log", "checkpoint_minutes", "keep_checkpoints")
 """Settings that may change without a word, as the result is the same."""
 
 
-def resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSettings:
-    """What a training of a plan really does, given where its data is."""
+def processes_of(settings: TrainSettings, group: Group) -> int:
+    """How many processes are to train: those that there are, or those that were asked for.
+
+    Raises:
+        ValueError: more than there are GPUs, or others than torchrun has started.
+    """
+    asked, device = settings.processes, pick_device(settings.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if settings.gpus is not None:
+        asked = gpus if settings.gpus == "all" else settings.gpus
+        if not 1 <= asked <= gpus:
+            raise ValueError(f"gpus must be from 1 to the GPUs that can be used here, {gpus}, got {settings.gpus}")
+    if group.size > 1 and asked not in (None, group.size):
+        raise ValueError(f"processes must be left out under torchrun, which started {group.size}, got {asked}")
+    processes = max(group.size, asked or 1)
+    if processes > 1 and (device.type not in ("cpu", "cuda") or device.index is not None):
+        raise ValueError(f"device must be cpu or cuda for several processes, got {device}")
+    if asked and asked > 1 and device.type == "cuda" and asked > gpus:
+        raise ValueError(f"processes must be at most the GPUs of this machine, {gpus}, got {asked}")
+    return processes
+
+
+def check_same(records: Sequence[dict]) -> None:
+    """Raise ValueError if the processes that train together were started with different settings or images."""
+    for rank, record in enumerate(records):
+        keys = (*MATHEMATICS, "images", "parallel", "micro_batch", "compress_gradients")
+        differences = [each for key in keys for each in _differences(key, records[0][key], record[key])]
+        if differences:
+            lines = (f"\n  {name}: {first} on process 0, {here} on process {rank}" for name, first, here in differences)
+            raise ValueError(f"all processes must be started with the same settings and images:{''.join(lines)}")
+
+
+def resolve(settings: TrainSettings, plan: Plan, location: str, processes: int = 1) -> ResolvedSettings:
+    """What a training of a plan really does, given where its data is and how many processes train."""
     device, log = pick_device(settings.device), settings.log
     augment = settings.augment if hasattr(settings.augment, "__qualname__") else type(settings.augment)
     source = plan.transfer and plan.transfer.source
@@ -53,6 +86,9 @@ def resolve(settings: TrainSettings, plan: Plan, location: str) -> ResolvedSetti
         checkpoint_minutes=float(settings.checkpoint_minutes),
         keep_checkpoints=settings.keep_checkpoints,
         threads=torch.get_num_threads(),
+        processes=processes,
+        parallel=settings.parallel,
+        compress_gradients=settings.compress_gradients,
         versions={
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -100,10 +136,15 @@ def resumed(
 
 
 def _changes(name: str, was: Any, now: Any) -> list[str]:
-    """A line for each setting that differs; what a recipe or network is about may be worded anew."""
+    """A line for each setting that differs."""
+    return [f"{each}: was {before}, is now {after}" for each, before, after in _differences(name, was, now)]
+
+
+def _differences(name: str, was: Any, now: Any) -> list[tuple[str, Any, Any]]:
+    """Each setting that differs, and its two values; what a recipe or network is about may be worded anew."""
     if isinstance(was, dict) and isinstance(now, dict):
-        return [line for key in now if key != "about" for line in _changes(f"{name}.{key}", was.get(key), now[key])]
-    return [] if was == now else [f"{name}: was {was}, is now {now}"]
+        return [each for key in now if key != "about" for each in _differences(f"{name}.{key}", was.get(key), now[key])]
+    return [] if was == now else [(name, was, now)]
 
 
 def _changed_images(run: Run, packed: Pack) -> str:

@@ -48,6 +48,11 @@ class Overrides(TypedDict, total=False):
     micro_batch: MicroBatch
     device: str
     precision: Literal["auto", "fp32", "bf16"]
+    gpus: int | Literal["all"] | None
+    processes: int | None
+    parallel: Literal["data", "towers", "hybrid"]
+    compress_gradients: bool
+    max_restarts: int
     jpeg: int | None
     workers: int | None
     strict: bool

@@ -135,6 +135,17 @@ class TrainSettings(LabelMaps):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Mixed precision: the type of convolutions and matrix products. auto uses bf16 where the hardware supports it;
     weights and accumulators stay fp32."""
+    gpus: int | Literal["all"] | None = None
+    """GPUs of this machine to train on, a process for each: all, or how many (default: one)."""
+    processes: int | None = None
+    """Processes to train on, on a machine without GPUs (default: one)."""
+    parallel: Literal["data", "towers", "hybrid"] = "data"
+    """How several processes divide the work: data (each has a part of every batch), towers (2012: each has one of the
+    two towers) or hybrid (2014: data in the convolutions, units in the fully connected layers)."""
+    compress_gradients: bool = False
+    """Send gradients from process to process as bf16: half of the bytes, with a rounding error."""
+    max_restarts: int = 0
+    """How often to start all processes anew, from the last checkpoint, when one of them dies."""
     jpeg: int | None = None
     """JPEG quality, 1 to 95, of the packed images, if raw pixels do not fit on the disk (default: raw pixels)."""
     workers: int | None = None
@@ -144,6 +155,8 @@ class TrainSettings(LabelMaps):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.gpus and self.processes:
+            raise ValueError("only one of gpus and processes must be given, got both")
         if isinstance(self.freeze, str):
             raise ValueError(f"freeze must be a list of layers, got {self.freeze!r}")
         if both := [layer for layer in self.freeze if layer in (self.lr_scale or {})]:
@@ -196,6 +209,9 @@ class ResolvedSettings:
     checkpoint_minutes: float
     keep_checkpoints: bool
     threads: int
+    processes: int
+    parallel: Literal["data", "towers", "hybrid"]
+    compress_gradients: bool
     versions: Mapping[str, str]
     recipe: Recipe
     architecture: Architecture
@@ -217,6 +233,10 @@ CHECKS: dict[str, Check] = {name: RECIPE_CHECKS[name] for name in _SHARED} | {
     "checkpoint_minutes": (lambda minutes: is_real(minutes) and minutes >= 0, ">= 0"),
     "micro_batch": (lambda size: size == "auto" or is_integer(size, 1), "an integer >= 1, or 'auto'"),
     **dict.fromkeys(("labels", "label_indices"), (lambda file: isinstance(file, (str, Path)), "a path or a URL")),
+    "gpus": (lambda gpus: gpus == "all" or is_integer(gpus, 1), "an integer >= 1, or 'all'"),
+    "processes": (lambda processes: is_integer(processes, 1), "an integer >= 1"),
+    "max_restarts": (lambda restarts: is_integer(restarts, 0), "an integer >= 0"),
+    "parallel": (lambda way: way in ("data", "towers", "hybrid"), "data, towers or hybrid"),
     "workers": (lambda workers: is_integer(workers, 1), "an integer >= 1"),
     "jpeg": (lambda quality: is_integer(quality, 1) and quality <= 95, "an integer from 1 to 95"),
 }

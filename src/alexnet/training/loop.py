@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -176,6 +176,26 @@ class Training:
 
         return read_batches(self.plan.packed, order, recipe.batch_size, self.device, start, choose)
 
+    def load(
+        self, weights: Mapping[str, Tensor], velocities: Mapping[str, Tensor], not_averaged: Mapping[str, Tensor]
+    ) -> None:
+        """Load the state of the whole network, of which this process takes its parts; `weights` are the average."""
+        self.network.load_state_dict(weights)
+        self.strategy.module.load_state_dict(self.strategy.own(weights))
+        self.optimizer.load_velocities(self.strategy.own(velocities))
+        self.ema.load(self.strategy.own(not_averaged))
+
+    def share(self, *state: Mapping[str, Tensor]) -> None:
+        """Bring all processes to the state of process 0, which alone has loaded one: what it gave to `load`, or
+        nothing."""
+        group = self.strategy.group
+        progress, size, count = group.broadcast((self.progress, self.stepper.micro_batch_size, len(state)))
+        received = [group.broadcast_tensors(state[index] if state else None) for index in range(count)]
+        if not group.is_first:
+            self.progress, self.stepper.micro_batch_size = progress, size
+            if received:
+                self.load(*received)
+
     def learning_rates(self, batch: int) -> LearningRates:
         """Those of a batch of the current epoch, from 0."""
         fraction_done = (self.progress.epoch + batch / self.batches_per_epoch) / self.plan.recipe.epochs
@@ -267,6 +287,7 @@ def train(training: Training) -> Iterator[Step | Epoch]:
                 position = progress.epoch + 1, progress.batch, training.batches_per_epoch
                 shown = loss, progress.mean_loss, len(batch.labels), waited_s, lrs.weights
                 yield Step(*position, *shown, views, training.stepper.notice)
+        training.strategy.publish()
         row = {"epoch": progress.epoch + 1, "steps": (progress.epoch + 1) * training.batches_per_epoch}
         row |= {"train_loss": progress.mean_loss, "train_error": 1 - progress.correct / progress.seen}
         row["lr"] = training.learning_rates(training.batches_per_epoch - 1).weights

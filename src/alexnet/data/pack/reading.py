@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from pathlib import Path
 
@@ -107,6 +107,10 @@ class Pack:
     """CRC-32 of names, classes, labels, splits and image checksums; independent of where the images are stored."""
     squares: Squares = Squares()
 
+    def __reduce__(self) -> tuple:
+        """For other processes of this machine, which map the same file."""
+        return _reopened, (self.path, self.classes, self.labels, self.splits)
+
     @property
     def side(self) -> int:
         return self.images.shape[1]
@@ -182,6 +186,10 @@ def open_pack(path: Path) -> Pack:
     for index in damaged_images(pack, sample):
         raise ValueError(f"{path} is damaged: checksum mismatch in image {index}")
     return pack
+
+
+def _reopened(path: Path, classes: tuple[str, ...], labels: np.ndarray, splits: np.ndarray) -> Pack:
+    return replace(open_pack(path), classes=classes, labels=labels, splits=splits)
 
 
 def damaged_images(pack: Pack, indices: Iterable[int]) -> Iterator[int]:
