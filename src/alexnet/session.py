@@ -34,6 +34,7 @@ from .model.bundle import ModelBundle
 from .model.network import AlexNet
 from .parallel.group import Group, LostProcess, joined
 from .parallel.launch import launch
+from .parallel.placement import placement_of
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.loggers import Loggers, logging_modules
@@ -139,6 +140,7 @@ def fit(
         if not run and settings.output is not None:
             run = _shared_run(group, stack, lambda: Run.create(_folder(settings), plan.name))
         if resolved.processes > group.size:
+            placement_of(plan.architecture, resolved.parallel, resolved.processes, len(plan.packed.classes))
             stack.close()  # the first of them takes the lock
             yield from _launched(plan, resolved, run, record, settings, notify)
             return
@@ -231,7 +233,7 @@ def facts_of_processes(resolved: ResolvedSettings) -> dict[str, str]:
 
 def _training(plan: Plan, resolved: ResolvedSettings, settings: TrainSettings) -> Training:
     how = resolved.seed, resolved.device, resolved.precision, resolved.micro_batch, settings.augment
-    return Training(plan, *how, compress=resolved.compress_gradients)
+    return Training(plan, *how, way=resolved.parallel, compress=resolved.compress_gradients)
 
 
 def _say_nothing(text: str) -> None:
@@ -561,7 +563,9 @@ def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_c
     try:
         bundle = ModelBundle.load(weights, training.device) if run else training.bundle
         bundle.network.load_state_dict(group.broadcast_tensors(bundle.network.state_dict()))
-        evaluation = evaluate(bundle, plan.packed, evaluation_images(plan.packed), precision=training.precision)
+        evaluation = evaluate(
+            bundle, plan.packed, evaluation_images(plan.packed), True, training.precision, group=group
+        )
         if run is None:
             return Finish(bundle, history)
         report = write_report(run.folder, run.record(), training, bundle, evaluation)

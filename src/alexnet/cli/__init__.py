@@ -5,6 +5,7 @@ torch is imported inside the commands that need it: importing it takes seconds, 
 
 import contextlib
 import io
+import os
 import shlex
 import shutil
 import sys
@@ -16,6 +17,7 @@ import tyro
 from .. import __version__
 from ..console import print_error
 from ..device import is_out_of_memory, set_environment
+from ..parallel import is_launched
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(not_one_of("the command", arguments[0], COMMANDS))
-        with _wrapped_help() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
+        with _one_voice(), _wrapped_help() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
             tyro.extras.subcommand_cli_from_dict(
                 {name: as_command(command, arguments) for name, command in COMMANDS.items()},
                 prog="alexnet",
@@ -94,6 +96,20 @@ def main(arguments: list[str] | None = None) -> None:
             saved = f"; progress is saved, to go on: alexnet {command} --resume"
         print_error(f"\nalexnet: interrupted{saved}")
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Under torchrun, the processes belong together, and the first one speaks for all."""
+    if not is_launched():
+        yield
+        return
+    from ..parallel.group import joined
+
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(joined()).is_first:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 @contextlib.contextmanager

@@ -66,6 +66,7 @@ class Group:
         self.rank, self.size = rank, size
         self.counts: defaultdict[str, Traffic] = defaultdict(Traffic)
         self.waited_s = 0.0
+        self._reports: bool | None = None
 
     @staticmethod
     def current() -> Group:
@@ -216,9 +217,11 @@ class Group:
 
     def may_report(self, error: BaseException) -> bool:
         """Whether this process is the one that reports why all of them end: the first that fails by itself."""
-        if self.size == 1:
-            return True
-        is_lost = isinstance(error, LostProcess)
+        if self.size > 1 and self._reports is None:
+            self._reports = self._is_first_to_fail(isinstance(error, LostProcess))
+        return self._reports is not False
+
+    def _is_first_to_fail(self, is_lost: bool) -> bool:
         try:
             if is_lost:
                 with contextlib.suppress(dist.DistStoreError):  # nobody says why within that time
@@ -281,7 +284,7 @@ def joined() -> Iterator[Group]:
     group = join()
     try:
         yield group
-    except GeneratorExit:
+    except (GeneratorExit, SystemExit):
         raise
     except BaseException as error:
         if not group.may_report(error):

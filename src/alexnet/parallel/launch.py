@@ -65,9 +65,8 @@ def launch(
     try:
         task = pickle.dumps((function, arguments))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"several processes can only use what a module that can be imported defines ({error})"
-        ) from None
+        must_be = "functions that several processes use must be in a module that can be imported, and no lambda"
+        raise ValueError(f"{must_be} ({error})") from None
     with tempfile.TemporaryDirectory(prefix="alexnet-") as folder:
         key = secrets.token_hex(16)
         address = str(Path(folder) / "launcher") if os.name == "posix" else None
@@ -158,11 +157,11 @@ class _Job:
     def results(self, stops: Callable[[], bool]) -> Iterator[Any]:
         """What the first process yields, until all have ended."""
         while True:
+            if stops() and not self.is_stopped:
+                self.stop()
             try:
                 kind, value = self.received.get(timeout=POLL_S)
             except queue.Empty:
-                if stops() and not self.is_stopped:
-                    self.stop()
                 continue
             if kind == "result":
                 yield value
