@@ -1,10 +1,11 @@
 """Everything that needs a GPU, in one command: tests, correctness against the CPU in float64, and speed.
 
-    python benchmarks/gpu.py --output FOLDER [PART ...]
+    python benchmarks/gpu.py --output FOLDER [PART ...] [--small]
 
 Each part runs in a process of its own with a time limit, so that a part that hangs or crashes costs no other. After
 each part the results so far are in FOLDER/gpu.json and FOLDER/gpu.md, and its output in FOLDER/PART.log. The exit
-status is 1 if a part failed. Without CUDA, nothing is run; `--device cpu` tries the command itself.
+status is 1 if a part failed. Without CUDA, nothing is run; `--device cpu` tries the command itself, with `--small` the
+part for several GPUs in miniature.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import scaling
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,9 @@ FLOAT_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 NETWORK_LIMITS = {"fp32": (1e-4, 1e-2), "bf16": (0.03, 0.4)}
 """Largest relative errors of scores and gradients of a network, in which rounding may switch a ReLU or a maximum."""
 
+IS_SMALL = False
+"""Whether `--small` was given."""
+SEVERAL = "GPUs", "batch size", "way", "images/s", "speedup", "after backward", "MB sent"
 Result = dict[str, object]
 """A row of one of the tables: a check, a speed or a note."""
 
@@ -173,6 +178,32 @@ def crop_speed(device: torch.device) -> Iterator[Result]:
     yield {"precision": "bf16", "note": f"training views: {1024 / median_seconds(work, 10):,.0f} images/s"}
 
 
+def several(device: torch.device) -> Iterator[Result]:
+    """Steps of `original` on 1, 2, 4 and 8 GPUs: a whole batch of 1,024, and 1,024 for each, in all ways."""
+    if device.type == "cuda":
+        counts = [count for count in (1, 2, 4, 8) if count <= torch.cuda.device_count()]
+        case = scaling.Case("original", 1024, device="cuda", precision="bf16", seconds=5)
+    else:
+        counts, case = [1, 2], scaling.Case("small-towers" if IS_SMALL else "original", 16, seconds=0.2)
+    single = 0.0
+    for count in counts:
+        divided = replace(case, processes=count)
+        cases = [divided, replace(divided, batch_size=count * case.batch_size)] if count > 1 else [divided]
+        cases += [replace(divided, way="towers")] * (count == 2) + [replace(divided, way="hybrid")] * (count > 1)
+        for each in cases:
+            measured = scaling.measured(each, 120)
+            single = single or measured.images_per_s
+            yield {
+                "GPUs": count,
+                "batch size": each.batch_size,
+                "way": each.way,
+                "images/s": f"{measured.images_per_s:,.0f}",
+                "speedup": f"{measured.images_per_s / single:.2f}",
+                "after backward": f"{measured.after_backward:.1%}",
+                "MB sent": f"{measured.megabytes:,.1f}",
+            }
+
+
 PARTS: dict[str, tuple[Callable[[torch.device], Iterator[Result]], int]] = {
     "kernel-tests": (kernel_tests, 300),
     "norms": (norms, 120),
@@ -182,6 +213,7 @@ PARTS: dict[str, tuple[Callable[[torch.device], Iterator[Result]], int]] = {
     "training": (training, 300),
     "speed": (speed, 900),
     "crop-speed": (crop_speed, 120),
+    "several": (several, 400),
 }
 """Each part and its time limit, seconds."""
 
@@ -201,6 +233,7 @@ def run_in_process(part: str, device: str, folder: Path) -> dict[str, object]:
     results = folder / f"{part}.json"
     results.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--run", part, "--device", device, "--output", str(folder)]
+    command += ["--small"] * IS_SMALL
     started = time.monotonic()
     with (folder / f"{part}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -237,6 +270,7 @@ def markdown(about: dict[str, str], parts: list[dict]) -> str:
         table(parts, ("part", "status", "seconds")),
         table(checks, ("check", "error", "limit", "passed")),
         table([row for row in rows if HEADER[0] in row], ("precision", *HEADER)),
+        table([row for row in rows if "GPUs" in row], SEVERAL),
     ]
     notes = [f"- {row['precision']}: {row['note']}" for row in rows if "note" in row]
     title = ", ".join([about["device"], *(f"{name} {about[name]}" for name in list(about)[1:])])
@@ -253,8 +287,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="less of what takes long")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    global IS_SMALL
+    IS_SMALL = given.small
     if unknown := [part for part in given.parts if part not in PARTS]:
         parser.error(f"parts must be among {', '.join(PARTS)}, got {unknown[0]!r}")
     if given.device == "cuda" and not torch.cuda.is_available():

@@ -4,8 +4,11 @@ from functools import partial
 
 import gpu
 import pytest
+import scaling
 import torch
+from processes import run
 
+import alexnet
 from alexnet.bench import parts
 from alexnet.bench.measure import compare, summarized
 from alexnet.cli import main
@@ -66,6 +69,35 @@ def test_the_gpu_benchmark_runs_each_part_by_itself_and_writes_both_files(tmp_pa
     (part,) = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert len(part["results"]) == 3 and all(check["passed"] for check in part["results"])
     assert "| fc.weight after ten updates |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_steps_of_several_processes_are_measured():
+    """Data parallel sends 4 bytes a parameter, and two numbers that are summed."""
+    case = scaling.Case("cifar-18", 8, 2, seconds=0.0)
+    parameters = sum(each.numel() for each in alexnet.create("cifar-18", 10).parameters())
+    for measured in run(2, scaling.steps, case):
+        assert measured.megabytes == (4 * parameters + 2 * 4) / 1e6
+        assert 0 < measured.after_backward < measured.in_exchange < 1 < measured.images_per_s
+    (alone,) = run(1, scaling.steps, case)
+    assert alone.megabytes == alone.in_exchange == 0
+
+
+def test_several_gpus_are_compared_with_one(monkeypatch):
+    def measured(case, limit):
+        return scaling.Measured(100 * case.processes, 0.25, 0.5, 1.0)
+
+    monkeypatch.setattr(scaling, "measured", measured)
+    rows = list(gpu.several(torch.device("cpu")))
+    assert [(row["GPUs"], row["batch size"], row["way"], row["speedup"]) for row in rows] == [
+        (1, 16, "data", "1.00"),
+        (2, 16, "data", "2.00"),
+        (2, 32, "data", "2.00"),
+        (2, 16, "towers", "2.00"),
+        (2, 16, "hybrid", "2.00"),
+    ]
+    about = {"device": "cpu", "torch": "2"}
+    table = gpu.markdown(about, [{"part": "several", "status": "finished", "seconds": 1, "results": rows}])
+    assert "| 2 | 32 | data | 200 | 2.00 | 25.0% | 1.0 |" in table
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
