@@ -146,6 +146,12 @@ def test_each_process_of_a_machine_has_its_part(default_threads, monkeypatch, pr
     assert f"{expected} thread{'s' * (expected > 1)} in each of {processes} processes" in words
 
 
+def test_threads_of_processes_that_are_about_to_be_started_are_said(default_threads, monkeypatch):
+    assert device.describe_device(torch.device("cpu"), "fp32", 3).startswith("cpu, 2 threads in each of 3 processes,")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert device.describe_device(torch.device("cpu"), "fp32", 3).startswith("cpu, 8 threads in each of 3 processes,")
+
+
 def test_processes_that_the_launcher_has_bound_have_all_of_their_processors(default_threads, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     own, launcher = {*range(16, 32)}, {*range(32)}  # two of the four processes on each half of the machine

@@ -159,7 +159,8 @@ class Classifier(huggingface.HubMixin):
                         verbose = verbose and Group.current().is_first
                         bar = TrainingBar(plan.recipe.epochs, plan.training_images, verbose)
                         if verbose:
-                            device = describe_device(self.device, self.precision)
+                            started = resolved.processes if Group.current().size == 1 else 1
+                            device = describe_device(self.device, self.precision, started)
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
                             facts |= session.facts_of_processes(resolved)
                             if run:

@@ -35,6 +35,8 @@ ROOT = Path("/")
 _sharers = 0
 """Processes that share the memory, if this is one of several; else its threads do."""
 _threads_are_set = False
+BY_USER = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
+"""Environment variables by which users say how many threads there are."""
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 """Parameters of glibc's `mallopt`, from malloc.h."""
 SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
@@ -113,19 +115,24 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def describe_device(device: torch.device, precision: Precision) -> str:
-    """ "cpu, 2 threads, fp32"; with a word if there are no C kernels, which are several times faster."""
+def describe_device(device: torch.device, precision: Precision, processes: int = 1) -> str:
+    """ "cpu, 2 threads, fp32"; with a word if there are no C kernels, which are several times faster.
+
+    Args:
+        processes: how many are about to be started on this machine.
+    """
     import torch
 
     from .kernels import library
 
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
-    threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
-    if threads and (processes := _local_processes()) > 1:
-        threads += f" in each of {processes} processes"
-    kernels = ", no C kernels" if device.type == "cpu" and library() is None else ""
-    return f"{device.type}{threads}, {precision}{kernels}"
+    if device.type != "cpu":
+        return f"{device.type}, {precision}"
+    count = threads(processes) if processes > 1 and not BY_USER & {*os.environ} else torch.get_num_threads()
+    processes = max(processes, _local_processes())
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    return f"cpu, {counted(count, 'thread')}{each}, {precision}{', no C kernels' if library() is None else ''}"
 
 
 def processors() -> int:
@@ -144,9 +151,13 @@ def decoders() -> int:
     return max(1, processors() // _sharing_processes())
 
 
-def threads() -> int:
-    """How many threads of this process calculate: its part of the cores, as two threads of a core share its units."""
-    return max(1, min(processors(), _cores()) // _sharing_processes())
+def threads(processes: int | None = None) -> int:
+    """How many threads of a process calculate: its part of the cores, as two threads of a core share its units.
+
+    Args:
+        processes: how many share the cores; if None, those of this training that torchrun has started here.
+    """
+    return max(1, min(processors(), _cores()) // (processes or _sharing_processes()))
 
 
 def set_threads() -> None:
@@ -157,9 +168,8 @@ def set_threads() -> None:
     if _threads_are_set:
         return
     _threads_are_set = True
-    by_user = {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & {*os.environ}
     defaults = {len(_affinity()), _cores()}
-    if (not by_user and torch.get_num_threads() in defaults) or _is_torchruns_default():
+    if (not BY_USER & {*os.environ} and torch.get_num_threads() in defaults) or _is_torchruns_default():
         torch.set_num_threads(threads())
 
 
