@@ -24,8 +24,8 @@ def of_each_kind(group: Group) -> dict:
     parts_of_columns = torch.full((2, sizes[rank]), float(rank))
     products = torch.arange(10.0).reshape(2, 5) * (rank + 1)
     results = {
-        "sum": group.sum(torch.tensor([1.0, 10.0]) * (rank + 1)).tolist(),
-        "bf16": group.sum(torch.tensor([1.0], dtype=torch.bfloat16)).item(),
+        "sum": group.all_reduce(torch.tensor([1.0, 10.0]) * (rank + 1)).tolist(),
+        "bf16": group.all_reduce(torch.tensor([1.0], dtype=torch.bfloat16)).item(),
         "rows": group.gather(rows).tolist(),
         "columns": group.gather(parts_of_columns, 1, sizes).tolist(),
         "scattered": group.scatter_sum(products, 1, sizes).tolist(),
@@ -47,7 +47,11 @@ def test_every_process_has_the_same_sums_and_its_parts(size):
         assert result["scattered"] == products[:, parts(5, size)[rank]].tolist()
         assert result["objects"] == [{"rank": each} for each in range(size)] and result["first"] == "of 0"
         others = 5 - sizes[rank]
-        expected = {"sum": (2, 8 + 2), "gather": (2, 4 * others + 2 * 4 * others), "scatter_sum": (1, 2 * 4 * others)}
+        expected = {
+            "all_reduce": (2, 8 + 2),
+            "gather": (2, 4 * others + 2 * 4 * others),
+            "scatter_sum": (1, 2 * 4 * others),
+        }
         assert size == 1 or expected.items() <= result["counts"].items()
     assert size > 1 or results[0]["counts"] == {}
 
@@ -57,7 +61,7 @@ def one_does_not_come(group: Group) -> str | None:
         time.sleep(2)
         return None
     with pytest.raises(LostProcess, match=r"^another of the 2 processes did not answer within \d s$") as error:
-        group.sum(torch.ones(3))
+        group.all_reduce(torch.ones(3))
     return str(error.value)
 
 
@@ -70,4 +74,4 @@ def test_a_process_that_nobody_launched_is_alone(monkeypatch):
     with joined() as group:
         assert (group.rank, group.size, group.is_first) == (0, 1, True)
         x = torch.ones(2)
-        assert group.sum(x) is x and group.gather(x) is x and group.broadcast(3) == 3
+        assert group.all_reduce(x) is x and group.gather(x) is x and group.broadcast(3) == 3

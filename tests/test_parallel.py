@@ -97,10 +97,10 @@ def after_steps(group: Group, plan: Plan, micro_batch, way: str = "data", double
     finally:
         torch.set_default_dtype(torch.float32)
         loop.training_views = views_of
-    kept = {"weights": training.strategy.whole(training.strategy.module.state_dict())}
+    kept = {"weights": training.strategy.gathered(training.strategy.module.state_dict())}
     kept |= {
-        "velocity": training.strategy.whole(training.optimizer.velocities()),
-        "ema": training.strategy.whole(training.ema.hidden),
+        "velocity": training.strategy.gathered(training.optimizer.velocities()),
+        "ema": training.strategy.gathered(training.ema.hidden),
     }
     tensors = {f"{kind} {name}": value for kind, values in kept.items() for name, value in values.items()}
     return {name: value.numpy().copy() for name, value in tensors.items()} | {"losses": np.array(losses)}

@@ -71,8 +71,8 @@ def passed(group, architecture, way, size, count):
         for parameter in parameters.values():
             parameter -= 0.1 * parameter.grad
     counts = {kind: (each.calls, each.bytes) for kind, each in group.counts.items()}
-    gradients = strategy.whole({name: parameter.grad for name, parameter in parameters.items()})
-    weights = strategy.whole(strategy.module.state_dict())
+    gradients = strategy.gathered({name: parameter.grad for name, parameter in parameters.items()})
+    weights = strategy.gathered(strategy.module.state_dict())
     assert weights.keys() == network.state_dict().keys()
     tensors = {"scores": every} | {f"gradient {name}": each for name, each in gradients.items()} | dict(weights)
     return {name: tensor.numpy() for name, tensor in tensors.items()}, counts
@@ -101,10 +101,10 @@ def moved(counts, kind):
 def test_two_towers_are_one_network(name):
     counts = compare(TOWERS[name], "towers", 2)
     exchanges = placement_of(TOWERS[name], "towers", 2, CLASSES).exchanges
-    assert counts[0].keys() == {"gather", "scatter_sum", "sum"}
+    assert counts[0].keys() == {"gather", "scatter_sum", "all_reduce"}
     assert moved(counts, "gather") == ({len(exchanges)}, sum(each.sent(2) for each in exchanges))
     assert moved(counts, "scatter_sum") == ({len(exchanges) - 1}, sum(each.sent(2) for each in exchanges[:-1]))
-    assert [each["sum"] for each in counts] == [(1, 8)] * 2  # of clipping alone
+    assert [each["all_reduce"] for each in counts] == [(1, 8)] * 2  # of clipping alone
 
 
 @pytest.mark.parametrize(("name", "size"), [("one-tower", 2), ("torchvision", 3), ("batch-norm", 2), ("cifar-11", 4)])
@@ -117,7 +117,7 @@ def test_the_hybrid_is_one_network(name, size):
     sent = [each.sent(size) for each in placement.exchanges]
     assert moved(counts, "gather") == ({size * len(sent)}, pytest.approx(sum(sent)))
     assert moved(counts, "scatter_sum") == ({size * (len(sent) - 1)}, pytest.approx(sum(sent[:-1])))
-    assert [each["sum"] for each in counts] == [(2, 8 * (placement.replicated + 1))] * size
+    assert [each["all_reduce"] for each in counts] == [(2, 8 * (placement.replicated + 1))] * size
 
 
 @pytest.mark.parametrize(("way", "name"), [("towers", "original"), ("hybrid", "torchvision")])

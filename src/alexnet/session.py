@@ -301,7 +301,7 @@ def _trained(
     if settings.resume:
         if group.is_first:
             checkpoints.restore(notify)
-        training.share(*checkpoints.restored)
+        training.synchronize(*checkpoints.restored)
     if run:  # whatever can be refused has been by now
         run.update(record)
         run.write_splits(training.plan.packed)

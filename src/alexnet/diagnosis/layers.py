@@ -114,7 +114,7 @@ def layer_statistics(training: Training, views: Tensor) -> dict:
     """
     network, optimizer, sample = training.network, training.optimizer, views[:SAMPLE]
     training.strategy.publish()
-    velocities, was_training = training.strategy.whole(optimizer.velocities()), network.training
+    velocities, was_training = training.strategy.gathered(optimizer.velocities()), network.training
     network.eval()
     with autocast(views.device, training.precision):
         outputs = network.features(sample)

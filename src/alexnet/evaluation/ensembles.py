@@ -140,7 +140,7 @@ def searched_weights(batches: Iterable[Sequence[Predicted]], group: Group) -> tu
             others = _weighted_sum([each.all_views for each in batch], [*weights[:index], 0.0, *weights[index + 1 :]])
             k, own = 5 if others.shape[1] > 5 else 1, batch[index].all_views
             sums += torch.stack([top_k_credit(others + value * own, batch[0].labels, k).sum() for value in values])
-        return group.sum(sums).tolist()
+        return group.all_reduce(sums).tolist()
 
     weights = [0.5] * len(next(iter(batches)))
     (best,) = before_pass = credits(0, weights, weights[:1])

@@ -101,11 +101,11 @@ class Divided(DataParallel):
         trained = [parameter for parameter in parameters if parameter.grad is not None]
         norms = torch.stack([parameter.grad.norm() for parameter in trained])
         is_divided = torch.tensor([id(parameter) in self.divided for parameter in trained], device=norms.device)
-        squares = self.group.sum(norms[is_divided].square().sum()) + norms[~is_divided].square().sum()
+        squares = self.group.all_reduce(norms[is_divided].square().sum()) + norms[~is_divided].square().sum()
         torch.nn.utils.clip_grads_with_norm_(trained, max_norm, squares.sqrt())
 
     def total_norms(self, parameter: Tensor, norms: Tensor) -> Tensor:
-        return self.group.sum(norms.square()).sqrt() if id(parameter) in self.divided else norms
+        return self.group.all_reduce(norms.square()).sqrt() if id(parameter) in self.divided else norms
 
     def first_views(self, views: Tensor, batch_size: int, count: int) -> Tensor:
         return super().first_views(views, batch_size, count) if self.placement.way == "hybrid" else views[:count]
@@ -113,12 +113,12 @@ class Divided(DataParallel):
     @torch.no_grad()
     def publish(self) -> None:
         state = self.network.state_dict()
-        for name, tensor in self.whole(self.module.state_dict()).items():
+        for name, tensor in self.gathered(self.module.state_dict()).items():
             if not self.shards.is_replicated(name):
                 state[name].copy_(tensor)
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self.shards.whole(tensors)
+    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self.shards.gathered(tensors)
 
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.shards.own(tensors)

@@ -47,8 +47,8 @@ class Traffic:
 
     calls: int = 0
     bytes: int = 0
-    """Of sums: the size of the tensors. Of the others: what this process receives from others (gather) or sends to
-    them (scatter_sum)."""
+    """The size of the tensors that are summed (all_reduce), what this process receives from others (gather), or what
+    it sends to them (scatter_sum)."""
 
 
 class Group:
@@ -57,8 +57,8 @@ class Group:
     Attributes:
         rank: index of this process, from 0. Process 0 alone writes and prints.
         size: number of processes.
-        counts: what was moved so far, by kind: "sum", "gather", "scatter_sum", and "object" for small Python objects,
-            of which calls alone are counted.
+        counts: what was moved so far, by kind: "all_reduce", "gather", "scatter_sum", "broadcast", and "object" for
+            small Python objects, of which calls alone are counted.
         waited_s: seconds spent in calls that wait for others.
     """
 
@@ -93,15 +93,15 @@ class Group:
         """The part of `count` things that is this process's."""
         return parts(count, self.size)[self.rank]
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place; on all of them the same bits."""
-        return self.start_sum(tensor)()
+        return self.start_all_reduce(tensor)()
 
-    def start_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], Tensor]:
         """Begin to sum a tensor over all processes in place; calling what is returned waits for the end."""
         if self.size == 1:
             return lambda: tensor
-        self._count("sum", tensor.nbytes)
+        self._count("all_reduce", tensor.nbytes)
         with self._waiting():
             work = dist.all_reduce(tensor, async_op=True)
 

@@ -194,7 +194,7 @@ class _Normalize(torch.autograd.Function):
         kind, gradient = gradient.dtype, gradient.to(normalized.dtype)
         axes = [axis for axis in range(gradient.dim()) if axis != 1]
         own = torch.stack([gradient.sum(axes), (gradient * normalized).sum(axes)])  # of the bias and the weight, (2, C)
-        of_bias, of_weight = ctx.group.sum(own.clone()) / ctx.count
+        of_bias, of_weight = ctx.group.all_reduce(own.clone()) / ctx.count
         centered = gradient - of_bias.view(ctx.along) - normalized * of_weight.view(ctx.along)
         of_x = centered * (weight * inverse_std).view(ctx.along)
         return of_x.to(kind), own[1].to(weight.dtype), own[0].to(weight.dtype), None, None, None, None

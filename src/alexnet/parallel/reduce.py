@@ -77,10 +77,10 @@ class GradientSum:
         if not gradients:
             return lambda: None
         if len(gradients) == 1 and gradients[0].is_contiguous() and not self.compress:  # the large ones, in place
-            return self.group.start_sum(gradients[0])
+            return self.group.start_all_reduce(gradients[0])
         # Copied in the order of their indices: their layouts may differ from process to process.
         flat = torch.cat([each.reshape(-1) for each in gradients])
-        wait = self.group.start_sum(flat.bfloat16() if self.compress else flat)
+        wait = self.group.start_all_reduce(flat.bfloat16() if self.compress else flat)
 
         def finish() -> None:
             pieces = wait().split([each.numel() for each in gradients])

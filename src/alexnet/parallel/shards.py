@@ -206,7 +206,7 @@ class Shards:
         """This process's parts of tensors that belong to the parameters and buffers of these names."""
         return {name: self._own(name, tensor) for name, tensor in tensors.items()}
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The opposite: all of the tensors, from the parts of all processes."""
         return {
             name: self.group.gather(tensor, *self._parts[name]) if self.is_divided(name) else tensor

@@ -115,7 +115,7 @@ class DataParallel:
 
     def total(self, statistics: Tensor) -> Tensor:
         """Statistics of the scores of this process, summed to those of the whole batch."""
-        return self.group.sum(statistics)
+        return self.group.all_reduce(statistics)
 
     def clip_gradients(self, parameters: Sequence[Tensor], max_norm: float) -> None:
         """Scale all gradients down if their common norm is larger than `max_norm`."""
@@ -137,12 +137,12 @@ class DataParallel:
     def agree(self, *wishes: bool) -> list[bool]:
         """Which of some wishes any process has."""
         own = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
-        return [count > 0 for count in self.group.sum(own).tolist()]
+        return [count > 0 for count in self.group.all_reduce(own).tolist()]
 
     def publish(self) -> None:
         """Bring the weights of all processes into `network`."""
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of the whole network, of this process's parts of them, by name."""
         return tensors
 

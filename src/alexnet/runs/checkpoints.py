@@ -75,12 +75,12 @@ class Checkpoints:
         Raises:
             NotSaved: the disk is full, or the folder cannot be written to.
         """
-        training, whole = self.training, self.training.strategy.whole
-        velocities = whole(training.optimizer.velocities())
+        training, gathered = self.training, self.training.strategy.gathered
+        velocities = gathered(training.optimizer.velocities())
         with training.ema.showing(average=True):
             training.strategy.publish()
             extra = {f"{VELOCITY}{name}": velocity for name, velocity in velocities.items()}
-            extra |= {f"{NOT_AVERAGED}{name}": weights for name, weights in whole(training.ema.hidden).items()}
+            extra |= {f"{NOT_AVERAGED}{name}": weights for name, weights in gathered(training.ema.hidden).items()}
             if self.run is None:
                 return
             with self._writing():

@@ -185,7 +185,7 @@ class Training:
         self.optimizer.load_velocities(self.strategy.own(velocities))
         self.ema.load(self.strategy.own(not_averaged))
 
-    def share(self, *state: Mapping[str, Tensor]) -> None:
+    def synchronize(self, *state: Mapping[str, Tensor]) -> None:
         """Bring all processes to the state of process 0, which alone has loaded one: what it gave to `load`, or
         nothing."""
         group = self.strategy.group
