@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from alexnet.cli import main
-from alexnet.parallel.description import way_in_words
+from alexnet.parallel.description import traffic
 from alexnet.parallel.placement import placement_of
 from alexnet.specs.operations import Local, Norm
 from alexnet.specs.variants import VARIANTS
@@ -75,10 +75,8 @@ def test_the_hybrid_breaks_even_at_the_same_batch_for_any_number_of_processes():
 
 def test_who_chooses_a_way_is_told_what_it_sends():
     hybrid, data = (placement_of(VARIANTS["one-tower"], way, 8) for way in ("hybrid", "data"))
-    expected = (
-        "hybrid: each of 8 processes sends 145.7 MB a step, data parallel would send 427.7 MB; it sends less below"
-    )
-    assert way_in_words(hybrid, data, 1024) == f"{expected} a batch size of 3,274"
+    expected = "each process sends 145.7 MB a step; data parallel would send 427.7 MB, and less from a batch size of"
+    assert traffic(hybrid, data, 1024) == f"{expected} 3,274 on"
 
 
 @pytest.mark.parametrize("processes", [1, 2, 512])

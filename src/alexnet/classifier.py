@@ -162,7 +162,7 @@ class Classifier(huggingface.HubMixin):
                             started = resolved.processes if Group.current().size == 1 else 1
                             device = describe_device(self.device, self.precision, started)
                             facts = plan.facts(resolved.data) | {"seed": f"{resolved.seed}", "device": device}
-                            facts |= session.facts_of_processes(resolved)
+                            facts |= session.facts_of_processes(resolved, plan)
                             if run:
                                 facts["output"] = f"{run} (Ctrl-C saves; {option('resume', True)} continues)"
                             print_facts(facts)

@@ -32,9 +32,10 @@ from .interchange.importing import import_weights
 from .interchange.public_weights import PUBLIC, local_weights
 from .model.bundle import ModelBundle
 from .model.network import AlexNet
+from .parallel.description import traffic
 from .parallel.group import Group, LostProcess, joined
 from .parallel.launch import launch
-from .parallel.placement import placement_of
+from .parallel.placement import Placement, Way, placement_of
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.loggers import Loggers, logging_modules
@@ -140,7 +141,7 @@ def fit(
         if not run and settings.output is not None:
             run = _shared_run(group, stack, lambda: Run.create(_folder(settings), plan.name))
         if resolved.processes > group.size:
-            placement_of(plan.architecture, resolved.parallel, resolved.processes, len(plan.packed.classes))
+            _placement(resolved.parallel, resolved, plan)  # refuses what cannot be divided
             stack.close()  # the first of them takes the lock
             yield from _launched(plan, resolved, run, record, settings, notify)
             return
@@ -222,13 +223,21 @@ def _train_here(
             raise
 
 
-def facts_of_processes(resolved: ResolvedSettings) -> dict[str, str]:
+def facts_of_processes(resolved: ResolvedSettings, plan: Plan) -> dict[str, str]:
     """How many processes train, and how; or which GPUs are idle."""
     if resolved.processes > 1:
         compressed = ", gradients as bf16" if resolved.compress_gradients else ""
-        return {"processes": f"{resolved.processes}, {WAYS[resolved.parallel]}{compressed}"}
+        facts = {"processes": f"{resolved.processes}, {WAYS[resolved.parallel]}{compressed}"}
+        if resolved.parallel != "data":
+            own, data = (_placement(way, resolved, plan) for way in (resolved.parallel, "data"))
+            facts["exchange"] = traffic(own, data, plan.recipe.batch_size)
+        return facts
     gpus = torch.cuda.device_count() if torch.device(resolved.device).type == "cuda" else 1
     return {"GPUs": f"1 of {gpus}; {option('gpus', 'all')} trains on all of them"} if gpus > 1 else {}
+
+
+def _placement(way: Way, resolved: ResolvedSettings, plan: Plan) -> Placement:
+    return placement_of(plan.architecture, way, resolved.processes, len(plan.packed.classes))
 
 
 def _training(plan: Plan, resolved: ResolvedSettings, settings: TrainSettings) -> Training:

@@ -14,9 +14,11 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     import shlex
     from dataclasses import replace
 
+    from ..analysis.figures import colorfulness
     from ..classifier import Classifier
     from ..console import console, print_table
     from ..device import keep_freed_memory
+    from ..specs.shapes import count_towers
 
     settings = with_config(settings)
     keep_freed_memory()
@@ -26,5 +28,8 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
         return  # torchrun has started several processes, of which the first one reports
     console.print(f"\n{evaluation.split}: {len(evaluation.indices):,} images")
     print_table(evaluation.rows())
+    if count_towers((network := classifier.bundle.network).placed) == 2 and network.in_channels == 3:
+        colors = (f"tower {name} {value:.2f}" for name, value in zip("ab", colorfulness(network), strict=True))
+        console.print(f"\ncolorfulness of the kernels of conv1 (0 is gray, 0.67 as drawn): {', '.join(colors)}")
     next_command = f"alexnet predict {shlex.quote(str(classifier.run))} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)

@@ -86,10 +86,8 @@ def summary(placement: Placement) -> str:
     )
 
 
-def way_in_words(placement: Placement, data: Placement, batch_size: int) -> str:
-    """What a way of dividing the work sends in a step, beside data parallel, and when it sends less."""
+def traffic(placement: Placement, data: Placement, batch_size: int) -> str:
+    """What a process sends in a step, beside data parallel on as many, and from which batch on that sends less."""
     own, theirs = (f"{each.step_bytes(batch_size) / 1e6:,.1f} MB" for each in (placement, data))
-    return (
-        f"{placement.way}: each of {placement.processes} processes sends {own} a step, data parallel would send "
-        f"{theirs}; it sends less below a batch size of {placement.breaks_even_at():,.0f}"
-    )
+    even = f"less from a batch size of {placement.breaks_even_at():,.0f} on"
+    return f"each process sends {own} a step; data parallel would send {theirs}, and {even}"

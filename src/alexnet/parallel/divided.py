@@ -120,5 +120,5 @@ class Divided(DataParallel):
     def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return self.shards.gathered(tensors)
 
-    def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self.shards.own(tensors)
+    def parts_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self.shards.parts_of(tensors)

@@ -202,7 +202,7 @@ class Shards:
         """Whether the gradient of this parameter is to be summed over the processes."""
         return name not in self._parts
 
-    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def parts_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This process's parts of tensors that belong to the parameters and buffers of these names."""
         return {name: self._own(name, tensor) for name, tensor in tensors.items()}
 

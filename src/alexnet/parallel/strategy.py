@@ -146,6 +146,6 @@ class DataParallel:
         """The tensors of the whole network, of this process's parts of them, by name."""
         return tensors
 
-    def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def parts_of(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """This process's parts of the tensors of the whole network."""
         return tensors

@@ -108,7 +108,12 @@ def read_settings(path: str | Path) -> TrainSettings:
 
 def settings_of_run(record: Mapping[str, Any]) -> TrainSettings:
     """The settings that repeat a run, by what its run.json says."""
-    shared = (vars(TrainSettings()).keys() & get_type_hints(ResolvedSettings)) - {"variant", "device", "processes"}
+    shared = (vars(TrainSettings()).keys() & get_type_hints(ResolvedSettings)) - {
+        "variant",
+        "device",
+        "processes",
+        "parallel",
+    }
     same = {name: from_json(record[name]) for name in shared & record.keys()}
     return TrainSettings(variant=from_json(record["architecture"]), **same)
 

@@ -181,9 +181,9 @@ class Training:
     ) -> None:
         """Load the state of the whole network, of which this process takes its parts; `weights` are the average."""
         self.network.load_state_dict(weights)
-        self.strategy.module.load_state_dict(self.strategy.own(weights))
-        self.optimizer.load_velocities(self.strategy.own(velocities))
-        self.ema.load(self.strategy.own(not_averaged))
+        self.strategy.module.load_state_dict(self.strategy.parts_of(weights))
+        self.optimizer.load_velocities(self.strategy.parts_of(velocities))
+        self.ema.load(self.strategy.parts_of(not_averaged))
 
     def synchronize(self, *state: Mapping[str, Tensor]) -> None:
         """Bring all processes to the state of process 0, which alone has loaded one: what it gave to `load`, or

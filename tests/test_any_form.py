@@ -1,0 +1,49 @@
+"""A training goes on in any form: what one process, two towers or a hybrid leave, the others take up."""
+
+import numpy as np
+import torch
+from processes import run
+from test_parallel import Case, differences, plan_of
+
+from alexnet.data.batches import epoch_order
+from alexnet.parallel.group import Group
+from alexnet.training import loop
+
+CASE = Case("small-towers", {"recipe": "modern", "lr": 0.01}, {"max_grad_norm": 0.5, "ema_decay": 0.9})
+
+
+def an_epoch(group, plan, way, epoch, state):
+    """The state after one more epoch: weights, velocities and what is not averaged, of the whole network."""
+    views_of = loop.training_views
+    torch.set_default_dtype(torch.float64)
+    loop.training_views = lambda *arguments: views_of(*arguments).double()
+    try:
+        training = loop.Training(plan, seed=3, group=group, way=way)
+        if state:
+            training.load(*({name: torch.from_numpy(value) for name, value in part.items()} for part in state))
+        training.progress.epoch = epoch
+        training.train()
+        order = epoch_order(plan.packed.indices("train"), 3, epoch, "epoch")
+        with training.channels_last(), training.ema.showing(average=False):
+            for batch in training.read(order):
+                training.take_step(batch, training.learning_rates(training.progress.batch))
+                training.progress.batch += 1
+                training.ema.update(epoch * training.batches_per_epoch + training.progress.batch)
+        training.strategy.publish()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        loop.training_views = views_of
+    kept = map(training.strategy.gathered, (training.optimizer.velocities(), training.ema.hidden))
+    state = training.network.state_dict(), *kept
+    return [{name: tensor.numpy().copy() for name, tensor in part.items()} for part in state]
+
+
+def test_towers_then_one_process_then_data_parallel_then_a_hybrid(tmp_path):
+    plan = plan_of(CASE, tmp_path)
+    alone = divided = None
+    for epoch, (way, size) in enumerate([("towers", 2), ("data", 1), ("data", 3), ("hybrid", 2)]):
+        alone = an_epoch(Group(), plan, "data", epoch, alone)
+        divided = run(size, an_epoch, plan, way, epoch, divided)[-1]
+        for found, expected in zip(divided, alone, strict=True):
+            assert max(differences(found, expected).values()) < 1e-10
+    assert np.isfinite(alone[0]["fc8.weight"]).all()
