@@ -77,6 +77,13 @@ def test_version_1(root):
     assert (device.processors(), device.memory()) == (8, 2**34)
 
 
+def test_version_1_where_controllers_share_a_mount(root):
+    files = {"cpu.cfs_quota_us": "200000\n", "cpu.cfs_period_us": "100000\n"}
+    write(root, {f"sys/fs/cgroup/cpu,cpuacct/mine/{name}": text for name, text in files.items()})
+    write(root, {"proc/self/cgroup": "5:cpu,cpuacct:/mine\n"})
+    assert device.processors() == 2
+
+
 def test_unknown_memory_is_unlimited(root, monkeypatch):
     def fail(name):
         raise ValueError

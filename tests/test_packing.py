@@ -28,7 +28,7 @@ from pathlib import Path
 from alexnet.data.pack import packing, workers
 from alexnet.data.sources.detection import open_source
 
-packing.LOG_S, workers.MAX_INLINE = 0.01, 0
+packing.LOG_S, packing.TOLD_WAITS, workers.MAX_INLINE = 0.01, 1, 0
 say = lambda words: print(words, flush=True)
 options = packing.PackOptions(int(sys.argv[4]) or None, workers=int(sys.argv[3]))
 print(packing.make_pack(open_source(sys.argv[1]), 64, Path(sys.argv[2]), options, notify=say).path)

@@ -281,10 +281,10 @@ def _control_groups(controller: str) -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)  # "0::/path" in version 2, "4:memory:/path" in version 1
         if controllers and controller not in controllers.split(","):
             continue
-        mount = ROOT / "sys/fs/cgroup" / (controller if controllers else "")
-        folder = mount / path.lstrip("/")
-        yield folder
-        yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+        for name in {controller, controllers} if controllers else {""}:
+            mount = ROOT / "sys/fs/cgroup" / name
+            folder = mount / path.lstrip("/")
+            yield from (each for each in (folder, *folder.parents) if each.is_relative_to(mount))
 
 
 def _numbers(file: Path) -> list[float]:

@@ -47,11 +47,11 @@ Your own numbers: `alexnet bench step` measures images per second, and
 
 ## A step
 
-Three ways to divide the work: *data* parallel (each GPU has the network and a part of the images),
-the two *towers* of 2012 (each GPU has half of the kernels and sees all images), and the *hybrid* of 2014 (data parallel
-in the convolutions, each GPU with a part of the units of the fully connected layers). **<** marks the fastest over a
-link. Sums of gradients are hidden behind the backward pass of the convolutions as far as they fit. Sending them as bf16
-halves the bytes of *data*.
+Three ways to divide the work (`--parallel`): `data` parallel (each GPU has the network and a part of the images), the
+two `towers` of 2012 (each GPU has half of the kernels and sees all images), and the `hybrid` of 2014 (data parallel in
+the convolutions, each GPU with a part of the units of the fully connected layers). **<** marks the fastest over a link.
+Sums of gradients are hidden behind the backward pass of the convolutions as far as they fit. Sending them as bf16
+(`--compress-gradients`) halves the bytes of `data`.
 
 {steps}
 

@@ -38,6 +38,8 @@ LOG_S = 2.0
 """Seconds between entries in the log."""
 WAIT_S = 0.2
 """Seconds after which a process looks again whether others have finished, or left something to do."""
+TOLD_WAITS = 10
+"""After how many of these the user is told."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _write_pack(
     task = _StoreSquare(source.reader, file.side, file.squares, file.jpeg, file.part, file.header_size)
 
     def write() -> Iterator[int]:
-        shown, logged, is_told = 0, time.monotonic(), False
+        shown, logged, waits = 0, time.monotonic(), 0
         while not file.is_finished:
             images = ((index, source.locate(index)) for index in file.take_images())
             yield file.done - shown
@@ -152,9 +154,9 @@ def _write_pack(
             file.write_log()
             file.finish()
             if not file.is_finished:
-                if not is_told:
+                waits += 1
+                if waits == TOLD_WAITS:
                     notify(f"other processes are making the rest of {file.path.name}; waiting for them")
-                is_told = True
                 time.sleep(WAIT_S)
         yield count - shown
 
