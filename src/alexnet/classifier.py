@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Unpack, overload
+from typing import Literal, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from . import session
 from .analysis.explaining import Explanation, Method, explain
 from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
 from .analysis.patches import Patches, find_patches
+from .analysis.search import Metric, Neighbors, chance, precision, search
 from .compat import renamed
 from .console import TrainingBar, print_facts, print_text, progress_bar
 from .data.labels.class_names import readable_class_name
@@ -35,6 +36,7 @@ from .evaluation.ensembles import EnsembleEvaluation, evaluate_average
 from .evaluation.evaluation import Evaluation, evaluate
 from .evaluation.inference import Inference
 from .evaluation.prediction import Prediction, predict_each
+from .files import cache_folder
 from .interchange import huggingface
 from .model.bundle import FILE as MODEL_FILE
 from .model.bundle import ModelBundle
@@ -47,6 +49,7 @@ from .runs.history import History
 from .runs.run import Run, is_run
 from .specs.architecture import Architecture
 from .specs.names import listed
+from .specs.operations import Activation
 from .specs.overrides import Overrides
 from .specs.reading import settings_with
 from .specs.settings import LabelMaps, TrainSettings, option
@@ -395,6 +398,69 @@ class Classifier(huggingface.HubMixin):
             (name, stored_image(each, inputs.stored_size, inputs.squares)) for name, each in each_image(images, is_run)
         )
         return [explain(bundle, stored, name, by, target, layer, window) for name, stored in named]
+
+    def search(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        among: Data | None = None,
+        layer: str | None = None,
+        metric: Metric = "euclidean",
+        k: int = 6,
+        split: str | None = None,
+        verbose: bool = True,
+        maps: LabelMaps = LabelMaps(),
+    ) -> list[Neighbors]:
+        """The images whose features are nearest to those of each image, exactly (Figure 4, right).
+
+        Args:
+            images: as for `predict`.
+            among: images to search: a data set as for `fit`, or a folder of images without labels; what it was trained
+                on if None. Their features are kept in the cache, and used again.
+            layer: the last hidden one, as relu7, if None.
+            metric: "euclidean" or "cosine".
+            k: images to find; the image itself is not among them.
+            split: "train", "val" or "test"; all images if None.
+
+        Raises:
+            ValueError: there is no such layer, metric or split, or an image cannot be read.
+        """
+        searched, inputs = self.images(among, split, verbose, maps), self._ready().preprocessing
+        layer = layer or last_hidden(self._ready().network)
+        features = self._index(searched, layer, verbose)
+        names, stored = [], []
+        for name, image in each_image(images, is_run):
+            names.append(name)
+            stored.append(stored_image(image, inputs.stored_size, inputs.squares))
+        queries = self.features(stored, layer)[layer]
+        return search(queries, np.stack(stored), names, features, searched, k, metric)
+
+    def compare_retrieval(
+        self, among: Data | None = None, split: str | None = None, queries: int = 500, maps: LabelMaps = LabelMaps()
+    ) -> tuple[list[dict[str, str]], int]:
+        """Precision at 10 of the hidden layers by either distance, beside raw pixels and chance, and queries asked.
+
+        Args:
+            among, split: as for `search`, with labels.
+            queries: how many images are searched for among all others, evenly spread.
+        """
+        searched, network = self.images(among, split, maps=maps), self._ready().network
+        labels = searched.packed.labels[searched.indices]
+        rows = np.unique(np.linspace(0, len(labels) - 1, min(queries, len(labels))).astype(int))
+        hidden = [step.name for step in network.placed if isinstance(step.operation, Activation)][-2:]
+        by_name = {layer: self._index(searched, layer, True) for layer in reversed(hidden)}
+        by_name["pixels"] = searched.packed.images[searched.indices].reshape(len(labels), -1)
+        table = [
+            {"": name} | {metric: f"{precision(each, labels, rows, 10, metric):.1%}" for metric in get_args(Metric)}
+            for name, each in by_name.items()
+        ]
+        return [*table, {"": "chance", **dict.fromkeys(get_args(Metric), f"{chance(labels, rows):.1%}")}], len(rows)
+
+    def _index(self, images: Images, layer: str, verbose: bool) -> np.ndarray:
+        """Features of images from the cache, where they are put if they are missing."""
+        bundle, settings = self._ready(), FeatureSettings((layer,))
+        (folder := cache_folder() / "features").mkdir(parents=True, exist_ok=True)
+        extraction = Extraction.kept(bundle, images, settings, folder)
+        return extraction.run(progress_bar(f"features of {layer}") if verbose else None)[layer]
 
     def images(
         self, data: Data | None, split: str | None = None, verbose: bool = True, maps: LabelMaps = LabelMaps()

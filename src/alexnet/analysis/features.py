@@ -27,7 +27,7 @@ from torch import Tensor
 from ..data.batches import read_batches
 from ..data.pack.reading import Images, crc32_of
 from ..evaluation.inference import BATCH_SIZE
-from ..files import NAMES, CsvWriter, atomic_write
+from ..files import NAMES, CsvWriter, atomic_write, truncate_name
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..specs.names import counted, listed, not_one_of
@@ -118,6 +118,13 @@ class Extraction:
         self.rows_done = known.pop(ROWS_DONE, 0)
         if changed := [name for name in known if known[name] != self.facts.get(name)]:
             raise ValueError(f"{folder} holds features with another {listed(changed, 3)}; choose another folder")
+
+    @classmethod
+    def kept(cls, bundle: ModelBundle, images: Images, settings: FeatureSettings, folder: Path) -> Extraction:
+        """In a folder of its own, named after what decides the values, so that it is found again."""
+        new = cls(bundle, images, settings, folder / "new")
+        digest = hashlib.sha256(json.dumps(new.facts, sort_keys=True).encode()).hexdigest()
+        return cls(bundle, images, settings, folder / f"{truncate_name(images.packed.name)}-{digest[:16]}")
 
     @property
     def row_bytes(self) -> dict[str, int]:

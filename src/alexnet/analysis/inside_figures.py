@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,7 @@ from ..notebook import Figure
 from .explaining import Explanation
 from .figures import probability_bars
 from .patches import Patch, Patches
+from .search import Neighbors
 
 PATCH, GAP, BETWEEN = 56, 2, 10
 """Side of a patch as it is drawn, white between patches, and between a block of patches and the next; pixels."""
@@ -67,6 +69,25 @@ def explanations_figure(explanations: Sequence[Explanation]) -> Figure:
         bars.set_title("probability, 0 to 1", fontsize=8)
         for axes in (picture, heat):
             axes.set_axis_off()
+    return figure
+
+
+def neighbors_figure(results: Sequence[Neighbors], metric: str) -> Figure:
+    """A contact sheet (Figure 4, right): a query in each row, then what is nearest, with its distance and class."""
+    columns = 1 + max(len(each.nearest) for each in results)
+    figure = Figure(figsize=(1.15 * columns, 1.5 * len(results) + 0.3), layout="constrained")
+    for each, row in zip(results, figure.subplots(len(results), columns, squeeze=False), strict=True):
+        labels = [textwrap.shorten(Path(each.query).stem or "query", 18, placeholder="…")]
+        labels += [f"{readable_class_name(each.images.label(one.index))}\n{one.distance:.3g}" for one in each.nearest]
+        shown = [each.pixels, *(each.images.packed.images[one.index] for one in each.nearest)]
+        for axes, pixels, label in zip(row, shown, labels, strict=False):
+            axes.imshow(pixels)
+            axes.set_xlabel(label, fontsize=8, parse_math=False)
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(visible=axes is row[0], linewidth=2, edgecolor="black")
+    figure.suptitle(f"query, and the nearest images by {metric} distance", fontsize=9)
     return figure
 
 

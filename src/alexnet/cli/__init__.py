@@ -34,6 +34,7 @@ from .import_weights import import_weights
 from .pack import pack
 from .patches import patches
 from .predict import predict
+from .search import search
 from .show import show
 from .train import train
 
@@ -50,6 +51,7 @@ COMMANDS = {
     "features": features,
     "patches": patches,
     "explain": explain,
+    "search": search,
     "export": export,
     "import": import_weights,
     "bench": bench,
