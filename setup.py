@@ -1,5 +1,7 @@
 """The kernels in C. They are optional: where they cannot be compiled, the package does without them."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -13,7 +15,7 @@ setup(
                 "src/alexnet/preprocessing/kernels.c",
                 "src/alexnet/training/kernels.c",
             ],
-            depends=["src/alexnet/kernels/kernels.h"],
+            depends=[str(header) for header in Path("src").rglob("*.h")],
             extra_compile_args=["-O3", "-fno-math-errno"],
             py_limited_api=True,
             optional=True,

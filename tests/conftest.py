@@ -102,6 +102,16 @@ def fit_until_killed(classifier: Classifier, data, steps: int, **settings) -> No
         fit(classifier, data, steps, die, **{"checkpoint_minutes": 0} | settings)
 
 
+@pytest.fixture(params=["any processor", "AVX2", "AVX-512"])
+def each_processor(request):
+    """The test runs with the C kernels for each kind of processor that this one is."""
+    kind = ["any processor", "AVX2", "AVX-512"].index(request.param)
+    if library() is None or library().use_processor(kind) != kind:
+        pytest.skip(f"no kernels for {request.param} here")
+    yield request.param
+    library().use_processor(2)
+
+
 @pytest.fixture(params=["kernels in C", "plain torch"])
 def each_way(request, monkeypatch):
     """The test runs twice: with the kernels, where they were compiled, and without them."""

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -68,8 +69,8 @@ def test_gradients_are_those_of_finite_differences(size):
 
 
 LAYOUTS = [torch.channels_last, torch.contiguous_format]
-EPSILON = {torch.float32: 1e-5, torch.bfloat16: 2**-8}
-"""Relative: of the sums, and of rounding the result to eight bits."""
+EPSILON = {torch.float32: 1e-5, torch.bfloat16: 1.03 * 2**-8}
+"""Relative: of the sums, and of rounding the result to eight bits, whose roots have four digits."""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
@@ -88,6 +89,36 @@ def test_response_norm_follows_float64(each_way, layout, dtype, size, groups, re
 def test_spatial_norm_follows_float64(each_way, layout, dtype, size, beta):
     """41 channels, so that the last block is smaller; windows that are larger than the image."""
     check_against_reference("spatial_norm", signed(2, 41, 7, 9), layout, dtype, (size, 0.1 / size**2, beta, 1.0))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["channels last", "contiguous"])
+@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize("size", [3, 4, 5, 9])
+def test_kernels_for_each_processor_follow_float64(each_processor, layout, dtype, size):
+    """42 channels and 7 × 9 positions leave vectors of every size incomplete."""
+    x = signed(2, 42, 7, 9)
+    check_against_reference("response_norm", x, layout, dtype, (size, 0.1 / size, 0.75, 2.0, 2, True))
+    check_against_reference("response_norm", x, layout, dtype, (size, 0.1 / size, 0.6, 2.0, 1, False))
+    check_against_reference("spatial_norm", x, layout, dtype, (size, 0.1 / size**2, 0.75, 1.0))
+
+
+@pytest.mark.parametrize("k", [2e-38, 1e-20, 1.0, 1e20, 1e38])
+@pytest.mark.parametrize("magnitude", [1e-18, 1e-6, 1.0, 1e6, 1e17])
+def test_roots_are_within_a_millionth_at_every_magnitude(each_processor, k, magnitude):
+    """One channel alone, s from the smallest number to the largest, infinity included."""
+    x = torch.logspace(-1.5, 1.5, 1000, dtype=torch.float64).mul(magnitude).float().view(1, 1, 10, 100)
+    s = k + (x * x).double()  # the square itself is float32
+    expected = (x.double() * s**-0.75).where(s <= torch.finfo(torch.float32).max, 0)
+    torch.testing.assert_close(response_norm(x, 1, 1.0, 0.75, k).double(), expected, rtol=1e-6, atol=1e-38)
+    torch.testing.assert_close(spatial_norm(x, 1, 1.0, 0.75, k).double(), expected, rtol=1e-6, atol=1e-38)
+
+
+def test_the_processor_is_limited_as_torchs_is():
+    code = "import alexnet.kernels; print(alexnet.kernels.library().processor())"
+    if library() is None:
+        pytest.skip("the kernels were not compiled")
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == "0\n"
 
 
 def check_against_reference(name, x, layout, dtype, constants):

@@ -21,6 +21,14 @@
 typedef int (*work_t)(const void *task, long index);
 int in_parallel(work_t work, const void *task, long count, int threads);
 
+/* The kind of processor whose kernels run. The environment variable ATEN_CPU_CAPABILITY (default, avx2), which torch
+   obeys, limits it. */
+enum { ANY, AVX2, AVX512 };
+int processor(void);
+
+INLINE long smaller(long a, long b) { return a < b ? a : b; }
+INLINE long rounded_up(long value, long step) { return (value + step - 1) / step * step; }
+
 INLINE float from_bf16(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
     float value;

@@ -1,4 +1,4 @@
-/* Threads for the kernels, and the empty module that lets Python's tools build and find this library. */
+/* Threads and the kind of processor for the kernels, and the empty module that lets Python's tools build and find this library. */
 
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -52,6 +52,28 @@ int in_parallel(work_t work, const void *task, long count, int threads) {
         while (running) pthread_join(others[--running], NULL);
     }
     return queue.succeeded;
+}
+
+static int chosen = -1;
+
+/* Chooses kernels for the best processor up to `most` that this one is; returns which. */
+int use_processor(int most) {
+    int best = ANY;
+#if defined(__x86_64__)
+    if (most >= AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = AVX2;
+    if (most >= AVX512 && best == AVX2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        best = AVX512;
+#endif
+    __atomic_store_n(&chosen, best, __ATOMIC_RELAXED);
+    return best;
+}
+
+int processor(void) {
+    int known = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+    if (known >= 0) return known;
+    const char *most = getenv("ATEN_CPU_CAPABILITY");
+    return use_processor(!most ? AVX512 : !strcmp(most, "default") ? ANY : !strcmp(most, "avx2") ? AVX2 : AVX512);
 }
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1, NULL, NULL, NULL, NULL, NULL};
