@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from conftest import COLORS, write_colors
 from processes import run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import alexnet
+from alexnet.cli import main
 from alexnet.data.batches import _resident_batches
 from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
@@ -156,3 +158,16 @@ def test_images_that_stay_on_the_device_have_the_labels_that_they_are_given():
     (batch,) = _resident_batches(renamed, order, 8, torch.device("cpu"), range(1), lambda _: slice(None))
     assert batch.labels.tolist() == renamed.labels[order].tolist()
     assert torch.equal(batch.images, torch.from_numpy(packed.images[order]))
+
+
+def test_the_command_prints_the_same_on_two_processes(tmp_path, capfd):
+    bundle, _ = images_of(1, 3)
+    classifier = alexnet.Classifier()
+    classifier.bundle = replace(bundle, classes=tuple(sorted(COLORS)))
+    command = ["evaluate", str(classifier.save(tmp_path / "saved")), str(write_colors(tmp_path / "colors", 20))]
+    printed = []
+    for several in ([], ["--processes", "2"]):
+        main([*command, "--precision", "fp32", "--csv", str(tmp_path / f"{len(several)}.csv"), *several])
+        printed.append(capfd.readouterr().out)
+    assert printed[0] == printed[1] and "colors, all images: 60 images" in printed[0]
+    assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()

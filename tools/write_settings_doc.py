@@ -14,7 +14,7 @@ from pathlib import Path
 
 from alexnet.specs import settings as declaration
 from alexnet.specs.recipe import Recipe
-from alexnet.specs.settings import InferenceSettings, TrainSettings, help_of
+from alexnet.specs.settings import EvaluationSettings, TrainSettings, help_of
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "settings.md"
@@ -38,7 +38,7 @@ Flags of `alexnet train`; keywords of `Classifier.fit` and `Classifier.fit_event
 
 ## Evaluation and prediction
 
-Flags of `alexnet evaluate` and `alexnet predict`; keywords of `alexnet.load`.
+Flags of `alexnet evaluate` and, but for the last two, of `alexnet predict`, and keywords of `alexnet.load`.
 
 {inference}
 
@@ -54,7 +54,7 @@ replaces them; [training.md](training.md#changing-a-recipe) has examples.
 def page() -> str:
     """The contents of docs/settings.md."""
     return PAGE.format(
-        training=settings_table(TrainSettings), inference=settings_table(InferenceSettings), recipe=recipe_table()
+        training=settings_table(TrainSettings), inference=settings_table(EvaluationSettings), recipe=recipe_table()
     )
 
 

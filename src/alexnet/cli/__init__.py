@@ -5,7 +5,6 @@ torch is imported inside the commands that need it: importing it takes seconds, 
 
 import contextlib
 import io
-import os
 import shlex
 import shutil
 import sys
@@ -17,7 +16,6 @@ import tyro
 from .. import __version__
 from ..console import print_error
 from ..device import is_out_of_memory, set_environment
-from ..parallel import is_launched
 from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
@@ -34,6 +32,7 @@ from .import_weights import import_weights
 from .pack import pack
 from .patches import patches
 from .predict import predict
+from .processes import one_voice
 from .search import search
 from .show import show
 from .train import train
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
             raise ValueError(not_one_of("the command", arguments[0], COMMANDS))
-        with _one_voice(), _wrapped_help() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
+        with one_voice(), _wrapped_help() if {"-h", "--help"} & {*arguments} else contextlib.nullcontext():
             tyro.extras.subcommand_cli_from_dict(
                 {name: as_command(command, arguments) for name, command in COMMANDS.items()},
                 prog="alexnet",
@@ -98,20 +97,6 @@ def main(arguments: list[str] | None = None) -> None:
             saved = f"; progress is saved, to go on: alexnet {command} --resume"
         print_error(f"\nalexnet: interrupted{saved}")
         raise SystemExit(130) from None
-
-
-@contextlib.contextmanager
-def _one_voice() -> Iterator[None]:
-    """Under torchrun, the processes belong together, and the first one speaks for all."""
-    if not is_launched():
-        yield
-        return
-    from ..parallel.group import joined
-
-    with contextlib.ExitStack() as stack:
-        if not stack.enter_context(joined()).is_first:
-            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-        yield
 
 
 @contextlib.contextmanager

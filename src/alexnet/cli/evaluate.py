@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..specs.settings import InferenceSettings, LabelMaps
+from ..specs.settings import EvaluationSettings, LabelMaps, TrainSettings
 from .flags import check_table, print_json
+from .processes import run_on_processes
 
 if TYPE_CHECKING:
     from ..evaluation.ensembles import EnsembleEvaluation
@@ -25,7 +26,7 @@ def evaluate(
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     *,
     maps: LabelMaps,
-    settings: InferenceSettings,
+    settings: EvaluationSettings,
 ) -> None:
     """Evaluate a trained network or an ensemble: top-1 and top-5 errors by the center crop and by ten views (ten-crop).
 
@@ -41,10 +42,18 @@ def evaluate(
     """
     from ..classifier import evaluate_together, load
     from ..device import keep_freed_memory
+    from ..parallel.group import Group
+    from ..runs.record import processes_of
     from ..runs.run import Run
 
     if table is not None:
         check_table(table)
+    asked, group = {"gpus": settings.gpus, "processes": settings.processes}, Group.current()
+    if (processes := processes_of(TrainSettings(device=settings.device, **asked), group)) > group.size:
+        named = {"data": data, "split": split, "average": average, "weights": weights, "table": table}
+        each = EvaluationSettings(settings.device, settings.precision, settings.fc_precision)
+        named |= {"as_json": as_json, "maps": LabelMaps(**vars(maps)), "settings": each}
+        return run_on_processes(processes, evaluate, run, more, **named)
     keep_freed_memory()
     if average:
         if any(vars(maps).values()):
@@ -59,7 +68,8 @@ def evaluate(
         raise ValueError("evaluate takes one network and one data set; use --average for several networks")
     data, unquantized = more[0] if more else data, None
     fc_precision, given = settings.fc_precision, {"verbose": not as_json, **vars(maps)}
-    evaluation = load(run, **vars(settings)).evaluate(data, split, csv=table, **given)
+    classifier = load(run, settings.device, settings.precision, fc_precision)
+    evaluation = classifier.evaluate(data, split, csv=table, **given)
     if fc_precision != "same":
         unquantized = load(run, settings.device, settings.precision).evaluate(data, split, **given)
     if as_json:

@@ -184,6 +184,16 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True)
+class EvaluationSettings(InferenceSettings):
+    """Where, in which precision and on how many processes a trained network is evaluated."""
+
+    gpus: int | Literal["all"] | None = None
+    """GPUs of this machine to evaluate on, a process for each: all, or how many (default: one)."""
+    processes: int | None = None
+    """Processes to evaluate on, on a machine without GPUs (default: one)."""
+
+
+@dataclass(frozen=True)
 class ResolvedSettings:
     """What a training really does: nothing is left open. The first part of run.json."""
 
