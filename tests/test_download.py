@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import http.server
 import io
@@ -39,6 +40,8 @@ class Site:
     """Headers to replace; None omits one."""
     plan: list = field(default_factory=list)
     """For each request: bytes after which the connection is cut, a status, or None for a complete answer."""
+    refusal: dict = field(default_factory=dict)
+    """Headers with a status of the plan."""
     redirect: str | None = None
     delay_s: float = 0.0
     silent: threading.Event | None = None
@@ -50,6 +53,11 @@ class Site:
     def answer(self, handler):
         self.requests.append(handler.headers)
         planned = self.plan.pop(0) if self.plan else None
+        if isinstance(planned, str) and self.refusal:
+            handler.send_response(int(planned))
+            for name, value in self.refusal.items():
+                handler.send_header(name, value)
+            return handler.end_headers()
         if isinstance(planned, str):
             return handler.send_error(int(planned))
         if self.redirect and handler.path.startswith("/from"):
@@ -452,3 +460,50 @@ def test_a_missing_package_is_named(monkeypatch, package, url):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ValueError, match=f"a package is missing: pip install fsspec {package}"):
         open_remote(url)
+
+
+def test_a_server_that_asks_to_wait_is_heeded(serve, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    site = serve(plan=["429", "503"], refusal={"Retry-After": "7"})
+    assert download(site.url, tmp_path).read_bytes() == CONTENT and pauses[:2] == [7, 7]
+    site = serve(plan=["429"] * 4, refusal={"Retry-After": "86400"})
+    with pytest.raises(ValueError, match="the server asks to wait for 86,400 seconds"):
+        download(site.url, tmp_path)
+    assert len(site.requests) == 1
+
+
+def test_what_a_server_compresses_is_decompressed(serve, tmp_path):
+    text, headers = b'{"a.jpg": "cat"}' * 5000, {"Content-Encoding": "gzip", "Content-Length": None}
+    content = gzip.compress(text, mtime=0)
+    plain = serve(content=content, says=headers | {"Content-Length": str(len(content))}, plan=[20])
+    url = plain.url.replace("tar.gz", "json")
+    assert download(url, tmp_path).read_bytes() == fetch_bytes(url, 10**6) == text
+    assert ranges(plain) == [None] * 3  # the first is cut
+    with pytest.raises(ValueError, match="must have <= 50,000 bytes, got more"):
+        fetch_bytes(url, 50_000)
+    assert download(plain.url, tmp_path).read_bytes() == content  # a .gz stays what it is
+    plain.content = content[:30] + b"damage" + content[36:]
+    with pytest.raises(ValueError, match="its compression is damaged"):
+        download(url, tmp_path / "other")
+
+
+def test_a_server_that_trickles_is_given_up(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(module, "SLOWEST", 1e9)
+    monkeypatch.setattr(module, "BLOCK", 10)
+    site = serve(delay_s=0.15)
+    for fetch in (lambda: download(site.url, tmp_path), lambda: fetch_bytes(site.url, 10**7)):
+        with pytest.raises(ValueError, match="the server sends less than"):
+            fetch()
+
+
+def test_a_redirect_may_hold_a_password(serve, tmp_path):
+    site = serve()
+    leading = serve(redirect=site.url.replace("//", "//anna:s3cret@"))
+    assert download(leading.url.replace("some", "from"), tmp_path).read_bytes() == CONTENT
+    assert site.requests[0]["Authorization"] == f"Basic {base64.b64encode(b'anna:s3cret').decode()}"
+    leading.redirect = "https://anna:s3cret@[::1/x"
+    with pytest.raises(ValueError, match="cannot be downloaded") as raised:
+        download(leading.url.replace("some", "from"), tmp_path / "other")
+    assert "s3cret" not in str(raised.value)

@@ -1,14 +1,19 @@
 """What machines and accidents do: folders with unlucky names, disks that come back, processes that end, no locks."""
 
+import contextlib
 import errno
+import hashlib
 import http.server
+import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +31,7 @@ from alexnet.data.sources.detection import open_source
 from alexnet.files import atomic_write, remove_abandoned
 from alexnet.runs.run import Run
 from alexnet.training import loop
+from alexnet.training.loop import Epoch
 
 needs_root_to_be_absent = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything"
@@ -424,3 +430,192 @@ def test_names_that_are_not_utf_8_stop_nothing(folder, tmp_path):
         command = [sys.executable, "-m", "alexnet", "check", str(folder)]
         done = subprocess.run(command, env=environment, capture_output=True)
         assert done.returncode == 0 and rb"red/br\udcf6ken.png" in done.stdout, done.stderr
+
+
+SLOW = """
+import sys, time
+from alexnet.data.pack import workers
+
+class Slow:
+    def run(self, index, location):
+        print(__import__("os").getpid(), file=sys.stderr, flush=True)
+        time.sleep(60)
+
+if __name__ == "__main__":
+    from slow import Slow
+
+    list(workers.run_task(Slow(), enumerate("abc"), 3, 1))
+"""
+
+
+@linux
+def test_decoders_end_with_the_process_that_started_them(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, tmp_path / "slow.py"], stderr=subprocess.PIPE, env=environment)
+    child = int(parent.stderr.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():  # "" of a zombie
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def error_of(command, capsys):
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*map(str, command)])
+    return capsys.readouterr().err
+
+
+@linux
+def test_a_pipe_instead_of_a_file_is_refused_and_does_not_block(folder, tmp_path, capsys):
+    pipe, image, run = tmp_path / "pipe.png", folder / "red" / "00.png", tmp_path / "run"
+    os.mkfifo(pipe)
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(folder, epochs=1, output=run, verbose=False)
+    commands = [
+        *(["predict", pipe, image], ["predict", run, pipe], ["train", folder, "--pretrained", pipe], ["check", pipe]),
+        *(["train", folder, "--labels", pipe], ["import", pipe, "--output", tmp_path / "new"], ["pack", pipe]),
+    ]
+    for command in commands:
+        error = error_of(command, capsys)
+        assert "pipe.png" in error and "not a" in error and error.count("\n") == 1, error
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({name: record[name] for name in record if name != "results"}))
+    for name in ("run.json", "split.csv", "last.safetensors", "metrics.jsonl"):
+        theirs = shutil.copytree(run, tmp_path / name)
+        (theirs / name).unlink()
+        os.mkfifo(theirs / name)
+        error = error_of(["train", folder, "--resume", "--output", theirs], capsys)
+        assert "is neither a file nor a folder" in error or "no run to resume" in error
+        if name == "last.safetensors":
+            assert "not a regular file" in error_of(["predict", theirs, image], capsys)
+
+
+def test_lists_of_comments_or_of_nothing_take_little_memory_and_time(folder, tmp_path):
+    rows = "image,label\ncolors/red/00.png,red\ncolors/blue/00.png,blue\n"
+    (tmp_path / "list.csv").write_text("#\n" * 300_000 + rows)
+    tracemalloc.start()
+    assert len(open_source(tmp_path / "list.csv")) == 2 and tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    for end in ("\n", "\r", "\r\n", " \n", "\n\t"):
+        (tmp_path / "list.csv").write_text(rows + 1_000_010 * end, newline="")
+        with pytest.raises(ValueError, match=r"list.csv: it must have <= 1,000,000 empty lines"):
+            open_source(tmp_path / "list.csv")
+        (tmp_path / "list.csv").write_text(rows + 1000 * end, newline="")
+        assert len(open_source(tmp_path / "list.csv")) == 2
+
+
+def test_large_files_are_compared_without_holding_them(folder):
+    with (folder / "red" / "00.png").open("ab") as file:
+        file.truncate(50_000_000)
+    source = open_source(folder)
+    index = list(source.names).index("red/00.png")
+    tracemalloc.start()
+    digest = source.reader.digest(source.locate(index))
+    assert tracemalloc.get_traced_memory()[1] < 5e6
+    tracemalloc.stop()
+    assert digest == hashlib.blake2b((folder / "red" / "00.png").read_bytes(), digest_size=16).digest()
+
+
+@contextlib.contextmanager
+def full_disk():
+    """A write beyond 10 KB fails with EFBIG, as on a full disk with ENOSPC."""
+    import resource
+
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@linux
+def test_a_full_disk_names_the_file(folder, tmp_path, capsys):
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(folder, epochs=1, output=tmp_path / "run", verbose=False)
+    names = {"safetensors": "x", "huggingface": "x/model.safetensors", "npy": "x", "torch-export": "x"}
+    commands = {
+        str(tmp_path / format / name): ["export", tmp_path / "run", "--format", format, "--output"]
+        for format, name in names.items()
+    } | {str(tmp_path / "x.png"): ["show", "kernels", tmp_path / "run", "--output"]}
+    for file, command in commands.items():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        with full_disk():
+            error = error_of([*command, file.removesuffix("/model.safetensors")], capsys)
+        assert error == f"alexnet: {file} cannot be written: File too large\n" and not Path(file).exists()
+
+
+def test_the_folder_of_pretrained_weights_may_be_gone_after_the_first_checkpoint(folder, tmp_path, capsys):
+    classifier = Classifier("cifar-18", "cpu", "fp32")
+    classifier.fit(folder, epochs=1, output=tmp_path / "other", verbose=False)
+    settings = {"pretrained": tmp_path / "other", "epochs": 3, "output": tmp_path / "run"}
+    with contextlib.closing(Classifier("cifar-18", "cpu", "fp32").fit_events(folder, **settings)) as events:
+        next(event for event in events if isinstance(event, Epoch))
+    shutil.rmtree(tmp_path / "other")
+    main(["train", str(folder), "--pretrained", str(tmp_path / "other"), "--resume", "--output", str(tmp_path / "run")])
+    assert "resuming after epoch 1" in capsys.readouterr().out and Run(tmp_path / "run").is_finished
+
+
+def test_where_there_is_nothing_to_resume_the_way_on_is_named(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in ([], ["--output", "new"]):
+        error = error_of(["train", folder, "--resume", *output], capsys)
+        assert "without --resume a new one starts, and goes on with packing that was interrupted" in error
+    with pytest.raises(ValueError, match="without resume=True a new one starts"):
+        Classifier("cifar-18").fit(folder, resume=True, output="auto")
+
+
+def test_an_output_that_is_taken_is_refused_before_packing(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "got the file" in error_of(["train", folder, "--output", tmp_path / "file"], capsys)
+    assert not (files.cache_folder() / "packs").exists()
+
+
+def test_a_run_on_data_with_a_long_name(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = folder.rename(tmp_path / ("n" * 250))
+    Classifier("cifar-18", "cpu", "fp32").fit(named, epochs=1, output="auto", verbose=False)
+    assert [len(path.name) for path in (tmp_path / "runs").iterdir()] == [152]
+
+
+@linux
+def test_a_training_whose_output_is_closed_is_saved(folder, tmp_path):
+    command = [sys.executable, "-m", "alexnet", "train", folder, "--variant", "cifar-18", "--epochs", "1000"]
+    command += ["--batch-size", "8", "--output", tmp_path / "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stdout.readline().startswith("output"):
+        pass
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait() == 130
+    assert "standard output was closed" in error and "progress is saved, to go on: alexnet train" in error
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("size", [0, -1, 20_001])
+@pytest.mark.parametrize("command", ["check", "pack"])
+def test_a_size_that_is_none_is_refused(folder, command, size, capsys):
+    assert "--size must be 1 to 20,000" in error_of([command, folder, "--size", size], capsys)
+
+
+def test_a_device_that_computes_nothing_is_refused():
+    with pytest.raises(ValueError, match="device 'meta' cannot be used here"):
+        Classifier(device="meta")
+
+
+def test_a_picture_that_nobody_named_overwrites_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        main(["show", "network", "small"])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["network-2.png", "network-3.png", "network.png"]
+
+
+def test_where_nothing_can_be_written_the_reason_is_named(tmp_path):
+    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "no" / "x", f"{tmp_path / 'no'} is no folder")):
+        with pytest.raises(OSError, match=f"{path} cannot be written: {reason}"), atomic_write(path):
+            pass

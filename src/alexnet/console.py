@@ -1,6 +1,8 @@
 """Progress bars and tables in the terminal, by rich."""
 
+import contextlib
 import math
+import signal
 import sys
 import textwrap
 import time
@@ -25,6 +27,15 @@ class _Console(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Stop a training as Ctrl-C does, and everything else by BrokenPipeError; rich would end the process."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()  # what comes after goes nowhere
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise BrokenPipeError
+        print("alexnet: standard output was closed", file=sys.stderr)
+        signal.raise_signal(signal.SIGINT)
 
 
 console = _Console()

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -57,7 +58,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     It is in a folder of its own beside `path`, with whatever a library writes beside it, and so is the lock by which
     others see that it is in use. Those that killed processes left behind are removed on this occasion. The content is
     on the disk before the file gets its name, so a power failure leaves the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, which names the file; or whatever is raised meanwhile.
     """
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder" if path.is_dir() else f"{path.parent} is no folder"
+        raise OSError(f"{path} cannot be written: {reason}")
     remove_abandoned(path.parent)
     folder = Path(tempfile.mkdtemp(PART_SUFFIX, f"{truncate_name(path.name)}.", path.parent))
     temporary = folder / path.name
@@ -73,6 +80,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             fsync_folder(path.parent)
+    except Exception as error:
+        safetensors_says = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(safetensors_says[1]) if safetensors_says else getattr(error, "errno", None)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(f"{path} cannot be written: {os.strerror(number)}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,10 +133,25 @@ def _is_abandoned(temporary: Path) -> bool:
 
 
 def open_regular_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file; OSError if it is a folder, a pipe, which would block, or a device, which may never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
+    """Open a file, which is then one that `check_regular_file` lets pass."""
+    check_regular_file(path)
     return open(path, "rb")
+
+
+def check_regular_file(path: str | os.PathLike[str]) -> None:
+    """Raise OSError for a folder, a pipe, which would block, or a device, which may never end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """Content of a file; OSError if it is no regular file or has more than `max_bytes`."""
+    with open_regular_file(path) as file:
+        if os.fstat(file.fileno()).st_size > max_bytes:
+            raise OSError(
+                errno.EFBIG, f"it has more than {max_bytes:,} bytes, the limit for such a file", os.fspath(path)
+            )
+        return file.read()
 
 
 def make_folder(folder: Path) -> None:
@@ -195,6 +223,12 @@ def _try_lock(file: BinaryIO) -> bool | None:
             raise
         return None
     return True
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of NAME-2, NAME-3 … that does not exist, for a file that nobody named."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 def siblings(path: Path) -> list[str]:

@@ -3,12 +3,24 @@
 import html
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import matplotlib.figure
 
+from .files import atomic_write
+
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that a notebook shows, also where pyplot is not in use."""
+    """A figure that a notebook shows, also where pyplot is not in use; its file is written whole."""
+
+    def savefig(self, file: str | PathLike[str] | BinaryIO, **options: Any) -> None:
+        path = Path(file) if isinstance(file, (str, PathLike)) else None
+        if path is None or not path.suffix or not path.parent.is_dir():
+            return super().savefig(file, **options)
+        with atomic_write(path) as temporary:
+            super().savefig(temporary, **options)
 
     def _repr_png_(self) -> bytes:
         file = BytesIO()

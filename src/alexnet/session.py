@@ -120,6 +120,8 @@ def fit(
             data = hold(data, track and track("reading"))
             run = _shared_run(group, stack, lambda: _interrupted(data, settings))
             settings = _settings_of(run, settings)
+        elif group.is_first and (output := _folder(settings)):
+            Run(output).check_free()  # before the images are packed
         source = open_source(
             data, settings.split_seed or 0, track and track("reading"), is_run, settings, settings.val_fraction
         )
@@ -310,6 +312,8 @@ def _trained(
     if settings.resume:
         if group.is_first:
             checkpoints.restore(notify)
+            for row in training.progress.layers:
+                check_row(row, "the layer statistics of the checkpoint")
         training.synchronize(*checkpoints.restored)
     if run:  # whatever can be refused has been by now
         run.update(record)
@@ -618,13 +622,14 @@ def _pretrained(path: str | Path | None, run: Run | None, track: Track | None) -
     if path is None:
         return None
     record = run.record() if run else {}
-    if run and str(path) == record.get("pretrained"):
+    started_with = record.get("pretrained") or "new weights"
+    is_gone = not Path(path).exists() and Path(path).resolve() == Path(started_with).parent  # the folder of its file
+    if run and (is_gone or str(path) == started_with):
         for checkpoint in run.checkpoints():
             with contextlib.suppress(ValueError):  # it is damaged
-                return Pretrained(ModelBundle.load(checkpoint), Path(path), record["pretrained_sha256"], True)
+                return Pretrained(ModelBundle.load(checkpoint), Path(started_with), record["pretrained_sha256"], True)
     bundle, file = load(path, track)
     pretrained = Pretrained.of(bundle, file)
     if run and pretrained.sha256 != record.get("pretrained_sha256"):
-        started_with = record.get("pretrained") or "new weights"
         raise ValueError(f"{run} was started with {started_with}; the weights in {file} are different")
     return pretrained

@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
                 registry=FLAG_TYPES,
             )
     except BrokenPipeError:
-        raise SystemExit(0) from None
+        if arguments[0] != "train":  # but alexnet predict … | head
+            raise SystemExit(0) from None
+        print_error("alexnet: stopped, as standard output was closed")
+        raise SystemExit(1) from None
     except (ValueError, OSError, ImportError) as error:
         print_error(f"alexnet: {error}")
         raise SystemExit(1) from None

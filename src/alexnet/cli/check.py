@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..specs.settings import LabelMaps
-from .flags import print_json
+from .flags import check_size, print_json
 
 if TYPE_CHECKING:
     from ..data.check import CheckReport
@@ -49,6 +49,7 @@ def check(
     from ..specs.variants import variant
     from ..training.plan import variant_for
 
+    check_size(1 if size is None else size)
     source = detect_source(data, 0, progress_bar("reading"), is_run, maps)
     if size is None:
         size = variant(variant_for(source)[0]).stored_size

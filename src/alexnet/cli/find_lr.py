@@ -6,21 +6,21 @@ from ..specs.settings import TrainSettings
 from .flags import check_picture, with_config
 
 
-def find_lr(
-    data: Positional[str], /, settings: TrainSettings, steps: int = 100, plot: Path = Path("find-lr.png")
-) -> None:
+def find_lr(data: Positional[str], /, settings: TrainSettings, steps: int = 100, plot: Path | None = None) -> None:
     """Find a learning rate (range test): train for some steps while it grows, plot the loss, and suggest one.
 
     Args:
         data: As for `alexnet train`.
         steps: Steps to take; the test ends early when the smoothed loss is four times its lowest.
-        plot: File for the plot: .png, .svg, .pdf ...
+        plot: File for the plot: .png, .svg, .pdf ... (default: a new find-lr.png).
     """
     import shlex
 
     from ..classifier import find_lr
     from ..console import console, print_text
+    from ..files import unused
 
+    plot = plot or unused(Path("find-lr.png"))
     check_picture(plot, "--plot")
     test = find_lr(data, with_config(settings), steps=steps)
     test.plot(plot)

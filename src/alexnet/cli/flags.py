@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from ..specs.architecture import MAX_SIDE
 from ..specs.reading import parsed, settings_with
 from ..specs.settings import TrainSettings, help_of
 
@@ -65,6 +66,12 @@ def with_config(settings: TrainSettings) -> TrainSettings:
     """The settings, over those of the file that --config names if their flags were typed, also with a default value."""
     typed = {name: getattr(settings, name) for name in type(settings).typed}
     return settings_with(None, typed) if settings.config else settings
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError for what is no side of stored images."""
+    if not 1 <= size <= MAX_SIDE:
+        raise ValueError(f"--size must be 1 to {MAX_SIDE:,}, got {size:,}")
 
 
 def check_picture(path: Path, flag: str = "--output") -> None:

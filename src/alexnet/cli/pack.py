@@ -3,6 +3,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from ..specs.settings import LabelMaps
+from .flags import check_size
 
 
 def pack(
@@ -38,8 +39,7 @@ def pack(
     from ..data.sources.detection import open_source
     from ..runs.run import is_run
 
-    if size < 1:
-        raise ValueError(f"size must be >= 1, got {size}")
+    check_size(size)
     source = open_source(data, 0, progress_bar("reading"), is_run, maps)
     options = PackOptions(jpeg, workers, strict, Squares(aspect))
     packed = checked_pack(source, size, options, progress_bar("packing"), print_text)

@@ -27,11 +27,12 @@ def show(
         what: The figure.
         network: Run, saved classifier or weights as for `alexnet predict`, or the name of a network.
         image: For views and augmentation: file or URL (default: a drawing of a tiger).
-        output: File for the picture: .png, .svg, .pdf ... (default: named after the figure, .png).
+        output: File for the picture: .png, .svg, .pdf ... (default: a new .png named after the figure).
     """
     from ..console import console
+    from ..files import unused
 
-    output = Path(f"{what}.png") if output is None else output
+    output = output or unused(Path(f"{what}.png"))
     check_picture(output)
     if image is not None and what in ("kernels", "network"):
         raise ValueError(f"{what} takes no image, got {image}")

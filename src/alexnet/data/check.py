@@ -4,7 +4,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -179,7 +178,7 @@ class _Inspect:
 
     def run(self, index: int, location: Any) -> ImageInfo | Failed:
         try:
-            digest = blake2b(self.reader.read_bytes(location), digest_size=16).digest()
+            digest = self.reader.digest(location)
             with self.reader.open(location) as image:
                 traits = frozenset(_traits(image))
                 extrema = image.getextrema() if image.mode.startswith(DEEP_MODES) else None

@@ -1,5 +1,6 @@
 """What every source of images becomes: a table of labeled images, and a way to open each of them."""
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ TRAIN, VAL, TEST = range(3)
 Level = Literal["error", "warning", "note"]
 
 
+_blake2b = functools.partial(hashlib.blake2b, digest_size=16)
+
+
 class Indexed(Protocol):
     """Labeled images in memory; docs/data.md lists the kinds."""
 
@@ -38,9 +42,9 @@ class ImageReader(ABC):
     def open(self, location: Any) -> Image.Image:
         """The image, undecoded if its format allows that."""
 
-    def read_bytes(self, location: Any) -> bytes:
-        """The bytes by which duplicates are found: its file, or the pixels of an image without one."""
-        return self.open(location).tobytes()
+    def digest(self, location: Any) -> bytes:
+        """A hash by which duplicates are found: of its file, or of the pixels of an image without one."""
+        return _blake2b(self.open(location).tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ class ImageFileReader(ImageReader):
     def open(self, location: Any) -> Image.Image:
         return open_image(self.open_file(location))
 
-    def read_bytes(self, location: Any) -> bytes:
+    def digest(self, location: Any) -> bytes:
         with self.open_file(location) as file:
-            return file.read()
+            return hashlib.file_digest(file, _blake2b).digest()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import atomic_write
+from ..files import atomic_write, open_regular_file
 from ..model.bundle import ModelBundle
 from ..model.network import AlexNet
 from ..specs import operations as ops
@@ -137,7 +137,7 @@ def read(path: Path, input_size: int | None = None) -> WeightsFile:
 def read_mean(path: Path) -> Tensor:
     """Read a mean image, `.binaryproto` or pycaffe's `.npy`: (3, side, side) BGR, returned as (side, side, 3) RGB."""
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             is_npy = file.read(6) == b"\x93NUMPY"
         # Mapped, so that nothing is allocated that a header merely claims.
         values = np.load(path, "r", allow_pickle=False) if is_npy else _parse_array(path.read_bytes())

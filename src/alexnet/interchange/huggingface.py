@@ -129,7 +129,7 @@ def with_config(file: WeightsFile, folder: Path) -> WeightsFile:
     facts: dict = {}
     names: list[str] = []
     for name, read in ((CONFIG, _config), (PREPROCESSOR, _preprocessor)):
-        if not (folder / name).exists():
+        if not (folder / name).is_file():
             continue
         try:
             read_facts = read(json.loads((folder / name).read_text(encoding="utf-8")))

@@ -89,7 +89,7 @@ def import_weights(
     class_names = () if classes is None else read_classes(classes)
     try:
         file = _read(path, input_size)
-        if not (class_names or file.classes) and classes_path(path).exists():
+        if not (class_names or file.classes) and classes_path(path).is_file():
             class_names = read_classes(classes_path(path))
         class_names = class_names or file.classes or ()
         network, match = build_network(file, variant, len(class_names), input_size, strict)
@@ -107,7 +107,7 @@ def import_weights(
 
 def _ours(path: Path) -> ModelBundle | None:
     """The bundle of a file that this package wrote; None for other files."""
-    if not path.exists():
+    if not path.is_file():
         return ModelBundle.load(path)  # which says what must exist
     with path.open("rb") as file:
         start = file.read(9)

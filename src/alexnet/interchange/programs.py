@@ -6,6 +6,7 @@ class names and the preprocessing, as JSON. An ONNX file can be read back as the
 """
 
 import base64
+import io
 import json
 import logging
 import warnings
@@ -99,9 +100,13 @@ def write_program(bundle: ModelBundle, path: Path, preprocessing: bool = False) 
     layers, example = _export_form(bundle, preprocessing)
     with torch.no_grad():
         program = torch.export.export(nn.Sequential(layers).eval(), (example,), dynamic_shapes=(FREE_BATCH,))
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        extra_files = {f"{name}.json": text for name, text in metadata(bundle, preprocessing).items()}
-        torch.export.save(program, file, extra_files=extra_files)
+    content, extra_files = (
+        io.BytesIO(),
+        {f"{name}.json": text for name, text in metadata(bundle, preprocessing).items()},
+    )
+    torch.export.save(program, content, extra_files=extra_files)  # to a full disk, it would end the process
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_onnx(path: Path) -> ModelBundle:

@@ -38,6 +38,19 @@ def parse(program: str, schema: str, name: str, content: bytes):
     from google.protobuf.message import DecodeError
 
     try:
-        return message.FromString(content)
+        parsed = message.FromString(content)
     except DecodeError as error:
         raise ValueError(f"{program}'s {name} in it is damaged: {error}") from error
+    if not _is_text(parsed):
+        raise ValueError(f"{program}'s {name} in it is damaged: it has text that is not UTF-8")
+    return parsed
+
+
+def _is_text(message) -> bool:
+    """Whether all strings of a message are UTF-8; others are bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE and not _is_text(value):
+            return False
+        if field.type == field.TYPE_STRING and bytes in map(type, [value] if isinstance(value, bytes) else value):
+            return False
+    return True

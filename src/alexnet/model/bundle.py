@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..data.pack.resizing import Squares
 from ..device import Precision, torch_dtype
-from ..files import atomic_write
+from ..files import atomic_write, check_regular_file
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.names import not_one_of
@@ -224,6 +224,7 @@ def _header_checksum(header: Mapping[str, str]) -> str:
 def _open(path: Path) -> Iterator[_File]:
     """An open file. Whatever is wrong with it, or with what is read from it, is a ValueError that names it."""
     try:
+        check_regular_file(path)
         with safe_open(path, "pt") as opened:
             yield _File(opened)
     except FileNotFoundError:

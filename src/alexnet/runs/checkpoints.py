@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..files import fsync_folder, remove_abandoned
 from ..model.bundle import ModelBundle, read_extra, read_notes
+from ..specs.checks import check_fields
 from ..specs.settings import option
 from ..training.loop import Progress, Training
-from .history import with_todays_keys
+from .history import check_row, with_todays_keys
 from .run import BEST, EARLIER, LAST, Run
 
 NEXT = "next.safetensors"
@@ -173,9 +174,15 @@ class Checkpoints:
         try:
             saved = ModelBundle.load(path)
             velocities, not_averaged = read_extra(path, VELOCITY), read_extra(path, NOT_AVERAGED)
-            notes = with_todays_keys(read_notes(path)["progress"])
+            notes = read_notes(path)
+            if "progress" not in notes:
+                raise ValueError(f"{path.name} holds weights alone")
+            notes = with_todays_keys(notes["progress"])
             rows = {name: [with_todays_keys(row) for row in notes[name]] for name in ("epochs", "layers")}
             progress = Progress(**notes | rows)
+            check_fields(progress, {}, f"the progress in {path.name}")
+            for row in progress.epochs:
+                check_row(row, f"the history in {path.name}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _Unusable(str(error)) from error
         if needs_best and progress.best_epoch and not progress.is_best:

@@ -100,7 +100,7 @@ def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
         ValueError: a line is cut short, not JSON, or refused.
     """
     rows = []
-    for line_number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+    for line_number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         location = f"{path}, line {line_number}"
         try:
             row = json.loads(line)
@@ -114,9 +114,10 @@ def read_rows(path: Path, check: Callable[[object, str], None]) -> list[dict]:
 def check_row(row: object, location: str) -> None:
     """Refuse what is no row of history, as `check_keys` does."""
     check_keys(row, {"epoch": int, "steps": int, "train_loss": Real, "train_error": Real}, location)
+    check_keys(row, dict.fromkeys(row, Real | None), location)
 
 
-def check_keys(value: object, needed: Mapping[str, type], location: str) -> None:
+def check_keys(value: object, needed: Mapping[str, Any], location: str) -> None:
     """Raise ValueError, which begins with `location`, for what is not a dict with these keys and types of values."""
     if not isinstance(value, dict):
         raise ValueError(f"{location} must be an object with {', '.join(needed)}, got {str(value)[:40]}")

@@ -17,7 +17,17 @@ import numpy as np
 
 from ..data.pack.reading import UNREADABLE, Pack
 from ..data.source import SPLITS
-from ..files import NAMES, PART_SUFFIX, CsvWriter, atomic_write, file_lock, is_locked, remove_abandoned
+from ..files import (
+    NAMES,
+    PART_SUFFIX,
+    CsvWriter,
+    atomic_write,
+    check_regular_file,
+    file_lock,
+    is_locked,
+    remove_abandoned,
+    truncate_name,
+)
 from ..model.bundle import FILE as MODEL
 from ..model.bundle import ModelBundle
 from ..specs.names import from_csv_cell
@@ -64,11 +74,12 @@ class Run:
             ValueError: `output` is a file, is not empty, or cannot be written to.
         """
         if output is not None:
-            cls(output)._check_free()
+            cls(output).check_free()
             output.mkdir(parents=True, exist_ok=True)
             if not os.access(output, os.W_OK):
                 raise ValueError(f"{output} cannot be written to")
             return cls(output)
+        name = truncate_name(name)
         numbered = (re.fullmatch(re.escape(name) + r"-(\d+)", path.name) for path in RUNS.glob("*"))
         first_free = 1 + max((int(match[1]) for match in numbered if match), default=0)
         for index in itertools.count(first_free):  # another run may take the same index at the same time
@@ -84,10 +95,11 @@ class Run:
         Raises:
             ValueError: there is none, or it is finished.
         """
+        anew = f"without {option('resume', True)} a new one starts, and goes on with packing that was interrupted"
         if output is not None:
             run = cls(output)
             if not run.record():
-                raise ValueError(f"{output} holds no run to resume ({RECORD} is missing)")
+                raise ValueError(f"{output} holds no run to resume ({RECORD} is missing); {anew}")
             if run.is_finished:
                 remove_abandoned(output)
                 further = f"to train further, start a new run with {option('pretrained', output)}"
@@ -102,7 +114,8 @@ class Run:
             if fits and not is_locked(path):  # one that has weights lacks only its results
                 candidates.append(("weights" not in record, path.stat().st_mtime_ns, path.parent))
         if not candidates:
-            raise ValueError(f"{RUNS}/ has no interrupted run on {data}; give its folder with {option('output')}")
+            named = f"name its folder with {option('output')}, if it is elsewhere"
+            raise ValueError(f"{RUNS}/ has no interrupted run on {data}; {named}; {anew}")
         return cls(max(candidates)[-1])
 
     @contextlib.contextmanager
@@ -116,6 +129,8 @@ class Run:
         for entry in self.folder.iterdir():
             if not entry.resolve().is_relative_to(self.folder.resolve()):
                 raise ValueError(f"{entry} is a link out of the run, which would be written to; remove it")
+            if not (entry.is_file() or entry.is_dir()):
+                raise ValueError(f"{entry} is neither a file nor a folder; remove it")
         try:
             busy = is_locked(path)
         except OSError as error:
@@ -132,7 +147,7 @@ class Run:
             ValueError: it is damaged.
         """
         path = self.folder / RECORD
-        if not path.exists():
+        if not path.is_file():
             return {}
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -221,6 +236,7 @@ class Run:
         """
         path = self.folder / SPLIT
         try:
+            check_regular_file(path)
             with path.open(newline="", **NAMES) as file:
                 return {from_csv_cell(row["image"]): row["split"] for row in csv.DictReader(file)}
         except (OSError, KeyError, csv.Error) as error:
@@ -242,8 +258,8 @@ class Run:
         ]
         return replace(packed, splits=np.array(splits, np.uint8))
 
-    def _check_free(self) -> None:
-        """Refuse a folder for a new run in which something would be overwritten."""
+    def check_free(self) -> None:
+        """Raise ValueError for a folder of a new run in which something would be overwritten."""
         output = self.folder
         if output.exists() and not output.is_dir():
             raise ValueError(f"output must be a new or an empty folder, got the file {output}")

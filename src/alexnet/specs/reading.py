@@ -65,6 +65,8 @@ def read_table(path: str | Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{path} is not {path.suffix[1:].upper()}: {error}") from error
     if not isinstance(table, dict):

@@ -35,6 +35,8 @@ MAX_JSON_BYTES = 100_000_000
 """Size of a JSON file, which takes more than ten times as much memory when it is parsed."""
 MAX_LINE = 100_000
 """Characters in a line of a list."""
+MAX_EMPTY_LINES = 1_000_000
+EMPTY_LINE = re.compile(r"(?>\r\n|\r|\n)[ \t]*(?=[\r\n])")
 MAX_PATH, MAX_LABEL = 4096, 255
 """Characters of an image's path and of a label: the limits of most systems for a path and for a folder's name."""
 OWN_LABELS = "labels must be for images in a folder, an archive or remote storage; these have labels"
@@ -136,6 +138,8 @@ def is_text(string: str) -> bool:
 def _parse(path: PurePosixPath, text: str, known: _Known) -> Iterable[Row] | dict[str, int]:
     """The rows of a file, or the index of each class."""
     suffix = path.suffix.lower()
+    if any(islice(EMPTY_LINE.finditer(text), MAX_EMPTY_LINES, None)):
+        raise NoLabels(f"it must have <= {MAX_EMPTY_LINES:,} empty lines, got more")
     if suffix == ".json" and len(text) > MAX_JSON_BYTES:
         raise NoLabels(f"a JSON file must have <= {MAX_JSON_BYTES:,} bytes, got {len(text):,}; use CSV")
     if suffix == ".json":
@@ -298,7 +302,7 @@ def _labels_begin_with_class(sample: list[list[str]], columns: Columns, classes:
 
 def _split_lines(text: str, knows_image: KnowsImage) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty, after the comments at the top and Excel's sep=;"""
-    comments = re.match(r"(#[^\n]*(\n|\Z))*(sep=.\r?\n)?", text)[0]
+    comments = re.match(r"(?:#[^\n]*+(?:\n|\Z))*+(?:sep=.\r?\n)?", text)[0]
     text, skipped = text.removeprefix(comments), comments.count("\n")
     first = next((line for line in _lines(text, skipped) if line.strip()), "")
     delimiter = next((mark for mark in "\t,;" if mark in first), None)

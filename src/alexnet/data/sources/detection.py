@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...files import cache_folder, siblings
+from ...files import cache_folder, read_regular_file, siblings
 from ...specs.names import did_you_mean
 from ...specs.settings import LabelMaps
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
@@ -19,6 +19,7 @@ from ..storage.download import SCHEMES, download, kept_if_useful, redact
 from ..storage.remote import STORES, download_remote
 from ..storage.trees import (
     ARCHIVE_SUFFIXES,
+    MAX_LABEL_FILE_BYTES,
     SkipFolder,
     Tree,
     archive_tree,
@@ -129,7 +130,7 @@ class _Opener:
             return source or self._tree_source(folder_tree(path, self.skip_folder))
         if not path.is_file():
             problem = "is not a file or folder" if name and path.exists() else "does not exist"
-            hint = did_you_mean(path.name, siblings(path), 0.75) if name else ""
+            hint = did_you_mean(path.name, siblings(path), 0.75) if name and not path.exists() else ""
             raise ValueError(f"{name or 'an empty name'} {problem}{hint or f'; {EXPECTED}'}")
         if is_archive(path):
             return self._tree_source(archive_tree(path, cache, self.track))
@@ -172,7 +173,7 @@ def _given_files(maps: LabelMaps) -> list[LabelFile]:
         path = _local_file(str(location), cache_folder() / "labels")
         name = str(location).partition("?")[0].rpartition("/")[2]
         try:
-            content = path.read_bytes()
+            content = read_regular_file(path, MAX_LABEL_FILE_BYTES)
         except OSError as error:
             raise ValueError(f"{setting}: {redact(str(location))} cannot be read: {error.strerror}") from error
         names_images = setting == "labels"

@@ -11,7 +11,7 @@ import numpy as np
 from ...specs.names import listed
 from ..labels.split_names import split_of
 from ..source import SPLITS, Source
-from ..storage.trees import Tree, read_file, read_up_to
+from ..storage.trees import Tree, read_file
 from .arrays import ArrayFile, array_source
 
 IMAGE_FILE = re.compile(
@@ -87,9 +87,11 @@ def _parse_array(content: bytes) -> np.ndarray:
     """The array of an idx file, which gzip may have compressed."""
     if content.startswith(b"\x1f\x8b"):
         with gzip.open(io.BytesIO(content)) as file:
-            content = read_up_to(file, MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"it expands to more than {MAX_BYTES:,} bytes")
+            content = bytearray()  # which grows in place, while every process holds one
+            while block := file.read(1 << 20):
+                content += block
+                if len(content) > MAX_BYTES:
+                    raise ValueError(f"it expands to more than {MAX_BYTES:,} bytes")
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
         raise ValueError(f"an idx file of bytes must begin with 00 00 08 and 01 … 04, got {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]

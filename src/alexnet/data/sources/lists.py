@@ -9,7 +9,7 @@ from reprlib import repr as short
 
 import numpy as np
 
-from ...files import CsvWriter, atomic_write, open_regular_file
+from ...files import CsvWriter, atomic_write, open_regular_file, read_regular_file
 from ...specs.names import counted, from_csv_cell, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.label_files import MAX_PATH, LabelFile, is_text, read_labels
@@ -26,9 +26,7 @@ HEADING = "# images of "
 
 def read_list(path: Path) -> tuple[LabelFile, str | None]:
     """The rows of a list, and the data set that its first line names: a path or a URL; None if they are files."""
-    if path.stat().st_size > MAX_LABEL_FILE_BYTES:
-        raise ValueError(f"{path} has more than {MAX_LABEL_FILE_BYTES:,} bytes, the limit for a list")
-    content = path.read_bytes()
+    content = read_regular_file(path, MAX_LABEL_FILE_BYTES)
     labels = read_labels(path.name, content, lambda key: os.path.isfile(path.parent / key))
     if not labels.rows:
         raise ValueError(f"{path} names classes, but no images; a list must have an image and a label in each line")

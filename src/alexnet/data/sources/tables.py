@@ -1,5 +1,6 @@
 """Tables with an image in each row, as Hugging Face publishes data sets: Parquet, and Arrow by `save_to_disk`."""
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -71,9 +72,12 @@ class TableReader(ImageReader):
     column: str
 
     def open(self, location: tuple[Any, str, int]) -> Image.Image:
-        return open_image(io.BytesIO(self.read_bytes(location)))
+        return open_image(io.BytesIO(self._content(location)))
 
-    def read_bytes(self, location: tuple[Any, str, int]) -> bytes:
+    def digest(self, location: tuple[Any, str, int]) -> bytes:
+        return hashlib.sha256(self._content(location)).digest()
+
+    def _content(self, location: tuple[Any, str, int]) -> bytes:
         file, suffix, row = location
         first, table = _rows(self.open_file, file, suffix, self.column, _group_of(self.open_file, file, suffix, row))
         value = table[row - first].as_py()

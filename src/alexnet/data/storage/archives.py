@@ -230,8 +230,8 @@ def _zip_members(path: Path) -> Iterator[tuple]:
     end = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name, file_type = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
+            name, file_type = _zip_name(info), stat.S_IFMT(info.external_attr >> 16)
+            if name.endswith("/"):
                 continue
             if file_type not in (0, stat.S_IFREG):
                 raise ValueError(f"{name!r} is a link or a device; only files and folders are allowed")
@@ -242,6 +242,15 @@ def _zip_members(path: Path) -> Iterator[tuple]:
             if not 0 <= info.header_offset <= end - info.compress_size:
                 raise ValueError(f"{name!r} lies outside the file")
             yield name, info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    r"""The name of a member with "/": some programs on Windows write \, which is also half of a letter in Japanese."""
+    name = info.orig_filename
+    if "\\" in name and not name.isascii() and not info.flag_bits & 0x800:  # no UTF-8
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("cp932")
+    return name.replace("\\", "/")
 
 
 class _HeaderFile(io.FileIO):

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ TIMEOUT_S = 30.0
 """Seconds without data from the server after which an attempt fails."""
 PAUSES_S = (0.5, 2.0, 5.0)
 """Pauses between attempts. There is one more attempt than pauses; the count restarts whenever more data has arrived."""
+LONGEST_PAUSE_S = 60.0
+"""Longest pause that a server may ask for (Retry-After)."""
+SLOWEST = 1000
+"""Bytes per second, over TIMEOUT_S, below which a download is given up."""
 BLOCK = 1 << 20
 
 
@@ -69,7 +74,7 @@ def fetch_bytes(url: str, max_bytes: int) -> bytes:
     address = _parse_url(url)
     try:
         with _request(address) as response:
-            return b"".join(_blocks(response, 0, _extent(response)[1], max_bytes))
+            return b"".join(_blocks(response, 0, _extent(response)[1], max_bytes, _is_compressed(response, address)))
     except (ValueError, _ConnectionLost) as error:
         raise ValueError(f"{address.redacted} cannot be fetched: {error}") from error
 
@@ -123,7 +128,9 @@ class _Address:
 
 
 class _ConnectionLost(Exception):
-    """The connection failed or ended early; another attempt may succeed."""
+    """The connection failed or ended early; another attempt may succeed, after as many seconds as the server asks."""
+
+    pause_s = 0.0
 
 
 class _FileChanged(_ConnectionLost):
@@ -136,7 +143,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if scheme != "https" and (scheme != "http" or request.type == "https"):
             file.close()
             raise ValueError(f"the server must redirect to https, got a redirect from {request.type} to {scheme}")
-        return super().redirect_request(request, file, code, message, headers, new_url)
+        address = _parse_url(new_url)
+        redirected = super().redirect_request(request, file, code, message, headers, address.url)
+        if redirected and address.authorization:
+            redirected.add_unredirected_header("Authorization", address.authorization)
+        return redirected
 
 
 class _Transfer:
@@ -152,14 +163,18 @@ class _Transfer:
             try:
                 self._attempt()
                 break
-            except _ConnectionLost as lost:
+            except _ConnectionLost as error:
+                lost = error
                 if isinstance(lost, _FileChanged):
                     self.part.unlink(missing_ok=True)
                 failures = failures + 1 if self._arrived() <= largest else 1
                 largest = max(largest, self._arrived())
                 if failures > len(PAUSES_S):
                     raise ValueError(f"{lost}; gave up after {failures} attempts, a later call resumes") from lost
-            time.sleep(PAUSES_S[failures - 1])
+                if lost.pause_s > LONGEST_PAUSE_S:
+                    asks = f"the server asks to wait for {lost.pause_s:,.0f} seconds"
+                    raise ValueError(f"{lost}; {asks}, a later call resumes") from lost
+            time.sleep(max(PAUSES_S[failures - 1], lost.pause_s))
         with open(self.part, "rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if self.address.sha256 not in (None, actual):
@@ -177,8 +192,10 @@ class _Transfer:
             headers = {"Range": f"bytes={self._arrived()}-", "If-Range": record["validator"]}
         with _request(self.address, headers) as response:
             start, total = _extent(response)
+            is_compressed = _is_compressed(response, self.address)
             etag = response.headers.get("ETag", "")  # identifies this version of the file, and so does the date
             validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+            validator = None if is_compressed else validator  # its length here is not that on the server
             expected = self._arrived(), record.get("size"), record.get("validator")
             if not start:
                 self.part.unlink(missing_ok=True)
@@ -186,7 +203,7 @@ class _Transfer:
             elif (start, total, validator or expected[2]) != expected:
                 raise _FileChanged("the file on the server has changed")
             with open(self.part, "ab") as file:
-                blocks = _blocks(response, start, total, self.max_bytes)
+                blocks = _blocks(response, start, total, self.max_bytes, is_compressed)
                 run_tracked(itertools.chain([start], map(file.write, blocks)), total, self.track)
 
     def _arrived(self) -> int:
@@ -223,7 +240,11 @@ def _request(address: _Address, headers: dict[str, str] | None = None) -> http.c
         message = f"the server answers {error.code} {error.reason}".splitlines()[0]
         if error.code == 416:  # the file is shorter than the partial file here
             raise _FileChanged(message) from error
-        raise (_ConnectionLost if error.code in (408, 429) or error.code >= 500 else ValueError)(message) from error
+        if error.code not in (408, 429) and error.code < 500:
+            raise ValueError(message) from error
+        lost, asked = _ConnectionLost(message), error.headers.get("Retry-After", "")
+        lost.pause_s = float(asked) if asked.isdecimal() and len(asked) < 10 else 0.0
+        raise lost from error
     except (OSError, http.client.HTTPException) as error:
         raise _ConnectionLost(f"{getattr(error, 'reason', error)}") from error
 
@@ -241,9 +262,37 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
     return 0, int(length) if length.isdecimal() else None
 
 
-def _blocks(response: http.client.HTTPResponse, start: int, total: int | None, max_bytes: int) -> Iterator[bytes]:
-    """The data of a response, checked against the limit and the size that the server announced."""
-    arrived = start
+def _is_compressed(response: http.client.HTTPResponse, address: _Address) -> bool:
+    """Whether a server compresses what it sends, and not only says that the file itself is compressed."""
+    encoding = response.headers.get("Content-Encoding", "").lower()
+    return encoding in ("gzip", "x-gzip") and not address.file_name.endswith((".gz", ".tgz"))
+
+
+def _blocks(
+    response: http.client.HTTPResponse, start: int, total: int | None, max_bytes: int, is_compressed: bool
+) -> Iterator[bytes]:
+    """The data of a response, decompressed, checked against the limit and the size that the server announced."""
+    blocks = _received(response, start, total, max_bytes)
+    if not is_compressed:
+        yield from blocks
+        return
+    decompressor, size = zlib.decompressobj(16 + zlib.MAX_WBITS), 0
+    try:
+        for block in blocks:
+            while block:
+                content = decompressor.decompress(block, BLOCK)
+                size, block = size + len(content), decompressor.unconsumed_tail
+                if size > max_bytes:
+                    raise ValueError(f"it must have <= {max_bytes:,} bytes, got more")
+                yield content
+    except zlib.error as error:
+        raise _FileChanged(f"its compression is damaged: {error}") from error
+
+
+def _received(response: http.client.HTTPResponse, start: int, total: int | None, max_bytes: int) -> Iterator[bytes]:
+    """The data of a response as it comes, checked as in `_blocks`, and for its speed."""
+    arrived = before = start
+    since = time.monotonic()
     if total is not None and total > max_bytes:
         raise ValueError(f"it must have <= {max_bytes:,} bytes, got {total:,}")
     try:
@@ -251,6 +300,10 @@ def _blocks(response: http.client.HTTPResponse, start: int, total: int | None, m
             arrived += len(block)
             if arrived > max_bytes:
                 raise ValueError(f"it must have <= {max_bytes:,} bytes, got more")
+            if (elapsed := time.monotonic() - since) > TIMEOUT_S:
+                if arrived - before < SLOWEST * elapsed:
+                    raise ValueError(f"the server sends less than {SLOWEST:,} bytes per second; try again later")
+                before, since = arrived, since + elapsed
             yield block
     except (OSError, http.client.HTTPException) as error:
         raise _ConnectionLost(f"{str(error) or type(error).__name__} after {arrived:,} bytes") from error
