@@ -25,6 +25,7 @@ from .analysis.explaining import Explanation, Method, explain
 from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
 from .analysis.patches import Patches, find_patches
 from .analysis.search import Metric, Neighbors, chance, precision, search
+from .analysis.shift import Shift, measure_shift
 from .compat import renamed
 from .console import TrainingBar, print_facts, print_text, progress_bar
 from .data.labels.class_names import readable_class_name
@@ -433,6 +434,27 @@ class Classifier(huggingface.HubMixin):
             stored.append(stored_image(image, inputs.stored_size, inputs.squares))
         queries = self.features(stored, layer)[layer]
         return search(queries, np.stack(stored), names, features, searched, k, metric)
+
+    def shift(
+        self,
+        data: Data | None = None,
+        images: int = 100,
+        split: str | None = None,
+        verbose: bool = True,
+        maps: LabelMaps = LabelMaps(),
+    ) -> Shift:
+        """What happens while images move, grow and turn, and how often two random crops get the same class.
+
+        Args:
+            data, split: as for `evaluate`.
+            images: images of which the curves are means; the consistency is measured on all of the split.
+
+        Raises:
+            ValueError: as for `evaluate`, or images is below 1.
+        """
+        bundle, run, track = self._ready(), self.run and Run(self.run), progress_bar if verbose else None
+        packed, indices = session.images_to_evaluate(bundle, data, split, maps, run, self._fitted, track)
+        return measure_shift(bundle, packed, indices, images, track and track("shift"))
 
     def compare_retrieval(
         self, among: Data | None = None, split: str | None = None, queries: int = 500, maps: LabelMaps = LabelMaps()

@@ -14,6 +14,7 @@ from .explaining import Explanation
 from .figures import probability_bars
 from .patches import Patch, Patches
 from .search import Neighbors
+from .shift import Shift
 
 PATCH, GAP, BETWEEN = 56, 2, 10
 """Side of a patch as it is drawn, white between patches, and between a block of patches and the next; pixels."""
@@ -21,6 +22,8 @@ UNITS_IN_A_ROW = 4
 HEADING = 18
 """Height of the line above a unit, pixels."""
 DPI = 100
+LINES = {"color": "#0072b2"}, {"color": "#d55e00", "linestyle": "--"}
+"""Styles of two curves, told apart without color, too."""
 
 
 def patches_figure(patches: Patches, title: str = "") -> Figure:
@@ -88,6 +91,27 @@ def neighbors_figure(results: Sequence[Neighbors], metric: str) -> Figure:
             for spine in axes.spines.values():
                 spine.set(visible=axes is row[0], linewidth=2, edgecolor="black")
     figure.suptitle(f"query, and the nearest images by {metric} distance", fontsize=9)
+    return figure
+
+
+def shift_figure(shift: Shift) -> Figure:
+    """Features and probabilities while images move, grow and turn (Zeiler and Fergus 2013, Figure 5)."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    grid = figure.subplots(2, len(shift.curves), sharex="col", sharey="row")
+    names = {"vertical shift": "Vertical shift (pixels)", "scale": "Scale (factor)", "rotation": "Rotation (degrees)"}
+    for (kind, curve), (above, below) in zip(shift.curves.items(), grid.T, strict=True):
+        amounts = curve.amounts * (shift.side if kind == "vertical shift" else 1)
+        for (layer, distances), style in zip(curve.distances.items(), LINES, strict=False):
+            above.plot(amounts, distances, label=layer, **style)
+        below.plot(amounts, curve.probability, color="black")
+        below.set(xlabel=names[kind], ylim=(0, 1))
+        for axes in (above, below):
+            axes.grid(alpha=0.3)
+    grid[0, 0].set(ylabel="Distance of the features\n(of their norm)", ylim=(0, None))
+    grid[1, 0].set_ylabel("Probability of\nthe true class")
+    grid[0, 0].legend(fontsize=8)
+    consistency = "" if shift.consistency is None else f"; consistency {shift.consistency:.1%}"
+    figure.suptitle(f"means of {shift.images:,} images{consistency}", fontsize=10)
     return figure
 
 

@@ -34,6 +34,7 @@ from .patches import patches
 from .predict import predict
 from .processes import one_voice
 from .search import search
+from .shift import shift
 from .show import show
 from .train import train
 
@@ -51,6 +52,7 @@ COMMANDS = {
     "patches": patches,
     "explain": explain,
     "search": search,
+    "shift": shift,
     "export": export,
     "import": import_weights,
     "bench": bench,
