@@ -6,8 +6,14 @@ from processes import run
 from test_parallel import Case, differences, plan_of
 
 from alexnet.data.batches import epoch_order
+from alexnet.data.sources.detection import open_source
 from alexnet.parallel.group import Group
+from alexnet.runs.record import record_of, resolve
+from alexnet.session import facts_of_processes
+from alexnet.specs.reading import settings_of_run
+from alexnet.specs.settings import TrainSettings
 from alexnet.training import loop
+from alexnet.training.plan import make_plan
 
 CASE = Case("small-towers", {"recipe": "modern", "lr": 0.01}, {"max_grad_norm": 0.5, "ema_decay": 0.9})
 
@@ -47,3 +53,14 @@ def test_towers_then_one_process_then_data_parallel_then_a_hybrid(tmp_path):
         for found, expected in zip(divided, alone, strict=True):
             assert max(differences(found, expected).values()) < 1e-10
     assert np.isfinite(alone[0]["fc8.weight"]).all()
+
+
+def test_who_divides_layers_is_told_what_it_sends(folder):
+    """And a run keeps no way: it is resumed by one process, or as is asked then."""
+    settings = TrainSettings(variant="small-towers", batch_size=16, epochs=1, parallel="towers")
+    plan = make_plan(open_source(folder, 0, None, lambda folder: False), settings)
+    resolved = resolve(settings, plan, str(folder), processes=2)
+    facts = facts_of_processes(resolved, plan)
+    assert facts["processes"] == "2, each with one of the two towers"
+    assert facts["exchange"].startswith("each process sends 1.2 MB a step; data parallel would send 11.6 MB, and less")
+    assert settings_of_run(record_of(resolved)).parallel == "data"

@@ -30,6 +30,6 @@ def train(data: Positional[str], /, settings: TrainSettings) -> None:
     print_table(evaluation.rows())
     if count_towers((network := classifier.bundle.network).placed) == 2 and network.in_channels == 3:
         colors = (f"tower {name} {value:.2f}" for name, value in zip("ab", colorfulness(network), strict=True))
-        console.print(f"\ncolorfulness of the kernels of conv1 (0 is gray, 0.67 as drawn): {', '.join(colors)}")
+        console.print(f"\ncolorfulness of conv1 (0: gray, 0.67: initial weights): {', '.join(colors)}", soft_wrap=True)
     next_command = f"alexnet predict {shlex.quote(str(classifier.run))} IMAGE"
     console.print(f"\nreport: {classifier.report}\nnext:   {next_command}", soft_wrap=True)
