@@ -42,9 +42,12 @@ class Case:
     """Minutes between checkpoints; 0 is after every step."""
     settings: Mapping[str, Any]
     """Settings for `Classifier.fit`."""
+    victim: int | None = None
+    """Index of the launched process that is killed; None: the one that was started, which is the launcher."""
 
     def __str__(self) -> str:
-        return ", ".join((self.variant, *(f"{name} {value}" for name, value in self.settings.items())))
+        victim = () if self.victim is None else (f"process {self.victim} is killed",)
+        return ", ".join((self.variant, *(f"{name} {value}" for name, value in self.settings.items()), *victim))
 
 
 CASES = (
@@ -54,6 +57,9 @@ CASES = (
     Case("cifar-18", 1, 0.002, {"recipe": "modern", "lr": 0.001, "epochs": 6, "batch_size": 8}),
     Case("cifar-11", 2, 0.005, {"epochs": 3, "batch_size": 16}),
     Case("cifar-18", 1, 10, {"recipe": "paper", "lr": 0.001, "epochs": 8, "batch_size": 8}),
+    Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}),
+    Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}, victim=0),
+    Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}, victim=1),
 )
 
 
@@ -128,12 +134,30 @@ def _run(case: Case, images: Path, run: Path, device: str, kill_after_s: float |
     process = FORKS.Process(target=_train, args=(case, images, run, device))
     process.start()
     process.join(kill_after_s)
-    if process.is_alive():
-        process.kill()
+    launched, killed = [], process.is_alive()
+    if killed:
+        launched = children(process.pid)
+        is_there = case.victim is not None and case.victim < len(launched)
+        os.kill(launched[case.victim] if is_there else process.pid, signal.SIGKILL)
         process.join()
-    if process.exitcode not in (0, -signal.SIGKILL):
+    while any(map(is_running, launched)):  # nobody is left behind
+        time.sleep(0.01)
+    if process.exitcode not in (0, -signal.SIGKILL) and not killed:
         raise RuntimeError(f"{case} failed:\n{run.with_suffix('.log').read_text()}")
     return process.exitcode == 0
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, oldest first (Linux)."""
+    return [int(each) for task in Path(f"/proc/{pid}/task").glob("*/children") for each in task.read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there, and not only remembered (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _train(case: Case, images: Path, run: Path, device: str) -> None:

@@ -1,6 +1,7 @@
 """Several processes take the steps of one: the same weights, whatever their number and the way they divide the work."""
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -74,17 +75,25 @@ def plan_of(case: Case, folder) -> Plan:
     return make_plan(open_source(images, 0, None, lambda folder: False), settings)
 
 
-def after_steps(group: Group, plan: Plan, micro_batch, way: str = "data", double: bool = True) -> dict[str, np.ndarray]:
-    """Weights, velocities, averages and statistics after ten steps."""
+def after_steps(
+    group: Group, plan: Plan, micro_batch=None, way: str = "data", double: bool = True, start=None, steps: int = STEPS
+) -> dict[str, np.ndarray]:
+    """Weights, velocities, averages and statistics after some steps; `start` is what others returned before."""
     views_of = loop.training_views
     if double:
         torch.set_default_dtype(torch.float64)
         loop.training_views = lambda *arguments: views_of(*arguments).double()
     try:
         training = loop.Training(plan, seed=3, micro_batch=micro_batch, group=group, way=way)
+        if start:
+            training.progress.epoch, training.progress.batch = divmod(len(start["losses"]), training.batches_per_epoch)
+            kinds = [_of_kind(start, kind) for kind in ("weights", "velocity", "ema")]
+            training.load(*kinds) if group.is_first else None
+            training.synchronize(*kinds if group.is_first else ())
         training.train()
-        losses = []
-        while len(losses) < STEPS:
+        losses = [*map(tuple, start["losses"])] if start else []
+        steps += len(losses)
+        while len(losses) < steps:
             order = epoch_order(plan.packed.indices("train"), 3, training.progress.epoch, "epoch")
             with training.channels_last(), training.ema.showing(average=False):
                 for batch in training.read(order):
@@ -93,6 +102,8 @@ def after_steps(group: Group, plan: Plan, micro_batch, way: str = "data", double
                     losses.append((loss, correct))
                     training.ema.update(len(losses))
                     training.progress.count(loss, correct, len(batch.labels))
+                    if len(losses) == steps:
+                        break
             training.progress = training.progress.next_epoch({})
     finally:
         torch.set_default_dtype(torch.float32)
@@ -104,6 +115,11 @@ def after_steps(group: Group, plan: Plan, micro_batch, way: str = "data", double
     }
     tensors = {f"{kind} {name}": value for kind, values in kept.items() for name, value in values.items()}
     return {name: value.numpy().copy() for name, value in tensors.items()} | {"losses": np.array(losses)}
+
+
+def _of_kind(results: dict[str, np.ndarray], kind: str) -> dict[str, torch.Tensor]:
+    prefix = f"{kind} "
+    return {name[len(prefix) :]: torch.tensor(x) for name, x in results.items() if name.startswith(prefix)}
 
 
 def differences(results: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
@@ -125,3 +141,67 @@ def test_any_number_of_processes_takes_the_steps_of_one(name, tmp_path):
         for results in run(size, after_steps, plan, case.micro_batch, way):
             assert max(differences(results, expected).values()) < 1e-10
             np.testing.assert_allclose(results["losses"], expected["losses"], rtol=1e-5)
+
+
+def test_a_training_goes_on_with_another_number_of_processes(tmp_path):
+    """Two processes, then one, then three, which stop in the midst of an epoch."""
+    plan = plan_of(CASES["everything"], tmp_path)
+    expected, results = after_steps(Group(), plan), None
+    for size, steps in ((2, 4), (1, 3), (3, 3)):
+        results = run(size, after_steps, plan, None, "data", True, results, steps)[0]
+    assert max(differences(results, expected).values()) < 1e-10
+
+
+def test_in_fp32_only_the_order_of_sums_differs(tmp_path):
+    """Relative to the largest weight of each layer, ten steps on three processes differ by less than 1e-4."""
+    plan = plan_of(CASES["micro-batches"], tmp_path)
+    expected = after_steps(Group(), plan, double=False)
+    for results in run(3, after_steps, plan, None, "data", False):
+        assert 0 < max(differences(results, expected).values()) < 1e-4
+
+
+def sent_in_a_step(group: Group, plan: Plan, compress: bool = False) -> tuple[int, dict[str, tuple[int, int]]]:
+    """The number of parameters, and what one step sends: calls and bytes."""
+    training = loop.Training(plan, group=group, compress=compress)
+    training.train()
+    group.counts.clear()
+    with training.channels_last(), contextlib.closing(training.read(plan.packed.indices("train"))) as reader:
+        training.take_step(next(reader), training.learning_rates(0))
+    parameters = sum(each.numel() for each in training.network.parameters())
+    return parameters, {kind: (each.calls, each.bytes) for kind, each in group.counts.items()}
+
+
+def test_data_parallel_sends_four_bytes_a_parameter_and_two_numbers(tmp_path):
+    plan = plan_of(CASES["micro-batches"], tmp_path)
+    for parameters, counts in run(2, sent_in_a_step, plan):
+        assert counts == {"all_reduce": (2, 4 * parameters + 2 * 4)}  # gradients in one bucket; loss and correct
+    for parameters, counts in run(2, sent_in_a_step, plan, True):
+        assert counts == {"all_reduce": (2, 2 * parameters + 2 * 4)}
+
+
+def test_batch_norm_sends_its_statistics_besides(tmp_path):
+    """Forward a count, means and squares, backward two sums, for each channel of its layers."""
+    plan = plan_of(Case("batch-norm", {"crop_size": 67}), tmp_path)
+    channels = [step.output_shape[0] for step in loop.AlexNet(plan.architecture, 3).placed if "norm" in step.name]
+    assert channels
+    for parameters, counts in run(2, sent_in_a_step, plan):
+        assert counts["gather"] == (len(channels), sum(4 * (2 * each + 1) for each in channels))
+        assert counts["all_reduce"] == (2 + len(channels), 4 * (parameters + 2 + 2 * sum(channels)))
+
+
+def test_each_process_reads_its_part_of_the_pack(tmp_path):
+    plan = plan_of(CASES["micro-batches"], tmp_path)
+    plan = replace(plan, recipe=replace(plan.recipe, cutmix=0.0))
+    read = run(3, images_read, plan)
+    assert sorted(index for each in read for index in each) == sorted(plan.packed.indices("train").tolist())
+    assert [len(each) for each in read] == [4 * 4 + 3, 4 * 3 + 3, 4 * 3 + 2]
+
+
+def images_read(group: Group, plan: Plan) -> list[int]:
+    training = loop.Training(plan, group=group)
+    return [
+        index
+        for batch in training.read(plan.packed.indices("train"))
+        for index in batch.indices[batch.read].tolist()
+        if len(batch.images) == len(batch.indices[batch.read])
+    ]

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import math
 import os
+import socket
 import threading
 import time
 from collections import defaultdict
@@ -33,6 +34,8 @@ PATIENCE = timedelta(days=7)
 its launcher stops the others."""
 FAILED, FAILURES, TOLD_S = "alexnet/failed", "alexnet/failures", 2.0
 """Keys under which a process that fails tells the others, and for how many seconds they wait for it to do so."""
+PORT = "alexnet/port"
+"""Key of the port of the first process."""
 ORPHAN_S = 0.3
 """Seconds between looks whether the launcher is still there."""
 
@@ -269,12 +272,38 @@ def join() -> Group:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     timeout_s = float(os.environ.get("ALEXNET_TIMEOUT_S") or TIMEOUT_S)
     try:
-        dist.init_process_group(timeout=timedelta(seconds=timeout_s))
+        store, rank, size = _meet(timedelta(seconds=timeout_s))
+        dist.init_process_group(store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in ENVIRONMENT[2:])
         raise LostProcess(f"the processes do not find one another at {where} ({str(error).splitlines()[0]})") from error
     atexit.register(dist.destroy_process_group)
     return Group.current()
+
+
+def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """A store that all processes share, the rank of this one, and how many they are.
+
+    Where a launcher of torch keeps the store, it still holds what was written before a restart, such as the addresses
+    of processes that are gone; a new one is then kept by the first process, which writes its port there.
+    """
+    kept, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return kept, rank, size
+    if rank == 0:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], 0, None, True, timeout, wait_for_workers=False)
+        kept.set(PORT, str(store.port))
+        return store, rank, size
+    started = time.monotonic()
+    while True:
+        address = os.environ["MASTER_ADDR"], int(kept.get(PORT))
+        try:  # the port may be that of a process that is gone, of which a store would say much
+            socket.create_connection(address, ORPHAN_S).close()
+            return dist.TCPStore(*address, None, False, timeout), rank, size
+        except OSError as error:
+            if time.monotonic() - started > timeout.total_seconds():
+                raise RuntimeError(f"nobody listens there: {error}") from error
+            time.sleep(ORPHAN_S)
 
 
 @contextlib.contextmanager
