@@ -97,8 +97,7 @@ def _of_value(value) -> list[str]:
         header = list(value[0])
         return _by_columns(header, [[str(each.get(column, "")) for column in header] for each in value])
     try:
-        content = json.dumps(value).encode()
-        indices = read_labels(JSON, content, knows_image=lambda name: False).indices or {}
+        indices = read_labels(JSON, json.dumps(value).encode(), knows_image=lambda name: False).indices or {}
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, LabelFileError) and not isinstance(error, NoLabels):
             raise

@@ -61,8 +61,7 @@ def infer_shapes(
             limit = f"<= {most:,}" if is_integer(value, 1) else "an integer >= 1"
             raise ValueError(f"{setting} must be {limit}, got {str(value)[:80]}")
     try:
-        placed = _infer_shapes(architecture, num_classes, in_channels, size)
-        return _check_work(architecture.name, placed)
+        return _check_work(architecture.name, _infer_shapes(architecture, num_classes, in_channels, size))
     except InputTooSmall as error:
         smallest, own = smallest_input(architecture, in_channels), architecture.input_size
         raise ValueError(

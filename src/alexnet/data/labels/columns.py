@@ -101,8 +101,7 @@ class _Table:
             if self.header[column].lower() in COLUMN_NAMES["split"]:
                 return column, None
         for column in self.columns:
-            words = words_of(self.header[column])
-            flag = next(filter(None, map(split_of, words)), None)
+            flag = next(filter(None, map(split_of, words_of(self.header[column]))), None)
             if flag and all(value.lower() in FLAGS for value in self.values(column)):
                 return column, flag
             if column != image and len(self.columns) > 2 and self.fraction(column, split_in) == 1:
