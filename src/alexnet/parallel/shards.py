@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.layers import build_module
+from ..model.layers import BATCH_NORMS, build_module
 from ..model.network import AlexNet
 from .group import Group
 from .layers import GATHER, Position, WholeDropout, WholePlainDropout, halves, of_whole_batch, with_modules
@@ -150,7 +150,8 @@ class HybridNetwork(AlexNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """The scores of the images of all processes, one process after the other."""
-        rounds = self.shards.group.size
+        has_batch_norm = any(isinstance(module, BATCH_NORMS) for module in self.connected)
+        rounds = 1 if has_batch_norm else self.shards.group.size  # its statistics are those of all images
         scores = torch.cat([*self.in_rounds(self.convolutions(x), rounds)])
         images = torch.arange(len(scores), device=scores.device)
         return scores[torch.cat([images[number::rounds] for number in range(rounds)]).argsort()]
