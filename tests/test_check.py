@@ -124,7 +124,7 @@ def test_duplicate_images(split_folder, tmp_path):
     shutil.copy(here / "train" / "red" / "00.png", here / "train" / "red" / "again.png")
     shutil.copy(here / "train" / "red" / "01.png", here / "val" / "red" / "leak.png")
     shutil.copy(here / "train" / "red" / "02.png", here / "train" / "blue" / "contradiction.png")
-    assert find_one(here, "3 duplicate images").level == "note"
+    assert find_one(here, "1 duplicate image in the same class and split").level == "note"
     across = find_one(here, "in two splits")
     assert across.level == "warning"
     assert across.examples == ("val/red/leak.png and train/red/01.png are in val and train",)
@@ -270,6 +270,23 @@ def test_heic_images_are_read_where_pillow_heif_is_installed(clean):
     source = open_source(clean)
     (index,) = (index for index, name in enumerate(source.names) if name.endswith("HEIC"))
     assert source.open(index).size == (64, 64) and findings_in(clean) == {}
+
+
+def test_a_jpeg_that_is_called_heic_is_read_and_told(clean, monkeypatch):
+    for suffix in (".heic", ".heif"):
+        monkeypatch.delitem(image_formats.SUFFIXES, suffix, raising=False)  # as without pillow_heif
+    picture().save(clean / "red" / "IMG_1.HEIC", format="JPEG")
+    (clean / "red" / "IMG_0.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    assert "red/IMG_1.HEIC" in open_source(clean).names and "red/IMG_0.HEIC" not in open_source(clean).names
+    assert find_one(clean, "wrong file extension").examples == ("red/IMG_1.HEIC is JPEG",)
+    assert "1 HEIC (" in find_one(clean, "ignored files").text
+
+
+def test_images_that_cannot_be_read_are_not_counted(clean, capsys):
+    (clean / "red" / "00.png").write_bytes(b"")
+    main(["check", str(clean), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert sum(told["classes"]["red"].values()) == 19 and sum(told["images"].values()) == 59
 
 
 def test_photos_of_which_few_are_broken_are_trained_on_without_a_contradiction(clean, tmp_path, capsys):

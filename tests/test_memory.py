@@ -238,6 +238,20 @@ def test_what_does_not_fit_is_one_clear_error(pictures, data, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("unknown", [-1, np.int64(-1), "-1"])
+def test_the_label_minus_one_is_unknown(pictures, unknown):
+    labels = [unknown if index % 4 == 0 else int(label) for index, label in enumerate(pictures.labels)]
+    source = detect_source((pictures.images, labels))
+    assert len(source) == 27 and source.classes == ("0", "1", "2")
+    assert [str(finding) for finding in source.findings] == [
+        "skipped 9 images with the label -1, which stands for an unknown label"
+    ]
+    kept = np.flatnonzero(np.arange(36) % 4)
+    assert all((np.asarray(source.open(index)) == pictures.images[row]).all() for index, row in enumerate(kept))
+    with pytest.raises(ValueError, match="all 36 labels are -1"):
+        open_source((pictures.images, [unknown] * 36))
+
+
 def test_broken_images_are_skipped_and_named(pictures):
     pairs = [(path.read_bytes(), name) for path, name in zip(pictures.files, pictures.names, strict=True)]
     pairs[3] = (b"no picture", "blue")

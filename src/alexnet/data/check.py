@@ -67,7 +67,7 @@ class CheckReport:
     dropped: frozenset[int]
     """Indices of images that are better not trained on."""
     counts: np.ndarray
-    """Images by class and split, (classes, splits)."""
+    """Images by class and split but those that cannot be read, (classes, splits)."""
     white: float | None = None
     """What becomes white in gray of more than eight bits, where that is not the format's own; see `Squares`."""
 
@@ -131,6 +131,7 @@ def check_source(
         findings.append(Finding("warning", text))
     white, of_depth = _white(list(readable.values()))
     kept = frozenset(dropped | failed.keys())
+    np.subtract.at(counts, (source.labels[[*failed]], source.splits[[*failed]]), 1)
     return CheckReport(source, len(indices), (*findings, *of_depth), facts, kept, counts, white)
 
 
@@ -269,17 +270,18 @@ def _duplicate_findings(source: Source, images: dict[int, ImageInfo]) -> tuple[l
         pair = f"{source.names[index]} and {source.names[other]}"
         labels = [source.classes[source.labels[each]] for each in (index, other)]
         splits = [SPLITS[source.splits[each]] for each in (index, other)]
-        duplicates.append(pair)
         dropped.add(other)
         if labels[0] != labels[1]:
             in_two_classes.append(f"{pair} are {' and '.join(labels)}")
             dropped.add(index)
         elif splits[0] != splits[1]:
             in_two_splits.append(f"{pair} are in {' and '.join(splits)}")
+        else:
+            duplicates.append(pair)
     return [
         *_group("warning", in_two_classes, "duplicate image", " in two classes"),
         *_group("warning", in_two_splits, "duplicate image", " in two splits (data leakage)"),
-        *_group("note", duplicates, "duplicate image", ""),
+        *_group("note", duplicates, "duplicate image", " in the same class and split"),
     ], dropped
 
 

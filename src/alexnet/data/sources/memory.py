@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...specs.names import listed
+from ...specs.names import counted, listed
 from ..labels.class_table import class_table
 from ..labels.columns import columns_by_header
 from ..labels.label_files import OWN_LABELS, Label, LabelFile, check_label
 from ..labels.split_names import split_of
 from ..progress import Track, run_tracked
-from ..source import SPLITS, Data, ImageReader, Source
+from ..source import SPLITS, Data, Finding, ImageReader, Source
 from ..storage.download import redact
 from ..storage.image_formats import open_image
 from ..storage.string_table import StringTable
@@ -70,11 +70,15 @@ class InMemory:
         self.names: dict[str, tuple[Label, str | None]] = {}
         """Label and split of each image by its name: its path, or its index."""
         self.items: list[tuple[_Part, int]] = []
+        self.unlabeled = 0
+        """Images that are left out, because their label is -1."""
         self._digest = hashlib.sha256()
         count = sum(part.count for _, part in self.parts)
         if not count:
             raise ValueError(f"{self.name} has no images")
         run_tracked(self._read(), count, track)
+        if not self.items:
+            raise ValueError(f"{self.name}: all {count:,} labels are -1, which stands for an unknown label")
         self.fingerprint = self._digest.hexdigest()
         self.location = f"{PREFIX}{self.name}-{self.fingerprint[:16]}"
         """What is recorded of where the data is."""
@@ -94,6 +98,10 @@ class InMemory:
                 except Exception as error:  # a data set may raise anything
                     problem = str(error).removeprefix(": ") or type(error).__name__
                     raise ValueError(f"{where}: {problem}") from error
+                if label in (-1, "-1"):
+                    self.unlabeled += 1
+                    yield 1
+                    continue
                 about = label, split or (part.splits and part.splits[row])
                 if self.names.setdefault(name, about) != about:
                     raise ValueError(f"{where}: {name} has two labels or two splits")
@@ -151,6 +159,8 @@ def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
     if unknown := [label for label in class_of if class_of[label] is None]:
         raise ValueError(f"{data.name}: labels must be among {listed(classes, 20)}, got {unknown[0]!r}")
     indices = np.array([class_of[label] for label in labels], np.int64)
+    skipped = f"skipped {counted(data.unlabeled, 'image')} with the label -1, which stands for an unknown label"
+    findings = (Finding("warning", skipped),) if data.unlabeled else ()
     names = StringTable.from_strings(data.names)
     return Source(
         name=data.name,
@@ -163,6 +173,7 @@ def memory_source(data: InMemory, label_files: Sequence[LabelFile]) -> Source:
         locate=data.locate,
         files_fingerprint=data.fingerprint,
         has_splits=any(splits),
+        findings=findings,
         unused_classes=unused | {name for index, name in enumerate(classes) if index not in indices},
     )
 

@@ -159,7 +159,8 @@ def ignored_files(paths: Iterable[str]) -> tuple[str, str]:
 
 def has_wrong_suffix(path: str, format: str | None) -> bool:
     """Whether the suffix of an image stands for another format than it has."""
-    return bool(format) and format not in SUFFIXES.get(_suffix(path), (format,))
+    suffix = _suffix(path)
+    return bool(format) and format not in SUFFIXES.get(suffix, () if suffix in HELP else (format,))
 
 
 def _suffix(path: str) -> str:
