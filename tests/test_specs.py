@@ -388,7 +388,7 @@ def test_a_wrong_name_gets_the_nearest_right_one(tmp_path, capsys):
         (lambda: recipe("Caffee"), "got 'Caffee'; did you mean 'caffe'?"),
         (lambda: alexnet.export_weights(None, tmp_path, "keras3"), "got 'keras3'; did you mean 'keras'?"),
         (lambda: alexnet.create("half").features(torch.zeros(1, 3, 224, 224), ["con1"]), "did you mean 'conv1'?"),
-        (lambda: variant("half").with_layers(fc9={}), "did you mean 'fc8'?"),
+        (lambda: variant("half").with_layers(conv9={}), "did you mean 'conv5'?"),
         (lambda: settings_with(None, {"epoch": 1}), "no setting 'epoch'; did you mean 'epochs'?"),
     ):
         with pytest.raises((ValueError, KeyError, TypeError)) as error:

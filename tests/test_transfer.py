@@ -351,7 +351,7 @@ def test_what_cannot_be_is_said_in_one_line(run, tmp_path, folder, capsys):
         (["--pretrained", str(tmp_path)], "holds no trained network"),
         (
             ["--pretrained", str(run), "--freeze", "conv9"],
-            "freeze and lr_scale must name layers (conv1, conv2",
+            "--freeze and --lr-scale must name layers (conv1, conv2",
         ),
         (["--pretrained", str(run), "--freeze", "con1"], ", got 'con1'; did you mean 'conv1'?"),
         (
