@@ -11,6 +11,7 @@ except for times. Prints a table; the exit status is 1 if anything differs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -149,7 +150,11 @@ def _run(case: Case, images: Path, run: Path, device: str, kill_after_s: float |
 
 def children(pid: int) -> list[int]:
     """Processes that a process has started, oldest first (Linux)."""
-    return [int(each) for task in Path(f"/proc/{pid}/task").glob("*/children") for each in task.read_text().split()]
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return sorted(child for child, parent in parents.items() if parent == pid)
 
 
 def is_running(pid: int) -> bool:

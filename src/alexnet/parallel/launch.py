@@ -183,9 +183,12 @@ def work() -> None:
     """In a launched process: do the work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher has it, and says so
     rank = int(os.environ["RANK"])
-    connection = Client(os.environ[ADDRESS], authkey=os.environ[KEY].encode())
-    _send(connection, rank)
-    task = _receive(connection)
+    try:
+        connection = Client(os.environ[ADDRESS], authkey=os.environ[KEY].encode())
+        _send(connection, rank)
+        task = _receive(connection)
+    except (OSError, EOFError):  # the launcher is gone
+        raise SystemExit(1) from None
     if task is None:
         return
     asked, over = threading.Event(), threading.Event()

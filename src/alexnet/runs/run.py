@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,8 @@ SCHEMA = get_type_hints(ResolvedSettings) | {
     **dict.fromkeys(("wandb_id", "mlflow_id"), str),
 }
 """Types of what a run.json may say: a file of a stranger is read here and nowhere else."""
+ENDING_S = 1.0
+"""Seconds within which a process whose launcher was killed has ended."""
 RUNS = Path("runs")
 """Where runs without an output folder of their own are, below the current folder."""
 
@@ -131,12 +134,14 @@ class Run:
                 raise ValueError(f"{entry} is a link out of the run, which would be written to; remove it")
             if not (entry.is_file() or entry.is_dir()):
                 raise ValueError(f"{entry} is neither a file nor a folder; remove it")
+        started = time.monotonic()
         try:
-            busy = is_locked(path)
+            while is_locked(path):
+                if time.monotonic() - started > ENDING_S:
+                    raise ValueError(f"another process is training in {self}")
+                time.sleep(0.05)
         except OSError as error:
             raise ValueError(f"{self} cannot be written to: {error.strerror}") from error
-        if busy:
-            raise ValueError(f"another process is training in {self}")
         with file_lock(path):
             yield
 
