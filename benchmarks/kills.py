@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -45,10 +45,13 @@ class Case:
     """Settings for `Classifier.fit`."""
     victim: int | None = None
     """Index of the launched process that is killed; None: the one that was started, which is the launcher."""
+    also: Literal["", "packing", "pretrained"] = ""
+    """Whether each run packs the images anew, so that kills meet the packing; or starts from the weights of another."""
 
     def __str__(self) -> str:
         victim = () if self.victim is None else (f"process {self.victim} is killed",)
-        return ", ".join((self.variant, *(f"{name} {value}" for name, value in self.settings.items()), *victim))
+        settings = (f"{name} {value}" for name, value in self.settings.items())
+        return ", ".join(filter(None, (self.variant, self.also, *settings, *victim)))
 
 
 CASES = (
@@ -58,6 +61,16 @@ CASES = (
     Case("cifar-18", 1, 0.002, {"recipe": "modern", "lr": 0.001, "epochs": 6, "batch_size": 8}),
     Case("cifar-11", 2, 0.005, {"epochs": 3, "batch_size": 16}),
     Case("cifar-18", 1, 10, {"recipe": "paper", "lr": 0.001, "epochs": 8, "batch_size": 8}),
+    Case("cifar-18", 2, 0.002, {"epochs": 4, "batch_size": 8}, also="packing"),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "freeze": ("conv1", "conv2")}, also="pretrained"),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 16, "micro_batch": 5}),
+    Case("cifar-18", 1, 0.002, {"epochs": 6, "batch_size": 8, "schedule": "plateau"}),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "set": {"lars_trust_coefficient": 0.01}}),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "set": {"ema_decay": 0.99}}),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "set": {"mixup": 0.3}}),
+    Case("cifar-18", 1, 0.002, {"epochs": 30, "batch_size": 8, "patience": 2}),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "class_weights": "balanced"}),
+    Case("cifar-18", 1, 0.002, {"epochs": 5, "batch_size": 8, "label_smoothing": 0.1, "schedule": "cosine"}),
     Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}),
     Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}, victim=0),
     Case("cifar-18", 1, 0, {"epochs": 8, "batch_size": 8, "processes": 2}, victim=1),
@@ -172,7 +185,7 @@ def _train(case: Case, images: Path, run: Path, device: str) -> None:
     from alexnet import Classifier
 
     run.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["ALEXNET_CACHE"] = str(run.parent / "cache")
+    os.environ["ALEXNET_CACHE"] = str(run.parent / "cache" / (run.name if case.also == "packing" else ""))
     with run.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -182,6 +195,11 @@ def _train(case: Case, images: Path, run: Path, device: str) -> None:
         "workers": case.threads,
         "keep_checkpoints": True,
     }
+    if case.also == "pretrained":
+        weights = run.parent / "pretrained"
+        if not weights.exists():  # before the first kill
+            Classifier(case.variant, device, "fp32").fit(images, epochs=1, batch_size=8, output=weights, verbose=False)
+        settings["pretrained"] = weights
     classifier = Classifier(case.variant, device, "fp32")
     classifier.fit(images, **settings, output=run, resume=(run / "run.json").exists())
 

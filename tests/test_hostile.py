@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import h5py
 import numpy as np
@@ -30,7 +32,7 @@ from alexnet.data.storage.image_formats import open_image
 from alexnet.interchange.caffe import read_mean
 from alexnet.model import bundle as bundle_module
 from alexnet.preprocessing.images import stored_image
-from alexnet.specs.names import csv_cell, from_csv_cell, printable
+from alexnet.specs.names import HARMFUL, csv_cell, from_csv_cell, printable
 from alexnet.specs.operations import AdaptivePool, BatchNorm, Conv, Dropout, Linear, Local, Norm, Pool, SpatialNorm
 from alexnet.specs.shapes import infer_shapes
 from alexnet.specs.storage import from_json, to_json
@@ -441,3 +443,43 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
     (tmp_path / "net.caffemodel").write_bytes(caffe_net(data(10**6), CONV1, dense("fc8", "conv1", 3, 196)))
     with pytest.raises(ValueError, match=r"fc8.weight must be|input_size"):
         import_weights(tmp_path / "net.caffemodel", input_size=10**6, strict=False)
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.elements = "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+RUNS_IF_TAKEN = "<img src=x onerror=document.title='RAN'>"
+HOSTILE_NAMES = ["=HYPERLINK(0)", "\x1b]0;RAN\x07red", "'\"&lt;b>bold", "a\u202ecod.exe", "x" * 200, RUNS_IF_TAKEN]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
+def test_nothing_in_names_runs_in_a_browser(tmp_path):
+    data = tmp_path / "data"
+    for seed, name in enumerate(HOSTILE_NAMES):
+        (data / name).mkdir(parents=True)
+        for index in range(6):
+            pixels = np.random.default_rng(10 * seed + index).integers(0, 255, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(data / name / f"{name[:100]}{index}.png")
+    run = tmp_path / f"{RUNS_IF_TAKEN}{RUNS_IF_TAKEN.replace('img', 'svg').replace('onerror', 'onload')}"
+    alexnet.Classifier("cifar-18", "cpu", "fp32").fit(data, epochs=1, batch_size=16, output=run, verbose=False)
+    shutil.copy(run / "report.html", tmp_path / "report.html")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command = ["chromium", *options, f"file://{tmp_path / 'report.html'}"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+    page = Page(dom)
+    assert "<title>RAN" not in dom and not {"script", "svg", "b"} & {tag for tag, _ in page.elements}
+    assert all(attributes["src"].startswith("data:image/png") for tag, attributes in page.elements if tag == "img")
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    for name in HOSTILE_NAMES:
+        assert printable(name) in page.text
+    assert not HARMFUL.search(dom)
