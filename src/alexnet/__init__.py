@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
     from . import optim as optim
     from . import schedules as schedules
     from .classifier import Classifier as Classifier
+    from .classifier import compare as compare
     from .classifier import evaluate_together as evaluate_together
     from .classifier import find_lr as find_lr
     from .classifier import load as load
@@ -37,7 +38,7 @@ if TYPE_CHECKING:  # the same names as in _MODULES, for type checkers and editor
 
 __version__ = "0.2.0"
 _MODULES = {
-    **dict.fromkeys(("Classifier", "evaluate_together", "find_lr", "load"), "classifier"),
+    **dict.fromkeys(("Classifier", "compare", "evaluate_together", "find_lr", "load"), "classifier"),
     **dict.fromkeys(("Start", "Finish", "create"), "session"),
     **dict.fromkeys(("Step", "Epoch"), "training.loop"),
     **dict.fromkeys(("response_norm", "spatial_norm"), "normalization"),

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from . import session
+from .analysis.comparison import Comparison, Member
+from .analysis.comparison import compare as compare_members
 from .analysis.explaining import Explanation, Method, explain
 from .analysis.features import Extraction, FeatureSettings, activations, last_hidden
 from .analysis.patches import Patches, find_patches
@@ -643,6 +645,43 @@ def evaluate_together(
     how = {"progress": progress_bar("evaluating") if verbose else None, "group": Group.current()}
     how |= {"csv": csv and Path(csv), "keep_probabilities": keep_probabilities}
     return evaluate_average(members(split), members("val") if weights == "search" else None, **how)
+
+
+def compare(
+    networks: Sequence[Classifier | str | Path],
+    data: Data | None = None,
+    layers: Sequence[str] | None = None,
+    images: int = 300,
+    split: str | None = None,
+    verbose: bool = True,
+) -> Comparison:
+    """Compare networks layer by layer: debiased CKA and RSA, with intervals, and the untrained network as the baseline.
+
+    Runs of the same network and recipe are a group: its seeds.
+
+    Args:
+        networks: two or more classifiers, or what `load` takes.
+        data: a data set as for `fit`, or a folder of images without labels; what the first was trained on if None.
+        layers: layers that all networks have; all activation functions and the scores if None.
+        images: images on which they are compared, evenly spread.
+        split: "train", "val" or "test"; all images if None.
+
+    Raises:
+        ValueError: there are fewer than two networks or eight images, or they have no such layer in common.
+    """
+    classifiers = [each if isinstance(each, Classifier) else load(each) for each in networks]
+    if data is None and classifiers and classifiers[0].run:
+        data = Run(classifiers[0].run).record().get("data")
+    data = data if data is None else hold(data)
+    members = []
+    for index, each in enumerate(classifiers):
+        opened, record = each.images(data, split, verbose), Run(each.run).record() if each.run else {}
+        rows = np.unique(np.linspace(0, len(opened) - 1, min(images, len(opened))).astype(int))
+        recipe = record.get("recipe", {}).get("name")
+        group = " ".join(filter(None, (each.network.architecture.name, recipe)))
+        name = each.run.name if each.run else f"network {index + 1}"
+        members.append(Member(name, group, each.bundle, replace(opened, indices=opened.indices[rows])))
+    return compare_members(members, layers, progress_bar("comparing") if verbose else None)
 
 
 def find_lr(

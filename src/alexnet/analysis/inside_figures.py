@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..data.labels.class_names import readable_class_name
 from ..notebook import Figure
+from .comparison import Comparison
 from .explaining import Explanation
 from .figures import probability_bars
 from .patches import Patch, Patches
@@ -22,6 +23,9 @@ UNITS_IN_A_ROW = 4
 HEADING = 18
 """Height of the line above a unit, pixels."""
 DPI = 100
+OKABE_ITO = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"
+"""Colors that the color-blind can tell apart (Okabe and Ito 2008)."""
+MARKERS = "osv^D*X"
 LINES = {"color": "#0072b2"}, {"color": "#d55e00", "linestyle": "--"}
 """Styles of two curves, told apart without color, too."""
 
@@ -112,6 +116,32 @@ def shift_figure(shift: Shift) -> Figure:
     grid[0, 0].legend(fontsize=8)
     consistency = "" if shift.consistency is None else f"; consistency {shift.consistency:.1%}"
     figure.suptitle(f"means of {shift.images:,} images{consistency}", fontsize=10)
+    return figure
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """CKA and RSA by layer, a line for each pair of groups, with 95% confidence intervals over images."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    pairs = list(dict.fromkeys(each.groups for each in comparison.similarities))
+    for index, groups in enumerate(pairs):
+        own = [each for each in comparison.similarities if each.groups == groups]
+        layers = [each.layer for each in own]
+        name = " / ".join(dict.fromkeys(groups)) + f" ({own[0].pairs})"
+        style = {"marker": MARKERS[index % len(MARKERS)], "linestyle": "--" if "untrained" in name else "-"}
+        color = OKABE_ITO[index % len(OKABE_ITO)]
+        for axes, values, errors in (
+            (panels[0], [each.cka for each in own], [each.cka_error for each in own]),
+            (panels[1], [each.rsa for each in own], [each.rsa_error for each in own]),
+        ):
+            axes.errorbar(layers, values, errors, label=name, color=color, capsize=2, markersize=4, **style)
+    for axes, title in zip(panels, ("Debiased linear CKA", "Correlation of dissimilarities (RSA)"), strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.tick_params(axis="x", rotation=60)
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="Similarity (1: the same)", ylim=(min(0, panels[0].get_ylim()[0]), 1.05))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=2, title="networks (pairs)")
     return figure
 
 

@@ -34,7 +34,7 @@ AMOUNTS: Mapping[str, np.ndarray] = {
 }
 """By kind of change: fractions of the side, factors, degrees counterclockwise."""
 SEED = 0
-"""Of the crops that are compared."""
+"""Seed of the crops that are compared."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..specs.names import not_one_of
 from ..specs.settings import named_as_flags
 from .bench import bench
 from .check import check
+from .compare import compare
 from .describe import describe
 from .doctor import doctor
 from .evaluate import evaluate
@@ -53,6 +54,7 @@ COMMANDS = {
     "explain": explain,
     "search": search,
     "shift": shift,
+    "compare": compare,
     "export": export,
     "import": import_weights,
     "bench": bench,
