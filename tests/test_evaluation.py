@@ -2,7 +2,10 @@
 
 import csv
 import gc
+import resource
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +21,12 @@ from alexnet.data.pack.packing import make_pack
 from alexnet.data.sources.detection import open_source
 from alexnet.data.sources.memory import hold
 from alexnet.evaluation.ensembles import evaluate_average
-from alexnet.evaluation.evaluation import evaluate
-from alexnet.evaluation.inference import Inference
+from alexnet.evaluation.evaluation import evaluate, tallied
+from alexnet.evaluation.inference import Inference, Predicted
 from alexnet.evaluation.metrics import Metrics, top_k_credit
 from alexnet.evaluation.tables import class_rows
 from alexnet.model.bundle import ModelBundle
+from alexnet.parallel.group import Group
 from alexnet.preprocessing.preprocessing import Preprocessing
 
 
@@ -55,9 +59,9 @@ def test_what_is_kept_of_images_is_what_all_probabilities_say():
     probabilities = torch.randint(0, 4, (200, 9), generator=generator).float().add(0.01)
     probabilities /= probabilities.sum(1, keepdim=True)
     labels = torch.randint(0, 9, (200,), generator=generator)
-    metrics = Metrics.joined(
-        [Metrics.of(probabilities[rows], labels[rows], False) for rows in torch.arange(200).split(7)]
-    )
+    metrics = Metrics.of(probabilities[:1], labels[:1], keep=False).room(200)
+    for start in range(0, 200, 7):
+        metrics.write(start, Metrics.of(probabilities[start : start + 7], labels[start : start + 7], keep=False))
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :5]
     assert torch.equal(metrics.top_classes, order) and torch.equal(metrics.predictions, probabilities.argmax(1))
     assert torch.equal(metrics.top_probabilities, probabilities.gather(1, order))
@@ -149,6 +153,24 @@ def test_memory_grows_with_images_not_with_images_times_classes(all_views):
     views, images = (500, 50) if all_views else (200, 200)
     scores, keys, pixels = 4 * views * classes, 8 * images * classes, 4 * views * 32 * 32 * 32
     assert largest.bytes <= max(scores, keys, pixels)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_kept_does_not_break_up_the_memory_that_batches_use():
+    """Small tensors that stay, allocated between large ones that go, would keep the memory of each batch from the next:
+    22 MB here, for the probabilities of all views."""
+    classes, count, residents = 11_000, 1500, []
+    packed = Images(np.zeros((count, 0)), np.zeros(count, int), ("a",) * classes, [])
+    inference = Inference(images_of(1, 3)[0], packed, np.arange(count))
+
+    def batches():
+        for _ in range(count // inference.batch_size):
+            by_view = torch.rand(500, classes).softmax(1).unflatten(0, (50, 10))
+            yield (Predicted(torch.zeros(50, dtype=torch.int64), by_view[:, 4], by_view.mean(1)),)
+            residents.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+
+    tallied(batches(), inference, Group(), keep_probabilities=False)
+    assert residents[-1] - residents[5] < 100e6
 
 
 def test_images_that_stay_on_the_device_have_the_labels_that_they_are_given():

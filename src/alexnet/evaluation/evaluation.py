@@ -5,6 +5,7 @@ import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -127,22 +128,27 @@ def tallied(
     keep = keep_probabilities
     if keep is None:
         keep = len(inference.indices) * len(inference.packed.classes) <= AFFORDABLE
-    parts = []
+    dealt = inference.dealt(group.size)
+    # Small tensors that stayed from each batch would break up the memory that the next one needs.
+    own: list[list[Metrics | None]] = []
+    start, count = 0, len(dealt[group.rank])
     with _probability_table(csv, inference, group) if csv else contextlib.nullcontext() as append:
         for batch in batches:
-            parts.append([each.metrics(keep) for each in batch])
+            parts = [each.metrics(keep) for each in batch]
+            own = own or [[views and views.room(count) for views in each] for each in parts]
+            for metrics, part in zip(chain(*own), chain(*parts), strict=True):
+                if metrics:
+                    metrics.write(start, part)
+            start += len(batch[0].labels)
             if append:
                 append(batch[-1])
-    dealt = inference.dealt(group.size)
     sizes, order = [*map(len, dealt)], torch.from_numpy(np.argsort(np.concatenate(dealt)))
 
-    def gathered(parts: Sequence[Metrics | None]) -> Metrics | None:
+    def gathered(metrics: Metrics) -> Metrics:
         """Metrics of the images of all processes, in their order."""
-        if parts[0] is None:
-            return None
-        return Metrics.joined(parts).changed(lambda rows: group.gather(rows, 0, sizes).cpu()[order])
+        return metrics.changed(lambda rows: group.gather(rows, 0, sizes).cpu()[order])
 
-    return [tuple(map(gathered, zip(*each, strict=True))) for each in zip(*parts, strict=True)]
+    return [(gathered(center), all_views and gathered(all_views)) for center, all_views in own]
 
 
 @contextlib.contextmanager

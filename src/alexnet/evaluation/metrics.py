@@ -1,7 +1,7 @@
 """Top-1 and top-5 errors (section 6), with ties counted as in the 2012 code, and other metrics."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Self
@@ -85,14 +85,17 @@ class Metrics:
         probabilities, classes = probabilities.float(), probabilities.shape[1]
         own, ranks = probabilities.gather(1, labels[:, None])[:, 0], _higher_and_tied(probabilities, labels)
         top = _top_classes(probabilities, min(TOP, classes))
-        kept = probabilities.contiguous() if keep else None  # not a part of those of all views
-        return cls(labels, classes, own, *ranks, top, probabilities.gather(1, top), kept)
+        return cls(labels, classes, own, *ranks, top, probabilities.gather(1, top), probabilities if keep else None)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """The metrics of all images of several sets."""
-        names = [each.name for each in fields(cls) if isinstance(getattr(parts[0], each.name), Tensor)]
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    def room(self, count: int) -> Self:
+        """Memory for the metrics of `count` images."""
+        return self.changed(lambda rows: rows.new_empty(count, *rows.shape[1:]))
+
+    def write(self, start: int, part: Self) -> None:
+        """Replace the images from `start` on by those of a part."""
+        for name, column in vars(part).items():
+            if isinstance(column, Tensor):
+                getattr(self, name)[start : start + len(column)] = column
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Those with every tensor of a row per image changed, such as `metrics.changed(lambda rows: rows[:10])`."""
