@@ -33,23 +33,25 @@ def run(size: int, function: Callable, *arguments, timeout_s: float = 30.0) -> l
             sender.close()
             pipes.append(receiver)
         try:
-            return [_received(pipe, rank) for rank, pipe in enumerate(pipes)]
+            results = [_received(pipe, rank) for rank, pipe in enumerate(pipes)]
         finally:
             for process in processes:
                 process.join(5)
                 process.kill()
+    failures = [failure for failure, _ in results if failure]
+    for failure in sorted(failures, key=lambda failure: "LostProcess: " in failure):  # the cause first
+        raise AssertionError(failure)
+    return [value for _, value in results]
 
 
-def _received(pipe, rank: int):
+def _received(pipe, rank: int) -> tuple:
+    """What a process reports: how it failed, or what it returns."""
     if not pipe.poll(LIMIT_S):
-        raise AssertionError(f"process {rank} did not end within {LIMIT_S:.0f} s")
+        return f"process {rank} did not end within {LIMIT_S:.0f} s", None
     try:
-        failure, value = pipe.recv()
+        return pipe.recv()
     except EOFError:
-        raise AssertionError(f"process {rank} died") from None
-    if failure:
-        raise AssertionError(f"process {rank} failed:\n{failure}")
-    return value
+        return f"process {rank} died", None
 
 
 def _work(sender, rank, size, store, timeout_s, function, arguments) -> None:

@@ -205,3 +205,34 @@ def images_read(group: Group, plan: Plan) -> list[int]:
         for index in batch.indices[batch.read].tolist()
         if len(batch.images) == len(batch.indices[batch.read])
     ]
+
+
+def test_fewer_images_than_processes_are_enough(tmp_path):
+    """Batches of 3 on 4 processes, one of which has nothing to do, with batch norm."""
+    plan = plan_of(CASES["batch norm and LARS"], tmp_path)
+    plan = replace(plan, recipe=replace(plan.recipe, batch_size=3))
+    expected = after_steps(Group(), plan)
+    for results in run(4, after_steps, plan):
+        assert max(differences(results, expected).values()) < 1e-10
+
+
+def after_little_memory(group: Group, plan: Plan, micro_batch) -> tuple[int | None, str | None, dict]:
+    """As `after_steps`, where on process 1 only two images at a time fit: the size that was found, an error."""
+    forward = loop.AlexNet.forward
+
+    def limited(network, views):
+        if group.rank == 1 and len(views) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(network, views)
+
+    loop.AlexNet.forward = limited
+    return after_steps(group, plan, micro_batch)
+
+
+def test_all_processes_agree_on_what_fits_in_memory(tmp_path):
+    plan = plan_of(CASES["as many as fit"], tmp_path)
+    expected = after_steps(Group(), plan)
+    for results in run(2, after_little_memory, plan, "auto"):
+        assert max(differences(results, expected).values()) < 1e-10
+    with pytest.raises(AssertionError, match=r"OutOfMemory: .* 5 images at a time do not fit, but 2 do"):
+        run(2, after_little_memory, plan, None)

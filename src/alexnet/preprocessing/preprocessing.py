@@ -134,6 +134,8 @@ class Preprocessing:
             windows: center x, center y, width and height as fractions of the image, (N, 4).
         """
         pixels = images.float() - self.mean
+        if not len(images):  # which `affine_grid` refuses
+            return pixels.new_empty(0, 3, self.crop_size, self.crop_size)
         if color is not None:
             pixels += color[:, None, None, :]
         x, y, width, height = windows.unbind(1)
