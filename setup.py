@@ -11,6 +11,7 @@ setup(
             [
                 "src/alexnet/kernels/threads.c",
                 "src/alexnet/data/pack/kernels.c",
+                "src/alexnet/model/kernels.c",
                 "src/alexnet/normalization/kernels.c",
                 "src/alexnet/preprocessing/kernels.c",
                 "src/alexnet/training/kernels.c",

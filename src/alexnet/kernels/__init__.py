@@ -20,6 +20,7 @@ SIGNATURES = {
     "spatial_norm": [*_TENSORS, *[c_long] * 4, c_int, *[c_float] * 3, c_int],
     "crops": [*[c_void_p] * 9, c_int, c_int, *[c_long] * 3, c_int],
     "resize": [c_void_p, c_void_p, c_long, c_long, *[*[c_void_p] * 3, c_long] * 2],
+    "products_of_rows": [*[c_void_p] * 3, c_int, *[c_long] * 3, c_int],
     "paper_update": [*[c_void_p] * 3, c_long, *[c_float] * 3, c_int],
 }
 """Types of the arguments of every function, all of which return 0 if they were out of memory."""

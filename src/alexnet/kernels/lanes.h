@@ -2,6 +2,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 /* Copies LANES values, or fewer. All lengths are constants, so that no function is called. */
@@ -22,7 +23,7 @@ INLINE TARGET vec load(const void *from, long start, long count, int bf16) {
     if (bf16) {
         halves narrow = {0};
         copy(&narrow, (const uint16_t *)from + start, count, sizeof(uint16_t));
-        return (vec)(__builtin_convertvector(narrow, ints) << 16);
+        return (vec)(FROM_HALVES(narrow) << 16);
     }
     vec values = {0};
     copy(&values, (const float *)from + start, count, sizeof(float));
@@ -33,7 +34,7 @@ INLINE TARGET void store(void *to, vec values, long start, long count, int bf16)
     if (bf16) {
         ints bits = (ints)values, nan = values != values;
         ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-        halves narrow = __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), halves);
+        halves narrow = TO_HALVES((rounded & ~nan) | (nan & 0x7fc0));
         copy((uint16_t *)to + start, &narrow, count, sizeof(uint16_t));
     } else {
         copy((float *)to + start, &values, count, sizeof(float));

@@ -11,12 +11,16 @@
 
 #define vec OF_PROCESSOR(vec)
 #define ints OF_PROCESSOR(ints)
+#define shorts OF_PROCESSOR(shorts)
 #define halves OF_PROCESSOR(halves)
 #define copy OF_PROCESSOR(copy)
 #define load OF_PROCESSOR(load)
 #define store OF_PROCESSOR(store)
 #define first_root OF_PROCESSOR(first_root)
 
+#define FROM_HALVES(values) __builtin_convertvector(values, ints)
+#define TO_HALVES(values) __builtin_convertvector(values, halves)
+#define FROM_BYTES(values) __builtin_convertvector(values, shorts)
 #define PROCESSOR any
 #define LANES 4
 #define TARGET
@@ -33,6 +37,7 @@
 #define LANES 8
 #define TARGET __attribute__((target("avx2,fma")))
 #define RSQRT(s) (vec) _mm256_rsqrt_ps((__m256)(s))
+#define PAIR_SUMS(a, b) (ints) _mm256_madd_epi16((__m256i)(a), (__m256i)(b))
 #include "lanes.h"
 #include KERNELS
 
@@ -40,10 +45,18 @@
 #undef LANES
 #undef TARGET
 #undef RSQRT
+#undef PAIR_SUMS
+#undef FROM_HALVES /* GCC makes them of two parts each */
+#undef TO_HALVES
+#undef FROM_BYTES
+#define FROM_HALVES(values) (ints) _mm512_cvtepu16_epi32((__m256i)(values))
+#define TO_HALVES(values) (halves) _mm512_cvtepi32_epi16((__m512i)(values))
+#define FROM_BYTES(values) (shorts) _mm512_cvtepi8_epi16((__m256i)(values))
 #define PROCESSOR avx512
 #define LANES 16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma")))
 #define RSQRT(s) (vec) _mm512_rsqrt14_ps((__m512)(s))
+#define PAIR_SUMS(a, b) (ints) _mm512_madd_epi16((__m512i)(a), (__m512i)(b))
 #include "lanes.h"
 #include KERNELS
 

@@ -87,7 +87,7 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         modules = [module for _, module in self._named_steps()]
-        if _is_traced(x):
+        if is_traced(x):
             for module in modules:
                 x = module(x)
             return x
@@ -187,8 +187,8 @@ class AlexNet(nn.Module):
         for name in dict(self._named_steps()) if layers is None else layers:
             wanted.setdefault(self._own_name(name), []).append(name)
         activations: dict[str, Tensor] = {}
-        with nullcontext() if _is_traced(x) else self._explaining_errors(x):
-            if not _is_traced(x):
+        with nullcontext() if is_traced(x) else self._explaining_errors(x):
+            if not is_traced(x):
                 self._check_images(x)
             for name, module in self._named_steps():
                 if not wanted:
@@ -229,7 +229,7 @@ def _channels_last(images: Tensor) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
-def _is_traced(x: Tensor) -> bool:
+def is_traced(x: Tensor) -> bool:
     """Whether the run is being recorded: by a compiler or exporter, by torch.jit or torch.fx."""
     # A proxy of torch.fx is no tensor; a subclass may see what is done with it.
     return type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing()

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..kernels import library
 from .layers import BATCH_NORMS, RoundedUpConv2d
-from .network import AlexNet, are_watched
+from .network import AlexNet, are_watched, is_traced
 
 FcPrecision = Literal["same", "bf16", "int8"]
 
@@ -21,6 +22,11 @@ SUMMED_FROM = 2**17
 BLOCK = 2 * 61
 """float32 values in such a block. It divides no usual size, so that whoever moves rows or columns moves values between
 blocks."""
+
+
+FEW_ROWS = {torch.bfloat16: 4, torch.int8: 8}
+"""Images up to which our own product is faster than torch's, by dtype of the weights. (In float32, torch's reads the
+weights as fast, and scores are those of the network to the bit.)"""
 
 
 class InferenceCopies:
@@ -93,7 +99,10 @@ class _Converter:
         only_layout = all(isinstance(old, Tensor) and old.dtype == new.dtype for old, new in changed)
         if not changed or (only_layout and are_watched([module])):  # whoever watches a layer sees the layer itself
             return module
-        return _InFloat32(module) if has_own_forward else _replica(module, tensors | {"_modules": children})
+        if has_own_forward:
+            return _InFloat32(module)
+        is_linear = type(module) is nn.Linear and is_plain and self.dtype == torch.bfloat16
+        return _replica(module, tensors | {"_modules": children}, FewRowsLinear if is_linear else type(module))
 
     def _tensor(self, tensor: Tensor | None, last: bool) -> Tensor | None:
         if tensor is None or not tensor.is_floating_point():
@@ -108,7 +117,8 @@ class _Converter:
     def _smaller_linear(self, linear: nn.Linear) -> nn.Module:
         make = {"bf16": Bf16Linear, "int8": Int8Linear}[self.fc_precision]
         smaller = self._converted(make, [linear.weight, linear.bias], partial(make, linear))
-        return _replica(smaller, {name: value for name, value in linear.__dict__.items() if "_hooks" in name})
+        hooks = {name: value for name, value in linear.__dict__.items() if "_hooks" in name}
+        return _replica(smaller, hooks, type(smaller))
 
     def _converted(self, kind: Any, sources: list[Tensor | None], convert: Callable[[], Any]) -> Any:
         key = kind, *map(id, sources)
@@ -127,9 +137,9 @@ class _Converter:
         return *facts, *_bits(tensor.detach())
 
 
-def _replica(module: nn.Module, changes: dict) -> nn.Module:
+def _replica(module: nn.Module, changes: dict, of_type: type[nn.Module]) -> nn.Module:
     """A module with all attributes of another one, the same objects, but for these."""
-    replica = object.__new__(type(module))  # `copy` refuses parametrized modules
+    replica = object.__new__(of_type)  # `copy` refuses parametrized modules
     replica.__dict__ = module.__dict__ | changes
     return replica
 
@@ -166,16 +176,27 @@ class _InFloat32(nn.Module):
         return self.module(x.float()).to(x.dtype)
 
 
-class Bf16Linear(nn.Module):
+class FewRowsLinear(nn.Linear):
+    """Reads each weight of bfloat16 once for few images, by the C kernel (`kernels.c`); sums are float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _is_for_kernel(x, self.weight):
+            return super().forward(x)
+        sums = _products(x.float(), self.weight, torch.float32)
+        return (sums if self.bias is None else sums + self.bias).to(x.dtype)
+
+
+class Bf16Linear(FewRowsLinear):
     """Weights and products in bfloat16, sums in float32."""
 
     def __init__(self, linear: nn.Linear):
-        super().__init__()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = linear.weight.detach().bfloat16()
         self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
+        return super().forward(x.bfloat16()).to(x.dtype)
 
 
 class Int8Linear(nn.Module):
@@ -188,10 +209,29 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, scale = _to_int8(x.float())
-        if x.is_cuda and len(x) <= 16:  # the GPU's product needs at least 17 rows
-            rows = nn.functional.pad(rows, (0, 0, 0, 17 - len(x)))
-        y = torch._int_mm(rows, self.weight.t())[: len(x)] * (scale * self.scale.t()) + self.bias
-        return y.to(x.dtype)
+        if _is_for_kernel(rows, self.weight):
+            sums = _products(rows.short(), self.weight, torch.int32)
+        else:
+            if x.is_cuda and len(x) <= 16:  # the GPU's product needs at least 17 rows
+                rows = nn.functional.pad(rows, (0, 0, 0, 17 - len(x)))
+            sums = torch._int_mm(rows, self.weight.t())[: len(x)]
+        return (sums * (scale * self.scale.t()) + self.bias).to(x.dtype)
+
+
+def _is_for_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Whether the C kernel multiplies by these weights: nobody differentiates or records it, and images are few."""
+    if torch.is_grad_enabled() or is_traced(x) or x.dim() != 2 or x.dtype != weight.dtype:
+        return False
+    are_few = 0 < len(x) <= FEW_ROWS.get(weight.dtype, 0) and x.shape[1] == weight.shape[1]
+    return are_few and x.device.type == weight.device.type == "cpu" and weight.is_contiguous() and bool(library())
+
+
+def _products(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """x · weightᵀ, (images, outputs), by the C kernel."""
+    x, sums = x.contiguous(), torch.empty(len(x), len(weight), dtype=dtype)
+    addresses, is_int8 = (x.data_ptr(), weight.data_ptr(), sums.data_ptr()), weight.dtype == torch.int8
+    library().products_of_rows(*addresses, is_int8, *x.shape, len(weight), torch.get_num_threads())
+    return sums
 
 
 def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
