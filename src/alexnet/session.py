@@ -135,6 +135,7 @@ def fit(
         plan = make_plan(source, settings, pretrained, track and track("packing"), warn)
         group.barrier()  # others may still be packing
         resolved = resolve(settings, plan, source.location, processes_of(settings, group))
+        _placement(resolved.parallel, resolved, plan)  # refuses what cannot be divided
         record = record_of(resolved)
         check_same(group.gather_objects(record))
         if run:
@@ -143,7 +144,6 @@ def fit(
         if not run and settings.output is not None:
             run = _shared_run(group, stack, lambda: Run.create(_folder(settings), plan.name))
         if resolved.processes > group.size:
-            _placement(resolved.parallel, resolved, plan)  # refuses what cannot be divided
             stack.close()  # the first of them takes the lock
             yield from _launched(plan, resolved, run, record, settings, notify)
             return
