@@ -128,5 +128,5 @@ def test_the_command_prints_a_table_and_draws(classifiers, folder, tmp_path, cap
     output = tmp_path / "compare.png"
     main(["compare", *runs, "--data", str(folder), "--images", "20", "--layers", "relu1", "--output", str(output)])
     printed = capsys.readouterr().out
-    assert "cifar-18 / untrained cifar-18" in printed and "±" in printed
+    assert "cifar-18 / untrained" in printed and "±" in printed
     assert output.stat().st_size > 10_000 and output.with_suffix(".npz").exists()

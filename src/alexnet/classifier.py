@@ -678,7 +678,8 @@ def compare(
         opened, record = each.images(data, split, verbose), Run(each.run).record() if each.run else {}
         rows = np.unique(np.linspace(0, len(opened) - 1, min(images, len(opened))).astype(int))
         recipe = record.get("recipe", {}).get("name")
-        group = " ".join(filter(None, (each.network.architecture.name, recipe)))
+        variant = each.network.architecture.name
+        group = variant if recipe in (None, variant) else f"{variant} {recipe}"
         name = each.run.name if each.run else f"network {index + 1}"
         members.append(Member(name, group, each.bundle, replace(opened, indices=opened.indices[rows])))
     return compare_members(members, layers, progress_bar("comparing") if verbose else None)

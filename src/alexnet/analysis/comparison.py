@@ -63,6 +63,12 @@ class Similarity:
     rsa: float
     rsa_error: float
 
+    @property
+    def networks(self) -> str:
+        """The groups in words: "small", "small / cifar-18", "small / untrained"."""
+        one, other = self.groups
+        return one if one == other else f"{one} / {UNTRAINED if other.startswith(UNTRAINED) else other}"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -79,10 +85,10 @@ class Comparison:
         return [
             {
                 "layer": each.layer,
-                "networks": " / ".join(dict.fromkeys(each.groups)),
+                "networks": each.networks,
                 "pairs": f"{each.pairs:,}",
-                "CKA": f"{each.cka:.3f} ± {each.cka_error:.3f}",
-                "RSA": f"{each.rsa:.3f} ± {each.rsa_error:.3f}",
+                "CKA": f"{each.cka:.2f} ± {each.cka_error:.2f}",
+                "RSA": f"{each.rsa:.2f} ± {each.rsa_error:.2f}",
             }
             for each in self.similarities
         ]

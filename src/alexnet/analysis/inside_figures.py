@@ -127,7 +127,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     for index, groups in enumerate(pairs):
         own = [each for each in comparison.similarities if each.groups == groups]
         layers = [each.layer for each in own]
-        name = " / ".join(dict.fromkeys(groups)) + f" ({own[0].pairs})"
+        name = f"{own[0].networks} ({own[0].pairs})"
         style = {"marker": MARKERS[index % len(MARKERS)], "linestyle": "--" if "untrained" in name else "-"}
         color = OKABE_ITO[index % len(OKABE_ITO)]
         for axes, values, errors in (

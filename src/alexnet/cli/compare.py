@@ -36,7 +36,7 @@ def compare(
 
     check_picture(output)
     comparison = compare_networks([load(run, device) for run in runs], data, layers, images, split)
-    print_table(comparison.rows())
+    print_table(comparison.rows(), right=(2, 3, 4))
     comparison_figure(comparison).savefig(output, dpi=150)
     comparison.save(output.with_suffix(".npz"))
     console.print(f"figure: {output}\nmatrices: {output.with_suffix('.npz')}", soft_wrap=True)
