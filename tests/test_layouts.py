@@ -310,8 +310,29 @@ LAYOUTS = {
             "images.txt": lines(*(f"{n + 1} {('oak', 'elm')[n // 3]}/{n % 3}.png" for n in range(6))),
             "train_test_split.txt": lines(*(f"{n} {n % 2}" for n in range(1, 7))),
         },
-        train=THREE,
-        told="train_test_split.txt is not used: train_test_split.txt: '0' is ambiguous",
+        train={"oak": 2, "elm": 1},
+        test={"oak": 1, "elm": 2},
+    ),
+    "numbered names and classes of images in one folder": Layout(
+        named("images/{1}.png", "x"),
+        {
+            "classes.txt": lines("1 oak tree", "2 elm"),
+            "images.txt": lines(*(f"{n} {n - 1}.png" for n in range(1, 7))),
+            "image_class_labels.txt": lines(*(f"{n} {1 + n // 4}" for n in range(1, 7))),
+            "train_test_split.txt": lines(*(f"{n} {n % 2}" for n in range(1, 7))),
+        },
+        train={"oak tree": 2, "elm": 1},
+        test={"oak tree": 1, "elm": 2},
+    ),
+    "a count, a header without the image, and partitions by number without a header": Layout(
+        named("celebrities/{1}.png", "x"),
+        {
+            "labels.txt": lines(*(f"{n}.png {('no', 'yes')[n // 3]}" for n in range(6))),
+            "list_attr.txt": lines("6", "Male Smiling", *(f"{n}.png  {n % 2} {-(n % 3)}" for n in range(6))),
+            "list_eval_partition.txt": lines(*(f"{n}.png {n % 3}" for n in range(6))),
+        },
+        train={"no": 2, "yes": 2},
+        test={"no": 1, "yes": 1},
     ),
     "partitions by number": Layout(
         named("photos/{1}.png", "x"),
@@ -445,6 +466,36 @@ def test_shards_of_web_datasets(tmp_path):
         archived(tmp_path / f"{shard}.tar", names | labels)
     counts = {("0", "train"): 4, ("1", "train"): 4, ("0", "val"): 2, ("1", "val"): 2}
     assert counts_of(open_source(tmp_path)) == counts
+
+
+@pytest.mark.parametrize("key", ["cls", "label", "class"])
+def test_shards_of_web_datasets_with_json(tmp_path, key):
+    for shard in ("train-000", "test-000"):
+        names = {f"{shard}{number}.{kind}": None for number in range(4) for kind in ("png", "json")}
+        facts = {name: {"width": 8, key: ("oak", "elm")[int(name[-6]) % 2]} for name in names if name.endswith("json")}
+        archived(tmp_path / f"{shard}.tar", names | {name: json.dumps(fact).encode() for name, fact in facts.items()})
+    counts = {(name, split) for name in OAK_ELM for split in ("train", "test")}
+    held_out = counts_of(open_source(tmp_path))
+    assert {(name, "train" if split == "val" else split) for name, split in held_out} == counts
+    assert held_out.total() == 8
+
+
+def test_attributes_and_pixels_in_tables_are_told(tmp_path):
+    for path in named("faces/{1}.png", "x"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    rows = (f"{n}.png,{(-1) ** n},{(-1) ** (n // 2)}" for n in range(6))
+    (tmp_path / "list_attr.csv").write_text(lines("image_id,Male,Smiling", *rows))
+    (unused,) = detect_source(tmp_path).unused
+    assert unused == (
+        "list_attr.csv: it does not say which of its columns is the label (Male, Smiling); a list of two columns does"
+    )
+    (tmp_path / "pixels").mkdir()
+    for header in ("emotion,pixels,Usage", "label,pixel0,pixel1"):
+        (tmp_path / "pixels" / "faces.csv").write_text(lines(header, "0,70 80 82,Training", "1,70 80 82,Training"))
+        for data in (tmp_path / "pixels", tmp_path / "pixels" / "faces.csv"):
+            with pytest.raises(ValueError, match=r"faces.csv.*it holds pixels as numbers; pass them as arrays"):
+                open_source(data)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...specs.names import counted, listed
+from ...specs.settings import option
 from ..source import SPLITS, TEST, TRAIN, Finding, ImageFileReader, Source
 from ..storage.string_table import StringTable
 from ..storage.trees import Tree
@@ -234,7 +235,8 @@ class _Assignment:
             if canonical(row.label) != canonical(other_row.label):
                 here, there = lookup.position(row), other.position(other_row)
                 path = self.images.paths[image]
-                raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}")
+                remedy = f"; name the list that counts with {option('labels')}"
+                raise ValueError(f"{path} is {row.label!r} in {here}, but {other_row.label!r} in {there}{remedy}")
         if labels:
             lookup, row = labels[0]
             self.labels[image], self.labeled_by[image] = canonical(row.label), self.lookups.index(lookup)

@@ -32,6 +32,8 @@ class Columns:
     one_hot: tuple[tuple[int, str], ...] = ()
     """Columns of 0 and 1, and the class of each, where these are the labels."""
     has_header: bool = True
+    undecided: tuple[str, ...] = ()
+    """Headers of several columns, of which any may be the label."""
 
 
 def columns_by_header(fields: Sequence[str]) -> dict[str, int] | None:
@@ -69,7 +71,10 @@ def find_columns(sample: Sequence[Sequence[str]], knows_image: KnowsImage, class
     others = [column for column in table.columns if column not in (image, split)]
     if one_hot := table.one_hot(others):
         return Columns(image, None, split, flag, one_hot)
-    return Columns(image, table.label_column(image, others, classes), split, flag, (), table.has_header)
+    label = table.label_column(image, others, classes)
+    may_be = [header[column] for column in others if table.has_header and table.distinct(column) > 1]
+    undecided = tuple(may_be) if label is None and len(may_be) > 1 else ()
+    return Columns(image, label, split, flag, (), table.has_header, undecided)
 
 
 def _rank(name: str, column: str) -> int:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+NUMBERED = ("images.txt", "train_test_split.txt", "image_class_labels.txt", "classes.txt")
+
 
 def records_of_exports(value: Mapping) -> list[dict] | None:
     """A record of image, label and perhaps split for each image of an export; None if it is none.
@@ -19,6 +21,30 @@ def records_of_exports(value: Mapping) -> list[dict] | None:
             {"image": image, "label": names.get(label, label)} for image, label in labels.items() if label is not None
         ]
     return None
+
+
+def records_of_numbered(tables: Mapping[str, str]) -> list[dict]:
+    """A record of image, split and perhaps label from NUMBERED, which say by the number of an image or a class what
+    it is, as in CUB-200 and NABirds; none if they lack images.txt or the split.
+
+    Args:
+        tables: content by name.
+    """
+    parsed = {
+        name: dict(line.strip().partition(" ")[::2] for line in text.splitlines() if line.strip())
+        for name, text in tables.items()
+    }
+    images, is_train, class_of, names = (parsed.get(name, {}) for name in NUMBERED)
+    if not is_train.keys() & images.keys() or {*is_train.values()} - {"0", "1"}:
+        return []
+    return [
+        {
+            "image": image,
+            "label": names.get(class_of.get(number, ""), class_of.get(number)),
+            "split": "train" if is_train.get(number) == "1" else "test",
+        }
+        for number, image in images.items()
+    ]
 
 
 def _from_coco(value: Mapping) -> list[dict]:

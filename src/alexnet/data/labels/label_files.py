@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import PurePosixPath
 from reprlib import repr as short
 
-from ...specs.names import counted
+from ...specs.names import counted, listed
 from ..source import SPLITS
 from ..storage.image_formats import is_image_file
 from .columns import COLUMN_NAMES, FLAGS, Columns, KnowsImage, find_columns
@@ -39,6 +39,7 @@ MAX_EMPTY_LINES = 1_000_000
 EMPTY_LINE = re.compile(r"(?>\r\n|\r|\n)[ \t]*(?=[\r\n])")
 MAX_PATH, MAX_LABEL = 4096, 255
 """Characters of an image's path and of a label: the limits of most systems for a path and for a folder's name."""
+PIXELS = "it holds pixels as numbers; pass them as arrays, classifier.fit((X, y)) in Python"
 OWN_LABELS = "labels must be for images in a folder, an archive or remote storage; these have labels"
 """Refuses label files that the user named for images that have labels of their own."""
 
@@ -152,7 +153,7 @@ def _parse(path: PurePosixPath, text: str, known: _Known) -> Iterable[Row] | dic
     if suffix in (".jsonl", ".ndjson"):
         lines = enumerate(_lines(text), 1)
         return list(_from_records([(line, _parse_json(each, line)) for line, each in lines if each.strip()], known))
-    return list(_from_table(text, known))
+    return list(_from_table(path, text, known))
 
 
 def _without_numbers(names: list[str]) -> list[str]:
@@ -277,18 +278,40 @@ def _from_records(records: Sequence[tuple[int, object]], known: _Known) -> Itera
         yield _row([record.get(key, "") for key in keys], columns, line)
 
 
-def _from_table(text: str, known: _Known) -> Iterator[Row]:
+def _from_table(path: PurePosixPath, text: str, known: _Known) -> Iterator[Row]:
     lines = _split_lines(text, known.image)
-    sample = list(islice(lines, SAMPLE))
+    sample = _with_whole_header(list(islice(lines, SAMPLE)))
     columns = find_columns([fields for _, fields in sample], known.image, known.classes) if sample else None
     if columns is None:
         image, label = (f"{', '.join(COLUMN_NAMES[column][:4])}, …" for column in ("image", "label"))
         problem = f"neither an image nor a header with an image column ({image}) and a label ({label})"
+        if sample and any("pixel" in field.lower() for field in sample[0][1]):
+            problem = PIXELS
         raise NoLabels(problem, sample[0][0] if sample else 0)
+    words = {*words_of(path.stem)}
+    if columns.undecided and columns.split is None and not split_in(path.stem):
+        several = listed(columns.undecided, 5)
+        raise NoLabels(f"it does not say which of its columns is the label ({several}); a list of two columns does")
+    if columns.split is None and len(sample[0][1]) == 2 and words & {"partition", "split", "splits"}:
+        splits = [fields[1 - columns.image] for _, fields in sample[columns.has_header :] if len(fields) == 2]
+        if all(each in ("0", "1", "2") or split_of(each) for each in splits):
+            columns = replace(columns, split=1 - columns.image, label=None)
     takes_first_word = _labels_begin_with_class([fields for _, fields in sample], columns, known.classes)
     for line, fields in chain(sample[columns.has_header :], lines):
         row = _row(fields, columns, line)
         yield replace(row, label=str(row.label).partition(" ")[0]) if takes_first_word else row
+
+
+def _with_whole_header(sample: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Lines without the number of images that may come first, and with a name for a first column that has none."""
+    if len(sample) > 2 and len(sample[0][1]) == 1 and sample[0][1][0].isdecimal() and len(sample[1][1]) > 1:
+        sample = sample[1:]
+    if len(sample) > 1:
+        line, header = sample[0]
+        names = " ".join(header).split()
+        if 2 < len(names) + 1 == len(sample[1][1]) != len(header):
+            sample = [(line, ["image", *names]), *sample[1:]]
+    return sample
 
 
 def _labels_begin_with_class(sample: list[list[str]], columns: Columns, classes: Collection[str]) -> bool:

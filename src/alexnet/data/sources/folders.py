@@ -1,5 +1,7 @@
 """Labeled images in a tree of files: by their folders, by label files, or both; see `folder_roles`."""
 
+import contextlib
+import json
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -8,8 +10,10 @@ import numpy as np
 
 from ...specs.names import counted, listed
 from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
+from ..labels.columns import COLUMN_NAMES
+from ..labels.exports import NUMBERED, records_of_numbered
 from ..labels.file_names import labels_in_names
-from ..labels.label_files import MAX_LABEL, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
+from ..labels.label_files import PIXELS, Label, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
 from ..labels.split_names import split_in, words_of
@@ -20,7 +24,8 @@ from ..storage.trees import Tree, read_file
 from .folder_roles import Roles, roles_of
 from .unknown_files import images_by_content
 
-SIDECAR = ".cls"
+SIDECARS, MAX_SIDECAR = (".cls", ".json"), 1_000_000
+"""Suffixes of files with the label of one image, and their bytes."""
 MAX_LISTS = 200
 """Label files in a folder, beyond which they are annotations of an image each."""
 LIST_WORDS = {
@@ -47,14 +52,17 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
     indices, folders, folder_of, others = _images_and_others(tree)
     if not len(indices):
         instead = f"; other files: {', '.join(filter(None, ignored_files(others.values())))}" if others else ""
+        for index, name in others.items():
+            if name.lower().endswith(".csv") and b"pixel" in _beginning(tree, index).lower():
+                instead = f"; {name}: {PIXELS}"
         raise ValueError(f"{tree.name} has no images ({', '.join(sorted(SUFFIXES))}){instead}")
     roles = roles_of(folders)
     images, findings = _image_files(tree, roles, indices, folders, folder_of)
     if given := [file for file in labels if file.is_given and file.rows]:
         images.folders[:] = NONE
+    sidecars = [] if given else [*_sidecar_labels(tree, roles, images, others), *_numbered_labels(tree, roles, others)]
     in_tree, unused = ([], {}) if given else _read_label_files(tree, roles, images, others)
-    if not given and (sidecars := _sidecar_labels(tree, roles, others)):
-        in_tree.append(sidecars)
+    in_tree += sidecars
     if not (labels or in_tree) and (in_names := _labels_in_names(images)):
         in_tree.append(in_names)
         text = f"labels are taken from the names of the images, as {in_names.rows[0].label} of {in_names.rows[0].image}"
@@ -150,15 +158,65 @@ def _read_label_files(
     return files, unused
 
 
-def _sidecar_labels(tree: Tree, roles: Roles, others: dict[int, str]) -> LabelFile | None:
-    """The labels in files beside the images, a.cls beside a.jpg, as in the shards of WebDataset."""
-    rows = []
-    for index in [index for index, name in others.items() if name.endswith(SIDECAR)]:
-        path = others.pop(index).removeprefix(roles.root).removesuffix(SIDECAR)
-        label = read_file(tree, index, MAX_LABEL).decode("utf-8", "replace").strip()
-        check_label(label, 0, f" for {path}")
-        rows.append(Row(path, label, split_in(path.partition("/")[0])))
-    return LabelFile(f"*{SIDECAR}", tuple(rows)) if rows else None
+def _sidecar_labels(tree: Tree, roles: Roles, images: ImageFiles, others: dict[int, str]) -> Iterator[LabelFile]:
+    """The labels in files beside the images, a.cls or a.json beside a.jpg, as in the shards of WebDataset."""
+    stems = {path.rpartition(".")[0] for path in images.paths}
+    for suffix in SIDECARS:
+        beside = {
+            index: name.removeprefix(roles.root).removesuffix(suffix)
+            for index, name in others.items()
+            if name.endswith(suffix)
+        }
+        beside = {index: path for index, path in beside.items() if path in stems}
+        if 2 * len(beside) < len(stems):
+            continue
+        rows = []
+        for index, path in beside.items():
+            label = _label_in(read_file(tree, index, MAX_SIDECAR), suffix)
+            if label is not None:
+                check_label(label, 0, f" for {path}")
+                rows.append(Row(path, label, split_in(path.partition("/")[0])))
+        if rows:
+            yield LabelFile(f"*{suffix}", tuple(rows))
+            for index in beside:
+                del others[index]
+
+
+def _label_in(content: bytes, suffix: str) -> Label | None:
+    """The label in a file of one image."""
+    text = content.decode("utf-8", "replace").strip()
+    if suffix != ".json":
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    known = (value.get(name) for name in ("cls", *COLUMN_NAMES["label"])) if isinstance(value, dict) else ()
+    return next((label for label in known if isinstance(label, (str, int)) and label != ""), None)
+
+
+def _numbered_labels(tree: Tree, roles: Roles, others: dict[int, str]) -> Iterator[LabelFile]:
+    """The labels and splits in tables by the numbers of images, as in CUB-200."""
+    for index, path in list(others.items()):
+        folder, _, name = path.rpartition("/")
+        if name != NUMBERED[1]:
+            continue
+        tables = {other.rpartition("/")[2]: i for i, other in others.items() if other.rpartition("/")[0] == folder}
+        contents = {
+            each: read_file(tree, tables[each]).decode("utf-8", "replace") for each in NUMBERED if each in tables
+        }
+        if records := records_of_numbered(contents):
+            rows = tuple(Row(each["image"], each["label"], each["split"]) for each in records)
+            yield LabelFile(others.pop(index).removeprefix(roles.root), rows)
+            for each in NUMBERED[:3]:
+                others.pop(tables.get(each), None)
+
+
+def _beginning(tree: Tree, index: int) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    with contextlib.suppress(OSError, ValueError), tree.open(tree.locate(index)) as file:
+        return file.read(4096)
+    return b""
 
 
 def _labels_in_names(images: ImageFiles) -> LabelFile | None:
