@@ -105,7 +105,7 @@ def test_a_run_on_two_processes_of_which_one_is_killed_ends_as_one_that_is_not(v
 
 def test_two_nodes_under_torchrun_are_one_run(images, tmp_path, monkeypatch):
     """Each launch is as on a machine of its own; the first one speaks."""
-    how = ["--variant", "cifar-18", "--epochs", "1", "--batch-size", "16", "--precision", "fp32", "--log"]
+    how = ["--variant", "cifar-18", "--epochs", "1", "--batch-size", "16", "--precision", "fp32"]
     port, nodes = str(20_000 + os.getpid() % 20_000), []
     for _ in range(2):
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
