@@ -36,7 +36,7 @@ TIMEOUT_S = 120.0
 IMAGE_CPU_S = 30
 """Seconds of processor time for an image, after which its process ends."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's `prctl`: the signal that ends a process with the thread that started it."""
+"""Linux's `prctl` number of the signal that ends a process with the thread that started it."""
 START = """
 import sys
 from importlib.machinery import PathFinder
