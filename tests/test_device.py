@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 
@@ -230,3 +231,22 @@ def test_other_software_is_started_in_the_users_environment(monkeypatch):
     with device.users_environment():
         assert "GOMP_SPINCOUNT" not in os.environ
     assert os.environ["GOMP_SPINCOUNT"] == "10000"
+
+
+RETURNS = """
+import numpy as np
+from pathlib import Path
+from alexnet.device import keep_freed_memory, return_freed_memory
+resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+keep_freed_memory()
+images = np.ones(100_000_000, np.uint8)
+del images
+kept = resident()
+return_freed_memory()
+print(kept - resident() > 90_000_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_memory_that_the_command_keeps_is_returned_when_others_need_it():
+    assert subprocess.run([sys.executable, "-c", RETURNS], capture_output=True, text=True).stdout == "True\n"

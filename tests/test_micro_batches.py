@@ -156,6 +156,7 @@ def test_what_torch_and_numpy_say_of_the_memory_of_the_machine_is_recognized(mak
         (RuntimeError("could not create a primitive"), True),  # oneDNN, under a limit of the address space
         (RuntimeError("could not create a primitive descriptor for a convolution"), False),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("unable to mmap 8 bytes from file <last.safetensors>: Cannot allocate memory (12)"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), True),

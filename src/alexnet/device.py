@@ -26,9 +26,10 @@ MEMORY_FRACTION = 0.8
 """Largest pack that is shuffled image by image, as a fraction of the memory; larger ones are shuffled by blocks, so
 that reads are sequential. Also what all processes that decode may use."""
 OUT_OF_MEMORY = re.compile(
-    "out of memory|can't allocate memory|not enough memory|bad_?alloc|ALLOC_FAILED|could not create a primitive$"
+    "out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_?alloc|ALLOC_FAILED|"
+    "could not create a primitive$"
 )
-"""How torch's allocators, C++, CUDA's libraries and oneDNN say so. (What oneDNN does not support is "a primitive
+"""How torch's allocators, the system, C++, CUDA's libraries and oneDNN say so. (What oneDNN does not support is "a primitive
 descriptor for" something.)"""
 ROOT = Path("/")
 """Where proc and sys are mounted."""
@@ -113,6 +114,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # glibc
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def return_freed_memory() -> None:
+    """Make the C library return what is free after all, as when a step did not fit: others, such as oneDNN, get theirs
+    from the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc
+        trim(0)
 
 
 def describe_device(device: torch.device, precision: Precision, processes: int = 1) -> str:

@@ -24,7 +24,7 @@ from .data.source import SPLITS, Data
 from .data.sources.detection import open_source
 from .data.sources.memory import hold, location_of
 from .data.storage.download import is_downloaded
-from .device import is_out_of_memory, set_threads
+from .device import is_out_of_memory, return_freed_memory, set_threads
 from .diagnosis.causes import Facts
 from .diagnosis.layers import Watch, check_row
 from .evaluation.evaluation import Evaluation, evaluate
@@ -576,6 +576,7 @@ def _finish(training: Training, run: Run | None, best: dict[str, Tensor], keep_c
         return Finish(training.bundle, history)
     weights = run and run.choose_weights(plan.keeps_best)
     try:
+        return_freed_memory()  # evaluation needs blocks of other sizes
         bundle = ModelBundle.load(weights, training.device) if run else training.bundle
         bundle.network.load_state_dict(group.broadcast_tensors(bundle.network.state_dict()))
         evaluation = evaluate(

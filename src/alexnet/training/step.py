@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.batches import Batch
-from ..device import Precision, autocast, is_out_of_memory
+from ..device import Precision, autocast, is_out_of_memory, return_freed_memory
 from ..model.layers import BATCH_NORMS
 from ..model.network import are_watched
 from ..parallel.strategy import DataParallel
@@ -92,6 +92,7 @@ class MicroBatches:
         strategy.begin_step(len(batch.labels))
         while (statistics := self._tried(views, batch, mix, fitting, fitting == size)) is None:
             torch.cuda.empty_cache()
+            return_freed_memory()
             if strategy.exchanges:
                 raise OutOfMemory(f"{self._problem(views, size)}; use a smaller batch, or more processes")
             fitting //= 2
