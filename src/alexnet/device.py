@@ -29,8 +29,8 @@ OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_?alloc|ALLOC_FAILED|"
     "could not create a primitive$"
 )
-"""How torch's allocators, the system, C++, CUDA's libraries and oneDNN say so. (What oneDNN does not support is "a primitive
-descriptor for" something.)"""
+"""How torch's allocators, the system, C++, CUDA's libraries and oneDNN say so. (What oneDNN does not support is "a
+primitive descriptor for" something.)"""
 ROOT = Path("/")
 """Where proc and sys are mounted."""
 _sharers = 0
