@@ -54,7 +54,7 @@ def machine(settings: Settings) -> Iterator[Result]:
 
 
 def norm(settings: Settings) -> Iterator[Result]:
-    """LRN, forward and backward, against `nn.LocalResponseNorm`."""
+    """LRN, forward and backward, against `nn.LocalResponseNorm` and, on CPUs, oneDNN's own primitive."""
     for channels, side in ((96, 55), (256, 27)):
         x = torch.randn(32, side, side, channels, device=settings.device, dtype=settings.dtype)
         x = x.permute(0, 3, 1, 2).requires_grad_()
@@ -67,6 +67,16 @@ def norm(settings: Settings) -> Iterator[Result]:
         task = f"norm, forward and backward, {channels} × {side} × {side}, batch 32"
         theirs = partial(peers.norm, settings, channels, side)
         yield compare(settings, task, ours, "nn.LocalResponseNorm", theirs, count=32)
+        if settings.device.type == "cpu" and library():
+            y, dx, is_bf16 = torch.empty_like(x), torch.empty_like(x), x.dtype == torch.bfloat16
+            numbers = 32, channels, side * side, 1, 5, 1e-4 / 5, 0.75, 2.0, False, torch.get_num_threads()
+
+            def kernels(x=x, g=g, y=y, dx=dx, is_bf16=is_bf16, numbers=numbers):
+                library().response_norm(None, x.data_ptr(), y.data_ptr(), is_bf16, True, *numbers)
+                library().response_norm(g.data_ptr(), x.data_ptr(), dx.data_ptr(), is_bf16, True, *numbers)
+
+            theirs = partial(peers.onednn_norm, settings, channels, side)
+            yield compare(settings, f"{task}, into given memory", kernels, "oneDNN's primitive", theirs, count=32)
 
 
 def step(settings: Settings) -> Iterator[Result]:

@@ -1,7 +1,9 @@
 """Other software for the same tasks: functions that are called in a process of their own and return what to measure."""
 
+import ctypes
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,73 @@ def norm(settings: Settings, channels: int, side: int) -> Work:
         x.grad = None
 
     return run
+
+
+def onednn_norm(settings: Settings, channels: int, side: int) -> Work:
+    """oneDNN's LRN primitive, forward and backward, channels last, on 32 images (`pip install onednn-cpu-gomp`).
+
+    The oneDNN within torch has it, too, but torch does not call it.
+
+    Raises:
+        ModuleNotFoundError: oneDNN is not installed.
+        RuntimeError: oneDNN refuses a call, or its values are not those of torch.
+    """
+    path = Path(sys.prefix) / "lib" / "libdnnl.so"
+    if not path.exists():
+        raise ModuleNotFoundError("needs pip install onednn-cpu-gomp")
+    library = ctypes.CDLL(str(path))
+
+    def made(name: str, *arguments) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        if status := getattr(library, name)(ctypes.byref(handle), *arguments):
+            raise RuntimeError(f"{name} returns {status}")
+        return handle
+
+    x, g = (torch.randn(32, side, side, channels, dtype=settings.dtype).permute(0, 3, 1, 2) for _ in range(2))
+    y, dx = torch.empty_like(x), torch.empty_like(x)
+    dtype = {torch.bfloat16: 2, torch.float32: 3}[settings.dtype]
+    engine = made("dnnl_engine_create", 1, ctypes.c_size_t(0))
+    stream = made("dnnl_stream_create", engine, 1)
+    shape, strides = ((ctypes.c_int64 * 4)(*numbers) for numbers in (x.shape, x.stride()))
+    layout = made("dnnl_memory_desc_create_with_strides", 4, shape, dtype, strides)
+    across_channels, constants = 0xAFF, (ctypes.c_int64(5), *map(ctypes.c_float, (1e-4, 0.75, 2.0)))
+    forward = made(
+        "dnnl_lrn_forward_primitive_desc_create", engine, 64, across_channels, layout, layout, *constants, None
+    )
+    backward = made(
+        "dnnl_lrn_backward_primitive_desc_create",
+        *(engine, across_channels, layout, layout, layout, *constants, forward, None),
+    )
+    library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+    workspace = ctypes.c_void_p(library.dnnl_primitive_desc_query_md(forward, 135, 0))
+    buffers = {1: x, 17: y, 129: dx, 145: g}  # source, destination, and their gradients
+    memory = {
+        kind: made("dnnl_memory_create", layout, engine, ctypes.c_void_p(tensor.data_ptr()))
+        for kind, tensor in buffers.items()
+    }
+    memory[64] = made("dnnl_memory_create", workspace, engine, ctypes.c_void_p(-1))  # oneDNN allocates it
+    calls = []
+    for description, kinds in ((forward, (1, 17, 64)), (backward, (1, 145, 129, 64))):
+        arguments = (_Argument * len(kinds))(*[_Argument(kind, memory[kind]) for kind in kinds])
+        calls.append((made("dnnl_primitive_create", description), stream, len(kinds), arguments))
+
+    def run(kept: tuple = (x, g, y, dx)) -> None:  # the handles hold addresses alone
+        for call in calls:
+            if status := library.dnnl_primitive_execute(*call):
+                raise RuntimeError(f"dnnl_primitive_execute returns {status}")
+        library.dnnl_stream_wait(stream)
+
+    run()
+    wide = x[:2].float().requires_grad_()
+    expected = F.local_response_norm(wide, 5, 1e-4, 0.75, 2.0)
+    expected.backward(g[:2].float())
+    if not all(torch.allclose(a[:2].float(), b, 0.02, 0.02) for a, b in ((y, expected), (dx, wide.grad))):
+        raise RuntimeError("its values are not those of torch")
+    return run
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_int), ("memory", ctypes.c_void_p))
 
 
 def training_step(
