@@ -47,7 +47,7 @@ def onednn_norm(settings: Settings, channels: int, side: int) -> Work:
         raise ModuleNotFoundError("needs pip install onednn-cpu-gomp")
     library = ctypes.CDLL(str(path))
 
-    def made(name: str, *arguments) -> ctypes.c_void_p:
+    def created(name: str, *arguments) -> ctypes.c_void_p:
         handle = ctypes.c_void_p()
         if status := getattr(library, name)(ctypes.byref(handle), *arguments):
             raise RuntimeError(f"{name} returns {status}")
@@ -56,15 +56,15 @@ def onednn_norm(settings: Settings, channels: int, side: int) -> Work:
     x, g = (torch.randn(32, side, side, channels, dtype=settings.dtype).permute(0, 3, 1, 2) for _ in range(2))
     y, dx = torch.empty_like(x), torch.empty_like(x)
     dtype = {torch.bfloat16: 2, torch.float32: 3}[settings.dtype]
-    engine = made("dnnl_engine_create", 1, ctypes.c_size_t(0))
-    stream = made("dnnl_stream_create", engine, 1)
+    engine = created("dnnl_engine_create", 1, ctypes.c_size_t(0))
+    stream = created("dnnl_stream_create", engine, 1)
     shape, strides = ((ctypes.c_int64 * 4)(*numbers) for numbers in (x.shape, x.stride()))
-    layout = made("dnnl_memory_desc_create_with_strides", 4, shape, dtype, strides)
+    layout = created("dnnl_memory_desc_create_with_strides", 4, shape, dtype, strides)
     across_channels, constants = 0xAFF, (ctypes.c_int64(5), *map(ctypes.c_float, (1e-4, 0.75, 2.0)))
-    forward = made(
+    forward = created(
         "dnnl_lrn_forward_primitive_desc_create", engine, 64, across_channels, layout, layout, *constants, None
     )
-    backward = made(
+    backward = created(
         "dnnl_lrn_backward_primitive_desc_create",
         *(engine, across_channels, layout, layout, layout, *constants, forward, None),
     )
@@ -72,14 +72,14 @@ def onednn_norm(settings: Settings, channels: int, side: int) -> Work:
     workspace = ctypes.c_void_p(library.dnnl_primitive_desc_query_md(forward, 135, 0))
     buffers = {1: x, 17: y, 129: dx, 145: g}  # source, destination, and their gradients
     memory = {
-        kind: made("dnnl_memory_create", layout, engine, ctypes.c_void_p(tensor.data_ptr()))
+        kind: created("dnnl_memory_create", layout, engine, ctypes.c_void_p(tensor.data_ptr()))
         for kind, tensor in buffers.items()
     }
-    memory[64] = made("dnnl_memory_create", workspace, engine, ctypes.c_void_p(-1))  # oneDNN allocates it
+    memory[64] = created("dnnl_memory_create", workspace, engine, ctypes.c_void_p(-1))  # oneDNN allocates it
     calls = []
     for description, kinds in ((forward, (1, 17, 64)), (backward, (1, 145, 129, 64))):
         arguments = (_Argument * len(kinds))(*[_Argument(kind, memory[kind]) for kind in kinds])
-        calls.append((made("dnnl_primitive_create", description), stream, len(kinds), arguments))
+        calls.append((created("dnnl_primitive_create", description), stream, len(kinds), arguments))
 
     def run(kept: tuple = (x, g, y, dx)) -> None:  # the handles hold addresses alone
         for call in calls:
