@@ -324,6 +324,17 @@ LAYOUTS = {
         train={"oak tree": 2, "elm": 1},
         test={"oak tree": 1, "elm": 2},
     ),
+    "the column whose name holds the word": Layout(
+        named("parts/{}/{}.png", "a", "b", count=3),
+        {
+            "entries.csv": lines(
+                "Image Index,Finding Labels,Age",
+                *(f"{'ab'[n // 3]}/{n % 3}.png,{('oak', 'elm')[n % 2]},{20 + n // 2}" for n in range(6)),
+            )
+        },
+        train=THREE,
+        told="the folders a, b are not taken for classes",
+    ),
     "a count, a header without the image, and partitions by number without a header": Layout(
         named("celebrities/{1}.png", "x"),
         {
@@ -333,6 +344,7 @@ LAYOUTS = {
         },
         train={"no": 2, "yes": 2},
         test={"no": 1, "yes": 1},
+        told="list_attr.txt is not used: it does not say which of its columns is the label (Male, Smiling)",
     ),
     "partitions by number": Layout(
         named("photos/{1}.png", "x"),
@@ -486,10 +498,15 @@ def test_attributes_and_pixels_in_tables_are_told(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / path)
     rows = (f"{n}.png,{(-1) ** n},{(-1) ** (n // 2)}" for n in range(6))
     (tmp_path / "list_attr.csv").write_text(lines("image_id,Male,Smiling", *rows))
-    (unused,) = detect_source(tmp_path).unused
-    assert unused == (
-        "list_attr.csv: it does not say which of its columns is the label (Male, Smiling); a list of two columns does"
+    rows = (f"{n},{'ab'[n // 3]},{'xyz'[n % 3]}" for n in range(6))
+    (tmp_path / "styles.csv").write_text(lines("id,mainCategory,subCategory", *rows))
+    source, problem = detect_source(tmp_path), "it does not say which of its columns is the label"
+    assert source.unused == (
+        f"list_attr.csv: {problem} (Male, Smiling); a list of two columns does",
+        f"styles.csv: {problem} (mainCategory, subCategory); a list of two columns does",
     )
+    warnings = [finding.text for finding in source.findings if finding.level == "warning"]
+    assert [text.partition(" is not used")[0] for text in warnings] == ["list_attr.csv", "styles.csv"]
     (tmp_path / "pixels").mkdir()
     for header in ("emotion,pixels,Usage", "label,pixel0,pixel1"):
         (tmp_path / "pixels" / "faces.csv").write_text(lines(header, "0,70 80 82,Training", "1,70 80 82,Training"))

@@ -12,7 +12,7 @@ COLUMN_NAMES = {
     "label": ("label", "labels", "class", "classes", "target", "category", "index", "class_name", "label_name"),
     "split": ("split", "subset", "set", "part", "partition"),
 }
-LABEL_WORDS = {"label", "class", "target", "category", "breed", "species", "diagnosis", "dx"}
+LABEL_WORDS = {"label", "labels", "class", "classes", "target", "category", "breed", "species", "diagnosis", "dx"}
 """Words that tell the label in a header that is not in COLUMN_NAMES."""
 FLAGS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
@@ -117,7 +117,10 @@ class _Table:
         if named := [column for column in others if self.header[column].lower() in COLUMN_NAMES["label"]]:
             return min(named, key=lambda column: _rank(self.header[column], "label"))
         if named := [column for column in others if LABEL_WORDS & {*words_of(self.header[column])}]:
-            return named[0]
+            exact = [column for column in named if self.header[column].lower() in LABEL_WORDS]
+            rows = {tuple(row[column] for column in named) for row in self.rows[1:] if len(row) > max(named)}
+            are_the_same = all(self.distinct(column) == len(rows) for column in named)
+            return exact[0] if exact else named[0] if are_the_same else None
         for test in (classes.__contains__, lambda value: value.partition(" ")[0] in classes):
             if of_classes := [column for column in others if self.fraction(column, test) >= 0.9]:
                 return of_classes[0]

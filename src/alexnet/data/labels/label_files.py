@@ -39,6 +39,7 @@ MAX_EMPTY_LINES = 1_000_000
 EMPTY_LINE = re.compile(r"(?>\r\n|\r|\n)[ \t]*(?=[\r\n])")
 MAX_PATH, MAX_LABEL = 4096, 255
 """Characters of an image's path and of a label: the limits of most systems for a path and for a folder's name."""
+UNDECIDED = "it does not say which of its columns is the label"
 PIXELS = "it holds pixels as numbers; pass them as arrays, classifier.fit((X, y)) in Python"
 OWN_LABELS = "labels must be for images in a folder, an archive or remote storage; these have labels"
 """Refuses label files that the user named for images that have labels of their own."""
@@ -291,7 +292,7 @@ def _from_table(path: PurePosixPath, text: str, known: _Known) -> Iterator[Row]:
     words = {*words_of(path.stem)}
     if columns.undecided and columns.split is None and not split_in(path.stem):
         several = listed(columns.undecided, 5)
-        raise NoLabels(f"it does not say which of its columns is the label ({several}); a list of two columns does")
+        raise NoLabels(f"{UNDECIDED} ({several}); a list of two columns does")
     if columns.split is None and len(sample[0][1]) == 2 and words & {"partition", "split", "splits"}:
         splits = [fields[1 - columns.image] for _, fields in sample[columns.has_header :] if len(fields) == 2]
         if all(each in ("0", "1", "2") or split_of(each) for each in splits):

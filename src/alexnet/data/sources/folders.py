@@ -13,7 +13,17 @@ from ..labels.assignment import NONE, UNSPLIT, ImageFiles, labeled_source
 from ..labels.columns import COLUMN_NAMES
 from ..labels.exports import NUMBERED, records_of_numbered
 from ..labels.file_names import labels_in_names
-from ..labels.label_files import PIXELS, Label, LabelFile, LabelFileError, NoLabels, Row, check_label, read_labels
+from ..labels.label_files import (
+    PIXELS,
+    UNDECIDED,
+    Label,
+    LabelFile,
+    LabelFileError,
+    NoLabels,
+    Row,
+    check_label,
+    read_labels,
+)
 from ..labels.label_files import SUFFIXES as LABEL_SUFFIXES
 from ..labels.lookup import folded, normalized
 from ..labels.split_names import split_in, words_of
@@ -68,7 +78,7 @@ def folder_source(tree: Tree, labels: Sequence[LabelFile]) -> Source:
         text = f"labels are taken from the names of the images, as {in_names.rows[0].label} of {in_names.rows[0].image}"
         findings.append(Finding("warning", text))
     findings += _imageless(tree, roles, folders, {*others.values()} - {roles.root + file.name for file in in_tree})
-    looks_like_list = (name for name in unused if LIST_WORDS & {*words_of(name)})
+    looks_like_list = (name for name in unused if LIST_WORDS & {*words_of(name)} or UNDECIDED in unused[name])
     findings += [Finding("warning", f"{name} is not used: {unused[name]}") for name in looks_like_list]
     source = labeled_source(tree, images, [*labels, *in_tree], findings)
     return replace(source, unused=tuple(f"{name}: {reason}" for name, reason in unused.items()))
