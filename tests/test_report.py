@@ -251,21 +251,15 @@ def test_the_commands_and_the_python_of_the_page_on_the_paper_run(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     text = PAPER.read_text(encoding="utf-8")
     commands = re.findall(r"^    alexnet (.*)$", text, re.MULTILINE)
-    quick = [command for command in commands if command.split()[0] not in ("train", "pack", "check")]
+    quick = [each for each in commands if each.split()[0] != "train" and "imagenet" not in each.split()]
     assert len(quick) >= 14
     for command in quick:
         main(command.split())
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert drawn == {"network.png", "augmentation.png", "views.png", "learning-rates.png", "kernels.png"}
-    names = sorted(str(path) for path in data.rglob("*.png"))
-    training, block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (training,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(training.replace('"emoji", ', f"{str(data)!r}, epochs=1, verbose=False, "), {})
     assert (tmp_path / "runs" / "no-dropout" / "report.html").exists()
-    found = {"names": names}
-    exec(block, found)
-    assert found["nearest"].shape == (len(names), 6)
-    folders = np.array([Path(name).parent.name for name in names])
-    assert (folders[found["nearest"]] == folders[:, None]).mean() > 0.6  # a third by chance
 
 
 def test_of_many_classes_the_confusion_matrix_shows_those_confused_most():
