@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ from .model.network import AlexNet
 from .parallel.description import traffic
 from .parallel.group import Group, LostProcess, joined
 from .parallel.launch import launch
-from .parallel.placement import Placement, Way, placement_of
 from .runs.checkpoints import Checkpoints
 from .runs.history import History
 from .runs.loggers import Loggers, logging_modules
@@ -115,10 +114,11 @@ def fit(
         if not group.is_first:
             notify, track = _say_nothing, None
         run = None
-        settings = _restarted(data, settings, group)
-        if settings.resume:
+        if settings.resume or (_is_restart() and settings.output is not None):
             data = hold(data, track and track("reading"))
-            run = _shared_run(group, stack, lambda: _interrupted(data, settings))
+            run = _interrupted(settings, location_of(data), group)
+        if run:
+            _lock(run, group, stack)
             settings = _settings_of(run, settings)
         elif group.is_first and (output := _folder(settings)):
             Run(output).check_free()  # before the images are packed
@@ -135,19 +135,19 @@ def fit(
         plan = make_plan(source, settings, pretrained, track and track("packing"), warn)
         group.barrier()  # others may still be packing
         resolved = resolve(settings, plan, source.location, processes_of(settings, group))
-        _placement(resolved.parallel, resolved, plan)  # refuses what cannot be divided
         record = record_of(resolved)
         check_same(group.gather_objects(record))
         if run:
             plan, record = resumed(run, resolved, plan, settings.allow_changes, notify)
         record["warnings"] = warnings
         if not run and settings.output is not None:
-            run = _shared_run(group, stack, lambda: Run.create(_folder(settings), plan.name))
+            run = Run(group.broadcast(Run.create(_folder(settings), plan.name).folder if group.is_first else None))
+            _lock(run, group, stack)
         if resolved.processes > group.size:
             stack.close()  # the first of them takes the lock
             yield from _launched(plan, resolved, run, record, settings, notify)
             return
-        training = _training(plan, resolved, settings)
+        training = Training(plan, **_arguments(resolved, settings))
         yield Start(plan, resolved, training.bundle, run)
         yield from _trained(training, run if group.is_first else None, record, settings, notify)
 
@@ -171,8 +171,7 @@ def _launched(
     notify: Callable[[str], object],
 ) -> Iterator[Event]:
     """Train on processes of this machine that are started now; the events are those of the first of them."""
-    network = AlexNet(plan.architecture, len(plan.packed.classes), seed=resolved.seed)
-    bundle = ModelBundle(network, plan.preprocessing, plan.packed.classes).to(resolved.device)
+    bundle = plan.bundle(resolved.seed).to(resolved.device)
     yield Start(plan, resolved, bundle, run)
     settings = TrainSettings(**vars(settings))  # those of the command are of a type that is made up
     work = _train_here, (plan, resolved, run and run.folder, record, settings), resolved.processes
@@ -181,7 +180,7 @@ def _launched(
             for text in sent.notices:
                 notify(text)
             if sent.weights:
-                network.load_state_dict(sent.weights)
+                bundle.network.load_state_dict(sent.weights)
             match sent.event:
                 case Finish():
                     yield replace(sent.event, bundle=bundle)
@@ -206,7 +205,7 @@ def _train_here(
         if folder and group.is_first:
             run = Run(folder)
             stack.enter_context(run.lock())
-        training = _training(plan, resolved, settings)
+        training = Training(plan, **_arguments(resolved, settings))
         record |= {"threads": torch.get_num_threads()}
         try:
             for event in _trained(training, run, record, settings, notices.append, stop):
@@ -231,20 +230,17 @@ def facts_of_processes(resolved: ResolvedSettings, plan: Plan) -> dict[str, str]
         compressed = ", gradients as bf16" if resolved.compress_gradients else ""
         facts = {"processes": f"{resolved.processes}, {WAYS[resolved.parallel]}{compressed}"}
         if resolved.parallel != "data":
-            own, data = (_placement(way, resolved, plan) for way in (resolved.parallel, "data"))
+            own, data = (plan.placement(way, resolved.processes) for way in (resolved.parallel, "data"))
             facts["exchange"] = traffic(own, data, plan.recipe.batch_size)
         return facts
     gpus = torch.cuda.device_count() if torch.device(resolved.device).type == "cuda" else 1
     return {"GPUs": f"1 of {gpus}; {option('gpus', 'all')} trains on all of them"} if gpus > 1 else {}
 
 
-def _placement(way: Way, resolved: ResolvedSettings, plan: Plan) -> Placement:
-    return placement_of(plan.architecture, way, resolved.processes, len(plan.packed.classes))
-
-
-def _training(plan: Plan, resolved: ResolvedSettings, settings: TrainSettings) -> Training:
-    how = resolved.seed, resolved.device, resolved.precision, resolved.micro_batch, settings.augment
-    return Training(plan, *how, way=resolved.parallel, compress=resolved.compress_gradients)
+def _arguments(resolved: ResolvedSettings, settings: TrainSettings) -> dict[str, Any]:
+    """How a plan is trained, for `Training`."""
+    same = {name: getattr(resolved, name) for name in ("seed", "device", "precision", "micro_batch")}
+    return same | {"augment": settings.augment, "way": resolved.parallel, "compress": resolved.compress_gradients}
 
 
 def _say_nothing(text: str) -> None:
@@ -256,28 +252,21 @@ def _is_restart() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
 
 
-def _restarted(data: Data, settings: TrainSettings, group: Group) -> TrainSettings:
-    """The settings of processes that were started anew: they resume the run that they had begun, if there is one."""
-    if group.size == 1 or not _is_restart() or settings.output is None or settings.resume:
-        return settings
-    begun = None
+def _interrupted(settings: TrainSettings, location: str, group: Group) -> Run | None:
+    """The run to resume. Processes that were started anew resume the one that they had begun, if there is one."""
+    folder = None
     if group.is_first:
-        with contextlib.suppress(ValueError):  # there is none
-            begun = _interrupted(data, settings).folder
-    begun = group.broadcast(begun)
-    return replace(settings, output=begun, resume=True) if begun else settings
+        variant = getattr(settings.variant, "name", settings.variant)
+        with contextlib.nullcontext() if settings.resume else contextlib.suppress(ValueError):
+            folder = Run.interrupted(_folder(settings), location, variant).folder
+    folder = group.broadcast(folder)
+    return Run(folder) if folder else None
 
 
-def _interrupted(data: Data, settings: TrainSettings) -> Run:
-    return Run.interrupted(_folder(settings), location_of(data), getattr(settings.variant, "name", settings.variant))
-
-
-def _shared_run(group: Group, stack: contextlib.ExitStack, find: Callable[[], Run]) -> Run:
-    """The run that the first process finds, which alone keeps others away from it."""
-    run = Run(group.broadcast(find().folder if group.is_first else None))
+def _lock(run: Run, group: Group, stack: contextlib.ExitStack) -> None:
+    """Keep others away from a run; the first process does."""
     if group.is_first:
         stack.enter_context(run.lock())
-    return run
 
 
 def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[str], object], track=None) -> RangeTest:
@@ -290,7 +279,7 @@ def find_lr(data: Data, settings: TrainSettings, steps: int, notify: Callable[[s
     pretrained = _pretrained(settings.pretrained, None, track and track("downloading"))
     plan = make_plan(source, settings, pretrained, track and track("packing"), notify)
     resolved = resolve(settings, plan, source.location)
-    return range_test(_training(plan, resolved, settings), steps, track and track("range test"))
+    return range_test(Training(plan, **_arguments(resolved, settings)), steps, track and track("range test"))
 
 
 def _trained(
@@ -608,8 +597,8 @@ def _folder(settings: TrainSettings) -> Path | None:
 
 
 def _settings_of(run: Run, settings: TrainSettings) -> TrainSettings:
-    """The settings that a run was started with, where nothing else is asked now."""
-    same, default = vars(settings_of_run(run.record())), vars(TrainSettings())
+    """The settings of a run that is resumed: those that it was started with, where nothing else is asked now."""
+    same, default = vars(settings_of_run(run.record())) | {"resume": True}, vars(TrainSettings())
     not_given = [name for name, value in vars(settings).items() if value == default[name]]
     return replace(settings, **{name: same[name] for name in not_given})
 

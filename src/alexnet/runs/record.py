@@ -65,6 +65,7 @@ def resolve(settings: TrainSettings, plan: Plan, location: str, processes: int =
     device, log = pick_device(settings.device), settings.log
     augment = settings.augment if hasattr(settings.augment, "__qualname__") else type(settings.augment)
     source = plan.transfer and plan.transfer.source
+    plan.placement(settings.parallel, processes)  # refuses what cannot be divided
     return ResolvedSettings(
         data=location,
         augment=f"{augment.__module__}.{augment.__qualname__}" if settings.augment else None,

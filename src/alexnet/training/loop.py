@@ -15,8 +15,6 @@ from torch import Tensor
 from ..data.batches import Batch, epoch_order, read_batches
 from ..device import Precision, torch_dtype
 from ..evaluation.evaluation import evaluate
-from ..model.bundle import ModelBundle
-from ..model.network import AlexNet
 from ..parallel.divided import strategy_of
 from ..parallel.group import Group
 from ..parallel.placement import Way
@@ -125,12 +123,10 @@ class Training:
     ):
         self.augment = augment
         self.plan, self.seed, self.device, self.precision = plan, seed, torch.device(device), precision
-        self.network = AlexNet(plan.architecture, len(plan.packed.classes), seed=seed)
+        self.bundle = plan.bundle(seed).to(self.device)
+        self.network = self.bundle.network
         for layer, factor in plan.recipe.lr_scale.items():
             self.network.get_submodule(layer).requires_grad_(factor > 0)
-        if plan.transfer:
-            plan.transfer.copy_weights(self.network)
-        self.bundle = ModelBundle(self.network, plan.preprocessing, plan.packed.classes).to(self.device)
         has_rounds = plan.recipe.fc_batch_size is not None
         splits, waits = micro_batch is not None or has_rounds, micro_batch == "auto"
         self.strategy = strategy_of(way, self.network, group or Group.current(), splits, waits, compress)

@@ -15,6 +15,9 @@ from ..data.pack.resizing import Squares
 from ..data.pack.statistics import Statistics, pack_statistics
 from ..data.source import Source
 from ..device import fits_memory, pick_device
+from ..model.bundle import ModelBundle
+from ..model.network import AlexNet
+from ..parallel.placement import Placement, Way, placement_of
 from ..preprocessing.preprocessing import Preprocessing
 from ..specs.architecture import Architecture
 from ..specs.names import counted
@@ -66,6 +69,17 @@ class Plan:
         else:
             inputs = Preprocessing.from_statistics(self.recipe.input, self.statistics, *sizes, flip)
         return replace(inputs, squares=self.packed.squares)
+
+    def bundle(self, seed: int) -> ModelBundle:
+        """The network before training: with initial weights, drawn by the seed, and what is copied."""
+        network = AlexNet(self.architecture, len(self.packed.classes), seed=seed)
+        if self.transfer:
+            self.transfer.copy_weights(network)
+        return ModelBundle(network, self.preprocessing, self.packed.classes)
+
+    def placement(self, way: Way, processes: int) -> Placement:
+        """How the network is divided over processes; ValueError if it cannot be."""
+        return placement_of(self.architecture, way, processes, len(self.packed.classes))
 
     @property
     def has_test(self) -> bool:
