@@ -46,6 +46,16 @@ def two_by_turns(row: str, count: int = 6, labels: tuple[str, str] = ("oak", "el
 OAK_ELM = {"oak": 6, "elm": 6}
 THREE = {"oak": 3, "elm": 3}
 LAYOUTS = {
+    "several labels of one image": Layout(
+        named("images/{1}.png", "any", count=9),
+        {
+            "list.csv": lines(
+                "image,label", *(f"{n}.png,{label}" for n, label in enumerate(3 * ("oak", "elm", "elm|oak")))
+            )
+        },
+        train={"oak": 3, "elm": 3, "elm|oak": 3},
+        told="labels such as elm|oak seem to name several classes of one image; each combination is a class of its own",
+    ),
     "splits by other names": Layout(
         [*named("TrainingData/{}/{}.png", *OAK_ELM), *named("TestData/{}/t{}.png", *OAK_ELM, count=2)],
         train=OAK_ELM,

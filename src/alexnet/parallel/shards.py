@@ -30,7 +30,7 @@ class Images:
     """Which of the whole batch they are."""
 
     def of_round(self, number: int, rounds: int, rank: int) -> slice:
-        """Those of a process that are in one of several rounds: each takes every so manieth of all."""
+        """Those of a process that are in one of several rounds: each of k rounds takes every k-th of all."""
         first = (number - sum(self.sizes[:rank])) % rounds
         return slice(first, self.sizes[rank], rounds)
 

@@ -84,7 +84,7 @@ class DataParallel:
         return self.halves[0](views)
 
     def in_rounds(self, features: Tensor, batch_size: int, rounds: int) -> Iterator[tuple[slice, Tensor]]:
-        """The scores of a batch by its fully connected layers, in rounds, of which each has every so manieth image.
+        """The scores of a batch by its fully connected layers, in k rounds, each with every k-th image.
 
         Args:
             features: what `convolved` returned.

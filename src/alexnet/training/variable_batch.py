@@ -14,7 +14,7 @@ from .step import MicroBatches, OutOfMemory, is_out_of_memory
 class VariableBatch(MicroBatches):
     """Takes training steps in which the fully connected layers are updated several times.
 
-    A batch passes the convolutions once. Then it is taken in rounds, each with every so manieth of its images: from
+    A batch passes the convolutions once. Then it is taken in rounds, each with every k-th of its images: from
     their scores follow a step of the fully connected layers, and the gradient of their features, by the weights before
     it. These together give the step of the convolutions. Gradients are clipped in each of the steps by themselves.
     """

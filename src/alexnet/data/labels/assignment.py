@@ -30,6 +30,8 @@ LABELS = (
     "to label beside it"
 )
 """What images must have."""
+SEPARATORS = "|;,&+/"
+"""What stands between several labels of one image."""
 TEMPLATE_WORDS = {"submission", "template"}
 """In the names of lists whose labels are only examples."""
 
@@ -301,6 +303,11 @@ class _Assignment:
         for name, other in pairwise(sorted(classes, key=lambda each: (each.casefold(), each))):
             if name.casefold() == other.casefold():
                 yield Finding("warning", f"{self.root}: the classes {name} and {other} differ in case only")
+        for sign in SEPARATORS:
+            several = [name for name in classes if sign in name and {*map(str.strip, name.split(sign))} <= {*classes}]
+            if several:
+                what = f"labels such as {several[0]} seem to name several classes of one image"
+                yield Finding("warning", f"{self.root}: {what}; each combination is a class of its own here")
         for split, labels in used.items():
             for label in sorted({str(label) for label in labels if class_of[label] is None}):
                 folder = f"{self.root}/{SPLITS[split]}/{label}"
