@@ -53,7 +53,7 @@ def test_the_operations_of_a_step_are_those_of_the_layers():
 def test_an_unknown_part_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["bench", "speed"])
-    assert "parts must be among machine, norm, step" in capsys.readouterr().err
+    assert "parts must be one of machine, norm, step" in capsys.readouterr().err
 
 
 def test_a_part_measures_ours_beside_its_peer_and_appends_a_table(tmp_path, capsys):

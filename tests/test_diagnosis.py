@@ -209,9 +209,10 @@ def test_sizes_of_layers_are_those_of_their_tensors():
     views = torch.randn(SAMPLE + 8, 3, 56, 56)
     before = {name: tensor.clone() for name, tensor in network.named_parameters()}
     batch = Batch(None, torch.arange(SAMPLE + 8) % 5, np.arange(SAMPLE + 8), 0)
-    MicroBatches(DataParallel(network, Group()), optimizer, chosen, "fp32").step(views, batch)
+    strategy = DataParallel(network, Group())
+    MicroBatches(strategy, optimizer, chosen, "fp32").step(views, batch)
     state = torch.get_rng_state()
-    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
+    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32", strategy=strategy)
     found = layer_statistics(training, views)
     assert torch.equal(state, torch.get_rng_state()) and network.training
     assert list(found["layers"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
@@ -240,7 +241,8 @@ def test_dead_units_are_those_of_the_relu_in_the_same_row():
         network.conv6.bias.fill_(-1e4)  # no unit of conv6 ever answers
         network.fc6.bias.fill_(1e4)
     optimizer, views = optimizer_of(network, recipe("original")), torch.randn(4, 3, 67, 67)
-    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32")
+    strategy = DataParallel(network, Group())
+    training = SimpleNamespace(network=network, optimizer=optimizer, precision="fp32", strategy=strategy)
     layers = layer_statistics(training, views)["layers"]
     assert layers["conv6"]["dead"] == 1 and layers["fc6"]["dead"] == 0 and "dead" not in layers["fc8"]
 

@@ -11,8 +11,10 @@ from processes import run
 
 from alexnet.data.batches import epoch_order
 from alexnet.data.sources.detection import open_source
+from alexnet.model.network import AlexNet
 from alexnet.parallel.group import Group
 from alexnet.specs.settings import TrainSettings
+from alexnet.specs.shapes import infer_shapes
 from alexnet.specs.variants import variant
 from alexnet.training import loop
 from alexnet.training.plan import Plan, make_plan
@@ -182,7 +184,7 @@ def test_data_parallel_sends_four_bytes_a_parameter_and_two_numbers(tmp_path):
 def test_batch_norm_sends_its_statistics_besides(tmp_path):
     """Forward a count, means and squares, backward two sums, for each channel of its layers."""
     plan = plan_of(Case("batch-norm", {"crop_size": 67}), tmp_path)
-    channels = [step.output_shape[0] for step in loop.AlexNet(plan.architecture, 3).placed if "norm" in step.name]
+    channels = [step.output_shape[0] for step in infer_shapes(plan.architecture, 3) if "norm" in step.name]
     assert channels
     for parameters, counts in run(2, sent_in_a_step, plan):
         assert counts["gather"] == (len(channels), sum(4 * (2 * each + 1) for each in channels))
@@ -194,7 +196,7 @@ def test_each_process_reads_its_part_of_the_pack(tmp_path):
     plan = replace(plan, recipe=replace(plan.recipe, cutmix=0.0))
     read = run(3, images_read, plan)
     assert sorted(index for each in read for index in each) == sorted(plan.packed.indices("train").tolist())
-    assert [len(each) for each in read] == [4 * 4 + 3, 4 * 3 + 3, 4 * 3 + 2]
+    assert [len(each) for each in read] == [3 * 4 + 2, 3 * 3 + 2, 3 * 3 + 2]  # three batches of 10, one of 6
 
 
 def images_read(group: Group, plan: Plan) -> list[int]:
@@ -218,14 +220,14 @@ def test_fewer_images_than_processes_are_enough(tmp_path):
 
 def after_little_memory(group: Group, plan: Plan, micro_batch) -> tuple[int | None, str | None, dict]:
     """As `after_steps`, where on process 1 only two images at a time fit: the size that was found, an error."""
-    forward = loop.AlexNet.forward
+    forward = AlexNet.forward
 
     def limited(network, views):
         if group.rank == 1 and len(views) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return forward(network, views)
 
-    loop.AlexNet.forward = limited
+    AlexNet.forward = limited
     return after_steps(group, plan, micro_batch)
 
 

@@ -27,6 +27,12 @@ PRINTED = {
     "import": "import run/last.safetensors --output imported",
     "find-lr": "find-lr colors --variant cifar-18 --batch-size 16 --steps 10",
     "bench": "bench norm --rounds 1",
+    "features": "features run colors --output features",
+    "search": "search run --compare --among colors",
+    "patches": "patches run colors --layer conv1 --units 0",
+    "explain": "explain run colors/red/00.png --by occlusion",
+    "shift": "shift run colors --images 4",
+    "compare": "compare run run --data colors --images 20",
 }
 
 
@@ -50,6 +56,8 @@ def test_every_command_is_here():
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_lines_fit_80_columns(folder, name, monkeypatch, capsys):
+    if name == "explain":
+        pytest.importorskip("captum")
     monkeypatch.setenv("ALEXNET_CACHE", "cache")
     monkeypatch.chdir(folder)
     with contextlib.suppress(SystemExit):  # check and doctor end so where they find something

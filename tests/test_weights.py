@@ -623,7 +623,7 @@ PROTOBUFS = [
     ("group", DAMAGED, b"\x0b" * 1000),
     ("field 0", DAMAGED, b"\x00\x00"),
     ("layer", "Caffe's LayerParameter in it is damaged", frameworks.field(100, b"\x12\x7f")),
-    ("text", "neither a Caffe network", frameworks.field(100, frameworks.field(2, b"\xff"))),
+    ("text", "Caffe's LayerParameter in it is damaged", frameworks.field(100, frameworks.field(2, b"\xff"))),
     ("layers", "a network of more than 1,000 layers", frameworks.field(100, b"") * 1001),
     ("blobs", "a must have weights and perhaps biases, got 100000 blobs", convolution(b"", more=b"\x3a\x00" * 99_999)),
     ("name", "neither a Caffe network", b"\x0a\x03abc"),
