@@ -27,6 +27,8 @@ from . import ENVIRONMENT, is_launched
 from .parts import parts
 
 T = TypeVar("T")
+FREED_S = 0.1
+"""Seconds at the end of a process in which the backend's threads free what they have moved."""
 TIMEOUT_S = 600.0
 """Seconds after which a process that does not answer is given up; $ALEXNET_TIMEOUT_S overrides it."""
 PATIENCE = timedelta(days=7)
@@ -277,8 +279,18 @@ def join() -> Group:
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in ENVIRONMENT[2:])
         raise LostProcess(f"the processes do not find one another at {where} ({str(error).splitlines()[0]})") from error
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
     return Group.current()
+
+
+def _leave() -> None:
+    """Leave the group at the end of the process.
+
+    A thread of gloo that has summed a tensor then frees it, for which it needs Python's lock; if the interpreter ends
+    meanwhile, the process is aborted although all went well. So the lock is left to the threads for a moment.
+    """
+    time.sleep(FREED_S)
+    dist.destroy_process_group()
 
 
 def _meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
