@@ -171,7 +171,7 @@ class Clock:
 
 
 def cases(variant: str, batch_size: int, seconds: float) -> list[Case]:
-    """Of two processors: one process of one thread and of two, two processes of one in each way."""
+    """On two cores: one process with one and with two threads, and two processes with one thread, in each way."""
     from alexnet.specs.shapes import count_towers, infer_shapes
     from alexnet.specs.variants import VARIANTS
 

@@ -71,8 +71,8 @@ needs a scaled learning rate, warmup and LARS for the same accuracy.
 
 {published}
 
-As the abstracts say; (\*) is from memory, and Krizhevsky's hours are those of his table. Sun et al. also report that
-common systems of 2019 reached a speedup of 2.5 on 64 GPUs.
+You, Jia and Sun are quoted from their abstracts; Krizhevsky's rows, and what is marked (\*), are from memory, and not
+checked. Sun et al. also report that common systems of 2019 reached a speedup of 2.5 on 64 GPUs.
 """
 
 
@@ -133,7 +133,7 @@ PUBLISHED = (
     Published("Jia 2018, in fp16", "1,024 P40", "65,536 (*)", 95, 4 / 60, "", "arXiv 1807.11205"),
     Published("Sun 2019, sparse sums", "512 GPUs, 56 Gb/s", "65,536 (*)", 95, 1.5 / 60, "410.2", "arXiv 1902.06855"),
 )
-"""As their abstracts say; what is marked (*) is from memory. Krizhevsky's hours are from his Table 2."""
+"""You, Jia and Sun as their abstracts say; Krizhevsky's rows, and what is marked (*), are from memory."""
 
 
 @dataclass(frozen=True)
